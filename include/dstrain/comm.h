@@ -1,0 +1,112 @@
+/* comm.h - a group of ranks that talk. `collective:` means that every rank of the group makes the
+ * call, and makes its calls in the same order. The group is always an argument; there is no "current"
+ * one.
+ *
+ * A NULL stream: host memory, the call returns when it is done here. With a stream the call returns
+ * at once, the work happens in the stream's order and a failure comes back from the next wait on the
+ * stream; buffers belong to the work until then. Sums are made in rank order, whatever the backend,
+ * so one host and several give the same bits. Counts are size_t: anything beyond 2^31 is cut inside.
+ * Every wait has the group's deadline: DS_ERR_DEADLINE names the group, the operation and the ranks
+ * that are missing, where the backend can know them. */
+#ifndef DSTRAIN_COMM_H
+#define DSTRAIN_COMM_H
+
+#include "dstrain/clock.h"
+#include "dstrain/device.h"
+#include "dstrain/tensor.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum ds_reduce { DS_REDUCE_SUM, DS_REDUCE_MAX, DS_REDUCE_MIN };
+
+enum ds_comm_cap {
+    DS_COMM_CAP_WORKER = 1u << 0, /* collectives may be driven by a worker thread */
+};
+
+struct ds_comm;
+
+struct ds_comm_ops {
+    const char *name;
+    uint32_t caps;
+    /* dtypes: all_reduce and reduce_scatter F32, F64, I32, I64, U64 (and BF16, F16 later); the others
+     * move bytes. In place is allowed: all_reduce always is; all_gather where `send` is rank * count
+     * elements into `recv`; reduce_scatter where `recv` is that part of `send`. */
+    ds_status (*all_reduce)(struct ds_comm *comm, void *data, size_t count, enum ds_dtype dtype,
+                            enum ds_reduce op, struct ds_stream *stream);
+    ds_status (*all_gather)(struct ds_comm *comm, const void *send, void *recv, size_t count,
+                            enum ds_dtype dtype, struct ds_stream *stream); /* count: of one rank */
+    ds_status (*reduce_scatter)(struct ds_comm *comm, const void *send, void *recv, size_t count,
+                                enum ds_dtype dtype, struct ds_stream *stream); /* of one rank */
+    ds_status (*broadcast)(struct ds_comm *comm, void *data, size_t bytes, uint32_t root,
+                           struct ds_stream *stream);
+    ds_status (*barrier)(struct ds_comm *comm);
+    /* collective: ranks of one color form a group, ordered by (key, old rank). A negative color:
+     * *out = NULL. Host side, blocking. */
+    ds_status (*split)(struct ds_comm *comm, int color, int key, const char *group,
+                       struct ds_comm **out);
+    /* collective: a communicator over the same ranks for data in a step, the best for where they are
+     * (a control group only): threads -> threads, one host -> shm, else mpi. */
+    ds_status (*open_data)(struct ds_comm *control, const char *group, struct ds_comm **out);
+    /* local: make every wait of every rank of this job end with DS_ERR_COMM, if that is possible */
+    void (*poison)(struct ds_comm *comm);
+    void (*close)(struct ds_comm *comm); /* collective; not for the world of mpi or threads */
+};
+
+struct ds_comm { /* the first member of a backend's own struct */
+    const struct ds_comm_ops *ops;
+    uint32_t rank; /* in this group, not in the world */
+    uint32_t size;
+    uint64_t deadline_ns; /* of every wait; inherited by split and open_data */
+    const struct ds_clock *clock;
+    char group[16]; /* "world", "shard", ... for messages */
+};
+
+/* The wrapper every caller goes through: asserts, and groups of one rank need no backend. */
+ds_status ds_comm_all_reduce(struct ds_comm *comm, void *data, size_t count, enum ds_dtype dtype,
+                             enum ds_reduce op, struct ds_stream *stream);
+ds_status ds_comm_all_gather(struct ds_comm *comm, const void *send, void *recv, size_t count,
+                             enum ds_dtype dtype, struct ds_stream *stream);
+ds_status ds_comm_reduce_scatter(struct ds_comm *comm, const void *send, void *recv, size_t count,
+                                 enum ds_dtype dtype, struct ds_stream *stream);
+ds_status ds_comm_broadcast(struct ds_comm *comm, void *data, size_t bytes, uint32_t root,
+                            struct ds_stream *stream);
+ds_status ds_comm_barrier(struct ds_comm *comm);
+ds_status ds_comm_split(struct ds_comm *comm, int color, int key, const char *group,
+                        struct ds_comm **out);
+ds_status ds_comm_open_data(struct ds_comm *control, const char *group, struct ds_comm **out);
+void ds_comm_close(struct ds_comm *comm); /* NULL is allowed */
+
+/* collective: turn "it failed here" into "we all know what failed". The way out of a stretch of
+ * rank-local work that peers will wait for. Every rank gets the worst status. Returns whether the
+ * agreement itself worked. */
+DS_CHECKED ds_status ds_comm_agree(struct ds_comm *control, ds_status local, ds_status *verdict);
+
+/* collective: the usual end of rank-local work: the agreed status, or the failure to agree. */
+DS_CHECKED ds_status ds_comm_agreed(struct ds_comm *control, ds_status local);
+
+/* ---- worlds. Control communicators: host memory, blocking. */
+
+/* collective: the world of mpirun; of one rank where the program was not started by mpirun. Call once,
+ * from the main thread, after ds_comm_mpi_environment(). `level` as MPI has it is FUNNELED. */
+DS_CHECKED ds_status ds_comm_mpi_open(const struct ds_clock *clock, uint64_t deadline_ns,
+                                      struct ds_comm **out);
+/* local: before MPI_Init: yield when idle, silence what would only alarm; never overrides the user. */
+void ds_comm_mpi_environment(void);
+void ds_comm_mpi_close(struct ds_comm *world, int exit_code); /* collective: MPI_Finalize */
+/* local: end the whole job at once with `exit_code` (MPI_Abort); for launch/bootstrap.c alone. */
+void ds_comm_mpi_abort(int exit_code) __attribute__((noreturn));
+
+/* local: `size` ranks inside this process, for tests; out[i] is rank i's. Closed by one call. */
+DS_CHECKED ds_status ds_comm_threads_open(uint32_t size, const struct ds_clock *clock,
+                                          uint64_t deadline_ns, struct ds_comm **out);
+void ds_comm_threads_close(struct ds_comm **world, uint32_t size);
+
+/* local: a world of one rank, no threads, no MPI. */
+DS_CHECKED ds_status ds_comm_self_open(const struct ds_clock *clock, struct ds_comm **out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,107 @@
+/* data.h - from files to micro-batches. The sample at any position is a pure function of (seed,
+ * position); a loader is given a share of the samples, never a mesh. */
+#ifndef DSTRAIN_DATA_H
+#define DSTRAIN_DATA_H
+
+#include "dstrain/clock.h"
+#include "dstrain/fs.h"
+#include "dstrain/status.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* ---- tokenizer: bytes. 256 bytes, then bos 256, eos 257, pad 258. */
+enum { DS_BYTE_BOS = 256, DS_BYTE_EOS = 257, DS_BYTE_PAD = 258, DS_BYTE_VOCAB = 259 };
+
+/* ---- sources: what `[data] train = a.txt, b.txt:0.5` names */
+enum ds_data_format { DS_DATA_TEXT, DS_DATA_SAFETENSORS, DS_DATA_SHARDS };
+
+struct ds_data_part {
+    char *path;
+    double weight; /* > 0; 1 where none is written */
+};
+struct ds_data_parts {
+    struct ds_data_part *parts;
+    size_t count;
+};
+/* local: `where` begins the messages ("config.ini:12: [data] train"). A path ends at ',' or at ':' that
+ * is followed by a number. */
+DS_CHECKED ds_status ds_data_parts_parse(const char *where, const char *text,
+                                         struct ds_data_parts *out);
+void ds_data_parts_fini(struct ds_data_parts *parts);
+
+/* ---- preparing text: token shards, safetensors files with `tokens` and `documents` [n+1] (offsets in
+ * tokens), a checksum and the fingerprint of what they were made of in the metadata. */
+struct ds_prepare_options {
+    struct ds_fs *fs;
+    const struct ds_clock *clock;
+    const char *cache; /* directory of the shards, made if need be */
+    void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes);
+    void *user;
+};
+struct ds_prepare_report {
+    uint64_t bytes, tokens, documents;
+    uint32_t files_made, files_reused;
+};
+/* local: a text file, or a directory (its regular files, sorted, not hidden), becomes one shard; returns
+ * its path (malloc'ed). One whose fingerprint (paths, sizes, times, tokenizer) is there is reused. An
+ * empty or unreadable source is DS_ERR_DATA. Nothing half-made stays. */
+DS_CHECKED ds_status ds_prepare_text(const struct ds_prepare_options *options, const char *source,
+                                     char **shard, struct ds_prepare_report *report);
+
+/* ---- a data set: samples by number */
+struct ds_dataset;
+
+struct ds_dataset_options {
+    struct ds_fs *fs;
+    enum ds_data_format format; /* SHARDS (also for text, once prepared) or SAFETENSORS */
+    const char *const *paths;
+    const double *weights;
+    size_t path_count;
+    uint64_t seq_length;
+    uint64_t vocab_size; /* ids at or above it are DS_ERR_DATA, with file and place */
+    uint64_t seed;
+    int shuffle;
+};
+DS_CHECKED ds_status ds_dataset_open(const struct ds_dataset_options *options,
+                                     struct ds_dataset **out);
+void ds_dataset_close(struct ds_dataset *dataset);
+uint64_t ds_dataset_sample_count(const struct ds_dataset *dataset); /* of one epoch */
+uint64_t ds_dataset_token_count(const struct ds_dataset *dataset);
+/* pure in (dataset, position): which sample lies at `position` of the endless order of epochs. Every
+ * sample comes once an epoch. With weights, sources are drawn so that any prefix is within one sample
+ * of the shares; an epoch then ends when the total count has been drawn. */
+uint64_t ds_dataset_order(const struct ds_dataset *dataset, uint64_t position);
+
+/* One sample, seq_length long each. target: what token t should predict, -100: nothing. position: in its
+ * document; document: where in the sample its document starts (dstrain/kernels.h, attention). */
+struct ds_sample {
+    int32_t *id, *target, *position, *document;
+};
+DS_CHECKED ds_status ds_dataset_read(const struct ds_dataset *dataset, uint64_t position,
+                                     const struct ds_sample *to);
+
+/* ---- loader: the micro-batches of one rank, one step ahead on a worker thread */
+struct ds_loader_options {
+    const struct ds_dataset *dataset;
+    uint64_t seq_length, micro_batch_size, micro_count;
+    uint32_t share, share_count; /* of the samples of a step: global batch = micro_batch_size *
+                                    micro_count * share_count; sample position of (step, micro, share,
+                                    row) = ((step * micro_count + micro) * share_count + share) *
+                                    micro_batch_size + row */
+    int is_bounded; /* evaluation: positions beyond the sample count give targets of -100 */
+};
+/* Arrays [micro_count][micro_batch_size][seq_length], one behind the other. */
+struct ds_loader_batch {
+    int32_t *id, *target, *position, *document;
+    uint64_t trained_tokens; /* of this rank's share */
+};
+struct ds_loader;
+DS_CHECKED ds_status ds_loader_open(const struct ds_loader_options *options, struct ds_loader **out);
+void ds_loader_close(struct ds_loader *loader);
+/* local: the batch of 0-based step `step`, valid until the next call; starts reading step + 1.
+ * waited_ns: how long the caller stood still. */
+DS_CHECKED ds_status ds_loader_next(struct ds_loader *loader, uint64_t step,
+                                    struct ds_loader_batch *out, uint64_t *waited_ns);
+
+#endif

@@ -1,0 +1,36 @@
+/* executor.h - obeys the list; the only place where blocks, units and time meet. */
+#ifndef DSTRAIN_EXECUTOR_H
+#define DSTRAIN_EXECUTOR_H
+
+#include "dstrain/model.h"
+#include "dstrain/optim.h"
+#include "dstrain/recorder.h"
+#include "dstrain/schedule.h"
+#include "dstrain/zero.h"
+
+struct ds_executor_options {
+    const struct ds_model *model;
+    struct ds_zero *zero;
+    struct ds_optim *optim; /* NULL: evaluation only */
+    const struct ds_batch *batches; /* [micro capacity], device tensors, filled before run */
+    struct ds_step_record *record;  /* device */
+    struct ds_device *device;
+    struct ds_stream *compute;
+    struct ds_memory *memory;
+    struct ds_recorder *recorder; /* may be NULL */
+    uint64_t tokens_per_micro, seq_length;
+    uint32_t saved_slot_count;
+    int is_training;
+};
+
+struct ds_executor;
+
+/* local: take activations and workspace */
+DS_CHECKED ds_status ds_executor_open(const struct ds_executor_options *options,
+                                      struct ds_executor **out);
+void ds_executor_close(struct ds_executor *executor);
+/* collective: queue everything of one step; returns when it is queued, which on cpu inline means done
+ * but for the last collectives */
+DS_CHECKED ds_status ds_executor_run(struct ds_executor *executor, const struct ds_schedule *list);
+
+#endif

@@ -1,0 +1,121 @@
+/* fs.h - everything that names, creates or makes durable. Backends: posix is the disk, sim a disk in
+ * memory that can lose what was not synced, fault wraps either and fails the n-th call. Calls return
+ * 0 (or a count, or a descriptor) or -errno: whether EEXIST is a failure is for the caller to decide
+ * and to log. Safe for several threads unless a backend says otherwise. */
+#ifndef DSTRAIN_FS_H
+#define DSTRAIN_FS_H
+
+#include "dstrain/status.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum ds_fs_open_flag {
+    DS_FS_READ = 1u << 0,
+    DS_FS_WRITE = 1u << 1,
+    DS_FS_CREATE = 1u << 2,    /* make it if it is not there */
+    DS_FS_EXCLUSIVE = 1u << 3, /* with CREATE: -EEXIST if it is there */
+    DS_FS_TRUNCATE = 1u << 4,
+    DS_FS_APPEND = 1u << 5,
+    DS_FS_DIRECT = 1u << 6, /* O_DIRECT; -EINVAL where refused */
+};
+
+struct ds_fs_stat {
+    uint64_t bytes;
+    uint64_t mtime_ns;
+    uint32_t owner;
+    uint32_t mode; /* permission bits */
+    int is_directory, is_regular;
+};
+
+struct ds_fs_space {
+    uint64_t total_bytes, free_bytes;
+};
+
+struct ds_fs;
+
+struct ds_fs_ops {
+    const char *name;
+    int (*open)(struct ds_fs *fs, const char *path, uint32_t flags, uint32_t mode); /* descriptor */
+    int (*close)(struct ds_fs *fs, int file);
+    int64_t (*pread)(struct ds_fs *fs, int file, void *to, size_t bytes, uint64_t offset);
+    int64_t (*pwrite)(struct ds_fs *fs, int file, const void *from, size_t bytes, uint64_t offset);
+    int64_t (*append)(struct ds_fs *fs, int file, const void *from, size_t bytes); /* one write() */
+    int (*fallocate)(struct ds_fs *fs, int file, uint64_t bytes);
+    int (*truncate)(struct ds_fs *fs, int file, uint64_t bytes);
+    int (*fsync)(struct ds_fs *fs, int file);
+    int (*fsync_dir)(struct ds_fs *fs, const char *path);
+    int (*rename)(struct ds_fs *fs, const char *from, const char *to);
+    int (*link)(struct ds_fs *fs, const char *from, const char *to);
+    int (*unlink)(struct ds_fs *fs, const char *path);
+    int (*mkdir)(struct ds_fs *fs, const char *path, uint32_t mode);
+    int (*rmdir)(struct ds_fs *fs, const char *path);
+    int (*stat)(struct ds_fs *fs, const char *path, struct ds_fs_stat *out);
+    int (*fstat)(struct ds_fs *fs, int file, struct ds_fs_stat *out);
+    /* names in a directory without . and .., sorted; one malloc'ed block, caller frees *names */
+    int (*readdir)(struct ds_fs *fs, const char *path, char ***names, size_t *count);
+    int (*statvfs)(struct ds_fs *fs, const char *path, struct ds_fs_space *out);
+    int (*map)(struct ds_fs *fs, int file, size_t bytes, const void **at); /* read-only */
+    void (*unmap)(struct ds_fs *fs, const void *at, size_t bytes);
+    /* the kernel's descriptor behind `file`, for io_uring; -ENOTSUP: none */
+    int (*native)(struct ds_fs *fs, int file);
+};
+
+struct ds_fs { /* the first member of a backend's own struct */
+    const struct ds_fs_ops *ops;
+};
+
+struct ds_fs *ds_fs_posix(void); /* shared, never closed */
+
+DS_CHECKED ds_status ds_fs_sim_open(struct ds_fs **out);
+void ds_fs_sim_close(struct ds_fs *sim);
+/* Lose power: what was not synced may be gone. Each unsynced write and name change survives or not
+ * by `seed`. Open descriptors die. */
+void ds_fs_sim_crash(struct ds_fs *sim, uint64_t seed);
+size_t ds_fs_sim_open_files(const struct ds_fs *sim); /* leaks show here */
+
+/* Wraps `inner` and fails call number `fail_at` (1-based, counted over all calls but close and unmap)
+ * with -EIO, half of it done where it is a write. 0: never. */
+DS_CHECKED ds_status ds_fs_fault_open(struct ds_fs *inner, uint64_t fail_at, struct ds_fs **out);
+int ds_fs_fault_hit(const struct ds_fs *fault); /* was the call reached */
+void ds_fs_fault_close(struct ds_fs *fault);
+
+/* ---- what callers use: thin wrappers, and a few whole-file habits built on them */
+int ds_fs_open(struct ds_fs *fs, const char *path, uint32_t flags, uint32_t mode);
+int ds_fs_close(struct ds_fs *fs, int file);
+int64_t ds_fs_pread(struct ds_fs *fs, int file, void *to, size_t bytes, uint64_t offset);
+int64_t ds_fs_pwrite(struct ds_fs *fs, int file, const void *from, size_t bytes, uint64_t offset);
+int64_t ds_fs_append(struct ds_fs *fs, int file, const void *from, size_t bytes);
+int ds_fs_fallocate(struct ds_fs *fs, int file, uint64_t bytes);
+int ds_fs_truncate(struct ds_fs *fs, int file, uint64_t bytes);
+int ds_fs_fsync(struct ds_fs *fs, int file);
+int ds_fs_fsync_dir(struct ds_fs *fs, const char *path);
+int ds_fs_rename(struct ds_fs *fs, const char *from, const char *to);
+int ds_fs_link(struct ds_fs *fs, const char *from, const char *to);
+int ds_fs_unlink(struct ds_fs *fs, const char *path);
+int ds_fs_mkdir(struct ds_fs *fs, const char *path, uint32_t mode);
+int ds_fs_rmdir(struct ds_fs *fs, const char *path);
+int ds_fs_stat(struct ds_fs *fs, const char *path, struct ds_fs_stat *out);
+int ds_fs_fstat(struct ds_fs *fs, int file, struct ds_fs_stat *out);
+int ds_fs_readdir(struct ds_fs *fs, const char *path, char ***names, size_t *count);
+int ds_fs_statvfs(struct ds_fs *fs, const char *path, struct ds_fs_space *out);
+int ds_fs_map(struct ds_fs *fs, int file, size_t bytes, const void **at);
+void ds_fs_unmap(struct ds_fs *fs, const void *at, size_t bytes);
+int ds_fs_native(struct ds_fs *fs, int file);
+
+/* all of `bytes` or -errno (-EIO at an early end of file); loops over short counts */
+int ds_fs_read_all(struct ds_fs *fs, int file, void *to, size_t bytes, uint64_t offset);
+int ds_fs_write_all(struct ds_fs *fs, int file, const void *from, size_t bytes, uint64_t offset);
+int ds_fs_mkdirs(struct ds_fs *fs, const char *path, uint32_t mode); /* parents too; there is fine */
+/* local: the whole file with a NUL behind it, malloc'ed; DS_ERR_DATA names the path when it is not
+ * there, not readable or larger than `bytes_max`. */
+DS_CHECKED ds_status ds_fs_read_file(struct ds_fs *fs, const char *path, size_t bytes_max,
+                                     char **text, size_t *bytes);
+/* local: write `path`.tmp, fsync, rename, fsync the directory: the file is whole or absent; a failure
+ * leaves no .tmp. */
+DS_CHECKED ds_status ds_fs_write_file(struct ds_fs *fs, const char *path, const void *data,
+                                      size_t bytes);
+/* local: remove a file or a directory with everything in it; absent is fine */
+int ds_fs_remove_tree(struct ds_fs *fs, const char *path);
+
+#endif

@@ -1,0 +1,237 @@
+/* kernels.h - the arithmetic: one table of operations a device. Read by C and by nvcc.
+ *
+ * Arguments travel in a struct, so that a new one does not touch every backend's prototype; the
+ * struct is copied at the call, what it points to must live until the work is done. All pointers are
+ * device memory unless a comment says host. Sums are in one fixed order that depends on shapes only,
+ * never on the number of threads. Shapes in names: T tokens (all sequences of the micro-batch, one
+ * after another), S positions of one sequence, C hidden, H query heads, G kv heads, D head_dim,
+ * I intermediate, V vocabulary rows. `add`: 0 overwrite the output, 1 add to it. */
+#ifndef DSTRAIN_KERNELS_H
+#define DSTRAIN_KERNELS_H
+
+#include "dstrain/device.h"
+#include "dstrain/tensor.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define DS_NORM_PIECE   2048 /* elements summed on their own by the norm; shards are cut here */
+#define DS_IGNORE_INDEX (-100)
+
+/* Everything that changes from step to step, in device memory. Kernels get a pointer to it: by
+ * value it would be baked into a captured graph, and a skipped step would need the host. The host
+ * reads a copy one step late. */
+struct ds_step_record {
+    /* the first DS_STEP_RECORD_HOST_BYTES: written by the host's copy before the step */
+    uint64_t step; /* 1-based number of the step */
+    uint64_t random_base;
+    uint64_t local_tokens; /* trained tokens of this rank's share */
+    float learning_rate;
+    uint32_t pad;
+    /* kept on the device from step to step */
+    uint64_t updates; /* optimizer updates done so far, skipped steps not counted */
+    uint64_t skipped; /* steps skipped so far because something was not finite */
+    /* made in the step */
+    uint64_t trained_tokens;       /* of the global batch */
+    double loss_sum;               /* of the global batch after the verdict; this rank's before */
+    double norm_squared;           /* of the owned shards; of the whole gradient after the verdict */
+    float inverse_tokens;          /* 1 / trained_tokens; 0 if there are none */
+    float loss_scale;              /* gradients carry it; 1 in fp32 */
+    float norm, clip_factor;       /* norm before clipping */
+    float correction1, correction2; /* 1/(1-beta1^t), 1/(1-beta2^t), t = updates + 1 */
+    uint32_t skip;                 /* not finite, or no trained token: AdamW does nothing */
+    uint32_t pad2;
+};
+
+#define DS_STEP_RECORD_HOST_BYTES offsetof(struct ds_step_record, updates)
+
+/* C[M,N] = op(A) op(B) + add * C, row-major; op(A) is [M,K], op(B) is [K,N]. trans_a: A is stored
+ * [K,M]; trans_b: B is stored [N,K] (a linear layer's weight). */
+struct ds_matmul_args {
+    struct ds_tensor a, b, c;
+    int trans_a, trans_b, add;
+};
+
+/* y_TN += bias_N; backward: dbias_N = (add) + column sums of dy_TN */
+struct ds_bias_args {
+    struct ds_tensor y_TN, bias_N;
+    int add; /* backward */
+};
+
+/* s = x + residual (skipped where residual.data is NULL; then s = x), y = gain * s * rstd,
+ * rstd = 1/sqrt(mean(s^2) + epsilon). `sum_TC` receives s when residual is given; it may be x. */
+struct ds_rmsnorm_args {
+    struct ds_tensor x_TC, residual_TC, gain_C;
+    struct ds_tensor sum_TC, y_TC, rstd_T; /* out */
+    float epsilon;
+};
+
+/* dx = (add) + rstd * (g - xh * mean(g * xh)), g = dy * gain, xh = x * rstd; dgain = (gain_add) + sum
+ * over tokens of dy * xh. Either output may be absent (data NULL): the parts input and weight of a
+ * backward. dx may be dy. */
+struct ds_rmsnorm_backward_args {
+    struct ds_tensor x_TC, gain_C, rstd_T, dy_TC;
+    struct ds_tensor dx_TC, dgain_C;
+    int add, gain_add;
+};
+
+/* Cut qkv_T of (H+2G)*D columns, q heads first, into q, k, v and rotate q and k (half layout: pair
+ * i, i + D/2). Where q_gain_D.data is set, q and k are RMS-normalised over D first (Qwen3), and rstd
+ * of every head is kept. rotary_PD: for every position, D/2 cosines then D/2 sines. */
+struct ds_qkv_split_args {
+    struct ds_tensor qkv_TN;                 /* [T, (H+2G)*D] */
+    struct ds_tensor position_T, rotary_PD;  /* I32 [T], F32 [P, D] */
+    struct ds_tensor q_gain_D, k_gain_D;     /* optional */
+    struct ds_tensor q_THD, k_TGD, v_TGD;    /* out */
+    struct ds_tensor q_rstd_TH, k_rstd_TG;   /* out, with gains */
+    float epsilon;
+};
+/* The way back: dqkv from dq, dk, dv; with gains also dgain (qkv_TN is the saved input then). */
+struct ds_qkv_join_args {
+    struct ds_tensor dq_THD, dk_TGD, dv_TGD;
+    struct ds_tensor position_T, rotary_PD;
+    struct ds_tensor qkv_TN, q_gain_D, k_gain_D, q_rstd_TH, k_rstd_TG; /* optional */
+    struct ds_tensor dqkv_TN;                 /* out */
+    struct ds_tensor dq_gain_D, dk_gain_D;    /* out, with gains */
+    int gain_add;
+};
+
+/* Causal attention, query head j reads kv head j / (H/G). Token t of a sequence sees the tokens
+ * document_T[t] .. t of its sequence: document_T holds, for each token, the position in its sequence
+ * at which its document starts. O(S) memory: lse = log of the sum of exp, kept for backward. */
+struct ds_attention_args {
+    struct ds_tensor q_THD, k_TGD, v_TGD;
+    struct ds_tensor document_T; /* I32 */
+    struct ds_tensor o_THD, lse_TH; /* out; inputs of backward */
+    uint64_t seq_length;            /* S; T is a multiple */
+    float scale;
+};
+struct ds_attention_backward_args {
+    struct ds_attention_args forward;
+    struct ds_tensor do_THD;
+    struct ds_tensor dq_THD, dk_TGD, dv_TGD; /* out, overwritten */
+    struct ds_tensor delta_TH;               /* F32 scratch */
+};
+
+/* y = silu(gate) * up; gate_up_TN holds I gate columns, then I up columns. */
+struct ds_swiglu_args {
+    struct ds_tensor gate_up_TN, y_TI;
+};
+/* dgate_up from dy; dgate_up may be gate_up. y_TI, if set, is written again (recomputed). */
+struct ds_swiglu_backward_args {
+    struct ds_tensor gate_up_TN, dy_TI;
+    struct ds_tensor dgate_up_TN, y_TI;
+};
+
+/* y_t = table[id_t]. Backward: dtable = (add) + scatter of dy, in token order. Ids were checked. */
+struct ds_embedding_args {
+    struct ds_tensor id_T, table_VC, y_TC;
+    int add; /* backward; 0 clears the table first */
+};
+
+/* Cross-entropy on N rows of logits. target -100: no loss, zero gradient. In place: logits become
+ * (softmax - onehot) * record->inverse_tokens * record->loss_scale where `gradient` is set.
+ * loss_N: -log p of every row, 0 where ignored. */
+struct ds_cross_entropy_args {
+    struct ds_tensor logits_NV, target_N; /* I32 targets */
+    struct ds_tensor loss_N;              /* out, F32 */
+    const struct ds_step_record *record;
+    int gradient;
+};
+
+/* record->loss_sum += sum of loss_T, fp64, in order. */
+struct ds_loss_sum_args {
+    struct ds_tensor loss_T;
+    struct ds_step_record *record;
+};
+
+/* y += x, elementwise; the same count, dtypes of their own. */
+struct ds_add_args {
+    struct ds_tensor y, x;
+};
+struct ds_fill_args {
+    void *at;
+    size_t bytes; /* set to zero */
+};
+
+/* sums[i] = fp64 sum of squares of piece i (DS_NORM_PIECE elements, the last may be short). */
+struct ds_norm_pieces_args {
+    struct ds_tensor x;
+    struct ds_tensor sums; /* F64, ceil(count / DS_NORM_PIECE) */
+};
+/* record->norm_squared = sum of all pieces in index order */
+struct ds_norm_sum_args {
+    struct ds_tensor sums;
+    struct ds_step_record *record;
+};
+
+/* Start of a step. First half (before the sum over ranks): trained_tokens = local_tokens; second half,
+ * `is_global` set: inverse_tokens, and zero what the step sums up. */
+struct ds_step_begin_args {
+    struct ds_step_record *record;
+    int is_global;
+};
+/* The verdict, from the now global norm_squared and loss_sum: norm, clip_factor =
+ * min(1, clip / (norm + 1e-6)) (1 where clip is 0), skip, corrections; counts updates and skips. */
+struct ds_verdict_args {
+    struct ds_step_record *record;
+    float grad_clip, beta1, beta2;
+};
+
+/* One run of elements of a shard with one weight decay. */
+struct ds_adamw_span {
+    uint64_t start, count; /* elements of the shard */
+    float weight_decay;
+    uint32_t pad;
+};
+/* AdamW on a flat shard: PyTorch's semantics (Loshchilov & Hutter 2019), explicit fma on every
+ * device. `master` and `param` may be the same memory (fp32); where they differ param receives the
+ * rounded master. Elements in no span (padding) stay as they are. With record->skip: no-op. */
+struct ds_adamw_args {
+    struct ds_tensor master, param, grad, exp_avg, exp_avg_sq;
+    const struct ds_adamw_span *spans; /* device memory */
+    size_t span_count;
+    const struct ds_step_record *record;
+    float beta1, beta2, epsilon;
+};
+
+struct ds_kernel_ops {
+    const char *name;
+    ds_status (*matmul)(struct ds_stream *stream, const struct ds_matmul_args *args);
+    ds_status (*bias_forward)(struct ds_stream *stream, const struct ds_bias_args *args);
+    ds_status (*bias_backward)(struct ds_stream *stream, const struct ds_bias_args *args);
+    ds_status (*rmsnorm_forward)(struct ds_stream *stream, const struct ds_rmsnorm_args *args);
+    ds_status (*rmsnorm_backward)(struct ds_stream *stream,
+                                  const struct ds_rmsnorm_backward_args *args);
+    ds_status (*qkv_split)(struct ds_stream *stream, const struct ds_qkv_split_args *args);
+    ds_status (*qkv_join)(struct ds_stream *stream, const struct ds_qkv_join_args *args);
+    ds_status (*attention_forward)(struct ds_stream *stream, const struct ds_attention_args *args);
+    ds_status (*attention_backward)(struct ds_stream *stream,
+                                    const struct ds_attention_backward_args *args);
+    ds_status (*swiglu_forward)(struct ds_stream *stream, const struct ds_swiglu_args *args);
+    ds_status (*swiglu_backward)(struct ds_stream *stream,
+                                 const struct ds_swiglu_backward_args *args);
+    ds_status (*embedding_forward)(struct ds_stream *stream, const struct ds_embedding_args *args);
+    ds_status (*embedding_backward)(struct ds_stream *stream, const struct ds_embedding_args *args);
+    ds_status (*cross_entropy)(struct ds_stream *stream, const struct ds_cross_entropy_args *args);
+    ds_status (*loss_sum)(struct ds_stream *stream, const struct ds_loss_sum_args *args);
+    ds_status (*add)(struct ds_stream *stream, const struct ds_add_args *args);
+    ds_status (*fill)(struct ds_stream *stream, const struct ds_fill_args *args);
+    ds_status (*norm_pieces)(struct ds_stream *stream, const struct ds_norm_pieces_args *args);
+    ds_status (*norm_sum)(struct ds_stream *stream, const struct ds_norm_sum_args *args);
+    ds_status (*step_begin)(struct ds_stream *stream, const struct ds_step_begin_args *args);
+    ds_status (*verdict)(struct ds_stream *stream, const struct ds_verdict_args *args);
+    ds_status (*adamw)(struct ds_stream *stream, const struct ds_adamw_args *args);
+};
+
+extern const struct ds_kernel_ops ds_kernels_cpu;
+
+/* local: the cpu table's GEMM in words ("OpenBLAS 0.3.21 SkylakeX, 2 threads" or "own blocked
+ * kernel: <reason>"). */
+const char *ds_kernels_cpu_gemm_name(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,159 @@
+/* model.h - what a model is: a list of blocks and of parameters with their logic; no communicator, no
+ * sharding. A block has an explicit forward and backward that may be run again with the same result.
+ * It never meets ZeRO, and ZeRO never meets it: both know units by number. */
+#ifndef DSTRAIN_MODEL_H
+#define DSTRAIN_MODEL_H
+
+#include "dstrain/device.h"
+#include "dstrain/json.h"
+#include "dstrain/kernels.h"
+#include "dstrain/tensor.h"
+
+enum ds_family { DS_FAMILY_LLAMA, DS_FAMILY_QWEN2, DS_FAMILY_QWEN3, DS_FAMILY_COUNT };
+
+enum ds_rope_kind { DS_ROPE_PLAIN, DS_ROPE_LINEAR, DS_ROPE_LLAMA3, DS_ROPE_YARN };
+
+/* models.md 1.5; reals as in the file */
+struct ds_rope {
+    enum ds_rope_kind kind;
+    double theta, factor;
+    double low_freq_factor, high_freq_factor;      /* llama3 */
+    double beta_fast, beta_slow;                   /* yarn */
+    double attention_factor, mscale, mscale_all_dim; /* yarn; 0: not given */
+    uint64_t original_max_position_embeddings;     /* llama3, yarn; 0: max_position_embeddings */
+    int truncate;                                  /* yarn; floor and ceil of the ramp's ends */
+};
+
+/* Numbers of a model under HF's names. Read-only once a model is made of it. */
+struct ds_model_config {
+    enum ds_family family;
+    uint64_t vocab_size, hidden_size, intermediate_size, num_hidden_layers;
+    uint64_t num_attention_heads, num_key_value_heads, head_dim;
+    uint64_t max_position_embeddings;
+    double rms_norm_eps, initializer_range;
+    int tie_word_embeddings;
+    int has_qkv_bias, has_o_bias, has_mlp_bias, has_qk_norm;
+    struct ds_rope rope;
+    int64_t bos_token_id, eos_token_id, pad_token_id; /* -1: none; the first where a list is given */
+};
+
+/* local: the defaults of a family (models.md 1.2), sizes 0 where there is no sensible one */
+void ds_model_config_default(enum ds_family family, struct ds_model_config *out);
+/* local: from the text of an HF config.json, both spellings. DS_ERR_DATA / DS_ERR_UNSUPPORTED. */
+DS_CHECKED ds_status ds_model_config_parse(const char *name, const char *text, size_t bytes,
+                                           struct ds_model_config *out);
+/* local: numbers that contradict each other; `name` begins the message */
+DS_CHECKED ds_status ds_model_config_check(const char *name, const struct ds_model_config *config);
+/* local: the text of a config.json that transformers loads (both spellings of rope); malloc'ed */
+DS_CHECKED ds_status ds_model_config_write(const struct ds_model_config *config, char **text);
+int ds_family_parse(const char *model_type, enum ds_family *out); /* 0: unknown */
+const char *ds_family_name(enum ds_family family);
+
+/* pure: fp32 inverse frequencies [head_dim / 2] and the factor on cos and sin */
+void ds_rope_frequencies(const struct ds_model_config *config, float *inverse, double *factor);
+/* pure: rotary table [position_count, head_dim]: D/2 cosines, then D/2 sines (angles in fp64 of the
+ * fp32 product, as the references make them: fp32 angle) */
+void ds_rope_table(const struct ds_model_config *config, uint64_t position_count, float *table);
+
+enum ds_tp_split { DS_TP_WHOLE, DS_TP_ROWS, DS_TP_COLUMNS, DS_TP_VOCABULARY };
+
+/* The one description of a weight. Initialisation, sharding, checkpoints and the HF importer all read
+ * this; none of them matches on the name. */
+struct ds_param {
+    char name[96];             /* logical, HF spelling; q,k,v and gate, up stay separate */
+    uint32_t dim_count;
+    uint64_t shape[DS_DIMS_MAX]; /* of the whole model, before any split */
+    uint64_t elems;
+    enum ds_tp_split tp_split; /* how tensor parallelism may cut it */
+    uint32_t fuse_group;       /* within the unit: members follow one another without a gap */
+    uint8_t is_trainable, is_matrix;
+    float init_std;            /* N(0, std^2); with std 0 every element is init_value */
+    float init_value;
+    uint32_t unit;             /* which unit it lies in */
+    uint64_t offset;           /* in elements from the unit's start, set by ds_model_open */
+};
+
+/* A flat buffer: part of the parameters with one dtype, one state and one shard group. */
+struct ds_unit {
+    uint32_t param_start, param_count; /* consecutive in model->params */
+    uint64_t elems;                    /* up to the end of the last parameter, gaps included */
+};
+
+#define DS_BLOCK_UNITS_MAX 4
+
+enum ds_block_kind { DS_BLOCK_EMBEDDING, DS_BLOCK_DECODER, DS_BLOCK_HEAD };
+
+/* What a micro-batch brings, in device memory; capacity fixed for the run. */
+struct ds_batch {
+    struct ds_tensor id_T, target_T;        /* I32; targets are shifted already, -100: ignored */
+    struct ds_tensor position_T, document_T; /* I32; see ds_attention_args */
+    uint64_t seq_length;
+};
+
+/* One micro-batch going through one block: its stream, where its weights, saved activations and
+ * scratch lie now. Filled by the executor for each action. weights[i], grads[i] belong to the block's
+ * unit i; grads_add[i]: the buffer already holds part of this micro-batch's gradient (tied weights). */
+struct ds_pass {
+    struct ds_stream *stream;
+    const struct ds_kernel_ops *kernels;
+    const struct ds_batch *batch;
+    struct ds_step_record *record;
+    const float *rotary; /* [seq capacity, head_dim], device */
+    void *weights[DS_BLOCK_UNITS_MAX];
+    void *grads[DS_BLOCK_UNITS_MAX];
+    uint8_t grads_add[DS_BLOCK_UNITS_MAX];
+    void *saved;     /* saved_bytes of the block, from forward to backward */
+    void *workspace; /* workspace_bytes, this action only */
+    int is_training; /* 0: evaluation: no gradient, `saved` is scratch */
+};
+
+enum ds_backward_part { DS_BACKWARD_INPUT = 1u << 0, DS_BACKWARD_WEIGHT = 1u << 1 };
+
+struct ds_block;
+
+struct ds_block_ops {
+    const char *name;
+    size_t (*saved_bytes)(const struct ds_block *block, uint64_t token_count);
+    size_t (*workspace_bytes)(const struct ds_block *block, uint64_t token_count);
+    /* x, y: [T, C] F32. The embedding has no x. */
+    ds_status (*forward)(const struct ds_block *block, struct ds_pass *pass, const void *x, void *y);
+    /* dy, dx: [T, C]; may be the same memory. x: the block's input, still there. The embedding has no
+     * dx. */
+    ds_status (*backward)(const struct ds_block *block, struct ds_pass *pass, uint32_t parts,
+                          const void *x, const void *dy, void *dx);
+    /* the head: loss of the micro-batch into the record and, when training, dx and the gradients */
+    ds_status (*loss)(const struct ds_block *block, struct ds_pass *pass, const void *x, void *dx);
+    /* the head, for generation: logits [rows, V] of `row_count` rows of x starting at `row` */
+    ds_status (*logits)(const struct ds_block *block, struct ds_pass *pass, const void *x,
+                        uint64_t row, uint64_t row_count, void *logits);
+};
+
+struct ds_block {
+    const struct ds_block_ops *ops;
+    enum ds_block_kind kind;
+    const struct ds_model *model;
+    uint32_t unit_count;
+    uint32_t units[DS_BLOCK_UNITS_MAX]; /* model units; a tied head has its own and the embedding's */
+};
+
+struct ds_model {
+    struct ds_model_config config;
+    /* owns */
+    struct ds_param *params;
+    struct ds_unit *units;
+    struct ds_block *blocks; /* embedding, decoder layers, head */
+    uint32_t param_count, unit_count, block_count;
+    uint64_t elems_total; /* parameters, tied ones once */
+};
+
+/* local: blocks, units and parameters, placed (dstrain/zero.h layout: groups start at 128 elements) */
+DS_CHECKED ds_status ds_model_open(const struct ds_model_config *config, struct ds_model **out);
+void ds_model_close(struct ds_model *model);
+const struct ds_param *ds_model_find(const struct ds_model *model, const char *name); /* or NULL */
+/* pure: elements start.. of a parameter's initial value for `seed`, whatever the layout */
+void ds_model_init_values(const struct ds_model *model, const struct ds_param *param, uint64_t seed,
+                          uint64_t start, uint64_t count, float *to);
+/* pure: matrix FLOPs of one training token, 6N + causal attention (performance.md section 0) */
+double ds_model_flops_per_token(const struct ds_model *model, uint64_t seq_length);
+
+#endif

@@ -1,0 +1,47 @@
+/* optim.h - AdamW on shards wherever they live, the verdict, learning rate schedules. */
+#ifndef DSTRAIN_OPTIM_H
+#define DSTRAIN_OPTIM_H
+
+#include "dstrain/kernels.h"
+#include "dstrain/memory.h"
+#include "dstrain/zero.h"
+
+enum ds_lr_kind { DS_LR_CONSTANT, DS_LR_LINEAR, DS_LR_COSINE, DS_LR_WSD };
+
+struct ds_lr_schedule {
+    enum ds_lr_kind kind;
+    double peak, min;
+    uint64_t warmup_steps, decay_steps, total_steps;
+};
+
+/* pure: the learning rate of 1-based step `step`. Warm-up is (step)/(warmup_steps), so the first step
+ * is not lost; the rest as Hugging Face has it, with step - 1 for their s (models.md 6.3). */
+double ds_lr_at(const struct ds_lr_schedule *schedule, uint64_t step);
+
+/* A run of elements of a unit with one weight decay. */
+struct ds_optim_range {
+    struct ds_span span; /* unit coordinates */
+    float weight_decay;
+};
+
+struct ds_optim_options {
+    float beta1, beta2, epsilon, grad_clip;
+    const struct ds_optim_range *const *ranges; /* [unit][...], in order */
+    const uint32_t *range_counts;
+    uint32_t unit_count;
+    struct ds_zero *zero;
+    struct ds_stream *compute;
+    const struct ds_kernel_ops *kernels;
+    struct ds_memory *memory;
+};
+struct ds_optim;
+
+DS_CHECKED ds_status ds_optim_open(const struct ds_optim_options *options, struct ds_optim **out);
+void ds_optim_close(struct ds_optim *optim);
+/* collective: the verdict of the step in `record`, on every rank */
+DS_CHECKED ds_status ds_optim_verdict(struct ds_optim *optim, struct ds_step_record *record);
+/* collective: update what this rank updates of `unit` */
+DS_CHECKED ds_status ds_optim_update(struct ds_optim *optim, uint32_t unit,
+                                     const struct ds_step_record *record);
+
+#endif

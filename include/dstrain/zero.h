@@ -1,0 +1,127 @@
+/* zero.h - units sharded over a group: who owns what, where a gathered copy lies, how a gradient comes
+ * home. ZeRO is given sizes, a shard group and a replica group, never a mesh or a block.
+ *
+ * Stages. 0: every rank keeps everything. 1: optimizer states are shared out. 2: gradients, too.
+ * 3: parameters, too. The order of every addition is the same in all of them: a unit's local gradient
+ * is reduce-scattered over the shard group in rank order, summed over the replica group in rank order,
+ * and added to the owned part of the accumulator in micro-batch order. Since that leaves each rank with
+ * the sum of its own part only, stages 1 and 2 keep the same state; stage 0 gathers gradients before
+ * the update and updates everything everywhere. */
+#ifndef DSTRAIN_ZERO_H
+#define DSTRAIN_ZERO_H
+
+#include "dstrain/comm.h"
+#include "dstrain/device.h"
+#include "dstrain/kernels.h"
+#include "dstrain/memory.h"
+#include "dstrain/status.h"
+#include "dstrain/tensor.h"
+
+/* ---- layout: pure. Where each parameter lives inside a flat unit, and who owns which part.
+ *
+ *   unit:    | q k v, no gap | o | gate up, no gap | down | pad |     groups start at 128 elements
+ *   shards:  |    rank 0    |    rank 1    |    rank 2    |           cut at multiples of 2,048,
+ *                                              4 KiB in 16 bit: every shard can be read O_DIRECT */
+#define DS_ZERO_GROUP_ELEMS 128
+#define DS_ZERO_CUT_ELEMS   2048
+
+struct ds_zero_layout {
+    uint64_t elems;       /* of the unit, up to its last parameter */
+    uint64_t shard_elems; /* of one shard, a multiple of DS_ZERO_CUT_ELEMS */
+    uint64_t full_elems;  /* shard_elems * shard_count */
+    uint32_t shard_count;
+};
+
+/* Start of the next parameter: right behind `end` inside a fuse group, else at a multiple of 128. */
+uint64_t ds_zero_layout_place(uint64_t end, int is_new_group);
+struct ds_zero_layout ds_zero_layout_of(uint64_t unit_elems, uint32_t shard_count);
+struct ds_span ds_zero_layout_shard(const struct ds_zero_layout *layout, uint32_t shard_rank);
+/* The part of `param` (unit coordinates) that rank `shard_rank` owns; count 0 if none. */
+struct ds_span ds_zero_layout_owned(const struct ds_zero_layout *layout, uint32_t shard_rank,
+                                    struct ds_span param);
+
+/* ---- machinery */
+
+/* What ZeRO must know of a unit. */
+struct ds_zero_unit_spec {
+    uint64_t elems;
+    uint32_t slot_class;         /* which set of slots its gathered copy and its gradient use */
+    const struct ds_span *params; /* where parameters lie: the rest is padding, kept zero */
+    uint32_t param_count;
+};
+
+#define DS_ZERO_SLOT_CLASSES 2
+
+/* How many slots of each class: for gathered weights and for local gradients; made with the list. */
+struct ds_zero_slots {
+    uint32_t weight_count[DS_ZERO_SLOT_CLASSES], grad_count[DS_ZERO_SLOT_CLASSES];
+};
+
+struct ds_zero_options {
+    uint32_t stage; /* 0-3 */
+    const struct ds_zero_unit_spec *units;
+    uint32_t unit_count;
+    struct ds_zero_slots slots;
+    int is_training; /* 0: weights only */
+    struct ds_comm *shard, *replica;  /* data communicators; replica may have size 1 */
+    struct ds_device *device;
+    struct ds_stream *compute, *comm; /* where arithmetic and where collectives are queued */
+    struct ds_memory *memory;         /* everything is taken here, in open */
+};
+
+struct ds_zero;
+
+/* collective: take the memory; parameters are zero until ds_zero_load_* has filled them. */
+DS_CHECKED ds_status ds_zero_open(const struct ds_zero_options *options, struct ds_zero **out);
+void ds_zero_close(struct ds_zero *zero);
+
+const struct ds_zero_layout *ds_zero_unit_layout(const struct ds_zero *zero, uint32_t unit);
+/* local: bytes that ds_zero_open takes for its slots with these counts (pure) */
+uint64_t ds_zero_slot_bytes(const struct ds_zero_options *options, struct ds_zero_slots slots);
+
+/* local: fill the owned shard of a unit (device memory; shard_elems F32) from host memory, and read it
+ * back; blocking, outside a step. */
+DS_CHECKED ds_status ds_zero_write_shard(struct ds_zero *zero, uint32_t unit, uint64_t start,
+                                         uint64_t count, const float *from);
+DS_CHECKED ds_status ds_zero_read_shard(struct ds_zero *zero, uint32_t unit, uint64_t start,
+                                        uint64_t count, float *to);
+/* collective: after all shards are written: stages 0-2 gather their whole copies */
+DS_CHECKED ds_status ds_zero_publish(struct ds_zero *zero);
+
+/* ---- in the list. `slot` is one of the plan's, chosen by whoever made the list. */
+
+/* collective: start gathering into `slot`. Does not wait; a failure shows at acquire. */
+DS_CHECKED ds_status ds_zero_prefetch(struct ds_zero *zero, uint32_t unit, uint32_t slot);
+/* collective: work queued on the compute stream after this sees the unit's whole weights. Starts the
+ * gather itself if nobody has. Stages 0-2: nothing to do. */
+DS_CHECKED ds_status ds_zero_acquire(struct ds_zero *zero, uint32_t unit, uint32_t slot);
+/* local: give the gathered copy back. The shard stays. */
+DS_CHECKED ds_status ds_zero_release(struct ds_zero *zero, uint32_t unit);
+void *ds_zero_weights(const struct ds_zero *zero, uint32_t unit); /* while acquired */
+/* local: from here to reduce the unit's local gradient has this slot; padding is zero. `*is_started`:
+ * was it there already (a second block adds to it)? */
+DS_CHECKED ds_status ds_zero_grad_acquire(struct ds_zero *zero, uint32_t unit, uint32_t slot,
+                                          int *is_started);
+void *ds_zero_grads(const struct ds_zero *zero, uint32_t unit);
+/* collective: bring the local gradient home: add it to the owned part of the accumulator. The first
+ * reduce of a step overwrites. */
+DS_CHECKED ds_status ds_zero_reduce(struct ds_zero *zero, uint32_t unit);
+/* collective: norm_squared of the owned parts of all units, summed over shard and replica ranks in
+ * record (each replica counts the same, once). Also sums record->loss_sum over both groups. */
+DS_CHECKED ds_status ds_zero_norm(struct ds_zero *zero, struct ds_step_record *record);
+/* collective: trained_tokens of the record summed over both groups */
+DS_CHECKED ds_status ds_zero_sum_tokens(struct ds_zero *zero, struct ds_step_record *record);
+
+/* What the optimizer updates of a unit: views of device memory. Stage 0: the whole unit (after
+ * ds_zero_update_begin has gathered its gradient); else the owned shard, `start` in the unit. */
+struct ds_zero_state {
+    struct ds_tensor master, param, grad, exp_avg, exp_avg_sq;
+    uint64_t start, count;
+};
+/* collective: stage 0 gathers the unit's gradient; gives the views */
+DS_CHECKED ds_status ds_zero_update_begin(struct ds_zero *zero, uint32_t unit,
+                                          struct ds_zero_state *out);
+/* collective: the update is queued: stages 1-2 gather the new parameters */
+DS_CHECKED ds_status ds_zero_update_end(struct ds_zero *zero, uint32_t unit);
+
+#endif

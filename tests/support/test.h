@@ -1,0 +1,38 @@
+/* test.h - what every test includes; the only file that includes cmocka.h. */
+#ifndef DSTRAIN_TEST_H
+#define DSTRAIN_TEST_H
+
+/* clang-format off: cmocka 1.1 wants these before it */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+/* clang-format on */
+
+#include "dstrain/status.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define assert_ok(call) assert_int_equal((call), DS_OK)
+
+/* The seed of a randomised test: DSTRAIN_TEST_SEED, or the time; always printed. */
+static inline uint64_t test_seed(const char *test)
+{
+    const char *text = getenv("DSTRAIN_TEST_SEED");
+    uint64_t seed = text ? strtoull(text, NULL, 0) : (uint64_t)time(NULL);
+
+    printf("%s: seed %llu (DSTRAIN_TEST_SEED)\n", test, (unsigned long long)seed);
+    return seed;
+}
+
+/* --long of tests/run.sh */
+static inline int test_is_long(void)
+{
+    return getenv("DSTRAIN_TEST_LONG") != NULL;
+}
+
+#endif
