@@ -1,0 +1,53 @@
+/* kernels.c - the cpu device's table of operations. The reference: every other table is compared
+ * with this one. */
+#include "kernels.h"
+
+/* Not written yet: the entry is NULL until the file is there. */
+#pragma weak kernel_matmul
+#pragma weak kernel_bias_forward
+#pragma weak kernel_bias_backward
+#pragma weak kernel_rmsnorm_forward
+#pragma weak kernel_rmsnorm_backward
+#pragma weak kernel_qkv_split
+#pragma weak kernel_qkv_join
+#pragma weak kernel_attention_forward
+#pragma weak kernel_attention_backward
+#pragma weak kernel_swiglu_forward
+#pragma weak kernel_swiglu_backward
+#pragma weak kernel_embedding_forward
+#pragma weak kernel_embedding_backward
+#pragma weak kernel_cross_entropy
+#pragma weak kernel_loss_sum
+#pragma weak kernel_add
+#pragma weak kernel_fill
+#pragma weak kernel_norm_pieces
+#pragma weak kernel_norm_sum
+#pragma weak kernel_step_begin
+#pragma weak kernel_verdict
+#pragma weak kernel_adamw
+
+const struct ds_kernel_ops ds_kernels_cpu = {
+    .name = "cpu",
+    .matmul = kernel_matmul,
+    .bias_forward = kernel_bias_forward,
+    .bias_backward = kernel_bias_backward,
+    .rmsnorm_forward = kernel_rmsnorm_forward,
+    .rmsnorm_backward = kernel_rmsnorm_backward,
+    .qkv_split = kernel_qkv_split,
+    .qkv_join = kernel_qkv_join,
+    .attention_forward = kernel_attention_forward,
+    .attention_backward = kernel_attention_backward,
+    .swiglu_forward = kernel_swiglu_forward,
+    .swiglu_backward = kernel_swiglu_backward,
+    .embedding_forward = kernel_embedding_forward,
+    .embedding_backward = kernel_embedding_backward,
+    .cross_entropy = kernel_cross_entropy,
+    .loss_sum = kernel_loss_sum,
+    .add = kernel_add,
+    .fill = kernel_fill,
+    .norm_pieces = kernel_norm_pieces,
+    .norm_sum = kernel_norm_sum,
+    .step_begin = kernel_step_begin,
+    .verdict = kernel_verdict,
+    .adamw = kernel_adamw,
+};
