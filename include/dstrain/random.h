@@ -13,6 +13,9 @@ struct ds_random {
     uint64_t key;
 };
 
+/* pure: one block of Philox-4x32-10; the low half of `key` is key word 0. */
+void ds_random_philox(const uint32_t counter[4], uint64_t key, uint32_t to[4]);
+
 /* What draws from a seed. A stream may be refined by a number (a parameter's index, an epoch). */
 enum ds_random_stream { DS_RANDOM_INIT, DS_RANDOM_SHUFFLE, DS_RANDOM_BLEND, DS_RANDOM_SAMPLE,
                         DS_RANDOM_TEST, DS_RANDOM_DROPOUT, DS_RANDOM_ROUND };
