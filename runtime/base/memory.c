@@ -1,0 +1,112 @@
+/* memory.c - the ledger: every byte a rank takes for the run is asked of the device table here,
+ * booked under a label, and given back in one place. Arenas cut what was taken. */
+#include "dstrain/memory.h"
+
+#include <stdlib.h>
+
+#define ALIGNMENT ((size_t)256)
+
+static const char *const label_names[DS_MEMORY_LABEL_COUNT] = {
+#define LABEL_NAME(name, text) [DS_MEMORY_LABEL_##name] = text,
+    DS_MEMORY_LABEL_LIST(LABEL_NAME)};
+
+static const char *const kind_names[DS_MEMORY_KIND_COUNT] = {
+    [DS_MEMORY_DEVICE] = "device",
+    [DS_MEMORY_PINNED] = "pinned host",
+    [DS_MEMORY_HOST] = "host",
+};
+
+const char *ds_memory_label_name(enum ds_memory_label label)
+{
+    DS_ASSERT((unsigned)label < DS_MEMORY_LABEL_COUNT);
+    return label_names[label];
+}
+
+void ds_memory_init(struct ds_memory *memory, struct ds_device *device)
+{
+    *memory = (struct ds_memory){.device = device};
+}
+
+void ds_memory_fini(struct ds_memory *memory)
+{
+    while (memory->pieces) {
+        struct ds_memory_piece *piece = memory->pieces;
+
+        memory->pieces = piece->next;
+        memory->device->ops->release(memory->device, piece->kind, piece->at, piece->bytes);
+        free(piece);
+    }
+    ds_memory_init(memory, memory->device);
+}
+
+uint64_t ds_memory_total(const struct ds_memory *memory, enum ds_memory_kind kind)
+{
+    uint64_t total = 0;
+
+    DS_ASSERT((unsigned)kind < DS_MEMORY_KIND_COUNT);
+    for (int label = 0; label < DS_MEMORY_LABEL_COUNT; label++)
+        total += memory->bytes[kind][label];
+    return total;
+}
+
+static ds_status check_limit(const struct ds_memory *memory, enum ds_memory_kind kind,
+                             enum ds_memory_label label, size_t bytes)
+{
+    const uint64_t total = ds_memory_total(memory, kind), limit = memory->limit_bytes[kind];
+
+    if (limit == 0 || (bytes <= limit && total <= limit - bytes))
+        return DS_OK;
+    return ds_fail(DS_ERR_NO_MEMORY,
+                   "%s memory: %zu bytes for %s do not fit: %llu of %llu bytes are taken",
+                   kind_names[kind], bytes, label_names[label], (unsigned long long)total,
+                   (unsigned long long)limit);
+}
+
+ds_status ds_memory_take(struct ds_memory *memory, enum ds_memory_kind kind,
+                         enum ds_memory_label label, size_t bytes, void **at)
+{
+    struct ds_memory_piece *piece;
+    ds_status st;
+
+    DS_ASSERT((unsigned)kind < DS_MEMORY_KIND_COUNT && (unsigned)label < DS_MEMORY_LABEL_COUNT);
+    DS_ASSERT(!memory->is_frozen);
+    if (bytes == 0) {
+        *at = NULL;
+        return DS_OK;
+    }
+    DS_TRY(check_limit(memory, kind, label, bytes));
+    piece = malloc(sizeof *piece);
+    if (!piece)
+        return ds_fail(DS_ERR_NO_MEMORY, "no memory to book %zu bytes for %s", bytes,
+                       label_names[label]);
+    *piece = (struct ds_memory_piece){.kind = kind, .bytes = bytes, .next = memory->pieces};
+    DS_TRY_GOTO(st, memory->device->ops->alloc(memory->device, kind, bytes, 0, &piece->at), fail);
+    memory->pieces = piece;
+    memory->bytes[kind][label] += bytes;
+    *at = piece->at;
+    return DS_OK;
+
+fail:
+    free(piece);
+    return st;
+}
+
+void ds_memory_freeze(struct ds_memory *memory)
+{
+    memory->is_frozen = 1;
+}
+
+void *ds_arena_take(struct ds_arena *arena, size_t bytes)
+{
+    const size_t start = (arena->used + ALIGNMENT - 1) & ~(ALIGNMENT - 1);
+
+    DS_ASSERT(start >= arena->used && bytes <= SIZE_MAX - start);
+    if (!arena->base) {
+        arena->used = start + bytes;
+        return NULL;
+    }
+    DS_ASSERT((uintptr_t)arena->base % ALIGNMENT == 0);
+    DS_ASSERT(start + bytes <= arena->size);
+    arena->used = start + bytes;
+    return arena->base + start;
+}
