@@ -14,6 +14,7 @@ struct ds_executor_options {
     struct ds_optim *optim; /* NULL: evaluation only */
     const struct ds_batch *batches; /* [micro capacity], device tensors, filled before run */
     struct ds_step_record *record;  /* device */
+    const float *rotary;            /* device; see ds_pass */
     struct ds_device *device;
     struct ds_stream *compute;
     struct ds_memory *memory;

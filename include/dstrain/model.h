@@ -39,6 +39,9 @@ struct ds_model_config {
 
 /* local: the defaults of a family (models.md 1.2), sizes 0 where there is no sensible one */
 void ds_model_config_default(enum ds_family family, struct ds_model_config *out);
+/* local: what is 0 and follows from the rest: num_key_value_heads, head_dim. parse and ds_model_open
+ * do this themselves; check and write look at the completed numbers. */
+void ds_model_config_complete(struct ds_model_config *config);
 /* local: from the text of an HF config.json, both spellings. DS_ERR_DATA / DS_ERR_UNSUPPORTED. */
 DS_CHECKED ds_status ds_model_config_parse(const char *name, const char *text, size_t bytes,
                                            struct ds_model_config *out);

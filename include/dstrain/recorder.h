@@ -51,6 +51,8 @@ void ds_recorder_step(struct ds_recorder *recorder, uint64_t step);
 struct ds_record *ds_record_begin(struct ds_recorder *recorder, uint32_t action, uint32_t kind,
                                   uint32_t micro, uint32_t unit, uint32_t block);
 void ds_record_end(struct ds_recorder *recorder, struct ds_record *record);
+/* local, any thread: the last events, oldest first; returns how many, at most `count` */
+size_t ds_recorder_last(const struct ds_recorder *recorder, struct ds_record *to, size_t count);
 
 /* local: start the thread. On a passed deadline it writes one ERROR line (rank, section, step, action),
  * an incident file with the pages of this host's ranks, and calls `end` (NULL: _exit) with 71. */

@@ -47,6 +47,8 @@ struct ds_schedule_shape {
     uint32_t micro_count;
     uint32_t zero_stage;
     int is_training; /* 0: forward and loss only */
+    const struct ds_schedule *like; /* or NULL: use this list's slots and classes, so that both run on
+                                       what was taken for it */
 };
 
 struct ds_schedule {
@@ -56,6 +58,7 @@ struct ds_schedule {
     uint32_t action_count, action_capacity;
     struct ds_zero_slots slots;
     uint32_t saved_slot_count; /* of saved activations */
+    int is_training;
 };
 
 /* pure: the list of one step. Slot classes: 0 rotates over the decoder layers, 1 is for embedding and

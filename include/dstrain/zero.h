@@ -118,6 +118,8 @@ struct ds_zero_state {
     struct ds_tensor master, param, grad, exp_avg, exp_avg_sq;
     uint64_t start, count;
 };
+/* local: which part of the unit this rank updates: all of it in stage 0, else the owned shard */
+void ds_zero_update_part(const struct ds_zero *zero, uint32_t unit, uint64_t *start, uint64_t *count);
 /* collective: stage 0 gathers the unit's gradient; gives the views */
 DS_CHECKED ds_status ds_zero_update_begin(struct ds_zero *zero, uint32_t unit,
                                           struct ds_zero_state *out);

@@ -1,0 +1,260 @@
+/* executor.c - obeys the list; the only place where blocks, units and time meet. Blocks never learn that
+ * their weights were elsewhere a moment ago; units never learn what a block is. It decides nothing. */
+#include "dstrain/executor.h"
+
+#include <stdlib.h>
+
+struct ds_executor {
+    /* owns: device memory of the run's ledger, borrowed from it */
+    uint8_t **saved; /* [saved_slot_count] */
+    float **streams; /* [block_count] residual stream: streams[b] is what block b leaves, [T, C] */
+    float *gradient; /* of the residual stream, handed down in place, [T, C] */
+    uint8_t *workspace;
+    /* borrows */
+    struct ds_executor_options options;
+    const struct ds_kernel_ops *kernels;
+    /* of the list being run */
+    const struct ds_schedule *list;
+    uint8_t grads_add[DS_BLOCK_UNITS_MAX];
+};
+
+static size_t stream_bytes(const struct ds_executor *x)
+{
+    return (size_t)x->options.tokens_per_micro * x->options.model->config.hidden_size *
+           sizeof(float);
+}
+
+static ds_status take(struct ds_executor *x, enum ds_memory_label label, size_t bytes, void *at)
+{
+    return ds_memory_take(x->options.memory, DS_MEMORY_DEVICE, label, bytes, at);
+}
+
+/* Where nothing is trained one place serves all blocks, else each slot has one block. */
+static size_t saved_bytes_max(const struct ds_executor *x, uint32_t slot)
+{
+    const struct ds_model *model = x->options.model;
+    size_t most = 0;
+
+    for (uint32_t b = 0; b < model->block_count; b++) {
+        const struct ds_block *block = &model->blocks[b];
+        size_t bytes = block->ops->saved_bytes(block, x->options.tokens_per_micro);
+        if ((b == slot || !x->options.is_training) && bytes > most)
+            most = bytes;
+    }
+    return most;
+}
+
+static size_t workspace_bytes_max(const struct ds_executor *x)
+{
+    const struct ds_model *model = x->options.model;
+    size_t most = 0;
+
+    for (uint32_t b = 0; b < model->block_count; b++) {
+        const struct ds_block *block = &model->blocks[b];
+        size_t bytes = block->ops->workspace_bytes(block, x->options.tokens_per_micro);
+        most = bytes > most ? bytes : most;
+    }
+    return most;
+}
+
+static ds_status take_memory(struct ds_executor *x)
+{
+    const uint32_t blocks = x->options.model->block_count;
+
+    for (uint32_t i = 0; i < x->options.saved_slot_count; i++) {
+        if (x->options.is_training || i == 0)
+            DS_TRY(take(x, DS_MEMORY_LABEL_ACTIVATIONS, saved_bytes_max(x, i), &x->saved[i]));
+        else
+            x->saved[i] = x->saved[0];
+    }
+    /* Every block's output stays in training; evaluation needs the last one and the next. */
+    for (uint32_t b = 0; b + 1 < blocks; b++) {
+        if (x->options.is_training || b < 2)
+            DS_TRY(take(x, DS_MEMORY_LABEL_ACTIVATIONS, stream_bytes(x), &x->streams[b]));
+        else
+            x->streams[b] = x->streams[b - 2];
+    }
+    if (x->options.is_training)
+        DS_TRY(take(x, DS_MEMORY_LABEL_ACTIVATIONS, stream_bytes(x), &x->gradient));
+    return take(x, DS_MEMORY_LABEL_WORKSPACE, workspace_bytes_max(x), &x->workspace);
+}
+
+ds_status ds_executor_open(const struct ds_executor_options *options, struct ds_executor **out)
+{
+    struct ds_executor *x = calloc(1, sizeof *x);
+    ds_status st;
+
+    if (!x)
+        return ds_fail(DS_ERR_NO_MEMORY, "the executor");
+    x->options = *options;
+    x->kernels = options->device->ops->kernels;
+    x->saved = calloc(options->saved_slot_count, sizeof *x->saved);
+    x->streams = calloc(options->model->block_count, sizeof *x->streams);
+    if (!x->saved || !x->streams)
+        st = ds_fail(DS_ERR_NO_MEMORY, "the executor's tables");
+    else
+        st = take_memory(x);
+    if (st != DS_OK) {
+        ds_executor_close(x);
+        return st;
+    }
+    *out = x;
+    return DS_OK;
+}
+
+void ds_executor_close(struct ds_executor *x)
+{
+    if (!x)
+        return;
+    free(x->saved);
+    free(x->streams);
+    free(x);
+}
+
+/* ---- actions */
+
+static const struct ds_block *block_of(const struct ds_executor *x, const struct ds_action *action)
+{
+    return &x->options.model->blocks[action->block];
+}
+
+/* Where everything of this piece of arithmetic lies now. */
+static struct ds_pass pass_of(struct ds_executor *x, const struct ds_action *action)
+{
+    const struct ds_block *block = block_of(x, action);
+    struct ds_pass pass = {
+        .stream = x->options.compute,
+        .kernels = x->kernels,
+        .batch = &x->options.batches[action->micro],
+        .record = x->options.record,
+        .rotary = x->options.rotary,
+        .saved = x->saved[action->slot],
+        .workspace = x->workspace,
+        .is_training = x->list->is_training,
+    };
+    const int is_backward = action->kind == DS_ACTION_BACKWARD;
+    const int makes_grads = is_backward || (action->kind == DS_ACTION_LOSS && pass.is_training);
+
+    for (uint32_t i = 0; i < block->unit_count && i < DS_BLOCK_UNITS_MAX; i++) {
+        if (!is_backward || block->kind != DS_BLOCK_EMBEDDING)
+            pass.weights[i] = ds_zero_weights(x->options.zero, block->units[i]);
+        if (makes_grads) {
+            pass.grads[i] = ds_zero_grads(x->options.zero, block->units[i]);
+            pass.grads_add[i] = x->grads_add[i];
+        }
+    }
+    return pass;
+}
+
+static const float *input_of(const struct ds_executor *x, const struct ds_action *action)
+{
+    return action->block > 0 ? x->streams[action->block - 1] : NULL;
+}
+
+static ds_status do_begin(struct ds_executor *x, const struct ds_action *action)
+{
+    struct ds_step_begin_args args = {x->options.record, 0};
+
+    (void)action;
+    DS_TRY(x->kernels->step_begin(x->options.compute, &args));
+    DS_TRY(ds_zero_sum_tokens(x->options.zero, x->options.record));
+    args.is_global = 1;
+    return x->kernels->step_begin(x->options.compute, &args);
+}
+
+static ds_status do_forward(struct ds_executor *x, const struct ds_action *action)
+{
+    struct ds_pass pass = pass_of(x, action);
+
+    return block_of(x, action)->ops->forward(block_of(x, action), &pass, input_of(x, action),
+                                             x->streams[action->block]);
+}
+
+static ds_status do_loss(struct ds_executor *x, const struct ds_action *action)
+{
+    struct ds_pass pass = pass_of(x, action);
+
+    return block_of(x, action)->ops->loss(block_of(x, action), &pass, input_of(x, action),
+                                          x->gradient);
+}
+
+static ds_status do_backward(struct ds_executor *x, const struct ds_action *action)
+{
+    struct ds_pass pass = pass_of(x, action);
+
+    return block_of(x, action)->ops->backward(block_of(x, action), &pass,
+                                              DS_BACKWARD_INPUT | DS_BACKWARD_WEIGHT,
+                                              input_of(x, action), x->gradient, x->gradient);
+}
+
+static ds_status do_prefetch(struct ds_executor *x, const struct ds_action *action)
+{
+    return ds_zero_prefetch(x->options.zero, action->unit, action->slot);
+}
+
+static ds_status do_acquire(struct ds_executor *x, const struct ds_action *action)
+{
+    return ds_zero_acquire(x->options.zero, action->unit, action->slot);
+}
+
+static ds_status do_release(struct ds_executor *x, const struct ds_action *action)
+{
+    return ds_zero_release(x->options.zero, action->unit);
+}
+
+static ds_status do_grad_acquire(struct ds_executor *x, const struct ds_action *action)
+{
+    const struct ds_block *block = block_of(x, action);
+    int is_started = 0;
+
+    DS_TRY(ds_zero_grad_acquire(x->options.zero, action->unit, action->slot, &is_started));
+    for (uint32_t i = 0; i < block->unit_count && i < DS_BLOCK_UNITS_MAX; i++)
+        if (block->units[i] == action->unit)
+            x->grads_add[i] = (uint8_t)is_started;
+    return DS_OK;
+}
+
+static ds_status do_reduce(struct ds_executor *x, const struct ds_action *action)
+{
+    return ds_zero_reduce(x->options.zero, action->unit);
+}
+
+static ds_status do_norm(struct ds_executor *x, const struct ds_action *action)
+{
+    (void)action;
+    return ds_optim_verdict(x->options.optim, x->options.record);
+}
+
+static ds_status do_update(struct ds_executor *x, const struct ds_action *action)
+{
+    return ds_optim_update(x->options.optim, action->unit, x->options.record);
+}
+
+typedef ds_status executor_do(struct ds_executor *x, const struct ds_action *action);
+static executor_do *const executor_table[DS_ACTION_KIND_COUNT] = {
+    [DS_ACTION_BEGIN] = do_begin,       [DS_ACTION_FORWARD] = do_forward,
+    [DS_ACTION_LOSS] = do_loss,         [DS_ACTION_BACKWARD] = do_backward,
+    [DS_ACTION_PREFETCH] = do_prefetch, [DS_ACTION_ACQUIRE] = do_acquire,
+    [DS_ACTION_RELEASE] = do_release,   [DS_ACTION_GRAD_ACQUIRE] = do_grad_acquire,
+    [DS_ACTION_REDUCE] = do_reduce,     [DS_ACTION_NORM] = do_norm,
+    [DS_ACTION_UPDATE] = do_update,
+};
+
+ds_status ds_executor_run(struct ds_executor *x, const struct ds_schedule *list)
+{
+    DS_ASSERT(list->saved_slot_count <= x->options.saved_slot_count);
+    DS_ASSERT(x->options.is_training || !list->is_training);
+    x->list = list;
+    for (uint32_t i = 0; i < list->action_count; i++) {
+        const struct ds_action *action = &list->actions[i];
+        struct ds_record *record = NULL;
+
+        if (x->options.recorder)
+            record = ds_record_begin(x->options.recorder, i, action->kind, action->micro,
+                                     action->unit, action->block);
+        DS_TRY(executor_table[action->kind](x, action));
+        if (record)
+            ds_record_end(x->options.recorder, record);
+    }
+    return DS_OK;
+}

@@ -1,0 +1,132 @@
+/* optim.c - the verdict and AdamW over the parts of units that this rank updates.
+ *
+ * Which elements decay is a list of spans per unit, cut once to this rank's part and kept in device
+ * memory, so that a unit's update is one launch. State changes only after the verdict. */
+#include "dstrain/optim.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct ds_optim {
+    /* owns */
+    struct optim_spans {
+        struct ds_adamw_span *spans; /* device memory, of the run's arena */
+        size_t count;
+    } * spans; /* [unit_count] */
+    /* borrows */
+    struct ds_optim_options options;
+};
+
+/* `range` cut to the part that starts at `start`, in its coordinates. */
+static struct ds_adamw_span cut(const struct ds_optim_range *range, uint64_t start, uint64_t count)
+{
+    uint64_t lo = range->span.start, hi = range->span.start + range->span.count;
+
+    lo = lo < start ? start : lo;
+    hi = hi > start + count ? start + count : hi;
+    if (hi <= lo)
+        return (struct ds_adamw_span){0};
+    return (struct ds_adamw_span){lo - start, hi - lo, range->weight_decay, 0};
+}
+
+static ds_status copy_spans(struct ds_optim *optim, const struct ds_adamw_span *from, size_t count,
+                            struct optim_spans *to)
+{
+    const size_t bytes = count * sizeof *from;
+    struct ds_stream *compute = optim->options.compute;
+    void *at = NULL;
+
+    DS_TRY(ds_memory_take(optim->options.memory, DS_MEMORY_DEVICE, DS_MEMORY_LABEL_WORKSPACE, bytes,
+                          &at));
+    to->spans = at;
+    to->count = count;
+    if (count == 0)
+        return DS_OK;
+    DS_TRY(compute->device->ops->copy(compute, at, from, bytes));
+    return compute->device->ops->stream_sync(compute);
+}
+
+static ds_status open_unit(struct ds_optim *optim, uint32_t unit)
+{
+    const uint32_t range_count = optim->options.range_counts[unit];
+    struct ds_adamw_span *spans = calloc(range_count + 1u, sizeof *spans);
+    uint64_t part_start, part_count;
+    size_t count = 0;
+    ds_status st;
+
+    if (!spans)
+        return ds_fail(DS_ERR_NO_MEMORY, "%u spans of a unit", range_count);
+    ds_zero_update_part(optim->options.zero, unit, &part_start, &part_count);
+    for (uint32_t i = 0; i < range_count; i++) {
+        struct ds_adamw_span span = cut(&optim->options.ranges[unit][i], part_start, part_count);
+        if (span.count > 0)
+            spans[count++] = span;
+    }
+    st = copy_spans(optim, spans, count, &optim->spans[unit]);
+    free(spans);
+    return st;
+}
+
+ds_status ds_optim_open(const struct ds_optim_options *options, struct ds_optim **out)
+{
+    struct ds_optim *optim = calloc(1, sizeof *optim);
+    ds_status st;
+
+    if (!optim)
+        return ds_fail(DS_ERR_NO_MEMORY, "the optimizer");
+    optim->options = *options;
+    optim->spans = calloc(options->unit_count, sizeof *optim->spans);
+    if (!optim->spans) {
+        st = ds_fail(DS_ERR_NO_MEMORY, "spans of %u units", options->unit_count);
+        goto fail;
+    }
+    for (uint32_t unit = 0; unit < options->unit_count; unit++)
+        DS_TRY_GOTO(st, open_unit(optim, unit), fail);
+    *out = optim;
+    return DS_OK;
+
+fail:
+    ds_optim_close(optim);
+    return st;
+}
+
+void ds_optim_close(struct ds_optim *optim)
+{
+    if (!optim)
+        return;
+    free(optim->spans);
+    free(optim);
+}
+
+ds_status ds_optim_verdict(struct ds_optim *optim, struct ds_step_record *record)
+{
+    const struct ds_optim_options *o = &optim->options;
+    const struct ds_verdict_args args = {record, o->grad_clip, o->beta1, o->beta2};
+
+    DS_TRY(ds_zero_norm(o->zero, record));
+    return o->kernels->verdict(o->compute, &args);
+}
+
+ds_status ds_optim_update(struct ds_optim *optim, uint32_t unit,
+                          const struct ds_step_record *record)
+{
+    const struct ds_optim_options *o = &optim->options;
+    struct ds_zero_state state;
+
+    DS_TRY(ds_zero_update_begin(o->zero, unit, &state));
+    const struct ds_adamw_args args = {
+        .master = state.master,
+        .param = state.param,
+        .grad = state.grad,
+        .exp_avg = state.exp_avg,
+        .exp_avg_sq = state.exp_avg_sq,
+        .spans = optim->spans[unit].spans,
+        .span_count = optim->spans[unit].count,
+        .record = record,
+        .beta1 = o->beta1,
+        .beta2 = o->beta2,
+        .epsilon = o->epsilon,
+    };
+    DS_TRY(o->kernels->adamw(o->compute, &args));
+    return ds_zero_update_end(o->zero, unit);
+}

@@ -1,0 +1,204 @@
+/* open.c - taking the memory of all units: states in whole or in shards as the stage says, and the slots
+ * in which gathered weights and local gradients take turns. Nothing is taken later. */
+#include "zero.h"
+
+#include <stdlib.h>
+
+static uint64_t class_elems_max(const struct ds_zero_options *options, uint32_t slot_class,
+                                uint32_t shard_count)
+{
+    uint64_t most = 0;
+
+    for (uint32_t i = 0; i < options->unit_count; i++) {
+        struct ds_zero_layout layout = ds_zero_layout_of(options->units[i].elems, shard_count);
+        if (options->units[i].slot_class == slot_class && layout.full_elems > most)
+            most = layout.full_elems;
+    }
+    return most;
+}
+
+static int needs_weight_slots(const struct ds_zero_options *options)
+{
+    return options->stage == 3 && options->shard->size > 1;
+}
+
+uint64_t ds_zero_slot_bytes(const struct ds_zero_options *options, struct ds_zero_slots slots)
+{
+    uint64_t bytes = 0;
+
+    for (uint32_t c = 0; c < DS_ZERO_SLOT_CLASSES; c++) {
+        uint64_t count = (options->is_training ? slots.grad_count[c] : 0) +
+                         (needs_weight_slots(options) ? slots.weight_count[c] : 0);
+        bytes += count * f32_bytes(class_elems_max(options, c, options->shard->size));
+    }
+    return bytes;
+}
+
+static ds_status take(struct ds_zero *zero, enum ds_memory_label label, uint64_t elems, float **at)
+{
+    void *memory = NULL;
+
+    DS_TRY(
+        ds_memory_take(zero->options.memory, DS_MEMORY_DEVICE, label, f32_bytes(elems), &memory));
+    *at = memory;
+    return DS_OK;
+}
+
+static ds_status take_states(struct ds_zero *zero, struct zero_unit *unit)
+{
+    const uint64_t whole = unit->layout.full_elems, shard = unit->layout.shard_elems;
+    const uint64_t first = shard * zero->shard_rank;
+    const int is_replicated = zero->options.stage == 0;
+
+    if (weights_stay(zero)) {
+        DS_TRY(take(zero, DS_MEMORY_LABEL_PARAMS, whole, &unit->param_whole));
+        unit->param_shard = unit->param_whole + first;
+    } else {
+        DS_TRY(take(zero, DS_MEMORY_LABEL_PARAMS, shard, &unit->param_shard));
+    }
+    if (!zero->options.is_training)
+        return DS_OK;
+    if (is_replicated) {
+        DS_TRY(take(zero, DS_MEMORY_LABEL_GRADS, whole, &unit->grad_whole));
+        unit->grad_shard = unit->grad_whole + first;
+    } else {
+        DS_TRY(take(zero, DS_MEMORY_LABEL_GRADS, shard, &unit->grad_shard));
+    }
+    DS_TRY(take(zero, DS_MEMORY_LABEL_EXP_AVG, is_replicated ? whole : shard, &unit->exp_avg));
+    return take(zero, DS_MEMORY_LABEL_EXP_AVG_SQ, is_replicated ? whole : shard, &unit->exp_avg_sq);
+}
+
+/* What lies between parameters is in every sum and so must be zero in every local gradient. */
+static ds_status find_gaps(const struct ds_zero_unit_spec *spec, struct zero_unit *unit)
+{
+    uint64_t end = 0;
+
+    unit->gaps = calloc(spec->param_count + 1, sizeof *unit->gaps);
+    if (!unit->gaps)
+        return ds_fail(DS_ERR_NO_MEMORY, "%u gaps of a unit", spec->param_count + 1);
+    for (uint32_t i = 0; i < spec->param_count; i++) {
+        DS_ASSERT(spec->params[i].start >= end);
+        if (spec->params[i].start > end)
+            unit->gaps[unit->gap_count++] = (struct ds_span){end, spec->params[i].start - end};
+        end = spec->params[i].start + spec->params[i].count;
+    }
+    DS_ASSERT(end <= unit->layout.elems);
+    if (unit->layout.full_elems > end)
+        unit->gaps[unit->gap_count++] = (struct ds_span){end, unit->layout.full_elems - end};
+    return DS_OK;
+}
+
+static ds_status open_unit(struct ds_zero *zero, uint32_t index)
+{
+    const struct ds_zero_unit_spec *spec = &zero->options.units[index];
+    struct zero_unit *unit = &zero->units[index];
+
+    DS_ASSERT(spec->slot_class < DS_ZERO_SLOT_CLASSES);
+    unit->layout = ds_zero_layout_of(spec->elems, zero->shard_count);
+    unit->slot_class = spec->slot_class;
+    unit->weight_slot = unit->grad_slot = NO_SLOT;
+    DS_TRY(find_gaps(spec, unit));
+    DS_TRY(take_states(zero, unit));
+    DS_TRY(zero->device_ops->event_open(zero->options.device, &unit->ready));
+    return zero->device_ops->event_open(zero->options.device, &unit->updated);
+}
+
+static ds_status open_slots(struct ds_zero *zero, uint32_t slot_class, uint32_t count,
+                            struct zero_slots *slots)
+{
+    const uint64_t elems = class_elems_max(&zero->options, slot_class, zero->shard_count);
+
+    if (count == 0 || elems == 0)
+        return DS_OK;
+    slots->slots = calloc(count, sizeof *slots->slots);
+    if (!slots->slots)
+        return ds_fail(DS_ERR_NO_MEMORY, "%u slots", count);
+    slots->count = count;
+    for (uint32_t i = 0; i < count; i++) {
+        float *at;
+        slots->slots[i].holder = NO_SLOT;
+        DS_TRY(take(zero, DS_MEMORY_LABEL_SLOTS, elems, &at));
+        slots->slots[i].at = (uint8_t *)at;
+        DS_TRY(zero->device_ops->event_open(zero->options.device, &slots->slots[i].idle));
+    }
+    return DS_OK;
+}
+
+static ds_status open_all(struct ds_zero *zero)
+{
+    void *sums = NULL;
+
+    for (uint32_t i = 0; i < zero->options.unit_count; i++) {
+        DS_TRY(open_unit(zero, i));
+        zero->piece_count += zero->units[i].layout.shard_elems / DS_NORM_PIECE;
+    }
+    for (uint32_t c = 0; c < DS_ZERO_SLOT_CLASSES; c++) {
+        if (!weights_stay(zero))
+            DS_TRY(
+                open_slots(zero, c, zero->options.slots.weight_count[c], &zero->weight_slots[c]));
+        if (zero->options.is_training)
+            DS_TRY(open_slots(zero, c, zero->options.slots.grad_count[c], &zero->grad_slots[c]));
+    }
+    if (zero->options.is_training)
+        DS_TRY(ds_memory_take(zero->options.memory, DS_MEMORY_DEVICE, DS_MEMORY_LABEL_WORKSPACE,
+                              (size_t)zero->piece_count * sizeof(double), &sums));
+    zero->piece_sums = sums;
+    return zero->device_ops->event_open(zero->options.device, &zero->handover);
+}
+
+ds_status ds_zero_open(const struct ds_zero_options *options, struct ds_zero **out)
+{
+    struct ds_zero *zero = calloc(1, sizeof *zero);
+    ds_status st;
+
+    if (!zero)
+        return ds_fail(DS_ERR_NO_MEMORY, "the state of ZeRO");
+    zero->options = *options;
+    zero->device_ops = options->device->ops;
+    zero->kernels = options->device->ops->kernels;
+    zero->shard_rank = options->shard->rank;
+    zero->shard_count = options->shard->size;
+    zero->units = calloc(options->unit_count, sizeof *zero->units);
+    if (!zero->units) {
+        st = ds_fail(DS_ERR_NO_MEMORY, "%u units", options->unit_count);
+        goto fail;
+    }
+    DS_TRY_GOTO(st, open_all(zero), fail);
+    *out = zero;
+    return DS_OK;
+
+fail:
+    ds_zero_close(zero);
+    return st;
+}
+
+static void close_event(struct ds_zero *zero, struct ds_event *event)
+{
+    if (event)
+        zero->device_ops->event_close(event);
+}
+
+static void close_slots(struct ds_zero *zero, struct zero_slots *slots)
+{
+    for (uint32_t i = 0; i < slots->count; i++)
+        close_event(zero, slots->slots[i].idle);
+    free(slots->slots);
+}
+
+void ds_zero_close(struct ds_zero *zero)
+{
+    if (!zero)
+        return;
+    for (uint32_t i = 0; zero->units && i < zero->options.unit_count; i++) {
+        close_event(zero, zero->units[i].ready);
+        close_event(zero, zero->units[i].updated);
+        free(zero->units[i].gaps);
+    }
+    for (uint32_t c = 0; c < DS_ZERO_SLOT_CLASSES; c++) {
+        close_slots(zero, &zero->weight_slots[c]);
+        close_slots(zero, &zero->grad_slots[c]);
+    }
+    close_event(zero, zero->handover);
+    free(zero->units);
+    free(zero);
+}

@@ -1,0 +1,108 @@
+// link: parallel
+/* The arithmetic of the mesh, over every shape of up to 24 ranks with axes of size 1 to 4. */
+#include "test.h"
+
+#include "dstrain/mesh.h"
+
+typedef void shape_check(const struct ds_mesh_shape *shape, uint32_t count);
+
+static void for_every_shape(shape_check *check)
+{
+    struct ds_mesh_shape shape;
+    uint32_t seen = 0;
+
+    for (uint32_t code = 0; code < 4096; code++) {
+        for (int axis = 0; axis < DS_AXIS_COUNT; axis++)
+            shape.size[axis] = 1 + (code >> (2 * axis) & 3u);
+        uint32_t count = ds_mesh_rank_count(&shape);
+        if (count > 24)
+            continue;
+        check(&shape, count);
+        seen++;
+    }
+    assert_true(seen > 500);
+}
+
+static void check_round_trip(const struct ds_mesh_shape *shape, uint32_t count)
+{
+    for (uint32_t rank = 0; rank < count; rank++) {
+        struct ds_mesh_place place = ds_mesh_place_of(shape, rank);
+        assert_int_equal(ds_mesh_rank_of(shape, &place), rank);
+    }
+}
+
+static void rank_and_place_are_one_to_one(void **state)
+{
+    (void)state;
+    for_every_shape(check_round_trip);
+}
+
+/* A group of this colour has each index once, and its size is the product of its axes. */
+static void check_groups(const struct ds_mesh_shape *shape, uint32_t count)
+{
+    for (int g = 0; g < DS_GROUP_COUNT; g++) {
+        enum ds_group group = (enum ds_group)g;
+        uint32_t size = ds_mesh_group_size(shape, group);
+        for (uint32_t rank = 0; rank < count; rank++) {
+            uint32_t color = ds_mesh_color(shape, group, rank), members = 0, before = 0;
+            for (uint32_t other = 0; other < count; other++)
+                if (ds_mesh_color(shape, group, other) == color) {
+                    before += other < rank;
+                    members++;
+                }
+            assert_int_equal(members, size);
+            assert_int_equal(ds_mesh_index(shape, group, rank), before);
+        }
+    }
+}
+
+static void groups_partition_the_ranks_in_rank_order(void **state)
+{
+    (void)state;
+    for_every_shape(check_groups);
+}
+
+/* Two ranks share samples exactly when they differ along cp, pp or tp only. */
+static void check_shares(const struct ds_mesh_shape *shape, uint32_t count)
+{
+    uint32_t share_a, share_b, shares_a, shares_b;
+
+    for (uint32_t a = 0; a < count; a++) {
+        ds_mesh_data_share(shape, a, &share_a, &shares_a);
+        assert_true(share_a < shares_a);
+        for (uint32_t b = 0; b < count; b++) {
+            struct ds_mesh_place pa = ds_mesh_place_of(shape, a), pb = ds_mesh_place_of(shape, b);
+            int is_same = pa.at[DS_AXIS_REPLICA] == pb.at[DS_AXIS_REPLICA] &&
+                          pa.at[DS_AXIS_SHARD] == pb.at[DS_AXIS_SHARD] &&
+                          pa.at[DS_AXIS_EP] == pb.at[DS_AXIS_EP];
+            ds_mesh_data_share(shape, b, &share_b, &shares_b);
+            assert_int_equal(share_a == share_b, is_same);
+        }
+    }
+}
+
+static void ranks_that_split_a_model_read_the_same_samples(void **state)
+{
+    (void)state;
+    for_every_shape(check_shares);
+}
+
+static void tensor_ranks_are_neighbours(void **state)
+{
+    const struct ds_mesh_shape shape = {{2, 2, 1, 2, 1, 4}};
+
+    (void)state;
+    for (uint32_t rank = 0; rank < 32; rank++)
+        assert_int_equal(ds_mesh_index(&shape, DS_GROUP_TP, rank), rank % 4);
+}
+
+int main(void)
+{
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(rank_and_place_are_one_to_one),
+        cmocka_unit_test(groups_partition_the_ranks_in_rank_order),
+        cmocka_unit_test(ranks_that_split_a_model_read_the_same_samples),
+        cmocka_unit_test(tensor_ranks_are_neighbours),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
