@@ -4,27 +4,11 @@
 
 /* Not written yet: the entry is NULL until the file is there. */
 #pragma weak kernel_matmul
-#pragma weak kernel_bias_forward
-#pragma weak kernel_bias_backward
-#pragma weak kernel_rmsnorm_forward
-#pragma weak kernel_rmsnorm_backward
-#pragma weak kernel_qkv_split
-#pragma weak kernel_qkv_join
 #pragma weak kernel_attention_forward
 #pragma weak kernel_attention_backward
 #pragma weak kernel_swiglu_forward
 #pragma weak kernel_swiglu_backward
-#pragma weak kernel_embedding_forward
-#pragma weak kernel_embedding_backward
 #pragma weak kernel_cross_entropy
-#pragma weak kernel_loss_sum
-#pragma weak kernel_add
-#pragma weak kernel_fill
-#pragma weak kernel_norm_pieces
-#pragma weak kernel_norm_sum
-#pragma weak kernel_step_begin
-#pragma weak kernel_verdict
-#pragma weak kernel_adamw
 
 const struct ds_kernel_ops ds_kernels_cpu = {
     .name = "cpu",

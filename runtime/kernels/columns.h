@@ -1,0 +1,20 @@
+/* columns.h - sums over tokens, one for each column: gradients of biases and gains. */
+#ifndef KERNELS_COLUMNS_H
+#define KERNELS_COLUMNS_H
+
+#include <stddef.h>
+
+/* A token's row holds head_count groups of `width` columns (1 for a plain row); all groups go into
+ * the same `width` sums. Group j of token t starts at t * stride + j * width. */
+struct columns {
+    const float *dy, *x; /* x NULL: sums of dy alone, else of dy * x * rstd */
+    const float *rstd;   /* [token][head], with x */
+    size_t token_count, head_count, width;
+    size_t dy_stride, x_stride; /* elements from token to token */
+    float *out;
+    int add;
+};
+
+void kernel_columns(const struct columns *columns);
+
+#endif
