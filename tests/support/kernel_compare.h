@@ -1,0 +1,49 @@
+/* kernel_compare.h - random inputs for kernels, and how far an answer is from the fp64 one. */
+#ifndef DSTRAIN_KERNEL_COMPARE_H
+#define DSTRAIN_KERNEL_COMPARE_H
+
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static inline uint64_t random_next(uint64_t *state) /* splitmix64 */
+{
+    uint64_t x = *state += 0x9e3779b97f4a7c15u;
+
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
+}
+
+/* `count` floats from -1 to 1; the caller frees them. */
+static inline float *random_floats(size_t count, uint64_t seed)
+{
+    float *x = malloc((count ? count : 1) * sizeof *x);
+
+    for (size_t i = 0; x && i < count; i++)
+        x[i] = (float)(random_next(&seed) >> 40) * 0x1p-23f - 1.0f;
+    return x;
+}
+
+/* |got - want| / |want|, of the norms; 0 where both are zero, NaN or inf where one is lost. */
+static inline double relative_error(const float *got, const double *want, size_t count)
+{
+    double difference = 0.0, norm = 0.0;
+
+    for (size_t i = 0; i < count; i++) {
+        difference += (got[i] - want[i]) * (got[i] - want[i]);
+        norm += want[i] * want[i];
+    }
+    return difference == 0.0 ? 0.0 : sqrt(difference / norm);
+}
+
+#define assert_close(error, bound)                                                        \
+    do {                                                                                  \
+        double error_ = (error);                                                          \
+        if (!(error_ <= (bound)))                                                         \
+            print_message("relative error %g, allowed is %g\n", error_, (double)(bound)); \
+        assert_true(error_ <= (bound));                                                   \
+    } while (0)
+
+#endif

@@ -1,0 +1,223 @@
+/* test_kernels_gemm.c - matrix products against fp64 loops, with whatever sgemm this machine has
+ * (test_kernels_gemm_own.c runs the same tests on the own kernel). */
+// link: kernels base
+#include "test.h"
+
+#include "fake_device.h"
+#include "kernel_compare.h"
+
+#include "dstrain/kernels.h"
+
+#include <math.h>
+#include <omp.h>
+#include <pthread.h>
+
+struct row {
+    uint64_t m, n, k;
+};
+
+static const struct row rows[] = {{1, 1, 1},       {1, 509, 33},    {37, 1, 65},    {37, 33, 1},
+                                  {7, 231, 66},    {64, 64, 64},    {100, 67, 300}, {37, 509, 129},
+                                  {259, 130, 517}, {130, 1100, 40}, {1030, 65, 31}};
+#define ROW_COUNT (sizeof rows / sizeof rows[0])
+
+/* One product: inputs, what C held before, and room for the answer. */
+struct product {
+    struct row shape;
+    int trans_a, trans_b, add;
+    float *a, *b, *before, *c;
+};
+
+static struct product product_make(struct row shape, int variant, uint64_t seed)
+{
+    struct product p = {.shape = shape,
+                        .trans_a = variant & 1,
+                        .trans_b = variant >> 1 & 1,
+                        .add = variant >> 2 & 1};
+
+    p.a = random_floats(shape.m * shape.k, seed + 1);
+    p.b = random_floats(shape.k * shape.n, seed + 2);
+    p.before = random_floats(shape.m * shape.n, seed + 3);
+    p.c = random_floats(shape.m * shape.n, seed + 3);
+    return p;
+}
+
+static void product_free(struct product *p)
+{
+    free(p->a);
+    free(p->b);
+    free(p->before);
+    free(p->c);
+}
+
+static void product_run(struct product *p)
+{
+    const struct row s = p->shape;
+    struct ds_matmul_args args = {
+        .a = p->trans_a ? ds_tensor2(p->a, DS_F32, s.k, s.m) : ds_tensor2(p->a, DS_F32, s.m, s.k),
+        .b = p->trans_b ? ds_tensor2(p->b, DS_F32, s.n, s.k) : ds_tensor2(p->b, DS_F32, s.k, s.n),
+        .c = ds_tensor2(p->c, DS_F32, s.m, s.n),
+        .trans_a = p->trans_a,
+        .trans_b = p->trans_b,
+        .add = p->add};
+
+    for (size_t i = 0; i < s.m * s.n; i++)
+        p->c[i] = p->add ? p->before[i] : NAN; /* what is overwritten is not read */
+    assert_ok(ds_kernels_cpu.matmul(&fake_stream, &args));
+}
+
+static double product_error(const struct product *p)
+{
+    const struct row s = p->shape;
+    double *want = calloc(s.m * s.n, sizeof *want);
+    double error;
+
+    for (size_t i = 0; i < s.m; i++)
+        for (size_t j = 0; j < s.n; j++) {
+            double sum = p->add ? p->before[i * s.n + j] : 0.0;
+
+            for (size_t l = 0; l < s.k; l++)
+                sum += (double)p->a[p->trans_a ? l * s.m + i : i * s.k + l] *
+                       (double)p->b[p->trans_b ? j * s.k + l : l * s.n + j];
+            want[i * s.n + j] = sum;
+        }
+    error = relative_error(p->c, want, s.m * s.n);
+    free(want);
+    return error;
+}
+
+static void products_equal_fp64_for_all_transposes(void **state)
+{
+    uint64_t seed = test_seed(__func__);
+
+    (void)state;
+    printf("%s\n", ds_kernels_cpu_gemm_name());
+    for (size_t i = 0; i < ROW_COUNT; i++)
+        for (int variant = 0; variant < 8; variant++) {
+            struct product p = product_make(rows[i], variant, seed);
+
+            product_run(&p);
+            assert_close(product_error(&p), 1e-6);
+            product_free(&p);
+        }
+}
+
+static void bits_do_not_depend_on_the_number_of_threads(void **state)
+{
+    static const struct row shapes[] = {{100, 67, 300}, {777, 500, 601}, {65, 1030, 257}};
+    uint64_t seed = test_seed(__func__);
+    int thread_count = omp_get_max_threads();
+
+    (void)state;
+    for (int variant = 0; variant < 24; variant++) {
+        struct product p = product_make(shapes[variant % 3], variant / 3, seed);
+        size_t bytes = p.shape.m * p.shape.n * sizeof(float);
+        float *first = malloc(bytes);
+
+        omp_set_num_threads(1);
+        product_run(&p);
+        memcpy(first, p.c, bytes);
+        for (int threads = 2; threads <= 3; threads++) {
+            omp_set_num_threads(threads);
+            product_run(&p);
+            assert_memory_equal(first, p.c, bytes);
+        }
+        assert_int_equal(omp_get_max_threads(), 3); /* the caller's setting is left alone */
+        free(first);
+        product_free(&p);
+    }
+    omp_set_num_threads(thread_count);
+}
+
+static void *multiply_in_a_thread(void *argument)
+{
+    struct product *p = argument;
+
+    omp_set_num_threads(p->trans_b ? 1 : 2);
+    for (int i = 0; i < 10; i++)
+        product_run(p);
+    return NULL;
+}
+
+static void threads_of_a_process_may_multiply_at_the_same_time(void **state)
+{
+    uint64_t seed = test_seed(__func__);
+    struct product here[4], there[4];
+    pthread_t thread[4];
+
+    (void)state;
+    for (int i = 0; i < 4; i++) {
+        struct row shape = {200 + 50 * (uint64_t)i, 301, 150};
+
+        here[i] = product_make(shape, i, seed + (uint64_t)i);
+        there[i] = product_make(shape, i, seed + (uint64_t)i);
+        product_run(&here[i]);
+    }
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(pthread_create(&thread[i], NULL, multiply_in_a_thread, &there[i]), 0);
+    for (int i = 0; i < 4; i++)
+        pthread_join(thread[i], NULL);
+    for (int i = 0; i < 4; i++) {
+        size_t bytes = here[i].shape.m * here[i].shape.n * sizeof(float);
+
+        assert_memory_equal(here[i].c, there[i].c, bytes);
+        product_free(&here[i]);
+        product_free(&there[i]);
+    }
+}
+
+static void an_empty_sum_is_zero(void **state)
+{
+    float c[6] = {1, 2, 3, 4, 5, 6};
+    struct ds_matmul_args args = {.a = ds_tensor2(c, DS_F32, 2, 0),
+                                  .b = ds_tensor2(c, DS_F32, 0, 3),
+                                  .c = ds_tensor2(c, DS_F32, 2, 3),
+                                  .add = 1};
+
+    (void)state;
+    assert_ok(ds_kernels_cpu.matmul(&fake_stream, &args));
+    assert_true(c[0] == 1.0f && c[5] == 6.0f);
+    args.add = 0;
+    assert_ok(ds_kernels_cpu.matmul(&fake_stream, &args));
+    for (int i = 0; i < 6; i++)
+        assert_true(c[i] == 0.0f);
+}
+
+static void a_dtype_it_lacks_is_refused(void **state)
+{
+    float x[4] = {0};
+    struct ds_matmul_args args = {.a = ds_tensor2(x, DS_F32, 2, 2),
+                                  .b = ds_tensor2(x, DS_BF16, 2, 2),
+                                  .c = ds_tensor2(x, DS_F32, 2, 2)};
+
+    (void)state;
+    assert_int_equal(ds_kernels_cpu.matmul(&fake_stream, &args), DS_ERR_UNSUPPORTED);
+}
+
+#ifndef GEMM_IS_OWN
+#define GEMM_IS_OWN 0
+#endif
+
+static void the_name_says_what_multiplies(void **state)
+{
+    const char *name = ds_kernels_cpu_gemm_name();
+    int is_own = strncmp(name, "own blocked kernel: ", 20) == 0;
+
+    (void)state;
+    assert_ptr_equal(name, ds_kernels_cpu_gemm_name());
+    assert_true(is_own || (!GEMM_IS_OWN && strncmp(name, "OpenBLAS ", 9) == 0));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(products_equal_fp64_for_all_transposes),
+        cmocka_unit_test(bits_do_not_depend_on_the_number_of_threads),
+        cmocka_unit_test(threads_of_a_process_may_multiply_at_the_same_time),
+        cmocka_unit_test(an_empty_sum_is_zero),
+        cmocka_unit_test(a_dtype_it_lacks_is_refused),
+        cmocka_unit_test(the_name_says_what_multiplies),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
