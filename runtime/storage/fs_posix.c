@@ -1,0 +1,298 @@
+/* fs_posix.c - the disk. A thin translation to system calls: results become 0, a count or -errno, and
+ * an interrupted call is made again. Keeps no state, so it is one shared constant; safe for threads. */
+#include "dstrain/fs.h"
+
+#include "names.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+/* The value of a system call, or -errno; again if a signal came between. */
+#define RETRIED(result, call) \
+    do {                      \
+        (result) = (call);    \
+    } while ((result) < 0 && errno == EINTR)
+
+static int posix_code(int result)
+{
+    return result < 0 ? -errno : 0;
+}
+
+static int posix_flags(uint32_t flags)
+{
+    const int reads = (flags & DS_FS_READ) != 0;
+    const int writes = (flags & (DS_FS_WRITE | DS_FS_APPEND)) != 0;
+    int out = O_CLOEXEC | (reads && writes ? O_RDWR : writes ? O_WRONLY : O_RDONLY);
+
+    out |= flags & DS_FS_CREATE ? O_CREAT : 0;
+    out |= flags & DS_FS_EXCLUSIVE ? O_EXCL : 0;
+    out |= flags & DS_FS_TRUNCATE ? O_TRUNC : 0;
+    out |= flags & DS_FS_APPEND ? O_APPEND : 0;
+    out |= flags & DS_FS_DIRECT ? O_DIRECT : 0;
+    return out;
+}
+
+static int posix_open(struct ds_fs *fs, const char *path, uint32_t flags, uint32_t mode)
+{
+    int file;
+
+    (void)fs;
+    RETRIED(file, open(path, posix_flags(flags), (mode_t)mode));
+    return file < 0 ? -errno : file;
+}
+
+/* Not retried: on Linux the descriptor is gone even when close says EINTR. */
+static int posix_close(struct ds_fs *fs, int file)
+{
+    (void)fs;
+    if (close(file) == 0 || errno == EINTR)
+        return 0;
+    return -errno;
+}
+
+static int64_t posix_pread(struct ds_fs *fs, int file, void *to, size_t bytes, uint64_t offset)
+{
+    ssize_t got;
+
+    (void)fs;
+    RETRIED(got, pread(file, to, bytes, (off_t)offset));
+    return got < 0 ? -errno : got;
+}
+
+static int64_t posix_pwrite(struct ds_fs *fs, int file, const void *from, size_t bytes,
+                            uint64_t offset)
+{
+    ssize_t put;
+
+    (void)fs;
+    RETRIED(put, pwrite(file, from, bytes, (off_t)offset));
+    return put < 0 ? -errno : put;
+}
+
+static int64_t posix_append(struct ds_fs *fs, int file, const void *from, size_t bytes)
+{
+    ssize_t put;
+
+    (void)fs;
+    RETRIED(put, write(file, from, bytes));
+    return put < 0 ? -errno : put;
+}
+
+static int posix_truncate(struct ds_fs *fs, int file, uint64_t bytes)
+{
+    int result;
+
+    (void)fs;
+    RETRIED(result, ftruncate(file, (off_t)bytes));
+    return posix_code(result);
+}
+
+/* Where blocks cannot be reserved (NFS, some overlays) the size alone is set: posix_fallocate would
+ * write every block instead. */
+static int posix_reserve(struct ds_fs *fs, int file, uint64_t bytes)
+{
+    struct stat info;
+    int result;
+
+    if (bytes == 0)
+        return 0;
+    RETRIED(result, fallocate(file, 0, 0, (off_t)bytes));
+    if (result == 0 || (errno != EOPNOTSUPP && errno != ENOSYS))
+        return posix_code(result);
+    if (fstat(file, &info) != 0)
+        return -errno;
+    return (uint64_t)info.st_size < bytes ? posix_truncate(fs, file, bytes) : 0;
+}
+
+static int posix_fsync(struct ds_fs *fs, int file)
+{
+    int result;
+
+    (void)fs;
+    RETRIED(result, fsync(file));
+    return posix_code(result);
+}
+
+static int posix_fsync_dir(struct ds_fs *fs, const char *path)
+{
+    int directory, code;
+
+    RETRIED(directory, open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (directory < 0)
+        return -errno;
+    code = posix_fsync(fs, directory);
+    close(directory);
+    return code;
+}
+
+static int posix_rename(struct ds_fs *fs, const char *from, const char *to)
+{
+    (void)fs;
+    return posix_code(rename(from, to));
+}
+
+static int posix_link(struct ds_fs *fs, const char *from, const char *to)
+{
+    (void)fs;
+    return posix_code(link(from, to));
+}
+
+static int posix_unlink(struct ds_fs *fs, const char *path)
+{
+    (void)fs;
+    return posix_code(unlink(path));
+}
+
+static int posix_mkdir(struct ds_fs *fs, const char *path, uint32_t mode)
+{
+    (void)fs;
+    return posix_code(mkdir(path, (mode_t)mode));
+}
+
+static int posix_rmdir(struct ds_fs *fs, const char *path)
+{
+    (void)fs;
+    return posix_code(rmdir(path));
+}
+
+static void fill_stat(const struct stat *info, struct ds_fs_stat *out)
+{
+    *out = (struct ds_fs_stat){
+        .bytes = (uint64_t)info->st_size,
+        .mtime_ns = (uint64_t)info->st_mtim.tv_sec * 1000000000u + (uint64_t)info->st_mtim.tv_nsec,
+        .owner = (uint32_t)info->st_uid,
+        .mode = (uint32_t)info->st_mode & 07777u,
+        .is_directory = S_ISDIR(info->st_mode),
+        .is_regular = S_ISREG(info->st_mode),
+    };
+}
+
+static int posix_stat(struct ds_fs *fs, const char *path, struct ds_fs_stat *out)
+{
+    struct stat info;
+
+    (void)fs;
+    if (stat(path, &info) != 0)
+        return -errno;
+    fill_stat(&info, out);
+    return 0;
+}
+
+static int posix_fstat(struct ds_fs *fs, int file, struct ds_fs_stat *out)
+{
+    struct stat info;
+
+    (void)fs;
+    if (fstat(file, &info) != 0)
+        return -errno;
+    fill_stat(&info, out);
+    return 0;
+}
+
+static int list_names(DIR *directory, struct name_list *list)
+{
+    for (;;) {
+        errno = 0;
+        const struct dirent *entry = readdir(directory);
+
+        if (!entry)
+            return -errno;
+        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
+            continue;
+        if (name_list_add(list, entry->d_name) != 0)
+            return -ENOMEM;
+    }
+}
+
+static int posix_readdir(struct ds_fs *fs, const char *path, char ***names, size_t *count)
+{
+    struct name_list list = {0};
+    DIR *directory = opendir(path);
+
+    (void)fs;
+    if (!directory)
+        return -errno;
+    int code = list_names(directory, &list);
+    closedir(directory);
+    if (code == 0)
+        code = name_list_pack(&list, names);
+    if (code == 0)
+        *count = list.count;
+    name_list_fini(&list);
+    return code;
+}
+
+static int posix_statvfs(struct ds_fs *fs, const char *path, struct ds_fs_space *out)
+{
+    struct statvfs info;
+
+    (void)fs;
+    if (statvfs(path, &info) != 0)
+        return -errno;
+    out->total_bytes = (uint64_t)info.f_blocks * info.f_frsize;
+    out->free_bytes = (uint64_t)info.f_bavail * info.f_frsize;
+    return 0;
+}
+
+static int posix_map(struct ds_fs *fs, int file, size_t bytes, const void **at)
+{
+    void *mapped = mmap(NULL, bytes, PROT_READ, MAP_SHARED, file, 0);
+
+    (void)fs;
+    if (mapped == MAP_FAILED)
+        return -errno;
+    *at = mapped;
+    return 0;
+}
+
+static void posix_unmap(struct ds_fs *fs, const void *at, size_t bytes)
+{
+    (void)fs;
+    munmap((void *)at, bytes);
+}
+
+static int posix_native(struct ds_fs *fs, int file)
+{
+    (void)fs;
+    return file;
+}
+
+static const struct ds_fs_ops posix_ops = {
+    .name = "posix",
+    .open = posix_open,
+    .close = posix_close,
+    .pread = posix_pread,
+    .pwrite = posix_pwrite,
+    .append = posix_append,
+    .fallocate = posix_reserve,
+    .truncate = posix_truncate,
+    .fsync = posix_fsync,
+    .fsync_dir = posix_fsync_dir,
+    .rename = posix_rename,
+    .link = posix_link,
+    .unlink = posix_unlink,
+    .mkdir = posix_mkdir,
+    .rmdir = posix_rmdir,
+    .stat = posix_stat,
+    .fstat = posix_fstat,
+    .readdir = posix_readdir,
+    .statvfs = posix_statvfs,
+    .map = posix_map,
+    .unmap = posix_unmap,
+    .native = posix_native,
+};
+
+static const struct ds_fs posix_fs = {.ops = &posix_ops};
+
+struct ds_fs *ds_fs_posix(void)
+{
+    return (struct ds_fs *)&posix_fs; /* nobody writes through it: it has no state */
+}
