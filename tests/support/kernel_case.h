@@ -1,0 +1,180 @@
+/* kernel_case.h - what kernel tests share: memory of one case, random inputs, distances, and running
+ * the same case with several numbers of threads. */
+#ifndef DSTRAIN_KERNEL_CASE_H
+#define DSTRAIN_KERNEL_CASE_H
+
+#include "fake_device.h"
+#include "test.h"
+
+#include "dstrain/kernels.h"
+
+#include <math.h>
+#include <omp.h>
+
+#define CASE_ARRAYS         64
+#define CASE_CLOSE          1e-6 /* |got - want| / |want| of an fp32 kernel against fp64 */
+#define FOR_ROWS(rows, row) for (size_t row = 0; row < sizeof(rows) / sizeof((rows)[0]); row++)
+
+struct kernel_case {
+    uint64_t random;
+    size_t array_count;
+    void *arrays[CASE_ARRAYS];
+};
+
+static inline uint64_t case_bits(struct kernel_case *k)
+{
+    uint64_t z = k->random += 0x9e3779b97f4a7c15u; /* splitmix64 */
+
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+/* uniform in [-1, 1) */
+static inline double case_uniform(struct kernel_case *k)
+{
+    return (double)(case_bits(k) >> 11) * 0x1p-52 - 1;
+}
+
+static inline void *case_bytes(struct kernel_case *k, size_t bytes)
+{
+    void *at = malloc(bytes ? bytes : 1);
+
+    assert_non_null(at);
+    assert_true(k->array_count < CASE_ARRAYS);
+    memset(at, 0x5a, bytes);
+    return k->arrays[k->array_count++] = at;
+}
+
+static inline float *case_floats(struct kernel_case *k, size_t count)
+{
+    float *x = case_bytes(k, count * sizeof *x);
+
+    for (size_t i = 0; i < count; i++)
+        x[i] = (float)case_uniform(k);
+    return x;
+}
+
+static inline float *case_copy(struct kernel_case *k, const float *from, size_t count)
+{
+    float *x = case_bytes(k, count * sizeof *x);
+
+    memcpy(x, from, count * sizeof *x);
+    return x;
+}
+
+static inline double *case_doubles(struct kernel_case *k, size_t count)
+{
+    double *x = case_bytes(k, count * sizeof *x);
+
+    memset(x, 0, count * sizeof *x);
+    return x;
+}
+
+static inline double *case_widen(struct kernel_case *k, const float *from, size_t count)
+{
+    double *x = case_doubles(k, count);
+
+    for (size_t i = 0; i < count; i++)
+        x[i] = from[i];
+    return x;
+}
+
+static inline void case_free(struct kernel_case *k)
+{
+    while (k->array_count > 0)
+        free(k->arrays[--k->array_count]);
+}
+
+static inline double case_distance(const float *got, const double *want, size_t count)
+{
+    double error = 0, size = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        error += (got[i] - want[i]) * (got[i] - want[i]);
+        size += want[i] * want[i];
+    }
+    return size > 0 ? sqrt(error / size) : sqrt(error);
+}
+
+#define assert_close(got, want, count) \
+    case_assert_close((got), (want), (count), CASE_CLOSE, #got, __FILE__, __LINE__)
+
+static inline void case_assert_close(const float *got, const double *want, size_t count,
+                                     double limit, const char *text, const char *file, int line)
+{
+    double distance = case_distance(got, want, count);
+
+    if (!(distance <= limit))
+        printf("%s: distance %.3g, allowed %.3g\n", text, distance, limit);
+    _assert_true(distance <= limit, text, file, line);
+}
+
+/* d loss / d x along random directions against central differences of `loss`, all in fp64.
+ * `gradient` is the kernel's. Distances are measured against |gradient| |direction|. */
+static inline void case_assert_slope(struct kernel_case *k, double (*loss)(void *of), void *of,
+                                     double *x, const float *gradient, size_t count)
+{
+    double *kept = case_doubles(k, count), *direction = case_doubles(k, count);
+
+    memcpy(kept, x, count * sizeof *x);
+    for (int trial = 0; trial < 4; trial++) {
+        const double step = 1e-5;
+        double slope = 0, length = 0, size = 0, rise;
+
+        for (size_t i = 0; i < count; i++) {
+            direction[i] = case_uniform(k);
+            slope += gradient[i] * direction[i];
+            length += direction[i] * direction[i];
+            size += (double)gradient[i] * gradient[i];
+            x[i] = kept[i] + step * direction[i];
+        }
+        rise = loss(of);
+        for (size_t i = 0; i < count; i++)
+            x[i] = kept[i] - step * direction[i];
+        rise = (rise - loss(of)) / (2 * step);
+        memcpy(x, kept, count * sizeof *x);
+        if (fabs(rise - slope) > 1e-5 * sqrt(size * length) + 1e-9)
+            printf("slope %.9g, differences say %.9g\n", slope, rise);
+        assert_true(fabs(rise - slope) <= 1e-5 * sqrt(size * length) + 1e-9);
+    }
+}
+
+/* Runs `run` with 1, 2 and 3 threads; `out` (its result) must have the same bytes every time. `run`
+ * makes its inputs anew from the seed it is given. */
+static inline void case_assert_threads_agree(void (*run)(uint64_t seed, size_t row, void *out),
+                                             uint64_t seed, size_t row, size_t bytes)
+{
+    unsigned char *first = malloc(bytes), *other = malloc(bytes);
+
+    assert_true(first && other);
+    omp_set_num_threads(1);
+    run(seed, row, first);
+    for (int threads = 2; threads <= 3; threads++) {
+        memset(other, 0xa5, bytes);
+        omp_set_num_threads(threads);
+        run(seed, row, other);
+        assert_memory_equal(first, other, bytes);
+    }
+    free(first);
+    free(other);
+}
+
+static inline struct ds_tensor f32_1(float *x, size_t a)
+{
+    return ds_tensor1(x, DS_F32, a);
+}
+
+static inline struct ds_tensor f32_2(float *x, size_t a, size_t b)
+{
+    return ds_tensor2(x, DS_F32, a, b);
+}
+
+static inline struct ds_tensor f32_3(float *x, size_t a, size_t b, size_t c)
+{
+    return ds_tensor3(x, DS_F32, a, b, c);
+}
+
+static const struct ds_tensor case_absent;
+
+#endif
