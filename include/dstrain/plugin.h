@@ -32,4 +32,8 @@ typedef const struct ds_plugin *(*ds_plugin_get_fn)(uint32_t abi, const struct d
 /* local: load the shared object at `path`; it stays loaded. DS_ERR_UNSUPPORTED with the reason. */
 DS_CHECKED ds_status ds_plugin_load(const char *path, const struct ds_plugin **out);
 
+/* local: the checks of ds_plugin_load on an entry that is already here; `path` is for the message. */
+DS_CHECKED ds_status ds_plugin_accept(const char *path, ds_plugin_get_fn get,
+                                      const struct ds_plugin **out);
+
 #endif
