@@ -96,10 +96,11 @@ static void end_late(struct watchdog *watchdog)
     }
     pthread_mutex_unlock(&watchdog->lock);
     page_leave(watchdog->recorder, code);
-    if (watchdog->end)
-        watchdog->end(code);
-    else
+    if (!watchdog->end) {
+        pthread_detach(watchdog->scribe); /* nobody will join it: not a leak */
         _exit(code);
+    }
+    watchdog->end(code);
     pthread_mutex_lock(&watchdog->lock);
 }
 
