@@ -1,0 +1,34 @@
+/* init.c - initial values by position, and what a token costs. Pure. */
+#include "dstrain/model.h"
+#include "dstrain/random.h"
+
+/* Keyed by the parameter's index in the model: which rank makes which part changes nothing. */
+void ds_model_init_values(const struct ds_model *model, const struct ds_param *param, uint64_t seed,
+                          uint64_t start, uint64_t count, float *to)
+{
+    const uint64_t index = (uint64_t)(param - model->params);
+
+    DS_ASSERT(index < model->param_count);
+    DS_ASSERT(start <= param->elems && count <= param->elems - start);
+    if (param->init_std != 0) {
+        ds_random_normal(ds_random_of(seed, DS_RANDOM_INIT, index), start, count, param->init_std,
+                         to);
+        return;
+    }
+    for (uint64_t i = 0; i < count; i++)
+        to[i] = param->init_value;
+}
+
+/* Matrices that multiply: the embedding only looks up, so it counts once, as the head. Attention is
+ * counted as computed, half of the square. */
+double ds_model_flops_per_token(const struct ds_model *model, uint64_t seq_length)
+{
+    const struct ds_model_config *config = &model->config;
+    double heads = (double)(config->num_attention_heads * config->head_dim);
+    double matrices = (double)config->vocab_size * (double)config->hidden_size;
+
+    for (uint32_t i = 0; i < model->param_count; i++)
+        if (model->params[i].is_matrix && model->params[i].tp_split != DS_TP_VOCABULARY)
+            matrices += (double)model->params[i].elems;
+    return 6 * matrices + 6 * (double)config->num_hidden_layers * (double)seq_length * heads;
+}
