@@ -2,13 +2,6 @@
  * with this one. */
 #include "kernels.h"
 
-/* Not written yet: the entry is NULL until the file is there. */
-#pragma weak kernel_matmul
-#pragma weak kernel_attention_forward
-#pragma weak kernel_attention_backward
-#pragma weak kernel_swiglu_forward
-#pragma weak kernel_swiglu_backward
-#pragma weak kernel_cross_entropy
 
 const struct ds_kernel_ops ds_kernels_cpu = {
     .name = "cpu",

@@ -38,8 +38,10 @@ static inline double case_uniform(struct kernel_case *k)
 
 static inline void *case_bytes(struct kernel_case *k, size_t bytes)
 {
-    void *at = malloc(bytes ? bytes : 1);
+    void *at;
 
+    DS_ASSERT(bytes < (size_t)1 << 30);
+    at = malloc(bytes ? bytes : 1);
     assert_non_null(at);
     assert_true(k->array_count < CASE_ARRAYS);
     memset(at, 0x5a, bytes);

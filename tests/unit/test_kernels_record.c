@@ -1,0 +1,205 @@
+/* test_kernels_record.c - the norm of a gradient and the step record of the cpu table. */
+// link: kernels base
+#include "kernel_case.h"
+
+#define PIECES(count) (((count) + DS_NORM_PIECE - 1) / DS_NORM_PIECE)
+
+static const size_t counts[] = {1, 33, 2047, 2048, 2049, 4096, 50001};
+
+/* Lanes of 16, then pairs: in plain scalar code here, in vectors there. */
+static double scalar_piece(const float *x, size_t count)
+{
+    double lane[16] = {0};
+
+    for (size_t i = 0; i < count; i++)
+        lane[i % 16] += (double)x[i] * x[i];
+    for (size_t width = 8; width > 0; width /= 2)
+        for (size_t i = 0; i < width; i++)
+            lane[i] += lane[i + width];
+    return lane[0];
+}
+
+static void norm_pieces_have_the_bits_of_the_scalar_sum(void **state)
+{
+    struct kernel_case k = {.random = test_seed(__func__)};
+
+    (void)state;
+    FOR_ROWS(counts, c)
+    {
+        size_t count = counts[c], piece_count = PIECES(count);
+        float *x = case_floats(&k, count);
+        double *sums = case_doubles(&k, piece_count + 1), whole = 0, total = 0;
+        struct ds_norm_pieces_args args = {f32_1(x, count), ds_tensor1(sums, DS_F64, piece_count)};
+
+        sums[piece_count] = -1;
+        assert_ok(ds_kernels_cpu.norm_pieces(&fake_stream, &args));
+        for (size_t i = 0; i < piece_count; i++) {
+            size_t left = count - i * DS_NORM_PIECE;
+            assert_true(sums[i] == scalar_piece(x + i * DS_NORM_PIECE,
+                                                left < DS_NORM_PIECE ? left : DS_NORM_PIECE));
+            total += sums[i];
+        }
+        for (size_t i = 0; i < count; i++)
+            whole += (double)x[i] * x[i];
+        assert_true(fabs(total - whole) <= 1e-13 * whole);
+        assert_true(sums[piece_count] == -1);
+        case_free(&k);
+    }
+}
+
+/* Two shards cut at a piece, put together, are the whole. */
+static void norm_does_not_depend_on_where_shards_are_cut(void **state)
+{
+    struct kernel_case k = {.random = test_seed(__func__)};
+    size_t count = 5 * DS_NORM_PIECE + 77, cut = 2 * DS_NORM_PIECE;
+    float *x = case_floats(&k, count);
+    double *whole = case_doubles(&k, 6), *parts = case_doubles(&k, 6);
+    struct ds_norm_pieces_args args = {f32_1(x, count), ds_tensor1(whole, DS_F64, 6)};
+    struct ds_norm_pieces_args first = {f32_1(x, cut), ds_tensor1(parts, DS_F64, 2)};
+    struct ds_norm_pieces_args second = {f32_1(x + cut, count - cut),
+                                         ds_tensor1(parts + 2, DS_F64, 4)};
+
+    (void)state;
+    assert_ok(ds_kernels_cpu.norm_pieces(&fake_stream, &args));
+    assert_ok(ds_kernels_cpu.norm_pieces(&fake_stream, &first));
+    assert_ok(ds_kernels_cpu.norm_pieces(&fake_stream, &second));
+    assert_memory_equal(whole, parts, 6 * sizeof *whole);
+    case_free(&k);
+}
+
+static void norm_sum_adds_pieces_in_index_order(void **state)
+{
+    /* in any other order the small ones would not be lost */
+    double sums[] = {0x1p53, 1, 1, 1, 1};
+    struct ds_step_record record = {.norm_squared = 99};
+    struct ds_norm_sum_args args = {ds_tensor1(sums, DS_F64, 5), &record};
+
+    (void)state;
+    assert_ok(ds_kernels_cpu.norm_sum(&fake_stream, &args));
+    assert_true(record.norm_squared == 0x1p53);
+}
+
+static void run_norm(uint64_t seed, size_t row, void *out)
+{
+    struct kernel_case k = {.random = seed};
+    float *x = case_floats(&k, counts[row]);
+    struct ds_norm_pieces_args args = {f32_1(x, counts[row]),
+                                       ds_tensor1(out, DS_F64, PIECES(counts[row]))};
+
+    assert_ok(ds_kernels_cpu.norm_pieces(&fake_stream, &args));
+    case_free(&k);
+}
+
+static void norm_has_the_same_bits_on_any_number_of_threads(void **state)
+{
+    uint64_t seed = test_seed(__func__);
+
+    (void)state;
+    FOR_ROWS(counts, c)
+    {
+        case_assert_threads_agree(run_norm, seed, c, PIECES(counts[c]) * sizeof(double));
+    }
+}
+
+static void a_step_begins_with_cleared_sums_and_the_weight_of_a_token(void **state)
+{
+    struct ds_step_record record = {
+        .local_tokens = 96, .loss_sum = 4, .norm_squared = 5, .updates = 7, .skipped = 2};
+
+    (void)state;
+    assert_ok(ds_kernels_cpu.step_begin(&fake_stream, &(struct ds_step_begin_args){&record, 0}));
+    assert_int_equal(record.trained_tokens, 96);
+    record.trained_tokens = 3 * 96; /* the sum over ranks */
+    assert_ok(ds_kernels_cpu.step_begin(&fake_stream, &(struct ds_step_begin_args){&record, 1}));
+    assert_true(record.inverse_tokens == (float)(1.0 / 288));
+    assert_true(record.loss_sum == 0 && record.norm_squared == 0 && record.loss_scale == 1);
+    assert_true(record.updates == 7 && record.skipped == 2);
+    record.trained_tokens = 0;
+    assert_ok(ds_kernels_cpu.step_begin(&fake_stream, &(struct ds_step_begin_args){&record, 1}));
+    assert_true(record.inverse_tokens == 0);
+}
+
+static struct ds_step_record verdict(struct ds_step_record record, float clip)
+{
+    assert_ok(ds_kernels_cpu.verdict(&fake_stream,
+                                     &(struct ds_verdict_args){&record, clip, 0.9f, 0.95f}));
+    return record;
+}
+
+static const struct ds_step_record fine = {.trained_tokens = 10,
+                                           .loss_scale = 1,
+                                           .loss_sum = 20,
+                                           .norm_squared = 9,
+                                           .updates = 4,
+                                           .skipped = 1};
+
+static void a_finite_step_counts_and_is_clipped(void **state)
+{
+    struct ds_step_record record = verdict(fine, 1.5f);
+
+    (void)state;
+    assert_true(record.norm == 3 && record.skip == 0);
+    assert_true(record.clip_factor == (float)(1.5 / (3 + 1e-6)));
+    assert_true(record.updates == 5 && record.skipped == 1);
+    assert_true(record.loss_sum == 20);
+    assert_true(verdict(fine, 5).clip_factor == 1);
+    assert_true(verdict(fine, 0).clip_factor == 1); /* 0: no clipping */
+}
+
+static void bias_corrections_are_those_of_the_next_update(void **state)
+{
+    struct ds_step_record record = verdict(fine, 0);
+
+    (void)state;
+    assert_true(record.correction1 == (float)(1 / (1 - pow(0.9f, 5))));
+    assert_true(record.correction2 == (float)(1 / (1 - pow(0.95f, 5))));
+}
+
+static void what_is_not_finite_is_skipped_and_counted(void **state)
+{
+    static const struct {
+        double loss_sum, norm_squared;
+    } bad[] = {{NAN, 1}, {INFINITY, 1}, {1, NAN}, {1, INFINITY}, {1, 1e80}};
+
+    (void)state;
+    FOR_ROWS(bad, i)
+    {
+        struct ds_step_record record = fine;
+
+        record.loss_sum = bad[i].loss_sum;
+        record.norm_squared = bad[i].norm_squared;
+        record = verdict(record, 1);
+        assert_true(record.skip == 1 && record.clip_factor == 0);
+        assert_true(record.updates == 4 && record.skipped == 2);
+        record.loss_sum = record.norm_squared = 1; /* the next step is not held back */
+        record = verdict(record, 1);
+        assert_true(record.skip == 0 && record.updates == 5 && record.skipped == 2);
+    }
+}
+
+static void a_step_without_trained_tokens_is_skipped_but_not_counted(void **state)
+{
+    struct ds_step_record record = fine;
+
+    (void)state;
+    record.trained_tokens = 0;
+    record = verdict(record, 1);
+    assert_true(record.skip == 1 && record.updates == 4 && record.skipped == 1);
+}
+
+int main(void)
+{
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(norm_pieces_have_the_bits_of_the_scalar_sum),
+        cmocka_unit_test(norm_does_not_depend_on_where_shards_are_cut),
+        cmocka_unit_test(norm_sum_adds_pieces_in_index_order),
+        cmocka_unit_test(norm_has_the_same_bits_on_any_number_of_threads),
+        cmocka_unit_test(a_step_begins_with_cleared_sums_and_the_weight_of_a_token),
+        cmocka_unit_test(a_finite_step_counts_and_is_clipped),
+        cmocka_unit_test(bias_corrections_are_those_of_the_next_update),
+        cmocka_unit_test(what_is_not_finite_is_skipped_and_counted),
+        cmocka_unit_test(a_step_without_trained_tokens_is_skipped_but_not_counted),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
