@@ -13,8 +13,11 @@ struct ds_executor {
     /* borrows */
     struct ds_executor_options options;
     const struct ds_kernel_ops *kernels;
+    float *logits; /* of one token; NULL while training */
     /* of the list being run */
     const struct ds_schedule *list;
+    uint64_t predict_row;
+    int is_predicting;
     uint8_t grads_add[DS_BLOCK_UNITS_MAX];
 };
 
@@ -76,6 +79,9 @@ static ds_status take_memory(struct ds_executor *x)
     }
     if (x->options.is_training)
         DS_TRY(take(x, DS_MEMORY_LABEL_ACTIVATIONS, stream_bytes(x), &x->gradient));
+    else
+        DS_TRY(take(x, DS_MEMORY_LABEL_ACTIVATIONS,
+                    x->options.model->config.vocab_size * sizeof(float), &x->logits));
     return take(x, DS_MEMORY_LABEL_WORKSPACE, workspace_bytes_max(x), &x->workspace);
 }
 
@@ -174,6 +180,9 @@ static ds_status do_loss(struct ds_executor *x, const struct ds_action *action)
 {
     struct ds_pass pass = pass_of(x, action);
 
+    if (x->is_predicting)
+        return block_of(x, action)->ops->logits(block_of(x, action), &pass, input_of(x, action),
+                                                x->predict_row, 1, x->logits);
     return block_of(x, action)->ops->loss(block_of(x, action), &pass, input_of(x, action),
                                           x->gradient);
 }
@@ -257,4 +266,18 @@ ds_status ds_executor_run(struct ds_executor *x, const struct ds_schedule *list)
             ds_record_end(x->options.recorder, record);
     }
     return DS_OK;
+}
+
+ds_status ds_executor_predict(struct ds_executor *x, const struct ds_schedule *list, uint64_t row,
+                              void **logits)
+{
+    ds_status st;
+
+    DS_ASSERT(x->logits && row < x->options.tokens_per_micro);
+    x->predict_row = row;
+    x->is_predicting = 1;
+    st = ds_executor_run(x, list);
+    x->is_predicting = 0;
+    *logits = x->logits;
+    return st;
 }

@@ -34,4 +34,10 @@ void ds_executor_close(struct ds_executor *executor);
  * but for the last collectives */
 DS_CHECKED ds_status ds_executor_run(struct ds_executor *executor, const struct ds_schedule *list);
 
+/* collective: a list without gradients up to the head, which gives the logits of token `row` of the first
+ * micro-batch instead of a loss: F32 [vocab] in device memory, valid until the next run */
+DS_CHECKED ds_status ds_executor_predict(struct ds_executor *executor,
+                                         const struct ds_schedule *list, uint64_t row,
+                                         void **logits);
+
 #endif

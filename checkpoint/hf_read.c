@@ -1,0 +1,317 @@
+/* hf_read.c - weights of a Hugging Face folder into owned shards.
+ *
+ * The index file is the authority on which tensor lies in which file; names of files are taken only
+ * as plain names in the same folder. Tensors the model does not know are named once and left alone. */
+#include "dstrain/hf.h"
+
+#include "dstrain/json.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { FILES_MAX = 4096, PATH_BYTES = 4352 };
+static const uint64_t piece_elems = 1u << 20;
+
+struct ds_hf {
+    /* owns */
+    struct ds_safetensors **files;
+    size_t file_count;
+    json_t *index; /* or NULL: one file */
+    char folder[4096];
+    /* borrows */
+    struct ds_fs *fs;
+};
+
+static void join(char path[PATH_BYTES], const char *folder, const char *name)
+{
+    snprintf(path, PATH_BYTES, "%s/%s", folder, name);
+}
+
+ds_status ds_hf_read_config(struct ds_fs *fs, const char *folder, struct ds_model_config *out)
+{
+    char path[PATH_BYTES];
+    char *text = NULL;
+    size_t bytes = 0;
+    ds_status st;
+
+    join(path, folder, "config.json");
+    DS_TRY(ds_fs_read_file(fs, path, 16u << 20, &text, &bytes));
+    st = ds_model_config_parse(path, text, bytes, out);
+    free(text);
+    return st;
+}
+
+/* ---- opening */
+
+static int is_plain_name(const char *name)
+{
+    size_t length = strlen(name);
+
+    return length > 0 && length < 256 && name[0] != '.' && !strchr(name, '/');
+}
+
+static ds_status open_file(struct ds_hf *hf, const char *name)
+{
+    char path[PATH_BYTES];
+
+    for (size_t i = 0; i < hf->file_count; i++) {
+        const char *known = strrchr(ds_safetensors_path(hf->files[i]), '/');
+        if (known && strcmp(known + 1, name) == 0)
+            return DS_OK;
+    }
+    if (hf->file_count == FILES_MAX)
+        return ds_fail(DS_ERR_DATA, "%s: more than %d weight files", hf->folder, FILES_MAX);
+    join(path, hf->folder, name);
+    DS_TRY(ds_safetensors_open(hf->fs, path, &hf->files[hf->file_count]));
+    hf->file_count++;
+    return DS_OK;
+}
+
+static ds_status open_indexed(struct ds_hf *hf, const char *path)
+{
+    char *text = NULL;
+    size_t bytes = 0;
+    const char *tensor;
+    json_t *name;
+    ds_status st;
+
+    DS_TRY(ds_fs_read_file(hf->fs, path, 256u << 20, &text, &bytes));
+    st = ds_json_parse(path, text, bytes, &hf->index);
+    free(text);
+    DS_TRY(st);
+    json_t *map = json_object_get(hf->index, "weight_map");
+    if (!json_is_object(map))
+        return ds_fail(DS_ERR_DATA, "%s: no object 'weight_map'", path);
+    json_object_foreach(map, tensor, name)
+    {
+        if (!json_is_string(name) || !is_plain_name(json_string_value(name)))
+            return ds_fail(DS_ERR_DATA, "%s: weight_map['%s'] must be the name of a file beside it",
+                           path, tensor);
+        DS_TRY(open_file(hf, json_string_value(name)));
+    }
+    return DS_OK;
+}
+
+static ds_status open_weights(struct ds_hf *hf)
+{
+    char path[PATH_BYTES];
+    struct ds_fs_stat stat;
+
+    join(path, hf->folder, "model.safetensors.index.json");
+    if (ds_fs_stat(hf->fs, path, &stat) == 0)
+        return open_indexed(hf, path);
+    join(path, hf->folder, "model.safetensors");
+    if (ds_fs_stat(hf->fs, path, &stat) == 0)
+        return open_file(hf, "model.safetensors");
+    join(path, hf->folder, "pytorch_model.bin");
+    if (ds_fs_stat(hf->fs, path, &stat) == 0)
+        return ds_fail(
+            DS_ERR_DATA,
+            "%s: only pickled weights (.bin), which can run code and are not read; "
+            "convert the folder to safetensors (transformers' save_pretrained writes them)",
+            hf->folder);
+    return ds_fail(DS_ERR_DATA, "%s: neither model.safetensors nor model.safetensors.index.json",
+                   hf->folder);
+}
+
+ds_status ds_hf_open(struct ds_fs *fs, const char *folder, struct ds_hf **out)
+{
+    struct ds_hf *hf = calloc(1, sizeof *hf);
+    ds_status st;
+
+    if (!hf)
+        return ds_fail(DS_ERR_NO_MEMORY, "a model folder");
+    hf->fs = fs;
+    snprintf(hf->folder, sizeof hf->folder, "%s", folder);
+    hf->files = calloc(FILES_MAX, sizeof *hf->files);
+    st = hf->files ? open_weights(hf) : ds_fail(DS_ERR_NO_MEMORY, "a model folder's files");
+    if (st != DS_OK) {
+        ds_hf_close(hf);
+        return st;
+    }
+    *out = hf;
+    return DS_OK;
+}
+
+void ds_hf_close(struct ds_hf *hf)
+{
+    if (!hf)
+        return;
+    for (size_t i = 0; hf->files && i < hf->file_count; i++)
+        ds_safetensors_close(hf->files[i]);
+    free(hf->files);
+    json_decref(hf->index);
+    free(hf);
+}
+
+/* ---- checking */
+
+/* The index names the file; a tensor that lies elsewhere is a mistake worth a word. */
+static const struct ds_safetensors_entry *find(const struct ds_hf *hf, const char *name,
+                                               const struct ds_safetensors **file)
+{
+    const char *expected =
+        hf->index
+            ? json_string_value(json_object_get(json_object_get(hf->index, "weight_map"), name))
+            : NULL;
+
+    for (size_t i = 0; i < hf->file_count; i++) {
+        const char *base = strrchr(ds_safetensors_path(hf->files[i]), '/');
+        if (hf->index && (!expected || !base || strcmp(base + 1, expected) != 0))
+            continue;
+        const struct ds_safetensors_entry *entry = ds_safetensors_find(hf->files[i], name);
+        if (entry) {
+            *file = hf->files[i];
+            return entry;
+        }
+    }
+    return NULL;
+}
+
+static void write_shape(char *to, size_t bytes, const uint64_t *shape, uint32_t dim_count)
+{
+    size_t used = (size_t)snprintf(to, bytes, "[");
+
+    for (uint32_t i = 0; i < dim_count && used < bytes; i++)
+        used += (size_t)snprintf(to + used, bytes - used, "%s%llu", i ? ", " : "",
+                                 (unsigned long long)shape[i]);
+    if (used < bytes)
+        snprintf(to + used, bytes - used, "]");
+}
+
+static ds_status check_param(const struct ds_hf *hf, const struct ds_param *param)
+{
+    const struct ds_safetensors *file = NULL;
+    const struct ds_safetensors_entry *entry = find(hf, param->name, &file);
+    char want[128], have[256];
+    float unused;
+
+    if (!entry)
+        return ds_fail(DS_ERR_DATA,
+                       "%s: config.json asks for tensor '%s', which no weight file has", hf->folder,
+                       param->name);
+    if (entry->dim_count != param->dim_count ||
+        memcmp(entry->shape, param->shape, param->dim_count * sizeof *param->shape) != 0) {
+        write_shape(want, sizeof want, param->shape, param->dim_count);
+        write_shape(have, sizeof have, entry->shape, entry->dim_count);
+        return ds_fail(DS_ERR_DATA, "%s: tensor '%s' is %s, but config.json makes it %s",
+                       ds_safetensors_path(file), param->name, have, want);
+    }
+    if (!ds_dtype_to_f32(&unused, &unused, entry->dtype, 0))
+        return ds_fail(DS_ERR_DATA, "%s: tensor '%s' is %s; weights must be floats",
+                       ds_safetensors_path(file), param->name, ds_dtype_name(entry->dtype));
+    return DS_OK;
+}
+
+/* Buffers that old versions stored, and a head that is tied anyway. */
+static int may_be_left_alone(const struct ds_model *model, const char *name)
+{
+    const char *end = strstr(name, "rotary_emb.inv_freq");
+
+    return (end && strlen(end) == strlen("rotary_emb.inv_freq")) ||
+           (model->config.tie_word_embeddings && strcmp(name, "lm_head.weight") == 0);
+}
+
+/* A transformer layer the config does not count is a contradiction, not an extra. */
+static ds_status check_extra(const struct ds_hf *hf, const struct ds_model *model)
+{
+    size_t extra_count = 0;
+    const char *example = NULL;
+
+    for (size_t f = 0; f < hf->file_count; f++)
+        for (size_t i = 0; i < ds_safetensors_count(hf->files[f]); i++) {
+            const char *name = ds_safetensors_at(hf->files[f], i)->name;
+            if (ds_model_find(model, name) || may_be_left_alone(model, name))
+                continue;
+            if (strncmp(name, "model.layers.", 13) == 0)
+                return ds_fail(
+                    DS_ERR_DATA,
+                    "%s: tensor '%s' is not part of the model that config.json describes "
+                    "(%llu layers of family %s)",
+                    hf->folder, name, (unsigned long long)model->config.num_hidden_layers,
+                    ds_family_name(model->config.family));
+            example = name;
+            extra_count++;
+        }
+    if (extra_count > 0)
+        ds_warn("%s: %zu tensors are not part of the model and are ignored, '%s' among them",
+                hf->folder, extra_count, example);
+    return DS_OK;
+}
+
+ds_status ds_hf_check(const struct ds_hf *hf, const struct ds_model *model)
+{
+    for (uint32_t i = 0; i < model->param_count; i++)
+        DS_TRY(check_param(hf, &model->params[i]));
+    return check_extra(hf, model);
+}
+
+/* ---- filling shards: the same walk for files and for random weights */
+
+typedef ds_status fill_fn(const void *source, const struct ds_model *model,
+                          const struct ds_param *param, uint64_t start, uint64_t count, float *to);
+
+static ds_status fill_param(const struct ds_model *model, const struct ds_param *param,
+                            struct ds_zero *zero, uint32_t shard_rank, fill_fn *fill,
+                            const void *source, float *buffer)
+{
+    const struct ds_zero_layout *layout = ds_zero_unit_layout(zero, param->unit);
+    const struct ds_span owned =
+        ds_zero_layout_owned(layout, shard_rank, (struct ds_span){param->offset, param->elems});
+
+    for (uint64_t done = 0; done < owned.count;) {
+        uint64_t count = owned.count - done < piece_elems ? owned.count - done : piece_elems;
+        uint64_t at = owned.start + done;
+        DS_TRY(fill(source, model, param, at - param->offset, count, buffer));
+        DS_TRY(ds_zero_write_shard(
+            zero, param->unit, at - ds_zero_layout_shard(layout, shard_rank).start, count, buffer));
+        done += count;
+    }
+    return DS_OK;
+}
+
+static ds_status fill_all(const struct ds_model *model, struct ds_zero *zero, uint32_t shard_rank,
+                          fill_fn *fill, const void *source)
+{
+    float *buffer = malloc(piece_elems * sizeof *buffer);
+    ds_status st = DS_OK;
+
+    if (!buffer)
+        return ds_fail(DS_ERR_NO_MEMORY, "to load weights");
+    for (uint32_t i = 0; i < model->param_count && st == DS_OK; i++)
+        st = fill_param(model, &model->params[i], zero, shard_rank, fill, source, buffer);
+    free(buffer);
+    return st;
+}
+
+static ds_status fill_from_file(const void *source, const struct ds_model *model,
+                                const struct ds_param *param, uint64_t start, uint64_t count,
+                                float *to)
+{
+    const struct ds_safetensors *file = NULL;
+    const struct ds_safetensors_entry *entry = find(source, param->name, &file);
+
+    (void)model;
+    DS_ASSERT(entry); /* ds_hf_check was asked first */
+    return ds_safetensors_read_f32(file, entry, start, count, to);
+}
+
+static ds_status fill_from_seed(const void *source, const struct ds_model *model,
+                                const struct ds_param *param, uint64_t start, uint64_t count,
+                                float *to)
+{
+    ds_model_init_values(model, param, *(const uint64_t *)source, start, count, to);
+    return DS_OK;
+}
+
+ds_status ds_hf_load(const struct ds_hf *hf, const struct ds_model *model, struct ds_zero *zero,
+                     uint32_t shard_rank)
+{
+    return fill_all(model, zero, shard_rank, fill_from_file, hf);
+}
+
+ds_status ds_hf_init(const struct ds_model *model, uint64_t seed, struct ds_zero *zero,
+                     uint32_t shard_rank)
+{
+    return fill_all(model, zero, shard_rank, fill_from_seed, &seed);
+}

@@ -1,0 +1,322 @@
+/* hf_write.c - the model as a Hugging Face folder. All ranks gather unit after unit; rank 0 writes them
+ * into `folder`.tmp, which becomes `folder` when everything in it is durable: whole or absent. A
+ * failure on rank 0 does not leave the others waiting: gathering goes on, writing stops, and the
+ * verdict is agreed at the end. */
+#include "hf_tokenizer.h"
+
+#include "dstrain/hf.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { PATH_BYTES = 4352 };
+
+struct hf_writer {
+    /* owns */
+    struct ds_safetensors_writer *file; /* being filled, or NULL */
+    float *host;                        /* one whole unit */
+    uint32_t *file_of;                  /* [param_count] which file a parameter goes to */
+    uint32_t file_count;
+    char temporary[PATH_BYTES];
+    /* borrows */
+    const struct ds_hf_write_options *options;
+};
+
+static ds_status failed(const struct hf_writer *w, const char *what, int code)
+{
+    return ds_fail(DS_ERR_IO, "export to %s: %s: %s", w->options->folder, what, strerror(-code));
+}
+
+/* ---- which parameter goes where */
+
+static void plan_files(struct hf_writer *w)
+{
+    const struct ds_model *model = w->options->model;
+    const uint64_t most = w->options->file_bytes_max ? w->options->file_bytes_max : 5000000000u;
+    uint64_t bytes = 0;
+
+    w->file_count = 1;
+    for (uint32_t i = 0; i < model->param_count; i++) {
+        uint64_t more = model->params[i].elems * sizeof(float);
+        if (bytes > 0 && bytes + more > most) {
+            w->file_count++;
+            bytes = 0;
+        }
+        bytes += more;
+        w->file_of[i] = w->file_count - 1;
+    }
+}
+
+static void file_name(const struct hf_writer *w, uint32_t file, char *to, size_t bytes)
+{
+    if (w->file_count == 1)
+        snprintf(to, bytes, "model.safetensors");
+    else
+        snprintf(to, bytes, "model-%05u-of-%05u.safetensors", file + 1, w->file_count);
+}
+
+static ds_status open_file(struct hf_writer *w, uint32_t first_param)
+{
+    const struct ds_model *model = w->options->model;
+    struct ds_safetensors_item *items = calloc(model->param_count, sizeof *items);
+    char name[64], path[PATH_BYTES + 64];
+    size_t count = 0;
+    ds_status st;
+
+    if (!items)
+        return ds_fail(DS_ERR_NO_MEMORY, "the header of an export");
+    for (uint32_t i = first_param; i < model->param_count; i++) {
+        const struct ds_param *param = &model->params[i];
+        if (w->file_of[i] != w->file_of[first_param])
+            break;
+        items[count] = (struct ds_safetensors_item){
+            .name = param->name, .dtype = DS_F32, .dim_count = param->dim_count};
+        memcpy(items[count++].shape, param->shape, sizeof param->shape);
+    }
+    file_name(w, w->file_of[first_param], name, sizeof name);
+    snprintf(path, sizeof path, "%s/%s", w->temporary, name);
+    st = ds_safetensors_create(w->options->fs, path, items, count, NULL, &w->file);
+    free(items);
+    return st;
+}
+
+/* Parameters come in order, so one file is open at a time. */
+static ds_status write_unit(struct hf_writer *w, uint32_t unit)
+{
+    const struct ds_model *model = w->options->model;
+    const struct ds_unit *u = &model->units[unit];
+
+    for (uint32_t i = u->param_start; i < u->param_start + u->param_count; i++) {
+        const int is_first = i == 0 || w->file_of[i] != w->file_of[i - 1];
+        const int is_last = i + 1 == model->param_count || w->file_of[i] != w->file_of[i + 1];
+        uint32_t first = i;
+
+        if (is_first)
+            DS_TRY(open_file(w, i));
+        while (first > 0 && w->file_of[first - 1] == w->file_of[i])
+            first--;
+        DS_TRY(ds_safetensors_write_f32(w->file, i - first, 0, model->params[i].elems,
+                                        w->host + model->params[i].offset));
+        if (is_last) {
+            struct ds_safetensors_writer *done = w->file;
+            w->file = NULL;
+            DS_TRY(ds_safetensors_commit(done));
+        }
+    }
+    return DS_OK;
+}
+
+/* ---- the small files */
+
+static ds_status write_text(struct hf_writer *w, const char *name, const char *text)
+{
+    char path[PATH_BYTES + 64];
+
+    snprintf(path, sizeof path, "%s/%s", w->temporary, name);
+    return ds_fs_write_file(w->options->fs, path, text, strlen(text));
+}
+
+static ds_status write_index(struct hf_writer *w)
+{
+    const struct ds_model *model = w->options->model;
+    json_t *map = json_object();
+    json_t *index = json_pack("{s:{s:I},s:o}", "metadata", "total_size",
+                              (json_int_t)(model->elems_total * sizeof(float)), "weight_map", map);
+    char name[64];
+    ds_status st;
+
+    for (uint32_t i = 0; i < model->param_count; i++) {
+        file_name(w, w->file_of[i], name, sizeof name);
+        json_object_set_new(map, model->params[i].name, json_string(name));
+    }
+    char *text = index ? json_dumps(index, JSON_INDENT(2)) : NULL;
+    st = text ? write_text(w, "model.safetensors.index.json", text)
+              : ds_fail(DS_ERR_NO_MEMORY, "the index of an export");
+    free(text);
+    json_decref(index);
+    return st;
+}
+
+static ds_status write_config(struct hf_writer *w)
+{
+    char *text = NULL;
+    ds_status st;
+
+    DS_TRY(ds_model_config_write(&w->options->model->config, &text));
+    st = write_text(w, "config.json", text);
+    free(text);
+    return st;
+}
+
+/* Tokenizer and generation settings travel with the model they belong to. */
+static ds_status copy_companions(struct hf_writer *w)
+{
+    static const char *const names[] = {"tokenizer.json",
+                                        "tokenizer_config.json",
+                                        "special_tokens_map.json",
+                                        "vocab.json",
+                                        "merges.txt",
+                                        "tokenizer.model",
+                                        "generation_config.json",
+                                        "added_tokens.json",
+                                        "chat_template.jinja"};
+    struct ds_fs *fs = w->options->fs;
+
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char from[PATH_BYTES], to[PATH_BYTES + 64];
+        struct ds_fs_stat stat;
+        char *text = NULL;
+        size_t bytes = 0;
+        ds_status st;
+
+        snprintf(from, sizeof from, "%s/%s", w->options->companions, names[i]);
+        if (ds_fs_stat(fs, from, &stat) != 0)
+            continue;
+        DS_TRY(ds_fs_read_file(fs, from, 256u << 20, &text, &bytes));
+        snprintf(to, sizeof to, "%s/%s", w->temporary, names[i]);
+        st = ds_fs_write_file(fs, to, text, bytes);
+        free(text);
+        DS_TRY(st);
+    }
+    return DS_OK;
+}
+
+static ds_status write_byte_tokenizer(struct hf_writer *w)
+{
+    char *tokenizer = NULL, *settings = NULL;
+    ds_status st;
+
+    DS_TRY_GOTO(st, hf_byte_tokenizer(&tokenizer, &settings), done);
+    DS_TRY_GOTO(st, write_text(w, "tokenizer.json", tokenizer), done);
+    st = write_text(w, "tokenizer_config.json", settings);
+done:
+    free(tokenizer);
+    free(settings);
+    return st;
+}
+
+/* ---- begin and end, on rank 0 */
+
+static ds_status begin(struct hf_writer *w)
+{
+    struct ds_fs *fs = w->options->fs;
+    int code = ds_fs_remove_tree(fs, w->temporary);
+
+    if (code != 0)
+        return failed(w, "cannot remove an unfinished one", code);
+    code = ds_fs_mkdirs(fs, w->temporary, 0750);
+    if (code != 0)
+        return failed(w, "cannot make its folder", code);
+    plan_files(w);
+    DS_TRY(write_config(w));
+    if (w->file_count > 1)
+        DS_TRY(write_index(w));
+    return w->options->companions ? copy_companions(w) : write_byte_tokenizer(w);
+}
+
+static int sync_parent(struct ds_fs *fs, const char *path)
+{
+    char parent[PATH_BYTES];
+    char *slash;
+
+    snprintf(parent, sizeof parent, "%s", path);
+    slash = strrchr(parent, '/');
+    if (!slash)
+        return ds_fs_fsync_dir(fs, ".");
+    *(slash == parent ? slash + 1 : slash) = '\0';
+    return ds_fs_fsync_dir(fs, parent);
+}
+
+/* An older export steps aside until the new one has its name. */
+static ds_status commit(struct hf_writer *w)
+{
+    struct ds_fs *fs = w->options->fs;
+    const char *folder = w->options->folder;
+    char old[PATH_BYTES];
+    struct ds_fs_stat stat;
+    int code = ds_fs_fsync_dir(fs, w->temporary);
+
+    snprintf(old, sizeof old, "%s.old", folder);
+    if (code == 0)
+        code = ds_fs_remove_tree(fs, old);
+    if (code == 0 && ds_fs_stat(fs, folder, &stat) == 0)
+        code = ds_fs_rename(fs, folder, old);
+    if (code != 0)
+        return failed(w, "cannot move the older one aside", code);
+    code = ds_fs_rename(fs, w->temporary, folder);
+    if (code != 0) {
+        (void)ds_fs_rename(fs, old, folder);
+        return failed(w, "cannot give it its name", code);
+    }
+    code = sync_parent(fs, folder);
+    if (code != 0)
+        return failed(w, "cannot make it durable", code);
+    (void)ds_fs_remove_tree(fs, old); /* the new one stands; a leftover goes with the next export */
+    return DS_OK;
+}
+
+/* ---- all ranks */
+
+static ds_status gather_unit(struct hf_writer *w, uint32_t unit)
+{
+    const struct ds_hf_write_options *o = w->options;
+    const struct ds_zero_layout *layout = ds_zero_unit_layout(o->zero, unit);
+    const struct ds_device_ops *ops = o->compute->device->ops;
+
+    DS_TRY(ds_zero_acquire(o->zero, unit, 0));
+    if (w->host)
+        DS_TRY(ops->copy(o->compute, w->host, ds_zero_weights(o->zero, unit),
+                         (size_t)layout->elems * sizeof(float)));
+    DS_TRY(ops->stream_sync(o->compute));
+    return ds_zero_release(o->zero, unit);
+}
+
+static ds_status take_host(struct hf_writer *w)
+{
+    const struct ds_model *model = w->options->model;
+    uint64_t most = 0;
+
+    for (uint32_t i = 0; i < model->unit_count; i++)
+        most = model->units[i].elems > most ? model->units[i].elems : most;
+    w->host = malloc((size_t)most * sizeof *w->host);
+    w->file_of = calloc(model->param_count, sizeof *w->file_of);
+    if (!w->host || !w->file_of)
+        return ds_fail(DS_ERR_NO_MEMORY, "export: %zu bytes for one unit",
+                       (size_t)most * sizeof *w->host);
+    return DS_OK;
+}
+
+static ds_status write_units(struct hf_writer *w, ds_status st)
+{
+    for (uint32_t unit = 0; unit < w->options->model->unit_count; unit++) {
+        DS_TRY(
+            gather_unit(w, unit)); /* a failure here is one of communication: others see it, too */
+        if (st == DS_OK && w->host && w->options->world->rank == 0)
+            st = write_unit(w, unit);
+    }
+    return st;
+}
+
+ds_status ds_hf_write(const struct ds_hf_write_options *options)
+{
+    struct hf_writer w = {.options = options};
+    const int is_writer = options->world->rank == 0;
+    ds_status st = DS_OK;
+
+    snprintf(w.temporary, sizeof w.temporary, "%s.tmp", options->folder);
+    if (is_writer) {
+        st = take_host(&w);
+        if (st == DS_OK)
+            st = begin(&w);
+    }
+    st = write_units(&w, st);
+    if (is_writer && st == DS_OK)
+        st = commit(&w);
+    if (is_writer && st != DS_OK) {
+        ds_safetensors_abandon(w.file);
+        (void)ds_fs_remove_tree(options->fs, w.temporary);
+    }
+    free(w.host);
+    free(w.file_of);
+    return ds_comm_agreed(options->world, st);
+}

@@ -1,0 +1,65 @@
+/* trainer.h - a run, assembled from the parts below and driven step by step. Several can live in one
+ * process (ranks as threads, in tests). What becomes of a step's numbers is the caller's business. */
+#ifndef DSTRAIN_TRAINER_H
+#define DSTRAIN_TRAINER_H
+
+#include "dstrain/comm.h"
+#include "dstrain/config.h"
+#include "dstrain/fs.h"
+#include "dstrain/memory.h"
+#include "dstrain/recorder.h"
+
+enum ds_trainer_mode { DS_TRAINER_TRAIN, DS_TRAINER_EVALUATE, DS_TRAINER_GENERATE };
+
+/* One finished step, on every rank. */
+struct ds_step_report {
+    uint64_t step, trained_tokens, tokens; /* tokens: positions read so far, all ranks */
+    double loss;                           /* mean over trained tokens of the global batch */
+    double grad_norm, learning_rate;
+    double step_s, tokens_per_s, wait_data_s;
+    uint64_t skipped; /* steps skipped so far */
+    int is_skipped, has_eval;
+    double eval_loss;
+    uint64_t device_peak_bytes, host_peak_bytes;
+};
+
+struct ds_trainer_options {
+    const struct ds_config *config; /* validated and resolved for world->size ranks */
+    enum ds_trainer_mode mode;
+    struct ds_comm *world; /* control */
+    struct ds_fs *fs;
+    const struct ds_clock *clock;
+    struct ds_recorder *recorder; /* or NULL */
+    void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes); /* of preparing data */
+    /* called after every finished step, in order */
+    ds_status (*on_step)(void *user, const struct ds_step_report *report);
+    void *user;
+};
+
+struct ds_trainer;
+
+/* collective: everything up to the first step. One line per failure, from one rank where all would say
+ * the same. */
+DS_CHECKED ds_status ds_trainer_open(const struct ds_trainer_options *options,
+                                     struct ds_trainer **out);
+void ds_trainer_close(struct ds_trainer *trainer);
+/* collective: run to config->train.steps; reports every step */
+DS_CHECKED ds_status ds_trainer_run(struct ds_trainer *trainer);
+/* collective: mean loss over the evaluation data, its tokens; the same on every rank */
+DS_CHECKED ds_status ds_trainer_evaluate(struct ds_trainer *trainer, double *loss, uint64_t *tokens);
+/* collective: write the model to an HF folder */
+DS_CHECKED ds_status ds_trainer_export(struct ds_trainer *trainer, const char *folder);
+
+/* ---- looking in */
+const struct ds_model *ds_trainer_model(const struct ds_trainer *trainer);
+const struct ds_memory *ds_trainer_memory(const struct ds_trainer *trainer);
+struct ds_device *ds_trainer_device(const struct ds_trainer *trainer);
+uint64_t ds_trainer_sample_count(const struct ds_trainer *trainer); /* of one epoch */
+uint64_t ds_trainer_micro_count(const struct ds_trainer *trainer);
+/* collective: a whole parameter in fp32, for tests and generation; `to` may be NULL on other ranks */
+DS_CHECKED ds_status ds_trainer_read_param(struct ds_trainer *trainer, const char *name, float *to);
+/* one process, GENERATE: logits [vocab] of the token after `count` tokens (count <= seq_length) */
+DS_CHECKED ds_status ds_trainer_predict(struct ds_trainer *trainer, const int32_t *tokens,
+                                        uint64_t count, float *logits);
+
+#endif

@@ -1,0 +1,70 @@
+/* inject.c - faults on request; the kinds are in inject.h. */
+#include "inject.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum inject_kind { INJECT_HANG, INJECT_FAIL, INJECT_KILL, INJECT_NAN, INJECT_KIND_COUNT };
+static const char *const kind_names[INJECT_KIND_COUNT] = {"hang", "fail", "kill", "nan"};
+
+/* Is it this rank's turn, and at which step? The text was checked with the configuration. */
+static int is_mine(const struct ds_trainer *t, uint64_t *step, enum inject_kind *kind)
+{
+    const char *text = t->config->debug.inject;
+    char name[16] = "";
+    unsigned long long rank = 0, at = 0;
+
+    if (sscanf(text, "%15[a-z]:%llu:%llu", name, &rank, &at) != 3)
+        return 0;
+    for (int i = 0; i < INJECT_KIND_COUNT; i++)
+        if (strcmp(name, kind_names[i]) == 0)
+            *kind = (enum inject_kind)i;
+    *step = at;
+    return rank == t->options.world->rank;
+}
+
+/* The first weight of this rank's part of the first layer is NaN for one step. */
+static ds_status spoil_weight(struct ds_trainer *t)
+{
+    const float bad = NAN;
+
+    DS_TRY(ds_zero_read_shard(t->zero, 1, 0, 1, &t->spoilt_weight));
+    return ds_zero_write_shard(t->zero, 1, 0, 1, &bad);
+}
+
+static ds_status mend_weight(struct ds_trainer *t)
+{
+    return ds_zero_write_shard(t->zero, 1, 0, 1, &t->spoilt_weight);
+}
+
+ds_status inject_into_step(struct ds_trainer *t, uint64_t step)
+{
+    enum inject_kind kind = INJECT_KIND_COUNT;
+
+    uint64_t due = 0;
+
+    if (!t->config->debug.inject[0] || !is_mine(t, &due, &kind))
+        return DS_OK;
+    if (kind == INJECT_NAN && step == due + 1)
+        return mend_weight(t);
+    if (step != due)
+        return DS_OK;
+    switch (kind) {
+    case INJECT_HANG:
+        ds_warn("debug.inject: this rank stands still now");
+        for (;;)
+            ds_clock_sleep_ns(t->options.clock, 1000000000u);
+    case INJECT_FAIL:
+        return ds_fail(DS_ERR_IO, "debug.inject: a failure in step %llu", (unsigned long long)step);
+    case INJECT_KILL:
+        (void)raise(SIGKILL);
+        return DS_OK;
+    case INJECT_NAN:
+        return spoil_weight(t);
+    case INJECT_KIND_COUNT:
+        break;
+    }
+    return DS_OK;
+}

@@ -1,0 +1,224 @@
+/* trainer.c - the loop: send a step's batch and record, run the list, read the numbers of the step
+ * before. Nothing in a step waits for the host; the host waits for the step before last. */
+#include "trainer.h"
+
+#include "inject.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+/* ---- sending */
+
+ds_status trainer_send_batch(struct ds_trainer *t, struct trainer_exchange *exchange,
+                             const struct ds_loader_batch *batch, uint64_t micro_count)
+{
+    const struct ds_device_ops *ops = t->device->ops;
+    const int32_t *const from[4] = {batch->id, batch->target, batch->position, batch->document};
+    const size_t bytes = (size_t)(micro_count * t->tokens_per_micro) * sizeof(int32_t);
+
+    for (int i = 0; i < 4; i++) {
+        int32_t *staged = exchange->batch + (size_t)i * t->batch_ints;
+        memcpy(staged, from[i], bytes);
+        DS_TRY(ops->copy(t->compute, t->batch_memory + (size_t)i * t->batch_ints, staged, bytes));
+    }
+    return DS_OK;
+}
+
+static ds_status send_step(struct ds_trainer *t, struct trainer_exchange *exchange, uint64_t step)
+{
+    struct ds_loader_batch batch;
+
+    DS_TRY(ds_loader_next(t->train_loader, step - 1, &batch, &exchange->waited_data_ns));
+    DS_TRY(trainer_send_batch(t, exchange, &batch, t->micro_count));
+    exchange->record->step = step;
+    exchange->record->random_base = step;
+    exchange->record->local_tokens = batch.trained_tokens;
+    exchange->record->learning_rate = (float)ds_lr_at(&t->lr, step);
+    DS_TRY(
+        t->device->ops->copy(t->compute, t->record, exchange->record, DS_STEP_RECORD_HOST_BYTES));
+    return inject_into_step(t, step);
+}
+
+/* ---- reading back */
+
+static uint64_t host_peak_bytes(void)
+{
+    struct rusage usage;
+
+    return getrusage(RUSAGE_SELF, &usage) == 0 ? (uint64_t)usage.ru_maxrss * 1024u : 0;
+}
+
+static void fill_report(struct ds_trainer *t, const struct trainer_exchange *exchange,
+                        struct ds_step_report *report)
+{
+    const struct ds_step_record *r = exchange->result;
+    const struct ds_config *config = t->config;
+    const uint64_t now_ns = ds_clock_mono_ns(t->options.clock);
+    const uint64_t positions = config->train.global_batch_size * config->train.seq_length;
+
+    t->tokens += positions;
+    *report = (struct ds_step_report){
+        .step = exchange->step,
+        .trained_tokens = r->trained_tokens,
+        .tokens = t->tokens,
+        .loss = r->trained_tokens ? r->loss_sum / (double)r->trained_tokens : NAN,
+        .grad_norm = r->norm,
+        .learning_rate = r->learning_rate,
+        .step_s = (double)(now_ns - t->last_end_ns) * 1e-9,
+        .wait_data_s = (double)exchange->waited_data_ns * 1e-9,
+        .skipped = r->skipped,
+        .is_skipped = r->skip != 0,
+        .device_peak_bytes = ds_memory_total(&t->memory, DS_MEMORY_DEVICE),
+        .host_peak_bytes = host_peak_bytes(),
+    };
+    report->tokens_per_s = report->step_s > 0 ? (double)positions / report->step_s : 0;
+    t->last_end_ns = now_ns;
+}
+
+/* An evaluation belongs to the step before it and to its line of numbers; its time to nobody's. */
+static ds_status evaluate_after(struct ds_trainer *t, struct ds_step_report *report)
+{
+    uint64_t tokens = 0;
+
+    DS_TRY(ds_trainer_evaluate(t, &report->eval_loss, &tokens));
+    report->has_eval = 1;
+    t->last_end_ns = ds_clock_mono_ns(t->options.clock);
+    return DS_OK;
+}
+
+static int evaluates_after(const struct ds_trainer *t, uint64_t step)
+{
+    const uint64_t interval = t->config->train.eval_interval;
+
+    return t->eval_data &&
+           (step == t->config->train.steps || (interval > 0 && step % interval == 0));
+}
+
+static ds_status finish_step(struct ds_trainer *t, struct trainer_exchange *exchange)
+{
+    struct ds_step_report report;
+
+    if (exchange->step == 0)
+        return DS_OK;
+    DS_TRY(t->device->ops->event_sync(exchange->done));
+    fill_report(t, exchange, &report);
+    exchange->step = 0;
+    if (report.is_skipped)
+        ds_info("step %llu skipped: loss or gradient is not finite, or no token was trained (%llu "
+                "skipped so far)",
+                (unsigned long long)report.step, (unsigned long long)report.skipped);
+    if (evaluates_after(t, report.step))
+        DS_TRY(evaluate_after(t, &report));
+    return t->options.on_step ? t->options.on_step(t->options.user, &report) : DS_OK;
+}
+
+/* ---- the loop */
+
+static ds_status queue_step(struct ds_trainer *t, struct trainer_exchange *exchange, uint64_t step)
+{
+    const struct ds_device_ops *ops = t->device->ops;
+
+    DS_TRY(send_step(t, exchange, step));
+    DS_TRY(ds_executor_run(t->executor, &t->train_list));
+    exchange->step = step;
+    DS_TRY(ops->copy(t->compute, exchange->result, t->record, sizeof *t->record));
+    return ops->event_record(exchange->done, t->compute);
+}
+
+static void enter(struct ds_trainer *t, const char *section, uint64_t step)
+{
+    const uint64_t deadline_ns = (uint64_t)(t->config->run.deadline * 1e9);
+
+    if (!t->options.recorder)
+        return;
+    ds_recorder_step(t->options.recorder, step);
+    ds_recorder_section(t->options.recorder, section, deadline_ns + deadline_ns / 4);
+}
+
+static ds_status run_steps(struct ds_trainer *t)
+{
+    const uint64_t steps = t->config->train.steps;
+
+    t->last_end_ns = ds_clock_mono_ns(t->options.clock);
+    for (uint64_t step = 1; step <= steps; step++) {
+        struct trainer_exchange *exchange = &t->exchanges[step & 1];
+        int is_done = 0;
+
+        enter(t, "step", step);
+        DS_TRY(finish_step(t, exchange)); /* of step - 2, whose buffers come next */
+        DS_TRY(queue_step(t, exchange, step));
+        DS_TRY(finish_step(t, &t->exchanges[(step - 1) & 1]));
+        DS_TRY(t->device->ops->event_query(exchange->done, &is_done));
+        if (is_done || step == steps || evaluates_after(t, step))
+            DS_TRY(finish_step(t, exchange));
+        if (step == 1)
+            ds_memory_freeze(&t->memory);
+    }
+    return DS_OK;
+}
+
+/* A failure in the middle of a step: peers may be waiting where this rank will never come. */
+ds_status ds_trainer_run(struct ds_trainer *t)
+{
+    ds_status st = run_steps(t);
+
+    if (st != DS_OK && t->options.world->ops->poison)
+        t->options.world->ops->poison(t->options.world);
+    return st;
+}
+
+ds_status ds_trainer_open(const struct ds_trainer_options *options, struct ds_trainer **out)
+{
+    struct ds_trainer *t = calloc(1, sizeof *t);
+    ds_status st;
+
+    if (!t)
+        return ds_fail(DS_ERR_NO_MEMORY, "the trainer");
+    t->options = *options;
+    t->config = options->config;
+    enter(t, "start", 0);
+    st = trainer_assemble(t);
+    if (st != DS_OK) {
+        ds_trainer_close(t);
+        return st;
+    }
+    *out = t;
+    return DS_OK;
+}
+
+void ds_trainer_close(struct ds_trainer *t)
+{
+    if (!t)
+        return;
+    trainer_dismantle(t);
+    free(t);
+}
+
+/* ---- looking in */
+
+const struct ds_model *ds_trainer_model(const struct ds_trainer *t)
+{
+    return t->model;
+}
+
+const struct ds_memory *ds_trainer_memory(const struct ds_trainer *t)
+{
+    return &t->memory;
+}
+
+struct ds_device *ds_trainer_device(const struct ds_trainer *t)
+{
+    return t->device;
+}
+
+uint64_t ds_trainer_sample_count(const struct ds_trainer *t)
+{
+    return t->train_data ? ds_dataset_sample_count(t->train_data) : 0;
+}
+
+uint64_t ds_trainer_micro_count(const struct ds_trainer *t)
+{
+    return t->micro_count;
+}

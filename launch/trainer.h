@@ -1,0 +1,76 @@
+/* trainer.h (private) - the one struct that knows all parts of a run. Its header stays in this folder, so
+ * nothing below can take it. */
+#ifndef DSTRAIN_TRAINER_PRIVATE_H
+#define DSTRAIN_TRAINER_PRIVATE_H
+
+#include "dstrain/data.h"
+#include "dstrain/executor.h"
+#include "dstrain/hf.h"
+#include "dstrain/mesh.h"
+#include "dstrain/trainer.h"
+
+/* What crosses between host and device each step; two of each, used in turn, because the host runs one
+ * step ahead of what it has read back. */
+struct trainer_exchange {
+    struct ds_step_record *record; /* pinned: sent in its host part, read back whole */
+    struct ds_step_record *result; /* pinned */
+    int32_t *batch;                /* pinned: ids, targets, positions, documents */
+    struct ds_event *done;         /* the result is there */
+    uint64_t step;                 /* whose numbers; 0: none outstanding */
+    uint64_t waited_data_ns;
+};
+
+struct ds_trainer {
+    struct ds_trainer_options options;
+    const struct ds_config *config;
+    /* owns */
+    struct ds_device *device;
+    struct ds_stream *compute, *comm;
+    struct ds_event *event;
+    struct ds_memory memory;
+    struct ds_mesh *mesh;
+    struct ds_model *model;
+    struct ds_hf *weights; /* of model.path, until they are loaded */
+    struct ds_schedule train_list, eval_list;
+    struct ds_zero_unit_spec *unit_specs;
+    struct ds_span *param_spans;
+    struct ds_optim_range *ranges;
+    struct ds_zero *zero;
+    struct ds_optim *optim;
+    struct ds_executor *executor;
+    struct ds_dataset *train_data, *eval_data;
+    struct ds_loader *train_loader, *eval_loader;
+    struct ds_batch *batches; /* [micro_count], device tensors */
+    int32_t *batch_memory;    /* device: what they are cut from */
+    struct ds_step_record *record;
+    float *rotary;
+    struct trainer_exchange exchanges[2];
+    /* plain values */
+    uint64_t micro_count, tokens_per_micro, batch_ints; /* ints of one of the four arrays */
+    uint32_t data_size, share, share_count, shard_rank;
+    struct ds_lr_schedule lr;
+    uint64_t last_end_ns, tokens;
+    float spoilt_weight; /* inject.c */
+};
+
+static inline int is_training(const struct ds_trainer *t)
+{
+    return t->options.mode == DS_TRAINER_TRAIN;
+}
+
+/* assemble.c */
+DS_CHECKED ds_status trainer_assemble(struct ds_trainer *t);
+void trainer_dismantle(struct ds_trainer *t);
+/* assemble_data.c */
+DS_CHECKED ds_status trainer_open_data(struct ds_trainer *t);
+/* trainer.c: the host part of a batch to the device; `micro_count` micro-batches */
+DS_CHECKED ds_status trainer_send_batch(struct ds_trainer *t, struct trainer_exchange *exchange,
+                                        const struct ds_loader_batch *batch, uint64_t micro_count);
+
+/* collective: rank 0 goes first and alone says what is wrong; if it is well, the others follow. */
+typedef ds_status trainer_step_fn(struct ds_trainer *t);
+DS_CHECKED ds_status trainer_leader_first(struct ds_trainer *t, trainer_step_fn *work);
+/* collective: rank-local work of all, agreed */
+DS_CHECKED ds_status trainer_together(struct ds_trainer *t, trainer_step_fn *work);
+
+#endif
