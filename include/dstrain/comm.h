@@ -94,6 +94,11 @@ DS_CHECKED ds_status ds_comm_mpi_open(const struct ds_clock *clock, uint64_t dea
                                       struct ds_comm **out);
 /* local: before MPI_Init: yield when idle, silence what would only alarm; never overrides the user. */
 void ds_comm_mpi_environment(void);
+/* collective over an mpi control communicator: a data communicator over MPI wherever its ranks are,
+ * where open_data would take shared memory. For tests and measurements. Groups of more than
+ * `direct_ranks_max` ranks use MPI's trees for what needs no order of addition. */
+DS_CHECKED ds_status ds_comm_mpi_open_data(struct ds_comm *control, const char *group,
+                                           uint32_t direct_ranks_max, struct ds_comm **out);
 void ds_comm_mpi_close(struct ds_comm *world, int exit_code); /* collective: MPI_Finalize */
 /* local: end the whole job at once with `exit_code` (MPI_Abort); for launch/bootstrap.c alone. */
 void ds_comm_mpi_abort(int exit_code) __attribute__((noreturn));

@@ -1,0 +1,54 @@
+/* comm_mpi.h - private to the mpi backend: a communicator, and what all of a process share. */
+#ifndef DSTRAIN_COMM_MPI_H
+#define DSTRAIN_COMM_MPI_H
+
+#include "shared.h"
+
+#include <mpi.h>
+
+#define MPI_CONTROL_STAGING_BYTES (64u << 10)
+#define MPI_DATA_STAGING_BYTES    (4u << 20)
+
+/* Up to this many ranks every message goes from each to each, and a late rank can be named; beyond,
+ * messages that need no order of addition go through MPI's own trees. */
+#define MPI_DIRECT_RANKS_MAX 64
+
+struct mpi_job {             /* of this process; owned by the world */
+    struct comm_job *shared; /* one page for the ranks of this host; our own if that cannot be */
+    size_t shared_bytes;     /* mapped; 0: from malloc */
+    int32_t host;            /* the lowest world rank on this host */
+    int is_broken;           /* a wait of MPI ended early */
+};
+
+struct mpi_comm {
+    struct ds_comm base;
+    /* owns */
+    MPI_Comm mpi;
+    MPI_Request
+        *requests; /* a receive from each rank, then a send to each; unused: MPI_REQUEST_NULL */
+    uint8_t *staging;
+    size_t staging_bytes;
+    uint32_t direct_ranks_max;
+    uint64_t next_call, done_calls; /* works run in the order of the calls */
+    int has_failed;
+    /* borrows */
+    struct mpi_job *job;
+};
+
+extern const struct shared_source shm_source;
+extern const struct ds_comm_ops mpi_ops;
+
+/* local: DS_OK, or log what MPI has against `what` */
+DS_CHECKED ds_status mpi_check(const struct ds_comm *comm, int code, const char *what);
+
+/* local: takes `mpi` over, also when it fails */
+DS_CHECKED ds_status mpi_comm_new(MPI_Comm mpi, struct mpi_job *job, const struct ds_comm *model,
+                                  size_t staging_bytes, struct ds_comm **out);
+
+/* Entries of the table. */
+ds_status mpi_split(struct ds_comm *comm, int color, int key, const char *group,
+                    struct ds_comm **out);
+ds_status mpi_open_data(struct ds_comm *control, const char *group, struct ds_comm **out);
+void mpi_close(struct ds_comm *base);
+
+#endif
