@@ -1,0 +1,227 @@
+/* config.c - a whole configuration: presets, then the file, then the command line, each value through
+ * the same path with its own place in the errors; then what follows from what; then back to text. */
+#include "config.h"
+#include "ini.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+void ds_config_preset(struct ds_config *out)
+{
+    memset(out, 0, sizeof *out);
+    for (size_t i = 0; i < ds_config_field_count; i++) {
+        const struct ds_field *field = &ds_config_fields[i];
+
+        if (field->preset && ds_field_parse(field, "preset", field->preset, out) != DS_OK)
+            DS_ASSERT(!"a preset is a legal value");
+    }
+}
+
+struct reader {
+    struct ds_config *config;
+    struct ds_places *places;
+    uint32_t section_line[32]; /* by index in the table; 0: not yet */
+};
+
+static ds_status unknown_section(const char *place, const char *section)
+{
+    char hint[128];
+
+    ds_config_hint_section(section, hint, sizeof hint);
+    return ds_fail(DS_ERR_CONFIG, "%s: unknown section [%s]%s", place, section, hint);
+}
+
+static ds_status read_section(struct reader *reader, const char *place,
+                              const struct ds_ini_item *item)
+{
+    const struct ds_section *section = ds_section_find(item->section);
+    uint32_t *line;
+
+    if (!section)
+        return unknown_section(place, item->section);
+    line = &reader->section_line[section - ds_config_sections];
+    if (*line != 0)
+        return ds_fail(DS_ERR_CONFIG, "%s: section [%s] again; the first is on line %u", place,
+                       item->section, *line);
+    *line = item->line;
+    return DS_OK;
+}
+
+/* One value from wherever it comes; `line` is DS_PLACE_OVERRIDE for the command line. */
+static ds_status read_value(struct reader *reader, const char *place, uint32_t line,
+                            const char *section, const char *key, const char *value)
+{
+    const struct ds_field *field = ds_field_find(section, key);
+    char hint[160];
+
+    if (!field) {
+        ds_config_hint_key(section, key, hint, sizeof hint);
+        return ds_fail(DS_ERR_CONFIG, "%s: unknown key '%s' in [%s]%s", place, key, section, hint);
+    }
+    uint32_t *first = &reader->places->line[ds_field_index(field)];
+    if (*first == line && line == DS_PLACE_OVERRIDE)
+        return ds_fail(DS_ERR_CONFIG, "%s: %s.%s is given twice", place, section, key);
+    if (*first != 0 && line != DS_PLACE_OVERRIDE)
+        return ds_fail(DS_ERR_CONFIG, "%s: key '%s' in [%s] again; the first is on line %u", place,
+                       key, section, *first);
+    *first = line;
+    return ds_field_parse(field, place, value, reader->config);
+}
+
+static ds_status read_item(void *user, const struct ds_ini_item *item)
+{
+    char place[DS_PLACE_BYTES];
+
+    snprintf(place, sizeof place, "%s:%u", item->name, item->line);
+    if (!item->key)
+        return read_section(user, place, item);
+    return read_value(user, place, item->line, item->section, item->key, item->value);
+}
+
+/* A key without its section is the likeliest slip. */
+static ds_status malformed_override(const char *text)
+{
+    const size_t length = strcspn(text, "=");
+    char hint[128] = "";
+
+    for (size_t i = 0; i < ds_config_field_count; i++) {
+        const struct ds_field *field = &ds_config_fields[i];
+
+        if (strlen(field->key) == length && memcmp(field->key, text, length) == 0)
+            snprintf(hint, sizeof hint, "; did you mean '%s.%s=...'?", field->section, field->key);
+    }
+    return ds_fail(DS_ERR_CONFIG, "command line: '%.*s' must read section.key=value%s",
+                   ds_ini_shown(text), text, hint);
+}
+
+static ds_status read_override(struct reader *reader, const char *text)
+{
+    const char *equals = strchr(text, '=');
+    const char *dot = strchr(text, '.');
+    char section[64], key[64];
+
+    if (ds_ini_text_problem(text, strlen(text)))
+        return ds_fail(DS_ERR_CONFIG, "command line: an override holds %s",
+                       ds_ini_text_problem(text, strlen(text)));
+    if (!equals || !dot || dot > equals || dot == text || equals == dot + 1 || text[0] == '-' ||
+        (size_t)(dot - text) >= sizeof section || (size_t)(equals - dot) > sizeof key)
+        return malformed_override(text);
+    snprintf(section, sizeof section, "%.*s", (int)(dot - text), text);
+    snprintf(key, sizeof key, "%.*s", (int)(equals - dot - 1), dot + 1);
+    if (!ds_section_find(section))
+        return unknown_section("command line", section);
+    return read_value(reader, "command line", DS_PLACE_OVERRIDE, section, key, equals + 1);
+}
+
+ds_status ds_config_parse(const char *name, const char *text, size_t bytes,
+                          const char *const *overrides, size_t override_count,
+                          struct ds_config *out, struct ds_places *places)
+{
+    struct reader reader = {.config = out, .places = places};
+
+    DS_ASSERT(ds_config_section_count <= sizeof reader.section_line / sizeof(uint32_t));
+    ds_config_preset(out);
+    memset(places, 0, sizeof *places);
+    places->name = name;
+    DS_TRY(ds_ini_parse(name, text, bytes, read_item, &reader));
+    for (size_t i = 0; i < override_count; i++)
+        DS_TRY(read_override(&reader, overrides[i]));
+    return DS_OK;
+}
+
+/* A folder brings its own shape. What stays DS_AUTO here is what ds_config_validate complains about. */
+static void resolve_model(struct ds_config *config)
+{
+    const int is_text = config->data.format == DS_DATA_TEXT;
+    const uint64_t heads = config->model.num_attention_heads;
+
+    if (config->model.path[0] != '\0')
+        return;
+    if (config->model.num_key_value_heads == DS_AUTO)
+        config->model.num_key_value_heads = heads;
+    if (config->model.head_dim == DS_AUTO && config->model.family == DS_FAMILY_QWEN3)
+        config->model.head_dim = 128;
+    if (config->model.head_dim == DS_AUTO && heads > 0 && config->model.hidden_size % heads == 0)
+        config->model.head_dim = config->model.hidden_size / heads;
+    if (config->model.vocab_size == DS_AUTO && is_text)
+        config->model.vocab_size = DS_BYTE_VOCAB;
+    if (config->model.max_position_embeddings == DS_AUTO)
+        config->model.max_position_embeddings = config->train.seq_length;
+}
+
+static void resolve_cache(struct ds_config *config)
+{
+    const size_t length = strlen(config->run.dir);
+    const char *glue = length > 0 && config->run.dir[length - 1] == '/' ? "" : "/";
+
+    if (config->data.cache[0] == '\0' && length > 0 && length + 6 < sizeof config->data.cache)
+        snprintf(config->data.cache, sizeof config->data.cache, "%.*s%sdata", (int)length,
+                 config->run.dir, glue);
+}
+
+void ds_config_resolve(struct ds_config *config, uint64_t rank_count)
+{
+    resolve_model(config);
+    resolve_cache(config);
+    if (config->parallel.data == DS_AUTO)
+        config->parallel.data = rank_count;
+    if (config->parallel.shard == DS_AUTO)
+        config->parallel.shard = config->parallel.data;
+}
+
+/* Keys without a value, and those that model.path excludes, would not be accepted when read again. */
+static int is_printed(const struct ds_field *field, const struct ds_config *config)
+{
+    if ((field->flags & DS_FIELD_SHAPES_MODEL) && config->model.path[0] != '\0')
+        return 0;
+    return field->preset || *(const uint64_t *)((const char *)config + field->offset) != 0;
+}
+
+static void print_to(FILE *out, const struct ds_config *config)
+{
+    char value[DS_TEXT_MAX];
+    const char *section = "";
+
+    for (size_t i = 0; i < ds_config_field_count; i++) {
+        const struct ds_field *field = &ds_config_fields[i];
+
+        if (!is_printed(field, config))
+            continue;
+        if (strcmp(section, field->section) != 0)
+            fprintf(out, "%s[%s]\n", section[0] ? "\n" : "", field->section);
+        section = field->section;
+        ds_field_print(field, config, value, sizeof value);
+        fprintf(out, "%s =%s%s\n", field->key, value[0] ? " " : "", value);
+    }
+}
+
+ds_status ds_config_print(const struct ds_config *config, char **text)
+{
+    size_t bytes = 0;
+    char *made = NULL;
+    FILE *out = open_memstream(&made, &bytes);
+
+    if (!out)
+        return ds_fail(DS_ERR_NO_MEMORY, "configuration as text: %s", strerror(errno));
+    print_to(out, config);
+    int is_bad = ferror(out);
+    if (fclose(out) != 0 || is_bad) {
+        free(made);
+        return ds_fail(DS_ERR_NO_MEMORY, "configuration as text: out of memory");
+    }
+    *text = made;
+    return DS_OK;
+}
+
+ds_status ds_config_hash(const struct ds_config *config, uint64_t *hash)
+{
+    char *text = NULL;
+
+    DS_TRY(ds_config_print(config, &text));
+    *hash = XXH3_64bits(text, strlen(text));
+    free(text);
+    return DS_OK;
+}

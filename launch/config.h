@@ -1,0 +1,123 @@
+/* config.h (private to launch) - the one table of keys and what is made from it: the parser, the
+ * limits, the errors, `help`, the README's reference, the record in a run directory.
+ *
+ *   text --parse--> struct ds_config --resolve--> no "auto" left that ranks decide --validate--> const
+ */
+#ifndef DSTRAIN_LAUNCH_CONFIG_H
+#define DSTRAIN_LAUNCH_CONFIG_H
+
+#include "dstrain/comm.h"
+#include "dstrain/config.h"
+#include "dstrain/fs.h"
+
+enum ds_field_kind {
+    DS_FIELD_COUNT,  /* uint64_t */
+    DS_FIELD_AUTO,   /* uint64_t; "auto" is DS_AUTO */
+    DS_FIELD_REAL,   /* double */
+    DS_FIELD_BOOL,   /* int: true, false */
+    DS_FIELD_CHOICE, /* int: one of `choices` */
+    DS_FIELD_NAME,   /* char[]: one of `choices`, kept as text */
+    DS_FIELD_TEXT,   /* char[]: anything that fits a line */
+};
+
+struct ds_choice {
+    const char *name; /* NULL ends a list */
+    int value;
+};
+
+enum ds_field_flag {
+    DS_FIELD_FIXED = 1u << 0,       /* must be equal for a run directory to be used again */
+    DS_FIELD_TRAIN_NEEDS = 1u << 1, /* no preset: the command cannot do without */
+    DS_FIELD_EVAL_NEEDS = 1u << 2,
+    DS_FIELD_PREPARE_NEEDS = 1u << 3,
+    DS_FIELD_SHAPES_MODEL = 1u << 4, /* not together with model.path, which brings them all */
+};
+
+/* A knob exists if it has a row. */
+struct ds_field {
+    const char *section, *key;
+    const char *preset; /* in the syntax of the file; NULL: none */
+    enum ds_field_kind kind;
+    uint32_t flags;
+    size_t offset, bytes;
+    double min, max;
+    const struct ds_choice *choices;
+    const char *help;
+    const char *peers; /* what other systems call it, for "did you mean"; never accepted */
+};
+
+struct ds_section {
+    const char *name, *help;
+};
+
+#define DS_FIELDS_MAX 64
+extern const struct ds_field ds_config_fields[];
+extern const size_t ds_config_field_count;
+extern const struct ds_section ds_config_sections[];
+extern const size_t ds_config_section_count;
+
+const struct ds_field *ds_field_find(const char *section, const char *key); /* or NULL */
+const struct ds_section *ds_section_find(const char *name);                 /* or NULL */
+static inline size_t ds_field_index(const struct ds_field *field)
+{
+    return (size_t)(field - ds_config_fields);
+}
+
+/* Where each value was written: a line, DS_PLACE_OVERRIDE, or 0: nowhere, the preset holds. */
+#define DS_PLACE_OVERRIDE UINT32_MAX
+struct ds_places {
+    const char *name; /* of the file, borrowed */
+    uint32_t line[DS_FIELDS_MAX];
+};
+
+/* ---- one value (config_value.c). Numbers are read whole and without a locale. */
+#define DS_PLACE_BYTES 512
+DS_CHECKED ds_status ds_field_parse(const struct ds_field *field, const char *place,
+                                    const char *text, struct ds_config *config);
+/* pure: as the file would say it; text that parses back to an equal value */
+void ds_field_print(const struct ds_field *field, const struct ds_config *config, char *to,
+                    size_t bytes);
+int ds_field_equal(const struct ds_field *field, const struct ds_config *a,
+                   const struct ds_config *b);
+/* pure: what a value may be, "a whole number in 1..64, or auto" */
+void ds_field_describe(const struct ds_field *field, char *to, size_t bytes);
+
+/* ---- the nearest thing to what was typed (config_hint.c): "; did you mean ...?" or where to look */
+void ds_config_hint_section(const char *section, char *to, size_t bytes);
+void ds_config_hint_key(const char *section, const char *key, char *to, size_t bytes);
+
+/* ---- a whole configuration (config.c) */
+void ds_config_preset(struct ds_config *out);
+/* local: presets, then the file, then the overrides "section.key=value" */
+DS_CHECKED ds_status ds_config_parse(const char *name, const char *text, size_t bytes,
+                                     const char *const *overrides, size_t override_count,
+                                     struct ds_config *out, struct ds_places *places);
+/* pure: fill in what follows from other keys and from the number of ranks (0: not known) */
+void ds_config_resolve(struct ds_config *config, uint64_t rank_count);
+/* local: the text of config.ini as resolved, malloc'ed */
+DS_CHECKED ds_status ds_config_print(const struct ds_config *config, char **text);
+/* local: XXH3 of that text: equal configurations, equal hashes, on every machine */
+DS_CHECKED ds_status ds_config_hash(const struct ds_config *config, uint64_t *hash);
+
+/* ---- rules between keys (config_rules.c) */
+enum ds_config_use { DS_CONFIG_TRAIN, DS_CONFIG_EVAL, DS_CONFIG_PREPARE };
+/* local: on a resolved configuration; rank_count 0: not known, rules about ranks are left out */
+DS_CHECKED ds_status ds_config_validate(const struct ds_config *config,
+                                        const struct ds_places *places, enum ds_config_use use,
+                                        uint64_t rank_count);
+
+/* ---- from disk to every rank (config_load.c) */
+struct ds_config_source {
+    struct ds_fs *fs;
+    const char *path;
+    const char *const *overrides;
+    size_t override_count;
+    enum ds_config_use use;
+    int ranks_are_known; /* 0: a single process that does not train (`check` without mpirun) */
+};
+/* collective: rank 0 reads, parses and validates; the verdict is agreed, the bytes are broadcast, every
+ * rank parses the same bytes, hashes are compared. */
+DS_CHECKED ds_status ds_config_load(struct ds_comm *world, const struct ds_config_source *source,
+                                    struct ds_config *out);
+
+#endif

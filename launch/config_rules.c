@@ -1,0 +1,272 @@
+/* config_rules.c - what no single key can know: combinations that cannot be, said with their numbers.
+ * Each rule is a row of functions over a resolved configuration; the first that fails, speaks. */
+#include "config.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct check {
+    const struct ds_config *config;
+    const struct ds_places *places;
+    enum ds_config_use use;
+    uint64_t rank_count; /* 0: not known */
+};
+
+/* "config.ini:12", "command line", or the file alone where nobody wrote the key */
+static const char *place(const struct check *check, const char *section, const char *key,
+                         char to[DS_PLACE_BYTES])
+{
+    const struct ds_field *field = ds_field_find(section, key);
+
+    DS_ASSERT(field);
+    uint32_t line = check->places->line[ds_field_index(field)];
+    if (line == DS_PLACE_OVERRIDE)
+        snprintf(to, DS_PLACE_BYTES, "command line");
+    else if (line == 0)
+        snprintf(to, DS_PLACE_BYTES, "%s", check->places->name);
+    else
+        snprintf(to, DS_PLACE_BYTES, "%s:%u", check->places->name, line);
+    return to;
+}
+
+/* The one way a rule ends badly: the place of the key, "[section] key", then the rest. */
+#define REFUSE(check, section, key, format, ...)                           \
+    do {                                                                   \
+        char place_[DS_PLACE_BYTES];                                       \
+        return ds_fail(DS_ERR_CONFIG, "%s: [" section "] " key " " format, \
+                       place((check), section, key, place_), __VA_ARGS__); \
+    } while (0)
+
+static int is_given(const struct ds_field *field, const struct ds_config *config)
+{
+    const char *at = (const char *)config + field->offset;
+
+    return field->kind == DS_FIELD_TEXT ? at[0] != '\0' : *(const uint64_t *)(const void *)at != 0;
+}
+
+static ds_status needed_keys_are_there(const struct check *check)
+{
+    static const uint32_t flag_of[] = {[DS_CONFIG_TRAIN] = DS_FIELD_TRAIN_NEEDS,
+                                       [DS_CONFIG_EVAL] = DS_FIELD_EVAL_NEEDS,
+                                       [DS_CONFIG_PREPARE] = DS_FIELD_PREPARE_NEEDS};
+    const int has_path = check->config->model.path[0] != '\0';
+
+    for (size_t i = 0; i < ds_config_field_count; i++) {
+        const struct ds_field *field = &ds_config_fields[i];
+        const int is_shape = (field->flags & DS_FIELD_SHAPES_MODEL) != 0;
+        char allowed[256];
+
+        if (!(field->flags & flag_of[check->use]) || is_given(field, check->config) ||
+            (is_shape && has_path))
+            continue;
+        ds_field_describe(field, allowed, sizeof allowed);
+        return ds_fail(DS_ERR_CONFIG, "%s: [%s] %s is missing%s: %s (%s)", check->places->name,
+                       field->section, field->key, is_shape ? ", and so is [model] path" : "",
+                       field->help, allowed);
+    }
+    return DS_OK;
+}
+
+static ds_status folder_or_shape(const struct check *check)
+{
+    char here[DS_PLACE_BYTES], path[DS_PLACE_BYTES];
+
+    if (check->config->model.path[0] == '\0')
+        return DS_OK;
+    for (size_t i = 0; i < ds_config_field_count; i++) {
+        const struct ds_field *field = &ds_config_fields[i];
+
+        if (!(field->flags & DS_FIELD_SHAPES_MODEL) || check->places->line[i] == 0)
+            continue;
+        return ds_fail(DS_ERR_CONFIG,
+                       "%s: [model] %s cannot stand beside [model] path (%s): the folder's "
+                       "config.json decides it",
+                       place(check, "model", field->key, here), field->key,
+                       place(check, "model", "path", path));
+    }
+    return DS_OK;
+}
+
+static ds_status heads_fit(const struct check *check)
+{
+    const struct ds_config *c = check->config;
+    const uint64_t heads = c->model.num_attention_heads;
+
+    if (c->model.path[0] != '\0' || heads == 0)
+        return DS_OK;
+    if (heads % c->model.num_key_value_heads != 0)
+        REFUSE(check, "model", "num_key_value_heads",
+               "= %" PRIu64 " must divide num_attention_heads = %" PRIu64,
+               c->model.num_key_value_heads, heads);
+    if (c->model.hidden_size % heads != 0 &&
+        (c->model.head_dim == DS_AUTO || c->model.family == DS_FAMILY_LLAMA))
+        REFUSE(check, "model", "hidden_size",
+               "= %" PRIu64 " must be a multiple of num_attention_heads = %" PRIu64 "%s",
+               c->model.hidden_size, heads,
+               c->model.family == DS_FAMILY_LLAMA ? "" : " where head_dim is not given");
+    if (c->model.head_dim % 2 != 0)
+        REFUSE(check, "model", "head_dim",
+               "= %" PRIu64 " must be even: rotary positions turn pairs", c->model.head_dim);
+    return DS_OK;
+}
+
+static ds_status vocabulary_fits(const struct check *check)
+{
+    const struct ds_config *c = check->config;
+
+    if (c->model.path[0] != '\0' || check->use != DS_CONFIG_TRAIN)
+        return DS_OK;
+    if (c->model.vocab_size == DS_AUTO)
+        REFUSE(check, "model", "vocab_size", "%s",
+               "must be a number with [data] format = safetensors: no tokenizer decides it");
+    if (c->data.format == DS_DATA_TEXT && c->model.vocab_size < DS_BYTE_VOCAB)
+        REFUSE(check, "model", "vocab_size",
+               "= %" PRIu64 " is smaller than the tokenizer's %d ([data] tokenizer = %s)",
+               c->model.vocab_size, DS_BYTE_VOCAB, c->data.tokenizer);
+    return DS_OK;
+}
+
+static ds_status sequence_fits(const struct check *check)
+{
+    const struct ds_config *c = check->config;
+
+    if (c->model.path[0] == '\0' && c->train.seq_length > c->model.max_position_embeddings)
+        REFUSE(check, "train", "seq_length",
+               "= %" PRIu64 " is longer than [model] max_position_embeddings = %" PRIu64,
+               c->train.seq_length, c->model.max_position_embeddings);
+    return DS_OK;
+}
+
+static ds_status ranks_fit(const struct check *check)
+{
+    const struct ds_config *c = check->config;
+
+    if (check->rank_count > 0 && c->parallel.data != check->rank_count)
+        REFUSE(check, "parallel", "data",
+               "= %" PRIu64 " wants %" PRIu64 " ranks, mpirun started %" PRIu64, c->parallel.data,
+               c->parallel.data, check->rank_count);
+    if (c->parallel.data != DS_AUTO && c->parallel.shard != DS_AUTO &&
+        c->parallel.data % c->parallel.shard != 0)
+        REFUSE(check, "parallel", "shard", "= %" PRIu64 " must divide data = %" PRIu64,
+               c->parallel.shard, c->parallel.data);
+    return DS_OK;
+}
+
+static ds_status batches_fit(const struct check *check)
+{
+    const struct ds_config *c = check->config;
+    const uint64_t data = c->parallel.data == DS_AUTO ? 1 : c->parallel.data;
+    const uint64_t at_once = c->train.micro_batch_size * data;
+
+    if (check->use == DS_CONFIG_TRAIN && c->train.global_batch_size % at_once != 0)
+        REFUSE(check, "train", "global_batch_size",
+               "= %" PRIu64 " must be a multiple of micro_batch_size * data = %" PRIu64
+               " * %" PRIu64 " = %" PRIu64,
+               c->train.global_batch_size, c->train.micro_batch_size, data, at_once);
+    return DS_OK;
+}
+
+static ds_status schedule_fits(const struct check *check)
+{
+    const struct ds_config *c = check->config;
+    const uint64_t steps = c->train.steps, warmup = c->schedule.warmup_steps;
+
+    if (c->schedule.min_learning_rate > c->optimizer.learning_rate)
+        REFUSE(check, "schedule", "min_learning_rate",
+               "= %g is larger than [optimizer] learning_rate = %g", c->schedule.min_learning_rate,
+               c->optimizer.learning_rate);
+    if (check->use != DS_CONFIG_TRAIN)
+        return DS_OK;
+    if (warmup > steps)
+        REFUSE(check, "schedule", "warmup_steps",
+               "= %" PRIu64 " is more than [train] steps = %" PRIu64, warmup, steps);
+    if (c->schedule.kind != DS_LR_WSD)
+        return DS_OK;
+    if (c->schedule.decay_steps == 0)
+        REFUSE(check, "schedule", "decay_steps", "%s",
+               "must be given with kind = wsd: how many of the last steps decay");
+    if (c->schedule.decay_steps > steps - warmup)
+        REFUSE(check, "schedule", "decay_steps",
+               "= %" PRIu64 " does not fit behind warmup_steps: %" PRIu64 " + %" PRIu64
+               " > [train] steps = %" PRIu64,
+               c->schedule.decay_steps, warmup, c->schedule.decay_steps, steps);
+    return DS_OK;
+}
+
+static ds_status data_fits(const struct check *check)
+{
+    const struct ds_config *c = check->config;
+
+    if (c->train.eval_interval > 0 && c->data.eval[0] == '\0')
+        REFUSE(check, "train", "eval_interval",
+               "= %" PRIu64 " needs data to evaluate on: [data] eval", c->train.eval_interval);
+    if (check->use == DS_CONFIG_EVAL && c->run.dir[0] == '\0' && c->model.path[0] == '\0')
+        return ds_fail(DS_ERR_CONFIG,
+                       "%s: [run] dir and [model] path are missing: one of them says "
+                       "what is to be evaluated",
+                       check->places->name);
+    if (check->use != DS_CONFIG_PREPARE)
+        return DS_OK;
+    if (c->data.train[0] == '\0' && c->data.eval[0] == '\0')
+        return ds_fail(DS_ERR_CONFIG, "%s: [data] train and eval are missing: nothing to prepare",
+                       check->places->name);
+    if (c->data.format != DS_DATA_TEXT)
+        REFUSE(check, "data", "format", "%s", "= safetensors needs no preparation, only text does");
+    if (c->data.cache[0] == '\0')
+        return ds_fail(DS_ERR_CONFIG,
+                       "%s: [data] cache and [run] dir are missing: one of them says "
+                       "where token shards go",
+                       check->places->name);
+    return DS_OK;
+}
+
+static ds_status devices_fit(const struct check *check)
+{
+    const struct ds_config *c = check->config;
+
+    if (c->run.cpu_streams == DS_DEVICE_DEFERRED && strcmp(c->run.device, "cuda") == 0)
+        REFUSE(check, "run", "cpu_streams", "= %s",
+               "deferred is a mode of the cpu, device is cuda");
+    return DS_OK;
+}
+
+/* KIND:RANK:STEP; the trainer reads it again, after it has been found good here. */
+static ds_status fault_is_known(const struct check *check)
+{
+    const char *text = check->config->debug.inject;
+    unsigned long rank;
+    char kind[8];
+    int end = 0;
+
+    if (text[0] == '\0')
+        return DS_OK;
+    if (sscanf(text, "%7[a-z]:%9lu:%*15[0-9]%n", kind, &rank, &end) != 2 || end == 0 ||
+        text[end] != '\0' ||
+        (strcmp(kind, "hang") != 0 && strcmp(kind, "fail") != 0 && strcmp(kind, "kill") != 0 &&
+         strcmp(kind, "nan") != 0))
+        REFUSE(check, "debug", "inject",
+               "= '%s' must be KIND:RANK:STEP with KIND hang, fail, kill or nan", text);
+    if (check->rank_count > 0 && rank >= check->rank_count)
+        REFUSE(check, "debug", "inject", "= '%s' names rank %lu of %" PRIu64, text, rank,
+               check->rank_count);
+    return DS_OK;
+}
+
+static ds_status (*const rules[])(const struct check *check) = {
+    folder_or_shape, needed_keys_are_there, devices_fit,
+    heads_fit,       vocabulary_fits,       sequence_fits,
+    ranks_fit,       batches_fit,           schedule_fits,
+    data_fits,       fault_is_known,
+};
+
+ds_status ds_config_validate(const struct ds_config *config, const struct ds_places *places,
+                             enum ds_config_use use, uint64_t rank_count)
+{
+    const struct check check = {config, places, use, rank_count};
+
+    for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++)
+        DS_TRY(rules[i](&check));
+    return DS_OK;
+}

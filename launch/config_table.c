@@ -1,0 +1,180 @@
+/* config_table.c - every key a person can set, in the order in which `help` and the README show them.
+ * `peers` are names that other trainers use for the same thing (what people type first). */
+#include "config.h"
+
+#include <string.h>
+
+#define COUNT_MAX 9007199254740992.0 /* 2^53: exact as a double and in JSON */
+#define SIZE_MAX_ 1048576.0
+#define RANKS_MAX 65536.0
+
+#define FIXED   DS_FIELD_FIXED
+#define TRAIN   DS_FIELD_TRAIN_NEEDS
+#define EVAL    DS_FIELD_EVAL_NEEDS
+#define PREPARE DS_FIELD_PREPARE_NEEDS
+#define MODEL   (DS_FIELD_FIXED | DS_FIELD_SHAPES_MODEL)
+
+static const struct ds_choice device_names[] = {{"auto", 0}, {"cpu", 0}, {"cuda", 0}, {NULL, 0}};
+static const struct ds_choice stream_modes[] = {
+    {"inline", DS_DEVICE_INLINE}, {"deferred", DS_DEVICE_DEFERRED}, {NULL, 0}};
+static const struct ds_choice auto_bools[] = {{"auto", -1}, {"true", 1}, {"false", 0}, {NULL, 0}};
+static const struct ds_choice exports[] = {
+    {"last", DS_EXPORT_LAST}, {"none", DS_EXPORT_NONE}, {NULL, 0}};
+static const struct ds_choice storage_names[] = {
+    {"auto", 0}, {"io_uring", 0}, {"threads", 0}, {NULL, 0}};
+static const struct ds_choice families[] = {
+    {"llama", DS_FAMILY_LLAMA}, {"qwen2", DS_FAMILY_QWEN2}, {"qwen3", DS_FAMILY_QWEN3}, {NULL, 0}};
+static const struct ds_choice formats[] = {
+    {"text", DS_DATA_TEXT}, {"safetensors", DS_DATA_SAFETENSORS}, {NULL, 0}};
+static const struct ds_choice tokenizers[] = {{"bytes", 0}, {NULL, 0}};
+static const struct ds_choice decays[] = {
+    {"matrices", DS_DECAY_MATRICES}, {"all", DS_DECAY_ALL}, {NULL, 0}};
+static const struct ds_choice schedules[] = {{"constant", DS_LR_CONSTANT},
+                                             {"linear", DS_LR_LINEAR},
+                                             {"cosine", DS_LR_COSINE},
+                                             {"wsd", DS_LR_WSD},
+                                             {NULL, 0}};
+
+#define PLACE(section, key) \
+    offsetof(struct ds_config, section.key), sizeof(((struct ds_config *)0)->section.key)
+#define COUNT(section, key, preset, flags, min, max, help, peers)                                 \
+    {                                                                                             \
+#section, #key, preset, DS_FIELD_COUNT, flags, PLACE(section, key), min, max, NULL, help, \
+            peers                                                                                 \
+    }
+#define AUTO(section, key, flags, min, max, help, peers)                                         \
+    {                                                                                            \
+#section, #key, "auto", DS_FIELD_AUTO, flags, PLACE(section, key), min, max, NULL, help, \
+            peers                                                                                \
+    }
+#define REAL(section, key, preset, flags, min, max, help, peers)                                 \
+    {                                                                                            \
+#section, #key, preset, DS_FIELD_REAL, flags, PLACE(section, key), min, max, NULL, help, \
+            peers                                                                                \
+    }
+#define BOOL(section, key, preset, flags, help, peers)                                             \
+    {                                                                                              \
+#section, #key, preset, DS_FIELD_BOOL, flags, PLACE(section, key), 0, 0, NULL, help, peers \
+    }
+#define CHOICE(section, key, preset, flags, choices, help, peers)                                 \
+    {                                                                                             \
+#section, #key, preset, DS_FIELD_CHOICE, flags, PLACE(section, key), 0, 0, choices, help, \
+            peers                                                                                 \
+    }
+#define NAME(section, key, preset, flags, choices, help, peers)                                 \
+    {                                                                                           \
+#section, #key, preset, DS_FIELD_NAME, flags, PLACE(section, key), 0, 0, choices, help, \
+            peers                                                                               \
+    }
+#define TEXT(section, key, flags, help, peers)                                                 \
+    {                                                                                          \
+#section, #key, "", DS_FIELD_TEXT, flags, PLACE(section, key), 0, 0, NULL, help, peers \
+    }
+
+/* clang-format off */
+const struct ds_field ds_config_fields[] = {
+    TEXT(run, dir, TRAIN, "directory of the run: its configuration, metrics, logs and the model at the end",
+         "output_dir save_dir out_dir log_dir checkpoint_dir logging_dir"),
+    NAME(run, device, "auto", 0, device_names, "where arithmetic happens; auto: the fastest that is here", "accelerator backend device_type"),
+    CHOICE(run, cpu_streams, "inline", 0, stream_modes,
+           "cpu device: work inside the call, or queued and run in a random allowed order, to find missing waits", ""),
+    AUTO(run, threads, 0, 1, 4096, "threads of a cpu rank; auto: cores of the host / ranks on it", "num_threads omp_num_threads nproc"),
+    COUNT(run, seed, "1", FIXED, 0, COUNT_MAX, "of the first weights and of the order of samples", "random_seed rng_seed"),
+    CHOICE(run, deterministic, "auto", 0, auto_bools, "equal bits on equal layouts; auto: true on cpu", "deterministic_mode deterministic_algorithms full_determinism"),
+    CHOICE(run, export, "last", 0, exports, "write the model as a Hugging Face folder at the end of the run", "save_final export_model save_only_model"),
+    REAL(run, deadline, "300", 0, 0.1, 86400, "seconds any wait for another rank may take; then the run ends with 71", "timeout ddp_timeout nccl_timeout distributed_timeout_minutes init_timeout_seconds"),
+    NAME(run, storage, "auto", 0, storage_names, "how files are read and written in bulk; auto: the best that works here", "io_backend"),
+
+    TEXT(model, path, FIXED, "Hugging Face folder to start from; empty: random weights in the shape of the keys below",
+         "model_name_or_path base_model model_path hf_path model_name pretrained_model_name_or_path"),
+    CHOICE(model, family, "llama", MODEL, families, "architecture of a new model", "model_type architecture arch"),
+    AUTO(model, vocab_size, MODEL, 1, 16777216, "rows of the embedding; auto: the tokenizer's", "padded_vocab_size n_vocab num_embeddings"),
+    COUNT(model, hidden_size, NULL, MODEL | TRAIN, 1, SIZE_MAX_, "width of the model", "n_embd d_model dim embedding_size model_dim"),
+    COUNT(model, intermediate_size, NULL, MODEL | TRAIN, 1, SIZE_MAX_ * 4, "width inside the MLP", "ffn_hidden_size ffn_dim hidden_dim mlp_dim n_inner"),
+    COUNT(model, num_hidden_layers, NULL, MODEL | TRAIN, 1, 4096, "decoder layers", "num_layers n_layer n_layers depth layers"),
+    COUNT(model, num_attention_heads, NULL, MODEL | TRAIN, 1, 65536, "query heads", "n_head n_heads num_heads heads"),
+    AUTO(model, num_key_value_heads, MODEL, 1, 65536, "key and value heads; auto: as many as query heads", "num_query_groups n_kv_heads num_kv_heads n_kv_head kv_heads"),
+    AUTO(model, head_dim, MODEL, 1, 4096, "width of a head; auto: 128 for qwen3, else hidden_size / num_attention_heads", "kv_channels head_size d_head"),
+    AUTO(model, max_position_embeddings, MODEL, 1, 1073741824, "longest context the model is made for; auto: train.seq_length", "n_positions n_ctx block_size context_length max_seq_len"),
+    REAL(model, rms_norm_eps, "1e-06", MODEL, 0, 1, "added under the root in RMSNorm", "norm_eps layernorm_epsilon norm_epsilon layer_norm_epsilon"),
+    REAL(model, initializer_range, "0.02", MODEL, 0, 10, "standard deviation of new weights", "init_method_std init_std"),
+    REAL(model, rope_theta, "10000", MODEL, 1, 1e12, "base of the rotary frequencies", "rotary_base rope_base"),
+    BOOL(model, tie_word_embeddings, "false", MODEL, "the head shares the embedding's weights", "tie_embeddings weight_tying tied_embeddings"),
+
+    TEXT(data, train, FIXED | TRAIN, "files or folders, comma separated, each with a weight if wanted: a.txt, b.txt:0.5",
+         "train_data dataset data_path train_file dataset_path train_data_path datasets input"),
+    TEXT(data, eval, FIXED | EVAL, "the same, for evaluation; empty: none", "eval_data val_data validation valid validation_file eval_dataset eval_file"),
+    CHOICE(data, format, "text", FIXED, formats, "plain text, or pre-tokenised input_ids (and labels) in safetensors", "dataset_type data_format"),
+    NAME(data, tokenizer, "bytes", FIXED, tokenizers, "of text: 256 bytes, then bos, eos, pad", "tokenizer_type tokenizer_name tokenizer_path tokenizer_model"),
+    TEXT(data, cache, 0, "directory of prepared token shards; empty: data in run.dir", "cache_dir dataset_prepared_path data_cache_path preprocessed_path"),
+    BOOL(data, shuffle, "true", FIXED, "draw samples in random order; false: the order of the files, every epoch", "shuffle_data"),
+
+    COUNT(train, steps, NULL, TRAIN, 1, COUNT_MAX, "updates of the model", "max_steps train_iters train_steps num_steps total_steps iterations num_train_epochs num_epochs epochs"),
+    COUNT(train, global_batch_size, NULL, FIXED | TRAIN, 1, 1073741824, "sequences in an update, over all ranks",
+          "train_batch_size gradient_accumulation_steps batch_accumulation_per_replica total_batch_size"),
+    COUNT(train, micro_batch_size, "1", 0, 1, 1048576, "sequences a rank takes through the model at once",
+          "train_micro_batch_size_per_gpu per_device_train_batch_size batch_size local_batch_size micro_batch"),
+    COUNT(train, seq_length, NULL, FIXED | TRAIN | EVAL, 1, 16777216, "tokens in a sequence",
+          "sequence_len sequence_length seq_len cutoff_len max_seq_length max_context_length block_size max_length"),
+    REAL(train, grad_clip, "1", FIXED, 0, 1e30, "largest gradient norm; 0: off", "max_grad_norm gradient_clipping clip_grad max_norm gradient_clip_val grad_norm"),
+    COUNT(train, eval_interval, "0", 0, 0, COUNT_MAX, "steps between evaluations; 0: only at the end", "eval_steps eval_every validation_interval val_interval eval_freq eval_strategy"),
+    COUNT(train, eval_samples, "0", 0, 0, COUNT_MAX, "sequences in an evaluation at most; 0: all", "eval_iters max_eval_samples val_set_size limit_val_batches"),
+
+    REAL(optimizer, learning_rate, "0.0003", FIXED, 0, 10, "peak, after warm-up", "lr max_lr peak_lr base_lr"),
+    REAL(optimizer, beta1, "0.9", FIXED, 0, 0.999999999, "AdamW: memory of the gradient", "adam_beta1 betas"),
+    REAL(optimizer, beta2, "0.95", FIXED, 0, 0.999999999, "AdamW: memory of its square", "adam_beta2"),
+    REAL(optimizer, eps, "1e-08", FIXED, 0, 1, "AdamW: added to the root of the square", "adam_eps adam_epsilon epsilon"),
+    REAL(optimizer, weight_decay, "0.1", FIXED, 0, 100, "AdamW: decoupled, times the learning rate", "wd decay l2"),
+    CHOICE(optimizer, weight_decay_on, "matrices", FIXED, decays, "which parameters decay: matrices (no norms, no biases) or all", "no_weight_decay decay_on"),
+
+    CHOICE(schedule, kind, "cosine", FIXED, schedules, "shape of the learning rate after warm-up", "lr_scheduler_type lr_scheduler lr_decay_style lr_schedule scheduler decay_type"),
+    COUNT(schedule, warmup_steps, "0", FIXED, 0, COUNT_MAX, "steps of linear rise to the peak", "warmup_num_steps lr_warmup_iters warmup_ratio warmup warmup_iters num_warmup_steps"),
+    COUNT(schedule, decay_steps, "0", FIXED, 0, COUNT_MAX, "steps of decay; 0: all after warm-up (wsd needs a number: the last of the run)", "lr_decay_iters lr_decay_steps cooldown_steps wsd_decay_steps"),
+    REAL(schedule, min_learning_rate, "0", FIXED, 0, 10, "what decay ends at", "min_lr lr_min cosine_min_lr_ratio end_lr final_lr min_lr_ratio"),
+
+    AUTO(parallel, data, 0, 1, RANKS_MAX, "ranks that see other samples; auto: all ranks left", "dp data_parallel_size data_parallel dp_size data_parallel_degree"),
+    AUTO(parallel, shard, 0, 1, RANKS_MAX, "of these, ranks that share out one copy of the states; auto: all", "shard_size fsdp_size data_parallel_shard_degree dp_shard hybrid_shard zero_hpz_partition_size"),
+
+    COUNT(zero, stage, "3", 0, 0, 3, "what shard ranks share out: 1 optimizer states, 2 and gradients, 3 and parameters", "zero_stage zero_optimization sharding_strategy"),
+
+    COUNT(log, interval, "10", 0, 1, COUNT_MAX, "steps between lines on the console", "logging_steps log_interval log_freq log_every log_every_n_steps steps_per_print"),
+
+    TEXT(debug, inject, 0, "a fault, for tests: hang, fail, kill or nan, as KIND:RANK:STEP", ""),
+};
+/* clang-format on */
+const size_t ds_config_field_count = sizeof ds_config_fields / sizeof ds_config_fields[0];
+_Static_assert(sizeof ds_config_fields / sizeof ds_config_fields[0] <= DS_FIELDS_MAX,
+               "struct ds_places has a line for every row");
+
+const struct ds_section ds_config_sections[] = {
+    {"run", "the process: where it writes, on what it computes"},
+    {"model", "what is trained: a folder, or a shape under Hugging Face's names"},
+    {"data", "what it learns from"},
+    {"train", "how long, in what portions"},
+    {"optimizer", "AdamW, as PyTorch defines it"},
+    {"schedule", "the learning rate over time"},
+    {"parallel", "how ranks divide the work; it never changes the result"},
+    {"zero", "how ranks divide the memory; it never changes the result"},
+    {"log", "what the console shows"},
+    {"debug", "for tests of the program itself"},
+};
+const size_t ds_config_section_count = sizeof ds_config_sections / sizeof ds_config_sections[0];
+
+const struct ds_field *ds_field_find(const char *section, const char *key)
+{
+    for (size_t i = 0; i < ds_config_field_count; i++) {
+        const struct ds_field *field = &ds_config_fields[i];
+
+        if (strcmp(field->section, section) == 0 && strcmp(field->key, key) == 0)
+            return field;
+    }
+    return NULL;
+}
+
+const struct ds_section *ds_section_find(const char *name)
+{
+    for (size_t i = 0; i < ds_config_section_count; i++)
+        if (strcmp(ds_config_sections[i].name, name) == 0)
+            return &ds_config_sections[i];
+    return NULL;
+}
