@@ -2,7 +2,6 @@
  * with this one. */
 #include "kernels.h"
 
-
 const struct ds_kernel_ops ds_kernels_cpu = {
     .name = "cpu",
     .matmul = kernel_matmul,

@@ -1,0 +1,228 @@
+/* attention_backward.c - gradients of attention.c's queries, keys and values.
+ *
+ * Probabilities are made again from lse. A thread takes one kv head of one sequence: block by block
+ * of keys, all query heads of its group in order, all queries that see the block in order. So each
+ * sum has one writer and one order:
+ *   P = exp(scale q k - lse), dP = do v, dS = scale P (dP - delta), delta = do . o
+ *   dv += P^T do, dk += dS^T q over queries and heads; dq += dS k over blocks of keys */
+#include "attention.h"
+
+#include "lanes.h"
+#include "launch.h"
+#include "vector_math.h"
+
+#include <math.h>
+#include <string.h>
+
+#define BLOCK ATTENTION_BLOCK
+
+struct gradients {
+    const float *o, *lse, *dout;
+    float *dq, *dk, *dv, *delta;
+};
+
+/* A block of keys, and of the queries it meets. Rows of dim_padded, except the turned ones. */
+struct backward {
+    _Alignas(64) float key_turned[ATTENTION_DIM_MAX * BLOCK]; /* [dim][key] */
+    float value_turned[ATTENTION_DIM_MAX * BLOCK];
+    float key[BLOCK * ATTENTION_DIM_MAX];
+    float query[BLOCK * ATTENTION_DIM_MAX], dout[BLOCK * ATTENTION_DIM_MAX];
+    float dq[BLOCK * ATTENTION_DIM_MAX];
+    float dk[BLOCK * ATTENTION_DIM_MAX], dv[BLOCK * ATTENTION_DIM_MAX];
+    float p[BLOCK * BLOCK], ds[BLOCK * BLOCK]; /* [query][key] */
+    size_t seq, kv_head, head;
+    size_t key_first, key_count, query_first, query_count;
+};
+
+KERNEL_CLONES static float dot_row(const float *a, const float *b, size_t count)
+{
+    return lanes_dot(a, b, count);
+}
+
+KERNEL_CLONES static void add_row(float *to, const float *from, size_t count)
+{
+#pragma omp simd
+    for (size_t i = 0; i < count; i++)
+        to[i] += from[i];
+}
+
+/* Scores become p, dp becomes ds. The query sees columns first..last. */
+KERNEL_CLONES static void gradient_row(float *p, float *dp, size_t count, int32_t first,
+                                       int32_t last, float scale, float lse, float delta)
+{
+#pragma omp simd
+    for (int32_t j = 0; j < (int32_t)count; j++) {
+        const int is_seen = (j >= first) & (j <= last);
+        const float x = vector_expf(is_seen ? p[j] * scale - lse : -INFINITY);
+
+        p[j] = x;
+        dp[j] = x * (dp[j] - delta) * scale;
+    }
+}
+
+/* C (add)= A B with blocks in hand: row i of A is a's row if `turned` is 0, else its column. */
+static void multiply(size_t m, size_t n, size_t k, const float *a, size_t a_stride, int turned,
+                     const float *b, size_t b_stride, float *c, size_t c_stride, int add)
+{
+    kernel_tile_product(&(struct tile_product){.m = m,
+                                               .n = n,
+                                               .k = k,
+                                               .a = a,
+                                               .a_row = turned ? 1 : a_stride,
+                                               .a_column = turned ? a_stride : 1,
+                                               .b = b,
+                                               .b_stride = b_stride,
+                                               .c = c,
+                                               .c_stride = c_stride,
+                                               .add = add});
+}
+
+/* p and ds of queries i .. i+count against the first `seen` keys. */
+static void recompute(const struct attention *at, const struct gradients *g, struct backward *b,
+                      size_t i, size_t count, size_t seen)
+{
+    const size_t width = at->dim_padded;
+
+    multiply(count, seen, at->dim, b->query + i * width, width, 0, b->key_turned, BLOCK,
+             b->p + i * BLOCK, BLOCK, 0);
+    multiply(count, seen, at->dim, b->dout + i * width, width, 0, b->value_turned, BLOCK,
+             b->ds + i * BLOCK, BLOCK, 0);
+    for (size_t row = i; row < i + count; row++) {
+        const size_t token = b->seq * at->seq_length + b->query_first + row;
+        const size_t token_head = token * at->heads + b->head;
+
+        gradient_row(b->p + row * BLOCK, b->ds + row * BLOCK, seen,
+                     at->document[token] - (int32_t)b->key_first,
+                     (int32_t)(b->query_first + row - b->key_first), at->scale, g->lse[token_head],
+                     g->delta[token_head]);
+    }
+}
+
+static void store_dq(const struct attention *at, const struct gradients *g,
+                     const struct backward *b)
+{
+    for (size_t i = 0; i < b->query_count; i++)
+        add_row(g->dq + attention_row(at, b->seq, b->query_first + i, at->heads, b->head),
+                b->dq + i * at->dim_padded, at->dim);
+}
+
+/* Where queries and keys are the same block, only what lies at or left of the diagonal is made and
+ * read, in steps of TILE_LANES. */
+static void meet(const struct attention *at, const struct gradients *g, struct backward *b)
+{
+    const size_t width = at->dim_padded, keys = b->key_count, queries = b->query_count;
+    const int is_diagonal = b->query_first == b->key_first;
+    const size_t step = is_diagonal ? TILE_LANES : BLOCK;
+
+    for (size_t i = 0; i < queries; i += step) {
+        const size_t count = attention_smaller(step, queries - i);
+        const size_t seen = is_diagonal ? attention_smaller(i + step, keys) : keys;
+
+        recompute(at, g, b, i, count, TILE_ROUND_UP(seen));
+        multiply(count, width, seen, b->ds + i * BLOCK, BLOCK, 0, b->key, width, b->dq + i * width,
+                 width, 0);
+    }
+    for (size_t j = 0; j < keys; j += step) {
+        const size_t count = attention_smaller(step, keys - j), i = is_diagonal ? j : 0;
+
+        multiply(count, width, queries - i, b->p + i * BLOCK + j, BLOCK, 1, b->dout + i * width,
+                 width, b->dv + j * width, width, 1);
+        multiply(count, width, queries - i, b->ds + i * BLOCK + j, BLOCK, 1, b->query + i * width,
+                 width, b->dk + j * width, width, 1);
+    }
+    store_dq(at, g, b);
+}
+
+/* One query head of the group against the keys in hand. */
+static void backward_head(const struct attention *at, const struct gradients *g, struct backward *b)
+{
+    const size_t stride = at->heads * at->dim;
+
+    for (size_t first = b->key_first; first < at->seq_length; first += BLOCK) {
+        const size_t row = attention_row(at, b->seq, first, at->heads, b->head);
+
+        b->query_first = first;
+        b->query_count = attention_smaller(BLOCK, at->seq_length - first);
+        if (kernel_attention_first_key(at, b->seq, first, b->query_count) >=
+            b->key_first + b->key_count)
+            continue; /* all of them began later */
+        kernel_tile_copy(b->query, at->q + row, stride, b->query_count, at->dim);
+        kernel_tile_copy(b->dout, g->dout + row, stride, b->query_count, at->dim);
+        meet(at, g, b);
+    }
+}
+
+static void backward_keys(const struct attention *at, const struct gradients *g, struct backward *b)
+{
+    const size_t row = attention_row(at, b->seq, b->key_first, at->kv_heads, b->kv_head);
+    const size_t stride = at->kv_heads * at->dim;
+
+    kernel_tile_transpose(b->key_turned, BLOCK, at->k + row, stride, b->key_count, at->dim);
+    kernel_tile_transpose(b->value_turned, BLOCK, at->v + row, stride, b->key_count, at->dim);
+    kernel_tile_copy(b->key, at->k + row, stride, b->key_count, at->dim);
+    memset(b->dk, 0, b->key_count * at->dim_padded * sizeof *b->dk);
+    memset(b->dv, 0, b->key_count * at->dim_padded * sizeof *b->dv);
+    for (size_t i = 0; i < at->group; i++) {
+        b->head = b->kv_head * at->group + i;
+        backward_head(at, g, b);
+    }
+    for (size_t j = 0; j < b->key_count; j++) {
+        memcpy(g->dk + row + j * stride, b->dk + j * at->dim_padded, at->dim * sizeof *b->dk);
+        memcpy(g->dv + row + j * stride, b->dv + j * at->dim_padded, at->dim * sizeof *b->dv);
+    }
+}
+
+/* What the walk over keys needs from the start: dq at zero, delta of every query. */
+static void backward_begin(const struct attention *at, const struct gradients *g, size_t seq,
+                           size_t kv_head)
+{
+    for (size_t position = 0; position < at->seq_length; position++)
+        for (size_t i = 0; i < at->group; i++) {
+            const size_t row = attention_row(at, seq, position, at->heads, kv_head * at->group + i);
+
+            memset(g->dq + row, 0, at->dim * sizeof *g->dq);
+            g->delta[row / at->dim] = dot_row(g->dout + row, g->o + row, at->dim);
+        }
+}
+
+static ds_status backward_work(void *args, int *done)
+{
+    const struct ds_attention_backward_args *a = args;
+    const struct attention at = kernel_attention_describe(&a->forward);
+    const struct gradients g = {.o = a->forward.o_THD.data,
+                                .lse = a->forward.lse_TH.data,
+                                .dout = a->do_THD.data,
+                                .dq = a->dq_THD.data,
+                                .dk = a->dk_TGD.data,
+                                .dv = a->dv_TGD.data,
+                                .delta = a->delta_TH.data};
+
+#pragma omp parallel for schedule(dynamic, 1)
+    for (size_t i = 0; i < at.seq_count * at.kv_heads; i++) {
+        struct backward b;
+
+        b.seq = i / at.kv_heads;
+        b.kv_head = i % at.kv_heads;
+        backward_begin(&at, &g, b.seq, b.kv_head);
+        for (b.key_first = 0; b.key_first < at.seq_length; b.key_first += BLOCK) {
+            b.key_count = attention_smaller(BLOCK, at.seq_length - b.key_first);
+            backward_keys(&at, &g, &b);
+        }
+    }
+    *done = 1;
+    return DS_OK;
+}
+
+ds_status kernel_attention_backward(struct ds_stream *stream,
+                                    const struct ds_attention_backward_args *args)
+{
+    static const char kernel[] = "attention_backward";
+
+    DS_TRY(kernel_attention_check(kernel, &args->forward));
+    KERNEL_WANTS(kernel, args, do_THD, DS_F32);
+    KERNEL_WANTS(kernel, args, dq_THD, DS_F32);
+    KERNEL_WANTS(kernel, args, dk_TGD, DS_F32);
+    KERNEL_WANTS(kernel, args, dv_TGD, DS_F32);
+    KERNEL_WANTS(kernel, args, delta_TH, DS_F32);
+    return kernel_launch(stream, backward_work, args, sizeof *args);
+}

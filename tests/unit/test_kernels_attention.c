@@ -1,0 +1,371 @@
+/* test_kernels_attention.c - attention, forward and backward, against plain fp64 loops; the loops'
+ * own gradient is held against finite differences. */
+// link: kernels base
+#include "test.h"
+
+#include "fake_device.h"
+#include "kernel_compare.h"
+
+#include "dstrain/kernels.h"
+
+#include <math.h>
+#include <omp.h>
+
+struct row {
+    const char *name;
+    size_t seq_count, seq_length, heads, kv_heads, dim;
+    int documents; /* about so many in a sequence, starting anywhere */
+};
+
+static const struct row rows[] = {
+    {"one token", 1, 1, 1, 1, 1, 1},
+    {"one token a sequence, grouped", 3, 1, 8, 2, 33, 1},
+    {"odd", 2, 37, 7, 7, 33, 1},
+    {"odd, documents", 2, 37, 7, 7, 33, 4},
+    {"grouped 8:2, three blocks", 1, 150, 8, 2, 64, 1},
+    {"grouped 6:3, documents", 2, 200, 6, 3, 17, 5},
+    {"whole blocks", 1, 128, 2, 1, 128, 1},
+    {"block and one", 1, 65, 2, 2, 80, 2},
+    {"widest", 1, 70, 2, 1, 256, 3},
+    {"every token a document", 1, 67, 2, 2, 5, 1000},
+};
+#define ROW_COUNT (sizeof rows / sizeof rows[0])
+
+/* Tensors of one case, and the fp64 answers. */
+struct attend {
+    struct row shape;
+    size_t tokens, q_count, kv_count;
+    float scale;
+    int32_t *document;
+    float *q, *k, *v, *dout;
+    float *o, *lse, *dq, *dk, *dv, *delta;
+    double *want_o, *want_lse, *want_dq, *want_dk, *want_dv;
+};
+
+static int32_t *make_documents(const struct row *shape, uint64_t seed)
+{
+    int32_t *document = malloc(shape->seq_count * shape->seq_length * sizeof *document);
+
+    for (size_t b = 0; b < shape->seq_count; b++)
+        for (size_t s = 0; s < shape->seq_length; s++) {
+            int32_t *at = document + b * shape->seq_length + s;
+            int starts = random_next(&seed) % shape->seq_length < (uint64_t)shape->documents - 1;
+
+            *at = s == 0 || starts ? (int32_t)s : at[-1];
+        }
+    return document;
+}
+
+static struct attend attend_make(const struct row *shape, uint64_t seed)
+{
+    struct attend c = {.shape = *shape, .tokens = shape->seq_count * shape->seq_length};
+
+    c.q_count = c.tokens * shape->heads * shape->dim;
+    c.kv_count = c.tokens * shape->kv_heads * shape->dim;
+    c.scale = 2.0f / sqrtf((float)shape->dim);
+    c.document = make_documents(shape, seed + 5);
+    c.q = random_floats(c.q_count, seed + 1);
+    c.k = random_floats(c.kv_count, seed + 2);
+    c.v = random_floats(c.kv_count, seed + 3);
+    c.dout = random_floats(c.q_count, seed + 4);
+    c.o = random_floats(c.q_count, 1); /* outputs: what they held before does not matter */
+    c.dq = random_floats(c.q_count, 2);
+    c.dk = random_floats(c.kv_count, 3);
+    c.dv = random_floats(c.kv_count, 4);
+    c.lse = random_floats(c.tokens * shape->heads, 5);
+    c.delta = random_floats(c.tokens * shape->heads, 6);
+    c.want_o = calloc(c.q_count, sizeof(double));
+    c.want_lse = calloc(c.tokens * shape->heads, sizeof(double));
+    c.want_dq = calloc(c.q_count, sizeof(double));
+    c.want_dk = calloc(c.kv_count, sizeof(double));
+    c.want_dv = calloc(c.kv_count, sizeof(double));
+    return c;
+}
+
+static void attend_free(struct attend *c)
+{
+    void *all[] = {c->document, c->q,       c->k,       c->v,      c->dout,  c->o,
+                   c->lse,      c->dq,      c->dk,      c->dv,     c->delta, c->want_o,
+                   c->want_lse, c->want_dq, c->want_dk, c->want_dv};
+
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        free(all[i]);
+}
+
+static struct ds_attention_args forward_args(const struct attend *c)
+{
+    const struct row *s = &c->shape;
+
+    return (struct ds_attention_args){
+        .q_THD = ds_tensor3(c->q, DS_F32, c->tokens, s->heads, s->dim),
+        .k_TGD = ds_tensor3(c->k, DS_F32, c->tokens, s->kv_heads, s->dim),
+        .v_TGD = ds_tensor3(c->v, DS_F32, c->tokens, s->kv_heads, s->dim),
+        .document_T = ds_tensor1(c->document, DS_I32, c->tokens),
+        .o_THD = ds_tensor3(c->o, DS_F32, c->tokens, s->heads, s->dim),
+        .lse_TH = ds_tensor2(c->lse, DS_F32, c->tokens, s->heads),
+        .seq_length = s->seq_length,
+        .scale = c->scale};
+}
+
+static void run_forward(const struct attend *c)
+{
+    struct ds_attention_args args = forward_args(c);
+
+    assert_ok(ds_kernels_cpu.attention_forward(&fake_stream, &args));
+}
+
+static void run_backward(const struct attend *c)
+{
+    const struct row *s = &c->shape;
+    struct ds_attention_backward_args args = {
+        .forward = forward_args(c),
+        .do_THD = ds_tensor3(c->dout, DS_F32, c->tokens, s->heads, s->dim),
+        .dq_THD = ds_tensor3(c->dq, DS_F32, c->tokens, s->heads, s->dim),
+        .dk_TGD = ds_tensor3(c->dk, DS_F32, c->tokens, s->kv_heads, s->dim),
+        .dv_TGD = ds_tensor3(c->dv, DS_F32, c->tokens, s->kv_heads, s->dim),
+        .delta_TH = ds_tensor2(c->delta, DS_F32, c->tokens, s->heads)};
+
+    assert_ok(ds_kernels_cpu.attention_backward(&fake_stream, &args));
+}
+
+static double dot(const float *a, const float *b, size_t count)
+{
+    double sum = 0.0;
+
+    for (size_t i = 0; i < count; i++)
+        sum += (double)a[i] * (double)b[i];
+    return sum;
+}
+
+/* One query of one head: p of the positions it sees, by the definition. */
+static void plain_query(struct attend *c, size_t token, size_t head, double *p)
+{
+    const struct row *s = &c->shape;
+    const size_t seq = token / s->seq_length * s->seq_length, dim = s->dim;
+    const size_t first = seq + (size_t)c->document[token], kv = head / (s->heads / s->kv_heads);
+    const float *q = c->q + (token * s->heads + head) * dim;
+    const float *dout = c->dout + (token * s->heads + head) * dim;
+    double *o = c->want_o + (token * s->heads + head) * dim;
+    double *dq = c->want_dq + (token * s->heads + head) * dim;
+    double max = -INFINITY, sum = 0.0, delta = 0.0;
+
+    for (size_t t = first; t <= token; t++) {
+        p[t] = c->scale * dot(q, c->k + (t * s->kv_heads + kv) * dim, dim);
+        max = fmax(max, p[t]);
+    }
+    for (size_t t = first; t <= token; t++)
+        sum += exp(p[t] - max);
+    c->want_lse[token * s->heads + head] = max + log(sum);
+    for (size_t t = first; t <= token; t++) {
+        p[t] = exp(p[t] - max) / sum;
+        delta += p[t] * dot(dout, c->v + (t * s->kv_heads + kv) * dim, dim);
+    }
+    for (size_t t = first; t <= token; t++) {
+        const size_t row = (t * s->kv_heads + kv) * dim;
+        const double ds = p[t] * (dot(dout, c->v + row, dim) - delta) * c->scale;
+
+        for (size_t d = 0; d < dim; d++) {
+            o[d] += p[t] * c->v[row + d];
+            dq[d] += ds * c->k[row + d];
+            c->want_dk[row + d] += ds * q[d];
+            c->want_dv[row + d] += p[t] * dout[d];
+        }
+    }
+}
+
+static void plain_attention(struct attend *c)
+{
+    double *p = malloc(c->tokens * sizeof *p);
+
+    memset(c->want_o, 0, c->q_count * sizeof *p);
+    memset(c->want_dq, 0, c->q_count * sizeof *p);
+    memset(c->want_dk, 0, c->kv_count * sizeof *p);
+    memset(c->want_dv, 0, c->kv_count * sizeof *p);
+    for (size_t token = 0; token < c->tokens; token++)
+        for (size_t head = 0; head < c->shape.heads; head++)
+            plain_query(c, token, head, p);
+    free(p);
+}
+
+/* A query that sees itself alone has gradients of zero, up to rounding. */
+static void assert_gradient(const float *got, const double *want, size_t count)
+{
+    double norm = 0.0, difference = 0.0;
+
+    for (size_t i = 0; i < count; i++) {
+        norm += want[i] * want[i];
+        difference += (got[i] - want[i]) * (got[i] - want[i]);
+    }
+    assert_close(sqrt(difference / (norm + 0.01 * (double)count)), 2e-6);
+}
+
+static void forward_and_backward_equal_fp64(void **state)
+{
+    uint64_t seed = test_seed(__func__);
+
+    (void)state;
+    for (size_t i = 0; i < ROW_COUNT; i++) {
+        struct attend c = attend_make(&rows[i], seed + 100 * i);
+
+        plain_attention(&c);
+        run_forward(&c);
+        run_backward(&c);
+        print_message("%s\n", rows[i].name);
+        assert_close(relative_error(c.o, c.want_o, c.q_count), 1e-6);
+        assert_close(relative_error(c.lse, c.want_lse, c.tokens * c.shape.heads), 1e-6);
+        assert_close(relative_error(c.dv, c.want_dv, c.kv_count), 1e-6);
+        assert_gradient(c.dq, c.want_dq, c.q_count);
+        assert_gradient(c.dk, c.want_dk, c.kv_count);
+        attend_free(&c);
+    }
+}
+
+/* sum of dout * o, in fp64 */
+static double plain_objective(struct attend *c)
+{
+    double sum = 0.0;
+
+    plain_attention(c);
+    for (size_t i = 0; i < c->q_count; i++)
+        sum += c->want_o[i] * c->dout[i];
+    return sum;
+}
+
+static void check_slope(struct attend *c, float *x, double slope)
+{
+    const float before = *x, step = 0x1p-10f;
+    double up, down;
+
+    *x = before + step;
+    up = plain_objective(c);
+    const float above = *x;
+    *x = before - step;
+    down = plain_objective(c);
+    assert_true(fabs((up - down) / ((double)above - (double)*x) - slope) < 1e-4);
+    *x = before;
+}
+
+static void gradients_are_slopes_of_the_output(void **state)
+{
+    const struct row shape = {"slopes", 1, 9, 4, 2, 3, 2};
+    struct attend c = attend_make(&shape, test_seed(__func__));
+
+    (void)state;
+    run_forward(&c);
+    run_backward(&c);
+    for (size_t i = 0; i < c.q_count; i++)
+        check_slope(&c, c.q + i, c.dq[i]);
+    for (size_t i = 0; i < c.kv_count; i++) {
+        check_slope(&c, c.k + i, c.dk[i]);
+        check_slope(&c, c.v + i, c.dv[i]);
+    }
+    attend_free(&c);
+}
+
+static int same_answers(const struct attend *a, const struct attend *b)
+{
+    return memcmp(a->o, b->o, a->q_count * 4) == 0 && memcmp(a->dq, b->dq, a->q_count * 4) == 0 &&
+           memcmp(a->dk, b->dk, a->kv_count * 4) == 0 &&
+           memcmp(a->dv, b->dv, a->kv_count * 4) == 0 &&
+           memcmp(a->lse, b->lse, a->tokens * a->shape.heads * 4) == 0;
+}
+
+static void bits_do_not_depend_on_the_number_of_threads(void **state)
+{
+    uint64_t seed = test_seed(__func__);
+    int thread_count = omp_get_max_threads();
+
+    (void)state;
+    for (size_t i = 3; i < 6; i++) {
+        struct attend one = attend_make(&rows[i], seed);
+
+        omp_set_num_threads(1);
+        run_forward(&one);
+        run_backward(&one);
+        for (int threads = 2; threads <= 3; threads++) {
+            struct attend more = attend_make(&rows[i], seed);
+
+            omp_set_num_threads(threads);
+            run_forward(&more);
+            run_backward(&more);
+            assert_true(same_answers(&one, &more));
+            attend_free(&more);
+        }
+        attend_free(&one);
+    }
+    omp_set_num_threads(thread_count);
+}
+
+/* What a token does not see does not reach it: another document, a later token. */
+static void unseen_keys_leave_no_trace(void **state)
+{
+    const struct row shape = {"two documents", 1, 200, 2, 1, 24, 1};
+    struct attend clean = attend_make(&shape, test_seed(__func__));
+    const size_t start = 131, seen = 170, width = shape.kv_heads * shape.dim;
+
+    (void)state;
+    for (size_t t = start; t < shape.seq_length; t++)
+        clean.document[t] = (int32_t)start;
+    run_forward(&clean);
+    float *kept = malloc(clean.q_count * sizeof *kept);
+    memcpy(kept, clean.o, clean.q_count * sizeof *kept);
+    for (size_t i = 0; i < start * width; i++)
+        clean.k[i] = clean.v[i] = 9.0f;
+    for (size_t i = seen * width; i < clean.kv_count; i++)
+        clean.k[i] = clean.v[i] = -9.0f;
+    run_forward(&clean);
+    assert_memory_equal(kept + start * shape.heads * shape.dim,
+                        clean.o + start * shape.heads * shape.dim,
+                        (seen - start) * shape.heads * shape.dim * sizeof *kept);
+    free(kept);
+    attend_free(&clean);
+}
+
+static void large_scores_stay_finite_and_nan_is_not_hidden(void **state)
+{
+    const struct row shape = {"large", 1, 80, 2, 2, 16, 1};
+    struct attend c = attend_make(&shape, test_seed(__func__));
+
+    (void)state;
+    c.scale = 1000.0f;
+    plain_attention(&c);
+    run_forward(&c);
+    run_backward(&c);
+    for (size_t i = 0; i < c.q_count; i++)
+        assert_true(isfinite(c.o[i]) && isfinite(c.dq[i]));
+    /* a score near 3,000 has an absolute error of 1e-4 */
+    assert_close(relative_error(c.o, c.want_o, c.q_count), 1e-2);
+    c.q[5] = NAN;
+    run_forward(&c);
+    assert_true(isnan(c.o[0]) && isnan(c.lse[0]));
+    attend_free(&c);
+}
+
+static void what_is_not_available_is_named(void **state)
+{
+    const struct row shape = {"one", 1, 1, 1, 1, 1, 1};
+    struct attend c = attend_make(&shape, 1);
+    struct ds_attention_args args = forward_args(&c);
+
+    (void)state;
+    args.k_TGD.dtype = DS_BF16;
+    assert_int_equal(ds_kernels_cpu.attention_forward(&fake_stream, &args), DS_ERR_UNSUPPORTED);
+    args.k_TGD.dtype = DS_F32;
+    args.q_THD.shape[2] = args.k_TGD.shape[2] = 257;
+    assert_int_equal(ds_kernels_cpu.attention_forward(&fake_stream, &args), DS_ERR_UNSUPPORTED);
+    attend_free(&c);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(forward_and_backward_equal_fp64),
+        cmocka_unit_test(gradients_are_slopes_of_the_output),
+        cmocka_unit_test(bits_do_not_depend_on_the_number_of_threads),
+        cmocka_unit_test(unseen_keys_leave_no_trace),
+        cmocka_unit_test(large_scores_stay_finite_and_nan_is_not_hidden),
+        cmocka_unit_test(what_is_not_available_is_named),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,271 @@
+/* test_kernels_loss.c - cross-entropy against fp64, and the exp it is made of. */
+// link: kernels base
+#include "test.h"
+
+#include "fake_device.h"
+#include "kernel_compare.h"
+
+#include "dstrain/kernels.h"
+
+#include <math.h>
+#include <omp.h>
+
+struct row {
+    size_t rows, vocabulary;
+    float spread; /* logits from -spread to spread */
+};
+
+static const struct row cases[] = {{1, 1, 1},  {1, 2, 3},     {5, 15, 2},    {37, 509, 4},
+                                   {3, 16, 8}, {9, 1025, 30}, {2, 40001, 1}, {7, 2048, 200}};
+#define CASE_COUNT (sizeof cases / sizeof cases[0])
+
+struct batch {
+    size_t rows, vocabulary;
+    float *logits, *loss;
+    int32_t *target;
+    struct ds_step_record record;
+    double *want_gradient, *want_loss;
+};
+
+/* Every third row is ignored, if there are that many. */
+static struct batch batch_make(const struct row *row, uint64_t seed)
+{
+    struct batch b = {.rows = row->rows, .vocabulary = row->vocabulary};
+    size_t count = row->rows * row->vocabulary;
+
+    b.logits = random_floats(count, seed + 1);
+    for (size_t i = 0; i < count; i++)
+        b.logits[i] *= row->spread;
+    b.loss = random_floats(row->rows, seed + 2);
+    b.target = malloc(row->rows * sizeof *b.target);
+    for (size_t i = 0; i < row->rows; i++)
+        b.target[i] =
+            i % 3 == 2 ? DS_IGNORE_INDEX : (int32_t)(random_next(&seed) % row->vocabulary);
+    b.record.inverse_tokens = 1.0f / 7.0f;
+    b.record.loss_scale = 4.0f;
+    b.want_gradient = calloc(count, sizeof(double));
+    b.want_loss = calloc(row->rows, sizeof(double));
+    return b;
+}
+
+static void batch_free(struct batch *b)
+{
+    free(b->logits);
+    free(b->loss);
+    free(b->target);
+    free(b->want_gradient);
+    free(b->want_loss);
+}
+
+static ds_status batch_run(struct batch *b, int gradient)
+{
+    struct ds_cross_entropy_args args = {.logits_NV =
+                                             ds_tensor2(b->logits, DS_F32, b->rows, b->vocabulary),
+                                         .target_N = ds_tensor1(b->target, DS_I32, b->rows),
+                                         .loss_N = ds_tensor1(b->loss, DS_F32, b->rows),
+                                         .record = &b->record,
+                                         .gradient = gradient};
+
+    return ds_kernels_cpu.cross_entropy(&fake_stream, &args);
+}
+
+static void plain_row(const float *x, size_t count, int32_t target, double factor, double *gradient,
+                      double *loss)
+{
+    double max = -INFINITY, sum = 0.0;
+
+    for (size_t i = 0; i < count; i++)
+        max = fmax(max, x[i]);
+    for (size_t i = 0; i < count; i++)
+        sum += exp(x[i] - max);
+    for (size_t i = 0; i < count; i++)
+        gradient[i] = (exp(x[i] - max) / sum - (i == (size_t)target)) * factor;
+    *loss = log(sum) + max - x[target];
+}
+
+static void plain_cross_entropy(struct batch *b)
+{
+    double factor = (double)b->record.inverse_tokens * (double)b->record.loss_scale;
+
+    for (size_t i = 0; i < b->rows; i++)
+        if (b->target[i] != DS_IGNORE_INDEX)
+            plain_row(b->logits + i * b->vocabulary, b->vocabulary, b->target[i], factor,
+                      b->want_gradient + i * b->vocabulary, b->want_loss + i);
+}
+
+static void loss_and_gradient_equal_fp64(void **state)
+{
+    uint64_t seed = test_seed(__func__);
+
+    (void)state;
+    for (size_t i = 0; i < CASE_COUNT; i++) {
+        struct batch b = batch_make(&cases[i], seed + 10 * i);
+
+        plain_cross_entropy(&b);
+        assert_ok(batch_run(&b, 1));
+        print_message("%zu x %zu\n", b.rows, b.vocabulary);
+        assert_close(relative_error(b.loss, b.want_loss, b.rows), 5e-7);
+        assert_close(relative_error(b.logits, b.want_gradient, b.rows * b.vocabulary), 1e-6);
+        batch_free(&b);
+    }
+}
+
+static void ignored_rows_have_no_loss_and_no_gradient(void **state)
+{
+    struct batch b = batch_make(&cases[3], test_seed(__func__));
+
+    (void)state;
+    assert_ok(batch_run(&b, 1));
+    for (size_t i = 2; i < b.rows; i += 3) {
+        assert_true(b.loss[i] == 0.0f);
+        for (size_t j = 0; j < b.vocabulary; j++)
+            assert_true(b.logits[i * b.vocabulary + j] == 0.0f);
+    }
+    batch_free(&b);
+}
+
+static void without_gradient_the_logits_stay(void **state)
+{
+    uint64_t seed = test_seed(__func__);
+    struct batch b = batch_make(&cases[5], seed), untouched = batch_make(&cases[5], seed);
+
+    (void)state;
+    plain_cross_entropy(&b);
+    assert_ok(batch_run(&b, 0));
+    assert_memory_equal(b.logits, untouched.logits, b.rows * b.vocabulary * sizeof(float));
+    assert_close(relative_error(b.loss, b.want_loss, b.rows), 5e-7);
+    batch_free(&b);
+    batch_free(&untouched);
+}
+
+static void bits_do_not_depend_on_the_number_of_threads(void **state)
+{
+    uint64_t seed = test_seed(__func__);
+    int thread_count = omp_get_max_threads();
+    struct batch one = batch_make(&cases[3], seed);
+
+    (void)state;
+    omp_set_num_threads(1);
+    assert_ok(batch_run(&one, 1));
+    for (int threads = 2; threads <= 3; threads++) {
+        struct batch more = batch_make(&cases[3], seed);
+
+        omp_set_num_threads(threads);
+        assert_ok(batch_run(&more, 1));
+        assert_memory_equal(one.loss, more.loss, one.rows * sizeof(float));
+        assert_memory_equal(one.logits, more.logits, one.rows * one.vocabulary * sizeof(float));
+        batch_free(&more);
+    }
+    batch_free(&one);
+    omp_set_num_threads(thread_count);
+}
+
+/* The contract: the record is device memory, written by work that is queued before. */
+static struct ds_work {
+    ds_work_fn work;
+    unsigned char args[1024];
+} held;
+
+static ds_status hold_call(struct ds_stream *stream, ds_work_fn work, const void *args,
+                           size_t bytes)
+{
+    (void)stream;
+    held.work = work;
+    memcpy(held.args, args, bytes);
+    return DS_OK;
+}
+
+static void the_record_is_read_when_the_work_runs(void **state)
+{
+    static const struct ds_device_ops hold_ops = {.name = "hold", .call = hold_call};
+    static struct ds_device device = {&hold_ops};
+    static struct ds_stream stream = {&device};
+    struct batch b = batch_make(&cases[3], test_seed(__func__));
+    struct ds_cross_entropy_args args = {.logits_NV =
+                                             ds_tensor2(b.logits, DS_F32, b.rows, b.vocabulary),
+                                         .target_N = ds_tensor1(b.target, DS_I32, b.rows),
+                                         .loss_N = ds_tensor1(b.loss, DS_F32, b.rows),
+                                         .record = &b.record,
+                                         .gradient = 1};
+    int done = 0;
+
+    (void)state;
+    b.record.inverse_tokens = NAN;
+    assert_ok(ds_kernels_cpu.cross_entropy(&stream, &args));
+    b.record.inverse_tokens = 0.25f;
+    plain_cross_entropy(&b);
+    assert_ok(held.work(held.args, &done));
+    assert_int_equal(done, 1);
+    assert_close(relative_error(b.logits, b.want_gradient, b.rows * b.vocabulary), 1e-6);
+    batch_free(&b);
+}
+
+static void not_finite_logits_give_a_loss_that_is_not_finite(void **state)
+{
+    const float poisons[] = {NAN, INFINITY};
+
+    (void)state;
+    for (size_t i = 0; i < 2; i++) {
+        struct batch b = batch_make(&cases[3], 1);
+
+        b.logits[(b.vocabulary - 1)] = poisons[i];
+        assert_ok(batch_run(&b, 1));
+        assert_false(isfinite(b.loss[0]));
+        assert_true(isfinite(b.loss[1]));
+        batch_free(&b);
+    }
+}
+
+static void a_target_outside_the_vocabulary_is_refused(void **state)
+{
+    struct batch b = batch_make(&cases[3], 1);
+
+    (void)state;
+    b.target[4] = 509;
+    assert_int_equal(batch_run(&b, 1), DS_ERR_DATA);
+    b.target[4] = -1;
+    assert_int_equal(batch_run(&b, 1), DS_ERR_DATA);
+    batch_free(&b);
+}
+
+/* A row of two, [x, 0] with target 0: p is exp(x) / (exp(x) + 1), so the gradient of column 0 with
+ * factor -1 shows exp over its whole range. */
+static void exp_is_exact_to_the_last_places_over_its_range(void **state)
+{
+    double worst = 0.0;
+
+    (void)state;
+    for (float x = -110.0f; x <= 0.0f; x += 0.00137f) {
+        float logits[2] = {x, 0.0f}, loss[1];
+        int32_t target[1] = {1};
+        struct ds_step_record record = {.inverse_tokens = 1.0f, .loss_scale = 1.0f};
+        struct batch b = {.rows = 1,
+                          .vocabulary = 2,
+                          .logits = logits,
+                          .loss = loss,
+                          .target = target,
+                          .record = record};
+        const double want = exp((double)x) / (exp((double)x) + 1.0);
+
+        assert_ok(batch_run(&b, 1));
+        worst = fmax(worst, fabs(logits[0] - want) / fmax(want * 0x1p-23, 0x1p-149));
+    }
+    print_message("largest error %g units in the last place\n", worst);
+    assert_true(worst < 4.0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(loss_and_gradient_equal_fp64),
+        cmocka_unit_test(ignored_rows_have_no_loss_and_no_gradient),
+        cmocka_unit_test(without_gradient_the_logits_stay),
+        cmocka_unit_test(bits_do_not_depend_on_the_number_of_threads),
+        cmocka_unit_test(the_record_is_read_when_the_work_runs),
+        cmocka_unit_test(not_finite_logits_give_a_loss_that_is_not_finite),
+        cmocka_unit_test(a_target_outside_the_vocabulary_is_refused),
+        cmocka_unit_test(exp_is_exact_to_the_last_places_over_its_range),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
