@@ -50,6 +50,7 @@ struct ds_device_options {
  * collective that waits for a peer returns with *done = 0. `args` is a copy that lives as long as
  * the work. Runs on the thread that drives the stream. */
 typedef ds_status (*ds_work_fn)(void *args, int *done);
+#define DS_WORK_ARGS_MAX 1024 /* bytes; more is a bug */
 
 /* Who drives a host stream in inline mode: the main thread, inside calls and waits (compute, mpi),
  * or a worker thread of the stream's own (collectives that may run beside arithmetic). Deferred

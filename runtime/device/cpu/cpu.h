@@ -15,8 +15,6 @@
 #include <stdatomic.h>
 #include <stddef.h>
 
-#define CPU_ARGS_MAX 1024 /* the largest kernel argument is about 650 bytes */
-
 struct cpu_stream;
 
 struct cpu_task {
@@ -29,7 +27,7 @@ struct cpu_item {
     struct cpu_task task;
     struct cpu_item *next;
     int is_started; /* the work was called and is not done: it must be called until it is */
-    alignas(max_align_t) unsigned char args[CPU_ARGS_MAX];
+    alignas(max_align_t) unsigned char args[DS_WORK_ARGS_MAX];
 };
 
 /* queue.c - first in, first out; items do not move while they are in it. */

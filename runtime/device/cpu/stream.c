@@ -95,7 +95,7 @@ ds_status ds_cpu_stream_push(struct cpu_stream *stream, const struct cpu_task *t
 {
     struct cpu_item *item;
 
-    DS_ASSERT(args_bytes <= CPU_ARGS_MAX);
+    DS_ASSERT(args_bytes <= DS_WORK_ARGS_MAX);
     pthread_mutex_lock(&stream->lock);
     item = ds_cpu_queue_push(&stream->queue);
     if (item != NULL) {
