@@ -2,7 +2,8 @@
 #ifndef DSTRAIN_TEST_H
 #define DSTRAIN_TEST_H
 
-/* clang-format off: cmocka 1.1 wants these before it */
+/* cmocka 1.1 wants the others before it; the formatter would sort it to the front */
+/* clang-format off */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
