@@ -4,7 +4,8 @@
 
 #include "dstrain/device.h"
 
-static ds_status fake_call(struct ds_stream *stream, ds_work_fn work, const void *args, size_t bytes)
+static ds_status fake_call(struct ds_stream *stream, ds_work_fn work, const void *args,
+                           size_t bytes)
 {
     _Alignas(64) unsigned char copy[1024]; /* the contract: the work sees a copy */
     int done = 0;

