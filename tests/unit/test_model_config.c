@@ -395,6 +395,11 @@ static void a_rotary_row_holds_cosines_then_sines_of_fp32_angles(void **state)
     float angle = 8191.0f * 0.1f; /* rounded, not 819.1 */
     assert_true(table[position * 8 + 1] == (float)cos((double)angle));
     assert_true(table[position * 8 + 5] == (float)sin((double)angle));
+    c.rope.kind = DS_ROPE_YARN;
+    c.rope.attention_factor = 1.5; /* on cosines and sines alike */
+    c.rope.factor = 1;
+    ds_rope_table(&c, 2, table);
+    assert_true(table[0] == 1.5f && table[8 + 4] == (float)(1.5 * sin(1)));
 }
 
 int main(void)
