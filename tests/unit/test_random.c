@@ -125,6 +125,20 @@ static void normals_have_the_moments_of_a_normal_distribution(void **state)
     assert_true(fabs(neighbours) < 0.01);
 }
 
+/* One word in 2^32 is 0, whose logarithm is not a number to train with. With key 0 it is the first
+ * word of element 6461483181. */
+static void a_word_of_zero_gives_a_finite_normal(void **state)
+{
+    const struct ds_random random = {0};
+    const uint64_t index = UINT64_C(6461483181);
+    float x = 0;
+
+    (void)state;
+    assert_int_equal(ds_random_u32(random, 2 * index), 0);
+    ds_random_normal(random, index, 1, 1.0f, &x);
+    assert_true(isfinite(x) && fabsf(x) > 6.5f && fabsf(x) < 7.0f);
+}
+
 static void assert_bijection(struct ds_random random, uint64_t count)
 {
     uint8_t *seen = calloc(count, 1);
@@ -194,6 +208,7 @@ int main(void)
         cmocka_unit_test(units_and_bounded_numbers_stay_in_range_and_are_even),
         cmocka_unit_test(normals_do_not_depend_on_where_a_range_starts),
         cmocka_unit_test(normals_have_the_moments_of_a_normal_distribution),
+        cmocka_unit_test(a_word_of_zero_gives_a_finite_normal),
         cmocka_unit_test(permutations_are_bijections_for_every_count),
         cmocka_unit_test(huge_permutations_stay_in_range_and_do_not_collide),
         cmocka_unit_test(permutations_move_every_element_everywhere),

@@ -217,7 +217,7 @@ static void the_ring_keeps_the_last_256_events(void **state)
 
 struct reader {
     const struct ds_recorder *recorder;
-    int stop, is_torn; /* atomic */
+    int stop, passes, is_torn; /* atomic */
 };
 
 static void *read_events(void *args)
@@ -233,6 +233,7 @@ static void *read_events(void *args)
                 events[i].micro != events[i].action || events[i].block != events[i].action ||
                 (i > 0 && events[i].sequence <= events[i - 1].sequence))
                 __atomic_store_n(&reader->is_torn, 1, __ATOMIC_RELEASE);
+        __atomic_add_fetch(&reader->passes, 1, __ATOMIC_ACQ_REL);
     }
     return NULL;
 }
@@ -244,7 +245,8 @@ static void a_reader_never_sees_half_an_event(void **state)
     pthread_t thread;
 
     assert_int_equal(pthread_create(&thread, NULL, read_events, &reader), 0);
-    for (uint32_t i = 1; i <= 300000; i++)
+    for (uint32_t i = 1; i <= 10000000 && __atomic_load_n(&reader.passes, __ATOMIC_ACQUIRE) < 20000;
+         i++)
         ds_record_end(recorder, ds_record_begin(recorder, i, 0, i, 0, i));
     __atomic_store_n(&reader.stop, 1, __ATOMIC_RELEASE);
     pthread_join(thread, NULL);

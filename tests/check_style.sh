@@ -1,0 +1,87 @@
+#!/bin/sh
+# Properties a compiler does not check; each one protects something the program relies on. Run by
+# ctest with DS_LIBS = the archives and objects of a plain build.
+cd "$(dirname "$0")/.." || exit 2
+sources=$(find include runtime parallel checkpoint launch -name '*.[ch]' -o -name '*.cu' | sort)
+symbols=$(objdump -t ${DS_LIBS:?archives to inspect}) || exit 2
+bad=0
+
+check() { # check "what is wrong" command: every line of output is one place
+    out=$($2)
+    [ -z "$out" ] || { echo "$out" | sed "s|^|$1: |"; bad=1; }
+}
+
+# file:line:text of all code, without comments and without what stands in quotes (but for includes)
+code=$(awk '
+    FNR == 1 { in_comment = 0 }
+    {
+        line = $0; out = ""
+        while (line != "") {
+            if (in_comment) {
+                at = index(line, "*/")
+                if (at == 0) break
+                line = substr(line, at + 2); in_comment = 0; continue
+            }
+            if (!match(line, /\/\*|\/\/|"([^"\\]|\\.)*"|\047([^\047\\]|\\.)*\047/)) { out = out line; break }
+            found = substr(line, RSTART, RLENGTH)
+            out = out substr(line, 1, RSTART - 1)
+            line = substr(line, RSTART + RLENGTH)
+            if (found == "//") break
+            if (found == "/*") in_comment = 1
+            else out = out ($0 ~ /^[ \t]*#[ \t]*include/ ? found : "\"\"")
+        }
+        if (out ~ /[^ \t]/) print FILENAME ":" FNR ":" out
+    }' $sources)
+
+# One build has all the logic: what was built in is asked in one file.
+build_switches() { echo "$code" | grep -E 'DS_HAVE_' | grep -vE '^runtime/storage/storage\.c:'; }
+
+# A library that ends the process makes rollback impossible and leaves peers waiting. Below launch
+# there are a broken assertion, the watchdog, and the one function of comm that ends a whole job.
+exits() {
+    echo "$code" | awk -F: '
+        $1 != file { file = $1; name = "" }
+        { text = $0; sub(/^[^:]*:[^:]*:/, "", text) }
+        match(text, /^[a-z].*[a-z0-9_]+\(/) { name = text; sub(/\(.*/, "", name); sub(/.*[ *]/, "", name) }
+        text !~ /(^|[^A-Za-z0-9_])(_?[eE]xit|quick_exit|abort|MPI_Abort)[ \t]*\(/ { next }
+        $1 ~ /^(launch\/(main|bootstrap)|runtime\/base\/(status|watchdog))\.c$/ && !/MPI_Abort/ { next }
+        $1 ~ /^runtime\/comm\// && name == "ds_comm_mpi_abort" { next }
+        { print }'
+}
+
+# A file sees the contracts and its own folder. What climbs undoes the layers, and so does
+# reaching for the private header of another folder.
+climbing_includes() { echo "$code" | grep -E '#[[:space:]]*include[[:space:]]+["<]([^">]*/)?\.\./'; }
+foreign_includes() {
+    echo "$code" | sed -nE 's/^([^:]*):([0-9]+):[[:space:]]*#[[:space:]]*include[[:space:]]+"([^"]+)".*/\1 \2 \3/p' |
+        while read -r file line header; do
+            case $header in
+            dstrain/*) [ -f "include/$header" ] ;;
+            *) [ -f "${file%/*}/$header" ] ;;
+            esac || echo "$file:$line:#include \"$header\""
+        done
+}
+
+# A contract stands on contracts alone.
+private_contracts() {
+    echo "$code" | grep -E '^include/' | grep -E '#[[:space:]]*include[[:space:]]+"' | grep -v '"dstrain/'
+}
+
+# The order of the headers that cmocka wants is kept in one file.
+cmocka_includes() { grep -rn --include='*.[ch]' '#include <cmocka' tests | grep -v '^tests/support/test\.h:'; }
+
+# Ranks that run as threads share a mutable global. .data, .bss and their thread-local kin; what
+# nvcc adds to each .cu object is not ours.
+mutable_globals() {
+    echo "$symbols" | awk '/[ \t]\.t?(data|bss)[.\t]/ && !/\.rel\.ro/ &&
+        $NF !~ /^(\..*|ds_log|plugin_host)$|__nv|__cuda|__device_stub|DW\.ref/ {print $NF}'
+}
+
+check "build switch outside storage.c"    build_switches
+check "process ends below launch"         exits
+check "include climbs out of its folder"  climbing_includes
+check "private header of another folder"  foreign_includes
+check "contract needs a private header"   private_contracts
+check "cmocka.h outside of test.h"        cmocka_includes
+check "mutable global"                    mutable_globals
+exit $bad

@@ -1,0 +1,20 @@
+# Tests that are scripts. check_style.sh looks at the sources and, in a plain build, at what was made
+# of them; sanitizers add symbols of their own.
+if(NOT DS_SANITIZE)
+  set(inspected "")
+  foreach(target ${DS_MODULES})
+    get_target_property(type ${target} TYPE)
+    if(type STREQUAL STATIC_LIBRARY)
+      list(APPEND inspected $<TARGET_FILE:${target}>)
+    endif()
+  endforeach()
+  foreach(target dstrain dstrain_cpu)
+    if(TARGET ${target})
+      list(APPEND inspected "$<JOIN:$<TARGET_OBJECTS:${target}>, >")
+    endif()
+  endforeach()
+  list(JOIN inspected " " inspected)
+  add_test(NAME check_style
+           COMMAND ${CMAKE_COMMAND} -E env "DS_LIBS=${inspected}" ${CMAKE_CURRENT_SOURCE_DIR}/check_style.sh)
+  set_tests_properties(check_style PROPERTIES LABELS style TIMEOUT 60)
+endif()
