@@ -5,7 +5,6 @@
 #include "cpu.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -108,18 +107,18 @@ void ds_cpu_memory_fini(struct cpu_device *device)
 /* What the kernel would give without swapping; page cache counts as free. */
 static int read_available(size_t *bytes)
 {
+    static const char key[] = "MemAvailable:";
     FILE *file = fopen("/proc/meminfo", "re");
     char line[128];
-    uint64_t kib;
     int is_found = 0;
 
     if (file == NULL)
         return 0;
     while (!is_found && fgets(line, sizeof line, file) != NULL)
-        is_found = sscanf(line, "MemAvailable: %" SCNu64, &kib) == 1;
+        is_found = strncmp(line, key, sizeof key - 1) == 0;
     fclose(file);
     if (is_found)
-        *bytes = (size_t)kib * 1024;
+        *bytes = (size_t)strtoull(line + sizeof key - 1, NULL, 10) * 1024; /* in kB */
     return is_found;
 }
 
