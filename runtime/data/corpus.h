@@ -1,0 +1,23 @@
+/* corpus.h (private) - the text files of a source, with what identifies them. */
+#ifndef DSTRAIN_DATA_CORPUS_H
+#define DSTRAIN_DATA_CORPUS_H
+
+#include "dstrain/data.h"
+
+struct corpus_file {
+    char *path;
+    uint64_t bytes, mtime_ns;
+};
+struct corpus {
+    struct corpus_file *files;
+    size_t count;
+    uint64_t bytes;
+};
+
+/* local: `source` itself, or the regular files in it that are not hidden, sorted by name */
+DS_CHECKED ds_status corpus_list(struct ds_fs *fs, const char *source, struct corpus *out);
+void corpus_fini(struct corpus *corpus);
+/* pure: changes when a file's path, size or time does, or the way tokens are made */
+uint64_t corpus_fingerprint(const struct corpus *corpus);
+
+#endif

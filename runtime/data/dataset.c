@@ -1,0 +1,136 @@
+/* dataset.c - sources in one order: the sample at any position, read on any thread. */
+#include "sources.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+struct ds_dataset {
+    /* owns */
+    struct source *sources;
+    size_t source_count;
+    struct order order;
+    uint64_t *first; /* [source_count] number of a source's first sample among all */
+};
+
+ds_status source_bad_id(const struct source *source, uint64_t index, uint64_t at, int64_t id)
+{
+    return ds_fail(
+        DS_ERR_DATA,
+        "%s: sample %llu has token id %lld at position %llu, but the vocabulary has %llu ids "
+        "(0..%llu)",
+        ds_safetensors_path(source->file), (unsigned long long)index, (long long)id,
+        (unsigned long long)at, (unsigned long long)source->vocab_size,
+        (unsigned long long)source->vocab_size - 1);
+}
+
+void source_close(struct source *source)
+{
+    ds_safetensors_close(source->file);
+    *source = (struct source){0};
+}
+
+static ds_status open_source(const struct ds_dataset_options *options, size_t index,
+                             struct source *out)
+{
+    out->seq_length = options->seq_length;
+    out->vocab_size = options->vocab_size;
+    if (options->format == DS_DATA_SAFETENSORS)
+        return source_open_tokenised(options->fs, options->paths[index], out);
+    return source_open_shard(options->fs, options->paths[index], out);
+}
+
+static uint64_t share_of(double weight, uint64_t samples)
+{
+    double share = nearbyint(weight * (double)samples);
+
+    return weight == 1.0 ? samples : share < 1.0 ? 1 : (uint64_t)share;
+}
+
+static ds_status make_order(const struct ds_dataset_options *options, struct ds_dataset *d)
+{
+    struct order *order = &d->order;
+
+    order->sources = calloc(d->source_count, sizeof *order->sources);
+    d->first = calloc(d->source_count, sizeof *d->first);
+    if (!order->sources || !d->first)
+        return ds_fail(DS_ERR_NO_MEMORY, "%zu sources", d->source_count);
+    order->source_count = d->source_count;
+    order->seed = options->seed;
+    order->shuffle = options->shuffle;
+    order->is_plain = !options->shuffle;
+    for (size_t i = 0; i < d->source_count; i++) {
+        const uint64_t n = d->sources[i].sample_count;
+        const double weight = options->weights ? options->weights[i] : 1.0;
+        order->sources[i] = (struct order_source){n, share_of(weight, n)};
+        order->epoch_samples += order->sources[i].share;
+        order->is_plain &= weight == 1.0;
+        d->first[i] = i ? d->first[i - 1] + d->sources[i - 1].sample_count : 0;
+    }
+    return DS_OK;
+}
+
+ds_status ds_dataset_open(const struct ds_dataset_options *options, struct ds_dataset **out)
+{
+    struct ds_dataset *d = calloc(1, sizeof *d);
+    ds_status st = DS_OK;
+
+    if (!d)
+        return ds_fail(DS_ERR_NO_MEMORY, "a data set");
+    DS_ASSERT(options->path_count > 0 && options->seq_length > 0);
+    d->sources = calloc(options->path_count, sizeof *d->sources);
+    if (!d->sources)
+        st = ds_fail(DS_ERR_NO_MEMORY, "%zu sources", options->path_count);
+    for (size_t i = 0; i < options->path_count && st == DS_OK; i++) {
+        d->source_count = i + 1;
+        st = open_source(options, i, &d->sources[i]);
+    }
+    if (st == DS_OK)
+        st = make_order(options, d);
+    if (st != DS_OK) {
+        ds_dataset_close(d);
+        return st;
+    }
+    *out = d;
+    return DS_OK;
+}
+
+void ds_dataset_close(struct ds_dataset *d)
+{
+    if (!d)
+        return;
+    for (size_t i = 0; i < d->source_count; i++)
+        source_close(&d->sources[i]);
+    free(d->sources);
+    free(d->order.sources);
+    free(d->first);
+    free(d);
+}
+
+uint64_t ds_dataset_sample_count(const struct ds_dataset *d)
+{
+    return d->order.epoch_samples;
+}
+
+uint64_t ds_dataset_token_count(const struct ds_dataset *d)
+{
+    uint64_t count = 0;
+
+    for (size_t i = 0; i < d->source_count; i++)
+        count += d->sources[i].token_count;
+    return count;
+}
+
+uint64_t ds_dataset_order(const struct ds_dataset *d, uint64_t position)
+{
+    struct order_place place = order_at(&d->order, position);
+
+    return d->first[place.source] + place.sample;
+}
+
+ds_status ds_dataset_read(const struct ds_dataset *d, uint64_t position, const struct ds_sample *to)
+{
+    struct order_place place = order_at(&d->order, position);
+    const struct source *source = &d->sources[place.source];
+
+    return source->ops->read(source, place.sample, to);
+}

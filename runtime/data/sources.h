@@ -1,0 +1,55 @@
+/* sources.h (private) - one source of samples, whatever file it comes from, and the order they are read in. */
+#ifndef DSTRAIN_DATA_SOURCES_H
+#define DSTRAIN_DATA_SOURCES_H
+
+#include "dstrain/data.h"
+#include "dstrain/random.h"
+#include "dstrain/safetensors.h"
+
+struct source;
+
+struct source_ops {
+    /* sample `index` into `to`; seq_length and vocabulary are the source's */
+    ds_status (*read)(const struct source *source, uint64_t index, const struct ds_sample *to);
+};
+
+struct source {
+    const struct source_ops *ops;
+    /* owns */
+    struct ds_safetensors *file;
+    uint64_t sample_count, token_count;
+    uint64_t seq_length, vocab_size;
+    /* token shard: mapped memory of `file` */
+    const uint16_t *tokens;
+    const uint64_t *documents; /* [document_count + 1], offsets in tokens */
+    uint64_t document_count;
+    /* pre-tokenised */
+    const struct ds_safetensors_entry *ids, *labels; /* labels may be NULL */
+};
+
+DS_CHECKED ds_status source_open_shard(struct ds_fs *fs, const char *path, struct source *out);
+DS_CHECKED ds_status source_open_tokenised(struct ds_fs *fs, const char *path, struct source *out);
+void source_close(struct source *source);
+DS_CHECKED ds_status source_bad_id(const struct source *source, uint64_t index, uint64_t at,
+                                   int64_t id);
+
+/* ---- order.c, pure. A source of n samples with weight w brings round(w * n) samples an epoch, at least
+ * one; positions are dealt to sources so that any prefix is close to these shares, and each source goes
+ * through its own samples again and again, so that with weight 1 each comes once an epoch. */
+struct order_source {
+    uint64_t sample_count, share; /* share: samples an epoch */
+};
+struct order {
+    struct order_source *sources; /* owned by whoever made it */
+    size_t source_count;
+    uint64_t epoch_samples;
+    uint64_t seed;
+    int shuffle, is_plain; /* plain: no weights, no shuffle: one file after the other */
+};
+struct order_place {
+    size_t source;
+    uint64_t sample;
+};
+struct order_place order_at(const struct order *order, uint64_t position);
+
+#endif
