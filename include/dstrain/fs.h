@@ -70,7 +70,7 @@ struct ds_fs *ds_fs_posix(void); /* shared, never closed */
 DS_CHECKED ds_status ds_fs_sim_open(struct ds_fs **out);
 void ds_fs_sim_close(struct ds_fs *sim);
 /* Lose power: what was not synced may be gone. Each unsynced write and name change survives or not
- * by `seed`. Open descriptors die. */
+ * by `seed`; with seed 0 nothing of it does, with seed 1 everything. Open descriptors die. */
 void ds_fs_sim_crash(struct ds_fs *sim, uint64_t seed);
 size_t ds_fs_sim_open_files(const struct ds_fs *sim); /* leaks show here */
 

@@ -10,7 +10,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum ds_storage_cap { DS_STORAGE_CAP_ASYNC = 1u << 0, DS_STORAGE_CAP_FIXED_BUFFERS = 1u << 1 };
+enum ds_storage_cap {
+    DS_STORAGE_CAP_ASYNC = 1u << 0,
+    DS_STORAGE_CAP_FIXED_BUFFERS = 1u << 1,
+    DS_STORAGE_CAP_NATIVE = 1u << 2, /* needs the kernel's descriptors: posix only */
+};
 
 struct ds_storage_request {
     uint8_t is_write;

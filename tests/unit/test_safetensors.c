@@ -565,6 +565,107 @@ static void an_abandoned_file_leaves_nothing(void **state)
     free(names);
 }
 
+/* A model file is saved over an older one; reports how it went. */
+static ds_status save(struct ds_fs *fs, const char *path, uint8_t value)
+{
+    const struct ds_safetensors_item items[] = {{"a", DS_F16, 1, {40000}}, {"b", DS_U8, 1, {1}}};
+    struct ds_safetensors_writer *writer = NULL;
+    float *values = malloc(40000 * sizeof *values);
+    ds_status st;
+
+    for (int i = 0; i < 40000; i++)
+        values[i] = value;
+    DS_TRY_GOTO(st, ds_safetensors_create(fs, path, items, 2, NULL, &writer), done);
+    DS_TRY_GOTO(st, ds_safetensors_write_f32(writer, 0, 0, 40000, values), done);
+    DS_TRY_GOTO(st, ds_safetensors_write(writer, 1, 0, 1, &value), done);
+    st = ds_safetensors_commit(writer);
+    writer = NULL;
+done:
+    ds_safetensors_abandon(writer);
+    free(values);
+    return st;
+}
+
+/* The file is whole, and all of one save; returns which. */
+static uint8_t saved_value(struct ds_fs *fs, const char *path)
+{
+    struct ds_safetensors *file;
+    float *values = malloc(40000 * sizeof *values);
+    uint8_t value;
+
+    assert_ok(ds_safetensors_open(fs, path, &file));
+    assert_ok(ds_safetensors_read(file, ds_safetensors_find(file, "b"), 0, 1, &value));
+    assert_ok(ds_safetensors_read_f32(file, ds_safetensors_find(file, "a"), 0, 40000, values));
+    for (int i = 0; i < 40000; i++)
+        assert_true(values[i] == value);
+    ds_safetensors_close(file);
+    free(values);
+    return value;
+}
+
+/* Fail the 1st, 2nd, 3rd ... call, and take the power away after it. */
+static void a_failed_save_leaves_the_old_file_or_the_new_one(void **state)
+{
+    uint64_t seed = test_seed("a_failed_save_leaves_the_old_file_or_the_new_one");
+    ds_status st = DS_ERR_IO;
+    uint64_t fail_at;
+    struct ds_fs *disk;
+
+    (void)state;
+    assert_ok(ds_fs_sim_open(&disk));
+    ds_log.terminal = -1;
+    for (fail_at = 1; st != DS_OK; fail_at++) {
+        struct ds_fs *faulty;
+        char **names;
+        size_t count;
+
+        assert_true(fail_at < 100);
+        assert_ok(save(disk, "/m", 1));
+        assert_ok(ds_fs_fault_open(disk, fail_at, &faulty));
+        st = save(faulty, "/m", 2);
+        assert_int_equal(ds_fs_fault_hit(faulty), st != DS_OK);
+        ds_fs_fault_close(faulty);
+        assert_int_equal(ds_fs_sim_open_files(disk), 0);
+        assert_int_equal(ds_fs_readdir(disk, "/", &names, &count), 0);
+        assert_int_equal(count, 1); /* no .tmp */
+        free(names);
+        uint8_t value = saved_value(disk, "/m");
+        assert_true(value == 2 || (value == 1 && st != DS_OK));
+        ds_fs_sim_crash(disk, seed + fail_at);
+        value = saved_value(disk, "/m");
+        assert_true(value == 2 || (value == 1 && st != DS_OK));
+    }
+    ds_log.terminal = 2;
+    assert_true(fail_at > 8);
+    ds_fs_sim_close(disk);
+}
+
+/* Nothing is given out and no file stays open when reading fails at any call. */
+static void a_failed_open_gives_nothing(void **state)
+{
+    struct ds_fs *disk, *faulty;
+    ds_status st = DS_ERR_IO;
+
+    (void)state;
+    assert_ok(ds_fs_sim_open(&disk));
+    assert_ok(save(disk, "/m", 3));
+    ds_log.terminal = -1;
+    for (uint64_t fail_at = 1; st != DS_OK; fail_at++) {
+        struct ds_safetensors *file = NULL;
+
+        assert_true(fail_at < 100);
+        assert_ok(ds_fs_fault_open(disk, fail_at, &faulty));
+        st = ds_safetensors_open(faulty, "/m", &file);
+        assert_true(st == DS_OK || st == DS_ERR_IO);
+        assert_true((st == DS_OK) == (file != NULL));
+        ds_safetensors_close(file);
+        ds_fs_fault_close(faulty);
+        assert_int_equal(ds_fs_sim_open_files(disk), 0);
+    }
+    ds_log.terminal = 2;
+    ds_fs_sim_close(disk);
+}
+
 /* ---- size */
 
 /* Linear: a header of many tensors, in an order that is the reverse of their offsets. */
@@ -617,6 +718,8 @@ int main(void)
         IN_FOLDER(a_file_cut_or_longer_by_any_length_is_refused),
         IN_FOLDER(a_list_that_cannot_be_a_file_is_refused_and_makes_none),
         IN_FOLDER(an_abandoned_file_leaves_nothing),
+        cmocka_unit_test(a_failed_save_leaves_the_old_file_or_the_new_one),
+        cmocka_unit_test(a_failed_open_gives_nothing),
         cmocka_unit_test(many_tensors_are_parsed_and_found),
     };
 
