@@ -26,16 +26,33 @@ static inline float *random_floats(size_t count, uint64_t seed)
     return x;
 }
 
-/* |got - want| / |want|, of the norms; 0 where both are zero, NaN or inf where one is lost. */
-static inline double relative_error(const float *got, const double *want, size_t count)
+/* |got - want| / |want|, of the norms, each element of want counted as at least `floor`, for answers
+ * that may vanish. NaN or inf where an answer is lost. */
+static inline double relative_error_above(const float *got, const double *want, size_t count,
+                                          double floor)
 {
     double difference = 0.0, norm = 0.0;
 
     for (size_t i = 0; i < count; i++) {
         difference += (got[i] - want[i]) * (got[i] - want[i]);
-        norm += want[i] * want[i];
+        norm += want[i] * want[i] > floor * floor ? want[i] * want[i] : floor * floor;
     }
     return difference == 0.0 ? 0.0 : sqrt(difference / norm);
+}
+
+static inline double relative_error(const float *got, const double *want, size_t count)
+{
+    return relative_error_above(got, want, count, 0.0);
+}
+
+/* FNV-1a over bytes: for answers whose bits are fixed, whatever machine makes them */
+static inline uint64_t bits_hash(const void *at, size_t bytes)
+{
+    uint64_t hash = 0xcbf29ce484222325u;
+
+    for (size_t i = 0; i < bytes; i++)
+        hash = (hash ^ ((const unsigned char *)at)[i]) * 0x100000001b3u;
+    return hash;
 }
 
 #define assert_close(error, bound)                                                        \

@@ -47,11 +47,10 @@ static int32_t *make_documents(const struct row *shape, uint64_t seed)
     int32_t *document = malloc(shape->seq_count * shape->seq_length * sizeof *document);
 
     for (size_t b = 0; b < shape->seq_count; b++)
-        for (size_t s = 0; s < shape->seq_length; s++) {
-            int32_t *at = document + b * shape->seq_length + s;
-            int starts = random_next(&seed) % shape->seq_length < (uint64_t)shape->documents - 1;
-
-            *at = s == 0 || starts ? (int32_t)s : at[-1];
+        for (size_t s = 0, start = 0; s < shape->seq_length; s++) {
+            if (random_next(&seed) % shape->seq_length < (uint64_t)shape->documents - 1)
+                start = s;
+            document[b * shape->seq_length + s] = (int32_t)start;
         }
     return document;
 }
@@ -187,18 +186,6 @@ static void plain_attention(struct attend *c)
     free(p);
 }
 
-/* A query that sees itself alone has gradients of zero, up to rounding. */
-static void assert_gradient(const float *got, const double *want, size_t count)
-{
-    double norm = 0.0, difference = 0.0;
-
-    for (size_t i = 0; i < count; i++) {
-        norm += want[i] * want[i];
-        difference += (got[i] - want[i]) * (got[i] - want[i]);
-    }
-    assert_close(sqrt(difference / (norm + 0.01 * (double)count)), 2e-6);
-}
-
 static void forward_and_backward_equal_fp64(void **state)
 {
     uint64_t seed = test_seed(__func__);
@@ -214,8 +201,9 @@ static void forward_and_backward_equal_fp64(void **state)
         assert_close(relative_error(c.o, c.want_o, c.q_count), 1e-6);
         assert_close(relative_error(c.lse, c.want_lse, c.tokens * c.shape.heads), 1e-6);
         assert_close(relative_error(c.dv, c.want_dv, c.kv_count), 1e-6);
-        assert_gradient(c.dq, c.want_dq, c.q_count);
-        assert_gradient(c.dk, c.want_dk, c.kv_count);
+        /* a query that sees itself alone has gradients of zero, up to rounding */
+        assert_close(relative_error_above(c.dq, c.want_dq, c.q_count, 0.1), 2e-6);
+        assert_close(relative_error_above(c.dk, c.want_dk, c.kv_count, 0.1), 2e-6);
         attend_free(&c);
     }
 }
@@ -296,6 +284,23 @@ static void bits_do_not_depend_on_the_number_of_threads(void **state)
     omp_set_num_threads(thread_count);
 }
 
+/* Vectors of any width, with and without fma: the same additions. (lse is left out: it has a
+ * logarithm of the C library.) */
+static void bits_are_the_same_on_every_machine(void **state)
+{
+    struct attend c = attend_make(&rows[5], 1);
+
+    (void)state;
+    run_forward(&c);
+    assert_int_equal(bits_hash(c.o, c.q_count * sizeof(float)), 0xed58c94ae5c4abd6u);
+    for (size_t i = 0; i < c.tokens * c.shape.heads; i++)
+        c.lse[i] = 3.0f;
+    run_backward(&c);
+    assert_int_equal(bits_hash(c.dq, c.q_count * sizeof(float)), 0xb98ada6083660d08u);
+    assert_int_equal(bits_hash(c.dk, c.kv_count * sizeof(float)), 0xf5b723bfd707580eu);
+    attend_free(&c);
+}
+
 /* What a token does not see does not reach it: another document, a later token. */
 static void unseen_keys_leave_no_trace(void **state)
 {
@@ -362,6 +367,7 @@ int main(void)
         cmocka_unit_test(forward_and_backward_equal_fp64),
         cmocka_unit_test(gradients_are_slopes_of_the_output),
         cmocka_unit_test(bits_do_not_depend_on_the_number_of_threads),
+        cmocka_unit_test(bits_are_the_same_on_every_machine),
         cmocka_unit_test(unseen_keys_leave_no_trace),
         cmocka_unit_test(large_scores_stay_finite_and_nan_is_not_hidden),
         cmocka_unit_test(what_is_not_available_is_named),
