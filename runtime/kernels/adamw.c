@@ -19,7 +19,6 @@ KERNEL_CLONES static void update_piece(const struct states *states, size_t start
     float *master = states->master + start, *m = states->m + start, *v = states->v + start;
     const float *grad = states->grad + start;
 
-#pragma omp simd
     for (size_t i = 0; i < count; i++)
         master[i] = adamw_element(master[i], grad[i], &m[i], &v[i], &s);
 }
