@@ -192,6 +192,7 @@ static ds_status describe_units(struct ds_trainer *t)
 
 static ds_status open_zero(struct ds_trainer *t)
 {
+    DS_TRY(describe_units(t));
     const struct ds_zero_options options = {
         .stage = (uint32_t)t->config->zero.stage,
         .units = t->unit_specs,
@@ -206,7 +207,6 @@ static ds_status open_zero(struct ds_trainer *t)
         .memory = &t->memory,
     };
 
-    DS_TRY(describe_units(t));
     return ds_zero_open(&options, &t->zero);
 }
 

@@ -105,7 +105,7 @@ static ds_status open_sets(struct ds_trainer *t)
 }
 
 static ds_status open_loader(struct ds_trainer *t, const struct ds_dataset *data,
-                             uint64_t micro_count, int is_bounded, struct ds_loader **out)
+                             uint64_t micro_count, uint64_t sample_limit, struct ds_loader **out)
 {
     const struct ds_loader_options options = {
         .dataset = data,
@@ -114,7 +114,7 @@ static ds_status open_loader(struct ds_trainer *t, const struct ds_dataset *data
         .micro_count = micro_count,
         .share = t->share,
         .share_count = t->share_count,
-        .is_bounded = is_bounded,
+        .sample_limit = sample_limit,
     };
 
     return ds_loader_open(&options, out);
@@ -124,7 +124,7 @@ static ds_status open_loaders(struct ds_trainer *t)
 {
     if (t->train_data)
         DS_TRY(open_loader(t, t->train_data, t->micro_count, 0, &t->train_loader));
-    return t->eval_data ? open_loader(t, t->eval_data, 1, 1, &t->eval_loader) : DS_OK;
+    return t->eval_data ? open_loader(t, t->eval_data, 1, trainer_eval_samples(t), &t->eval_loader) : DS_OK;
 }
 
 ds_status trainer_open_data(struct ds_trainer *t)

@@ -67,6 +67,9 @@ DS_CHECKED ds_status trainer_open_data(struct ds_trainer *t);
 DS_CHECKED ds_status trainer_send_batch(struct ds_trainer *t, struct trainer_exchange *exchange,
                                         const struct ds_loader_batch *batch, uint64_t micro_count);
 
+/* trainer_eval.c */
+uint64_t trainer_eval_samples(const struct ds_trainer *t);
+
 /* collective: rank 0 goes first and alone says what is wrong; if it is well, the others follow. */
 typedef ds_status trainer_step_fn(struct ds_trainer *t);
 DS_CHECKED ds_status trainer_leader_first(struct ds_trainer *t, trainer_step_fn *work);

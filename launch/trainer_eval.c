@@ -22,14 +22,20 @@ static ds_status run_batch(struct ds_trainer *t, const struct ds_loader_batch *b
     return t->device->ops->stream_sync(t->compute); /* the staging is free for the next batch */
 }
 
+/* The same samples on every layout: what fills the last batch is not trained on. */
+uint64_t trainer_eval_samples(const struct ds_trainer *t)
+{
+    const uint64_t samples = ds_dataset_sample_count(t->eval_data);
+    const uint64_t most = t->config->train.eval_samples;
+
+    return most && most < samples ? most : samples;
+}
+
 static uint64_t eval_batches(const struct ds_trainer *t)
 {
-    uint64_t samples = ds_dataset_sample_count(t->eval_data);
-    const uint64_t most = t->config->train.eval_samples;
     const uint64_t at_once = t->config->train.micro_batch_size * t->share_count;
 
-    samples = most && most < samples ? most : samples;
-    return (samples + at_once - 1) / at_once;
+    return (trainer_eval_samples(t) + at_once - 1) / at_once;
 }
 
 static ds_status read_loss(struct ds_trainer *t, double *loss_sum)

@@ -89,7 +89,7 @@ struct ds_loader_options {
                                     micro_count * share_count; sample position of (step, micro, share,
                                     row) = ((step * micro_count + micro) * share_count + share) *
                                     micro_batch_size + row */
-    int is_bounded; /* evaluation: positions beyond the sample count give targets of -100 */
+    uint64_t sample_limit; /* evaluation: positions from here on give targets of -100; 0: no end */
 };
 /* Arrays [micro_count][micro_batch_size][seq_length], one behind the other. */
 struct ds_loader_batch {

@@ -52,7 +52,7 @@ static ds_status fill_row(const struct ds_loader *loader, uint64_t position,
 {
     const struct ds_loader_options *o = &loader->options;
 
-    if (o->is_bounded && position >= ds_dataset_sample_count(o->dataset)) {
+    if (o->sample_limit && position >= o->sample_limit) {
         blank_sample(loader, to);
         return DS_OK;
     }

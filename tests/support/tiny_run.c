@@ -1,0 +1,182 @@
+#include "tiny_run.h"
+
+#include "ranks.h"
+
+#include "dstrain/random.h"
+#include "dstrain/safetensors.h"
+
+#include <stdio.h>
+#include <string.h>
+
+void tiny_config(const struct tiny_case *c, struct ds_config *config)
+{
+    memset(config, 0, sizeof *config);
+    strcpy(config->run.device, "cpu");
+    strcpy(config->run.storage, "auto");
+    config->run.cpu_streams = c->mode;
+    config->run.threads = 1;
+    config->run.seed = c->seed;
+    config->run.deterministic = 1;
+    config->run.deadline = 60;
+    config->model.family = DS_FAMILY_LLAMA;
+    config->model.vocab_size = TINY_VOCAB;
+    config->model.hidden_size = 32;
+    config->model.intermediate_size = 72;
+    config->model.num_hidden_layers = 3;
+    config->model.num_attention_heads = 4;
+    config->model.num_key_value_heads = 2;
+    config->model.rms_norm_eps = 1e-5;
+    config->model.initializer_range = 0.08;
+    config->model.rope_theta = 10000;
+    config->model.tie_word_embeddings = c->is_tied;
+    snprintf(config->data.train, sizeof config->data.train, "%s", c->data);
+    snprintf(config->data.eval, sizeof config->data.eval, "%s", c->data);
+    config->data.format = DS_DATA_SAFETENSORS;
+    config->data.shuffle = 1;
+    config->train.steps = c->steps;
+    config->train.global_batch_size = c->global_batch;
+    config->train.micro_batch_size = c->micro_batch;
+    config->train.seq_length = TINY_SEQ;
+    config->train.grad_clip = 1;
+    config->train.eval_samples = 6;
+    config->optimizer.learning_rate = 1e-3;
+    config->optimizer.beta1 = 0.9;
+    config->optimizer.beta2 = 0.95;
+    config->optimizer.eps = 1e-5;
+    config->optimizer.weight_decay = 0.1;
+    config->schedule.kind = DS_LR_COSINE;
+    config->schedule.warmup_steps = 3;
+    config->parallel.data = c->ranks;
+    config->parallel.shard = c->shard ? c->shard : c->ranks;
+    config->zero.stage = (uint64_t)c->stage;
+    config->log.interval = 1;
+    if (c->inject)
+        strcpy(config->debug.inject, c->inject);
+}
+
+char *tiny_data(const char *folder, uint64_t seed, uint64_t samples)
+{
+    const uint64_t count = samples * TINY_SEQ;
+    const struct ds_random random = ds_random_of(seed, DS_RANDOM_TEST, 0);
+    struct ds_safetensors_item items[2] = {{"input_ids", DS_I64, 2, {samples, TINY_SEQ}},
+                                           {"labels", DS_I64, 2, {samples, TINY_SEQ}}};
+    struct ds_safetensors_writer *writer = NULL;
+    int64_t *ids = malloc(2 * count * sizeof *ids), *labels = ids + count;
+    char *path = malloc(512);
+
+    for (uint64_t i = 0; i < count; i++) {
+        ids[i] = (int64_t)ds_random_below(random, 2 * i, TINY_VOCAB);
+        labels[i] = ds_random_below(random, 2 * i + 1, 7) == 0 ? -100 : ids[i];
+    }
+    snprintf(path, 512, "%s/tokens-%llu.safetensors", folder, (unsigned long long)seed);
+    if (ds_safetensors_create(ds_fs_posix(), path, items, 2, NULL, &writer) != DS_OK ||
+        ds_safetensors_write(writer, 0, 0, count, ids) != DS_OK ||
+        ds_safetensors_write(writer, 1, 0, count, labels) != DS_OK ||
+        ds_safetensors_commit(writer) != DS_OK)
+        abort();
+    free(ids);
+    return path;
+}
+
+char *tiny_folder(void)
+{
+    const char *base = getenv("TMPDIR");
+    char *folder = malloc(512);
+
+    snprintf(folder, 512, "%s/dstrain-test-XXXXXX", base ? base : "/tmp");
+    if (!mkdtemp(folder))
+        abort();
+    return folder;
+}
+
+void tiny_remove(char *folder)
+{
+    (void)ds_fs_remove_tree(ds_fs_posix(), folder);
+    free(folder);
+}
+
+struct tiny_job {
+    const struct tiny_case *c;
+    struct tiny_result *out;
+    pthread_mutex_t lock;
+};
+
+static ds_status on_step(void *user, const struct ds_step_report *report)
+{
+    struct tiny_result *out = user;
+
+    if (!out || report->step > TINY_STEPS_MAX)
+        return DS_OK;
+    out->loss[report->step - 1] = report->loss;
+    out->norm[report->step - 1] = report->grad_norm;
+    out->steps = report->step;
+    out->skipped = report->skipped;
+    out->last = *report;
+    if (report->has_eval)
+        out->eval_loss = report->eval_loss;
+    return DS_OK;
+}
+
+static ds_status collect(struct ds_trainer *trainer, struct tiny_result *out)
+{
+    const struct ds_model *model = ds_trainer_model(trainer);
+    float *at = NULL;
+
+    if (out) {
+        const struct ds_memory *memory = ds_trainer_memory(trainer);
+        out->param_elems = model->elems_total;
+        at = out->params = malloc(model->elems_total * sizeof *at);
+        memcpy(out->bytes, memory->bytes[DS_MEMORY_DEVICE], sizeof out->bytes);
+        for (uint32_t i = 0; i < model->unit_count; i++)
+            if (model->units[i].elems > out->largest_unit_elems)
+                out->largest_unit_elems = model->units[i].elems;
+    }
+    for (uint32_t i = 0; i < model->param_count; i++) {
+        DS_TRY(ds_trainer_read_param(trainer, model->params[i].name, at));
+        at = at ? at + model->params[i].elems : NULL;
+    }
+    return DS_OK;
+}
+
+static void run_rank(struct ds_comm *world, void *user)
+{
+    struct tiny_job *job = user;
+    struct tiny_result *mine = world->rank == 0 ? job->out : NULL;
+    struct ds_trainer *trainer = NULL;
+    struct ds_config config;
+    ds_status st;
+
+    tiny_config(job->c, &config);
+    const struct ds_trainer_options options = {.config = &config,
+                                               .mode = DS_TRAINER_TRAIN,
+                                               .world = world,
+                                               .fs = ds_fs_posix(),
+                                               .clock = ds_clock_system(),
+                                               .on_step = on_step,
+                                               .user = mine};
+    st = ds_trainer_open(&options, &trainer);
+    if (st == DS_OK)
+        st = ds_trainer_run(trainer);
+    if (st == DS_OK)
+        st = collect(trainer, mine);
+    ds_trainer_close(trainer);
+    pthread_mutex_lock(&job->lock);
+    if (st > job->out->status)
+        job->out->status = st;
+    pthread_mutex_unlock(&job->lock);
+}
+
+void tiny_run(const struct tiny_case *c, struct tiny_result *out)
+{
+    struct tiny_job job = {.c = c, .out = out, .lock = PTHREAD_MUTEX_INITIALIZER};
+
+    memset(out, 0, sizeof *out);
+    if (!run_ranks(c->ranks, 60000000000u, run_rank, &job))
+        out->status = DS_ERR_COMM;
+}
+
+void tiny_result_fini(struct tiny_result *result)
+{
+    free(result->params);
+    result->params = NULL;
+}

@@ -1,0 +1,39 @@
+/* tiny_run.h - a small real training run for tests: a model of a few thousand parameters on random tokens
+ * in a temporary folder, on ranks that are threads, with everything it gave collected. */
+#ifndef DSTRAIN_TEST_TINY_RUN_H
+#define DSTRAIN_TEST_TINY_RUN_H
+
+#include "dstrain/config.h"
+#include "dstrain/trainer.h"
+
+enum { TINY_STEPS_MAX = 64, TINY_SEQ = 24, TINY_VOCAB = 61 };
+
+struct tiny_case {
+    uint32_t ranks, shard; /* shard 0: all */
+    int stage, mode;       /* enum ds_device_mode */
+    uint64_t steps, global_batch, micro_batch, seed;
+    int is_tied;
+    const char *inject;
+    const char *data; /* safetensors file */
+};
+
+struct tiny_result {
+    ds_status status; /* the worst of all ranks */
+    uint64_t steps, skipped;
+    double loss[TINY_STEPS_MAX], norm[TINY_STEPS_MAX], eval_loss;
+    float *params; /* all of them, in model order; freed by tiny_result_fini */
+    uint64_t param_elems;
+    uint64_t bytes[DS_MEMORY_LABEL_COUNT]; /* device memory of rank 0 */
+    uint64_t largest_unit_elems;
+    struct ds_step_report last;
+};
+
+void tiny_config(const struct tiny_case *c, struct ds_config *config);
+/* the same data every time for a seed; path is malloc'ed */
+char *tiny_data(const char *folder, uint64_t seed, uint64_t samples);
+char *tiny_folder(void);        /* under the system's temporary folder; malloc'ed */
+void tiny_remove(char *folder); /* frees it, too */
+void tiny_run(const struct tiny_case *c, struct tiny_result *out);
+void tiny_result_fini(struct tiny_result *result);
+
+#endif
