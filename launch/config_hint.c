@@ -121,7 +121,9 @@ void ds_config_hint_key(const char *section, const char *key, char *to, size_t b
         field = by_spelling(section, key);
     if (!field)
         field = by_spelling(NULL, key);
-    if (!field)
+    if (!field && section[0] == '\0')
+        snprintf(to, bytes, "; 'dstrain help' lists the sections");
+    else if (!field)
         snprintf(to, bytes, "; 'dstrain help %s' lists its keys", section);
     else if (strcmp(field->section, section) == 0)
         snprintf(to, bytes, "; did you mean '%s'?", field->key);

@@ -1,0 +1,40 @@
+/* command.c - the table of subcommands. */
+#include "command.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* clang-format off */
+const struct ds_command_row ds_commands[] = {
+    {"check", "config.ini [section.key=value ...]", "parse and validate; print the resolved configuration",
+     ds_check_main, DS_COMMAND_RANKS | DS_COMMAND_CONFIG | DS_COMMAND_ANY_RANKS, DS_CONFIG_TRAIN},
+    {"inspect", "PATH", "what is in a safetensors file or a Hugging Face folder", ds_inspect_main, 0, 0},
+    {"help", "[SECTION[.KEY] | --markdown]", "this, or what a section or key means", ds_help_main, 0, 0},
+    {"version", "", "print the version", ds_version_main, 0, 0},
+};
+/* clang-format on */
+const size_t ds_command_count = sizeof ds_commands / sizeof ds_commands[0];
+
+const struct ds_command_row *ds_command_find(const char *name)
+{
+    for (size_t i = 0; i < ds_command_count; i++)
+        if (strcmp(ds_commands[i].name, name) == 0)
+            return &ds_commands[i];
+    return NULL;
+}
+
+ds_status ds_command_usage(const char *name)
+{
+    const struct ds_command_row *row = ds_command_find(name);
+
+    DS_ASSERT(row);
+    return ds_fail(DS_ERR_CONFIG, "usage: dstrain %s%s%s", row->name, row->name[0] ? " " : "",
+                   row->usage);
+}
+
+ds_status ds_version_main(struct ds_command *command)
+{
+    (void)command;
+    printf("dstrain " DS_VERSION "\n");
+    return DS_OK;
+}

@@ -1,0 +1,49 @@
+/* command.h (private to launch) - a subcommand is a row and a function `ds_<name>_main` in a file of its
+ * own. main() parses, bootstrap opens the world, the row's flags say what the function finds ready. */
+#ifndef DSTRAIN_LAUNCH_COMMAND_H
+#define DSTRAIN_LAUNCH_COMMAND_H
+
+#include "config.h"
+
+enum ds_command_flag {
+    /* every rank of mpirun takes part; without it only one process works, whatever mpirun started */
+    DS_COMMAND_RANKS = 1u << 0,
+    /* the first argument is a configuration, the others override it; they are loaded and validated */
+    DS_COMMAND_CONFIG = 1u << 1,
+    /* with CONFIG: outside mpirun the number of ranks is not known, so rules about it are left out */
+    DS_COMMAND_ANY_RANKS = 1u << 2,
+};
+
+struct ds_command {
+    int argc; /* arguments behind the subcommand; with CONFIG none is left over */
+    char **argv;
+    const struct ds_config *config; /* resolved, validated; NULL without CONFIG */
+    struct ds_comm *world;          /* control; one rank without RANKS */
+    struct ds_fs *fs;
+    const struct ds_clock *clock;
+    int thread_count; /* for arithmetic of this rank, already set for OpenMP */
+    int peers_wait;   /* out: this rank fails inside a step, where nothing can be agreed any more */
+};
+
+struct ds_command_row {
+    const char *name;  /* "": what runs without a subcommand */
+    const char *usage; /* what follows the name */
+    const char *help;
+    ds_status (*run)(struct ds_command *command);
+    uint32_t flags;
+    enum ds_config_use use; /* with CONFIG */
+};
+
+extern const struct ds_command_row ds_commands[];
+extern const size_t ds_command_count;
+const struct ds_command_row *ds_command_find(const char *name); /* or NULL */
+
+/* What every subcommand says when its arguments are wrong. */
+DS_CHECKED ds_status ds_command_usage(const char *name);
+
+ds_status ds_check_main(struct ds_command *command);
+ds_status ds_help_main(struct ds_command *command);
+ds_status ds_inspect_main(struct ds_command *command);
+ds_status ds_version_main(struct ds_command *command);
+
+#endif

@@ -1,0 +1,157 @@
+/* inspect.c - `dstrain inspect PATH`: what is in a safetensors file or in a Hugging Face folder. Reads
+ * headers alone. Names come from files nobody vouches for: what a terminal would obey is not printed. */
+#include "command.h"
+
+#include "dstrain/model.h"
+#include "dstrain/safetensors.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PATH_BYTES 8192
+
+struct totals {
+    uint64_t tensors, elems, bytes;
+};
+
+static void print_plain(const char *text, size_t width)
+{
+    size_t used = 0;
+
+    for (; *text != '\0'; text++, used++)
+        putchar((unsigned char)*text < 0x20 || *text == 0x7f ? '?' : *text);
+    for (; used < width; used++)
+        putchar(' ');
+}
+
+static void print_shape(const struct ds_safetensors_entry *entry)
+{
+    char shape[192];
+    size_t used = 0;
+
+    shape[0] = '\0';
+    for (uint32_t d = 0; d < entry->dim_count; d++)
+        used += (size_t)snprintf(shape + used, sizeof shape - used, "%s%llu", d ? ", " : "",
+                                 (unsigned long long)entry->shape[d]);
+    printf(" %-5s [%s]", ds_dtype_name(entry->dtype), shape);
+}
+
+static void print_file(const struct ds_safetensors *file, struct totals *totals)
+{
+    const char *key, *value;
+
+    print_plain(ds_safetensors_path(file), 0);
+    printf(": %zu tensors\n", ds_safetensors_count(file));
+    for (size_t i = 0; i < ds_safetensors_metadata_count(file); i++) {
+        ds_safetensors_metadata_at(file, i, &key, &value);
+        printf("  # ");
+        print_plain(key, 0);
+        printf(" = ");
+        print_plain(value, 0);
+        printf("\n");
+    }
+    for (size_t i = 0; i < ds_safetensors_count(file); i++) {
+        const struct ds_safetensors_entry *entry = ds_safetensors_at(file, i);
+
+        printf("  ");
+        print_plain(entry->name, 56);
+        print_shape(entry);
+        printf(" %llu bytes\n", (unsigned long long)entry->bytes);
+        totals->tensors++;
+        totals->elems += entry->elems;
+        totals->bytes += entry->bytes;
+    }
+}
+
+static ds_status inspect_file(struct ds_fs *fs, const char *path, struct totals *totals)
+{
+    struct ds_safetensors *file;
+
+    DS_TRY(ds_safetensors_open(fs, path, &file));
+    print_file(file, totals);
+    ds_safetensors_close(file);
+    return DS_OK;
+}
+
+static ds_status inspect_config(struct ds_fs *fs, const char *path)
+{
+    struct ds_model_config config;
+    char *text = NULL;
+    size_t bytes = 0;
+    ds_status st;
+
+    DS_TRY(ds_fs_read_file(fs, path, 1u << 20, &text, &bytes));
+    st = ds_model_config_parse(path, text, bytes, &config);
+    free(text);
+    if (st != DS_OK)
+        return st;
+    printf("%s: %s, %llu layers, hidden %llu, intermediate %llu, heads %llu, kv heads %llu, "
+           "head_dim %llu, "
+           "vocabulary %llu%s\n",
+           path, ds_family_name(config.family), (unsigned long long)config.num_hidden_layers,
+           (unsigned long long)config.hidden_size, (unsigned long long)config.intermediate_size,
+           (unsigned long long)config.num_attention_heads,
+           (unsigned long long)config.num_key_value_heads, (unsigned long long)config.head_dim,
+           (unsigned long long)config.vocab_size, config.tie_word_embeddings ? ", tied" : "");
+    return DS_OK;
+}
+
+static int ends_with(const char *text, const char *end)
+{
+    const size_t length = strlen(text), tail = strlen(end);
+
+    return length >= tail && strcmp(text + length - tail, end) == 0;
+}
+
+static ds_status inspect_entries(struct ds_fs *fs, const char *path, char *const *names,
+                                 size_t count, struct totals *totals)
+{
+    char child[PATH_BYTES];
+
+    for (size_t i = 0; i < count; i++) {
+        if ((size_t)snprintf(child, sizeof child, "%s/%s", path, names[i]) >= sizeof child)
+            return ds_fail(DS_ERR_DATA, "%.100s...: the path is too long", path);
+        if (strcmp(names[i], "config.json") == 0)
+            DS_TRY(inspect_config(fs, child));
+        else if (ends_with(names[i], ".safetensors"))
+            DS_TRY(inspect_file(fs, child, totals));
+    }
+    if (totals->tensors == 0)
+        return ds_fail(DS_ERR_DATA, "%s: no tensors in *.safetensors here", path);
+    return DS_OK;
+}
+
+static ds_status inspect_folder(struct ds_fs *fs, const char *path, struct totals *totals)
+{
+    char **names = NULL;
+    size_t count = 0;
+    int code = ds_fs_readdir(fs, path, &names, &count);
+    ds_status st;
+
+    if (code < 0)
+        return ds_fail(DS_ERR_DATA, "%s: %s", path, strerror(-code));
+    st = inspect_entries(fs, path, names, count, totals);
+    free(names);
+    return st;
+}
+
+ds_status ds_inspect_main(struct ds_command *command)
+{
+    struct totals totals = {0, 0, 0};
+    struct ds_fs_stat stat;
+    const char *path;
+    int code;
+
+    if (command->argc != 1)
+        return ds_command_usage("inspect");
+    path = command->argv[0];
+    code = ds_fs_stat(command->fs, path, &stat);
+    if (code < 0)
+        return ds_fail(DS_ERR_DATA, "%s: %s", path, strerror(-code));
+    DS_TRY(stat.is_directory ? inspect_folder(command->fs, path, &totals)
+                             : inspect_file(command->fs, path, &totals));
+    printf("total: %llu tensors, %llu elements, %llu bytes\n", (unsigned long long)totals.tensors,
+           (unsigned long long)totals.elems, (unsigned long long)totals.bytes);
+    return fflush(stdout) == 0 ? DS_OK : ds_fail(DS_ERR_IO, "standard output cannot be written");
+}

@@ -1,0 +1,86 @@
+/* main.c - from a command line to a subcommand and to an exit code. */
+#include "bootstrap.h"
+#include "command.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* A first word that is no subcommand is the configuration of a run. */
+static const struct ds_command_row *choose(int argc, char **argv, int *used)
+{
+    const struct ds_command_row *row = NULL;
+
+    *used = 2;
+    if (argc < 2)
+        return NULL;
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)
+        return ds_command_find("help");
+    if (strcmp(argv[1], "--version") == 0)
+        return ds_command_find("version");
+    if (argv[1][0] != '\0' && argv[1][0] != '-')
+        row = ds_command_find(argv[1]);
+    if (row)
+        return row;
+    *used = 1;
+    return argv[1][0] == '-' ? NULL : ds_command_find("");
+}
+
+static ds_status load(struct ds_bootstrap *boot, const struct ds_command_row *row,
+                      struct ds_command *command, struct ds_config *config)
+{
+    const struct ds_config_source source = {
+        .fs = boot->fs,
+        .path = command->argc > 0 ? command->argv[0] : "",
+        .overrides = (const char *const *)command->argv + 1,
+        .override_count = command->argc > 0 ? (size_t)command->argc - 1 : 0,
+        .use = row->use,
+        .ranks_are_known = boot->is_mpirun || !(row->flags & DS_COMMAND_ANY_RANKS),
+    };
+
+    if (command->argc < 1)
+        return boot->rank == 0 ? ds_command_usage(row->name) : DS_ERR_CONFIG;
+    DS_TRY(ds_config_load(boot->world, &source, config));
+    command->config = config;
+    command->argc = 0;
+    command->thread_count = ds_bootstrap_configure(boot, config);
+    return DS_OK;
+}
+
+static ds_status run(struct ds_bootstrap *boot, const struct ds_command_row *row,
+                     struct ds_command *command)
+{
+    struct ds_config config;
+
+    DS_TRY(ds_bootstrap_open(boot, (row->flags & DS_COMMAND_RANKS) != 0));
+    command->world = boot->world;
+    if (row->flags & DS_COMMAND_CONFIG)
+        DS_TRY(load(boot, row, command, &config));
+    return row->run(command);
+}
+
+int main(int argc, char **argv)
+{
+    const struct ds_command_row *row;
+    struct ds_bootstrap boot;
+    int used;
+
+    ds_bootstrap_init(&boot);
+    row = choose(argc, argv, &used);
+    if (!row) {
+        if (boot.rank == 0)
+            (void)ds_fail(DS_ERR_CONFIG, "%s%s; 'dstrain help' lists what can be done",
+                          argc < 2 ? "a configuration or a subcommand is missing" : "unknown: ",
+                          argc < 2 ? "" : argv[1]);
+        return ds_status_exit_code(DS_ERR_CONFIG);
+    }
+    if (!(row->flags & DS_COMMAND_RANKS) && boot.rank != 0)
+        return 0; /* work for one process */
+
+    struct ds_command command = {.argc = argc - used,
+                                 .argv = argv + used,
+                                 .fs = boot.fs,
+                                 .clock = boot.clock,
+                                 .thread_count = boot.core_count};
+    ds_status st = run(&boot, row, &command);
+    return ds_bootstrap_close(&boot, st, command.peers_wait);
+}

@@ -1,0 +1,28 @@
+/* run_dir.h (private to launch) - the directory of a run:
+ *
+ *   config.ini        as resolved; written last, so a directory that has one is whole
+ *   log/              rank-NNNN.log
+ *   incidents/        what a watchdog leaves
+ *
+ * and what other parts add: metrics.jsonl, checkpoints/, export/, data/. It goes through ds_fs alone. */
+#ifndef DSTRAIN_LAUNCH_RUN_DIR_H
+#define DSTRAIN_LAUNCH_RUN_DIR_H
+
+#include "config.h"
+
+#define DS_RUN_PATH_BYTES (DS_TEXT_MAX + 64)
+
+/* local, rank 0: make the directory, or see that it holds a run that `config` may go on with: owned by
+ * us, not writable by everybody, equal in every key that is fixed. If it fails, nothing has changed. */
+DS_CHECKED ds_status ds_run_dir_prepare(struct ds_fs *fs, const struct ds_config *config);
+
+/* local: open log/rank-NNNN.log for appending; a descriptor of fs */
+DS_CHECKED ds_status ds_run_dir_open_log(struct ds_fs *fs, const char *dir, uint32_t rank,
+                                         int *file);
+
+/* collective: both, on every rank; from here on the log goes to the file, too */
+DS_CHECKED ds_status ds_run_dir_open(struct ds_comm *world, struct ds_fs *fs,
+                                     const struct ds_config *config, int *log_file);
+void ds_run_dir_close(struct ds_fs *fs, int *log_file); /* local; -1 is allowed */
+
+#endif

@@ -1,0 +1,314 @@
+/* test_run_dir.c - the directory of a run is there whole or not at all, and belongs to one run. */
+// link: launch
+// private: launch
+#include "capture.h"
+#include "run_dir.h"
+#include "test.h"
+
+#include <dirent.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define GOOD                                                                                       \
+    "[run]\ndir = a/b/r\n[model]\nhidden_size = 64\nintermediate_size = 128\nnum_hidden_layers = " \
+    "2\n"                                                                                          \
+    "num_attention_heads = 4\n[data]\ntrain = a.txt\n[train]\nsteps = 10\nglobal_batch_size = 8\n" \
+    "seq_length = 32\n"
+
+static void make_config(struct ds_config *config, const char *const *overrides, size_t count)
+{
+    struct ds_places places;
+
+    assert_ok(ds_config_parse("c.ini", GOOD, strlen(GOOD), overrides, count, config, &places));
+    ds_config_resolve(config, 4);
+}
+
+/* equal in every key, as read back from the directory */
+static void assert_holds(struct ds_fs *fs, const struct ds_config *config)
+{
+    struct ds_config there;
+    struct ds_places places;
+    char path[DS_RUN_PATH_BYTES], *text;
+    struct ds_fs_stat stat;
+    size_t bytes;
+
+    snprintf(path, sizeof path, "%s/config.ini", config->run.dir);
+    assert_ok(ds_fs_read_file(fs, path, 1 << 20, &text, &bytes));
+    assert_ok(ds_config_parse(path, text, bytes, NULL, 0, &there, &places));
+    assert_memory_equal(&there, config, sizeof there);
+    free(text);
+    snprintf(path, sizeof path, "%s/log", config->run.dir);
+    assert_int_equal(ds_fs_stat(fs, path, &stat), 0);
+    assert_true(stat.is_directory);
+    snprintf(path, sizeof path, "%s/incidents", config->run.dir);
+    assert_int_equal(ds_fs_stat(fs, path, &stat), 0);
+}
+
+static size_t entries(struct ds_fs *fs, const char *path)
+{
+    char **names;
+    size_t count = 0;
+
+    assert_int_equal(ds_fs_readdir(fs, path, &names, &count), 0);
+    free(names);
+    return count;
+}
+
+static void a_run_is_made_once_and_gone_on_with(void **state)
+{
+    static const char *const other[] = {"train.steps=20", "parallel.shard=2", "run.device=cpu",
+                                        "log.interval=7"};
+    struct ds_config config;
+    struct ds_fs *fs;
+
+    (void)state;
+    assert_ok(ds_fs_sim_open(&fs));
+    make_config(&config, NULL, 0);
+    assert_ok(ds_run_dir_prepare(fs, &config));
+    assert_holds(fs, &config);
+    assert_int_equal(entries(fs, "a/b/r"), 3);
+    assert_ok(ds_run_dir_prepare(fs, &config));
+    assert_holds(fs, &config);
+    make_config(&config, other, 4); /* keys that may change */
+    assert_ok(ds_run_dir_prepare(fs, &config));
+    assert_holds(fs, &config);
+    ds_fs_sim_crash(fs, 1); /* all of it was made durable */
+    assert_holds(fs, &config);
+    ds_fs_sim_close(fs);
+}
+
+static void another_run_is_refused_with_the_keys_that_differ(void **state)
+{
+    static const char *const other[] = {"model.hidden_size=128", "run.seed=2", "data.train=b.txt",
+                                        "train.steps=5"};
+    static const char *const folder[] = {"optimizer.learning_rate=1e-3"};
+    struct ds_config config, mine;
+    struct capture capture;
+    struct ds_fs *fs;
+
+    (void)state;
+    assert_ok(ds_fs_sim_open(&fs));
+    make_config(&mine, NULL, 0);
+    assert_ok(ds_run_dir_prepare(fs, &mine));
+    make_config(&config, other, 4);
+    capture_begin(&capture);
+    assert_int_equal(ds_run_dir_prepare(fs, &config), DS_ERR_CONFIG);
+    assert_string_equal(
+        capture_end(&capture),
+        "dstrain: error: run.dir: a/b/r: holds another run; it differs in [run] seed = 2 "
+        "(there 1), [model] hidden_size = 128 (there 64), [model] head_dim = 32 (there "
+        "16), [data] train = 'b.txt' (there 'a.txt')");
+    make_config(&config, folder, 1);
+    capture_begin(&capture);
+    assert_int_equal(ds_run_dir_prepare(fs, &config), DS_ERR_CONFIG);
+    assert_string_equal(
+        capture_end(&capture),
+        "dstrain: error: run.dir: a/b/r: holds another run; it differs in [optimizer] "
+        "learning_rate = 0.001 (there 0.0003)");
+    assert_holds(fs, &mine);
+    ds_fs_sim_close(fs);
+}
+
+static void a_config_that_a_person_wrote_stays(void **state)
+{
+    static const char mine[] = "# my notes\n" GOOD;
+    struct ds_config config;
+    struct ds_fs *fs;
+    char *text;
+    size_t bytes;
+
+    (void)state;
+    assert_ok(ds_fs_sim_open(&fs));
+    assert_int_equal(ds_fs_mkdirs(fs, "a/b/r", 0750), 0);
+    assert_ok(ds_fs_write_file(fs, "a/b/r/config.ini", mine, sizeof mine - 1));
+    make_config(&config, NULL, 0);
+    assert_ok(ds_run_dir_prepare(fs, &config));
+    assert_ok(ds_fs_read_file(fs, "a/b/r/config.ini", 1 << 20, &text, &bytes));
+    assert_string_equal(text, mine);
+    free(text);
+    ds_fs_sim_close(fs);
+}
+
+/* Fail the 1st, 2nd, 3rd ... call: either a whole run or what was there before. */
+static void fail_each_call(int has_parent, int has_dir)
+{
+    struct ds_config config;
+    uint64_t fail_at;
+    int hit = 1;
+
+    make_config(&config, NULL, 0);
+    for (fail_at = 1; hit; fail_at++) {
+        struct ds_fs *disk, *faulty;
+        struct ds_fs_stat stat;
+        struct capture capture;
+
+        assert_true(fail_at < 100);
+        assert_ok(ds_fs_sim_open(&disk));
+        if (has_parent || has_dir)
+            assert_int_equal(ds_fs_mkdirs(disk, has_dir ? "a/b/r" : "a", 0750), 0);
+        assert_ok(ds_fs_fault_open(disk, fail_at, &faulty));
+        capture_begin(&capture);
+        ds_status st = ds_run_dir_prepare(faulty, &config);
+        capture_end(&capture);
+        hit = ds_fs_fault_hit(faulty);
+        if (st == DS_OK)
+            assert_holds(disk, &config);
+        else if (has_dir)
+            assert_int_equal(entries(disk, "a/b/r"), 0);
+        else if (has_parent)
+            assert_int_equal(entries(disk, "a"), 0);
+        else
+            assert_int_equal(ds_fs_stat(disk, "a", &stat), -2);
+        assert_true(st == DS_OK || (hit && st == DS_ERR_IO)); /* mkdir of what is there may fail */
+        assert_int_equal(ds_fs_sim_open_files(disk), 0);
+        ds_fs_fault_close(faulty);
+        ds_fs_sim_close(disk);
+    }
+    assert_true(fail_at > 8);
+}
+
+static void a_failure_leaves_nothing_half_made(void **state)
+{
+    (void)state;
+    fail_each_call(0, 0);
+    fail_each_call(1, 0);
+    fail_each_call(0, 1);
+}
+
+static void a_failure_leaves_the_run_that_was_there(void **state)
+{
+    static const char *const other[] = {"log.interval=7"};
+    struct ds_config before, after;
+    uint64_t fail_at;
+    int hit = 1;
+
+    (void)state;
+    make_config(&before, NULL, 0);
+    make_config(&after, other, 1);
+    for (fail_at = 1; hit; fail_at++) {
+        struct ds_fs *disk, *faulty;
+        struct capture capture;
+
+        assert_true(fail_at < 100);
+        assert_ok(ds_fs_sim_open(&disk));
+        assert_ok(ds_run_dir_prepare(disk, &before));
+        assert_ok(ds_fs_fault_open(disk, fail_at, &faulty));
+        capture_begin(&capture);
+        ds_status st = ds_run_dir_prepare(faulty, &after);
+        capture_end(&capture);
+        hit = ds_fs_fault_hit(faulty);
+        assert_int_equal(entries(disk, "a/b/r"), 3); /* no .tmp */
+        struct ds_config there;
+        struct ds_places places;
+        char *text;
+        size_t bytes;
+        assert_ok(ds_fs_read_file(disk, "a/b/r/config.ini", 1 << 20, &text, &bytes));
+        assert_ok(ds_config_parse("there", text, bytes, NULL, 0, &there, &places));
+        assert_true(memcmp(&there, &before, sizeof there) == 0 ||
+                    memcmp(&there, &after, sizeof there) == 0);
+        if (st == DS_OK)
+            assert_memory_equal(&there, &after, sizeof there);
+        free(text);
+        ds_fs_fault_close(faulty);
+        ds_fs_sim_close(disk);
+    }
+    assert_true(fail_at > 5);
+}
+
+/* ---- on the real disk: owner and mode */
+
+static void directories_that_are_not_ours_are_refused(void **state)
+{
+    char dir[] = "/tmp/dstrain_run_XXXXXX", override[64], said[256], path[64];
+    const char *overrides[] = {override};
+    struct ds_config config;
+    struct capture capture;
+
+    (void)state;
+    assert_non_null(mkdtemp(dir));
+    snprintf(override, sizeof override, "run.dir=%s", dir);
+    make_config(&config, overrides, 1);
+    assert_int_equal(chmod(dir, 0777), 0);
+    capture_begin(&capture);
+    assert_int_equal(ds_run_dir_prepare(ds_fs_posix(), &config), DS_ERR_CONFIG);
+    snprintf(said, sizeof said,
+             "dstrain: error: run.dir: %s: everybody may write there (mode 0777); chmod o-w", dir);
+    assert_string_equal(capture_end(&capture), said);
+    assert_int_equal(chmod(dir, 0750), 0);
+    if (geteuid() == 0) {
+        assert_int_equal(chown(dir, 12345, (gid_t)-1), 0);
+        capture_begin(&capture);
+        assert_int_equal(ds_run_dir_prepare(ds_fs_posix(), &config), DS_ERR_CONFIG);
+        snprintf(said, sizeof said,
+                 "dstrain: error: run.dir: %s: belongs to user 12345, this is user 0", dir);
+        assert_string_equal(capture_end(&capture), said);
+        assert_int_equal(chown(dir, 0, (gid_t)-1), 0);
+    }
+    assert_ok(ds_run_dir_prepare(ds_fs_posix(), &config));
+    snprintf(path, sizeof path, "%s/config.ini", dir);
+    snprintf(config.run.dir, sizeof config.run.dir, "%s", path);
+    capture_begin(&capture);
+    assert_int_equal(ds_run_dir_prepare(ds_fs_posix(), &config), DS_ERR_CONFIG);
+    snprintf(said, sizeof said, "dstrain: error: run.dir: %s: not a directory", path);
+    assert_string_equal(capture_end(&capture), said);
+    assert_int_equal(ds_fs_remove_tree(ds_fs_posix(), dir), 0);
+}
+
+static void a_place_that_cannot_be_written_is_a_mistake_of_the_configuration(void **state)
+{
+    static const char *const overrides[] = {"run.dir=/proc/dstrain/run"};
+    struct ds_config config;
+    struct capture capture;
+
+    (void)state;
+    make_config(&config, overrides, 1);
+    capture_begin(&capture);
+    assert_int_equal(ds_run_dir_prepare(ds_fs_posix(), &config), DS_ERR_CONFIG);
+    assert_string_equal(capture_end(&capture),
+                        "dstrain: error: run.dir: /proc/dstrain/run: No such file or directory");
+}
+
+static void ranks_log_into_files_of_their_own(void **state)
+{
+    char dir[] = "/tmp/dstrain_run_XXXXXX", override[64], path[64];
+    const char *overrides[] = {override};
+    struct ds_comm *self;
+    struct ds_config config;
+    char *text;
+    size_t bytes;
+    int log_file;
+
+    (void)state;
+    assert_non_null(mkdtemp(dir));
+    snprintf(override, sizeof override, "run.dir=%s/r", dir);
+    make_config(&config, overrides, 1);
+    assert_ok(ds_comm_self_open(ds_clock_system(), &self));
+    assert_ok(ds_run_dir_open(self, ds_fs_posix(), &config, &log_file));
+    ds_log.is_leader = 0;
+    ds_info("into the file alone");
+    ds_log.is_leader = 1;
+    ds_run_dir_close(ds_fs_posix(), &log_file);
+    assert_int_equal(ds_log.file, -1);
+    snprintf(path, sizeof path, "%s/r/log/rank-0000.log", dir);
+    assert_ok(ds_fs_read_file(ds_fs_posix(), path, 1000, &text, &bytes));
+    assert_string_equal(text, "into the file alone\n");
+    free(text);
+    ds_comm_close(self);
+    assert_int_equal(ds_fs_remove_tree(ds_fs_posix(), dir), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_run_is_made_once_and_gone_on_with),
+        cmocka_unit_test(another_run_is_refused_with_the_keys_that_differ),
+        cmocka_unit_test(a_config_that_a_person_wrote_stays),
+        cmocka_unit_test(a_failure_leaves_nothing_half_made),
+        cmocka_unit_test(a_failure_leaves_the_run_that_was_there),
+        cmocka_unit_test(directories_that_are_not_ours_are_refused),
+        cmocka_unit_test(a_place_that_cannot_be_written_is_a_mistake_of_the_configuration),
+        cmocka_unit_test(ranks_log_into_files_of_their_own),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
