@@ -165,9 +165,28 @@ static ds_status fill(struct ds_fs *fs, const char *dir, const char *missing, co
     return ds_fs_write_file(fs, path, text, strlen(text));
 }
 
+/* config.ini was not there before; it is now, if what failed came after its rename. */
+static void unmake(struct ds_fs *fs, const char *dir, const char *missing,
+                   const int made[PART_COUNT])
+{
+    char path[DS_RUN_PATH_BYTES];
+
+    if (missing[0] != '\0') {
+        (void)ds_fs_remove_tree(fs, missing);
+        return;
+    }
+    join(path, dir, "config.ini");
+    (void)ds_fs_unlink(fs, path);
+    for (size_t i = 0; i < PART_COUNT; i++) {
+        join(path, dir, parts[i]);
+        if (made[i])
+            (void)ds_fs_remove_tree(fs, path);
+    }
+}
+
 static ds_status make_run(struct ds_fs *fs, const char *dir, const char *text)
 {
-    char missing[DS_RUN_PATH_BYTES], path[DS_RUN_PATH_BYTES];
+    char missing[DS_RUN_PATH_BYTES];
     int made[PART_COUNT] = {0};
     int code = first_missing(fs, dir, missing);
     ds_status st;
@@ -177,13 +196,7 @@ static ds_status make_run(struct ds_fs *fs, const char *dir, const char *text)
     st = fill(fs, dir, missing, text, made);
     if (st == DS_OK)
         return DS_OK;
-    if (missing[0] != '\0')
-        (void)ds_fs_remove_tree(fs, missing);
-    for (size_t i = 0; i < PART_COUNT && missing[0] == '\0'; i++) {
-        join(path, dir, parts[i]);
-        if (made[i])
-            (void)ds_fs_remove_tree(fs, path);
-    }
+    unmake(fs, dir, missing, made);
     return st;
 }
 
