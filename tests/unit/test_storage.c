@@ -294,6 +294,40 @@ static void auto_takes_io_uring_where_it_is_permitted(void **state)
     ds_storage_close(storage);
 }
 
+/* A disk that moves a thousand bytes a call. */
+static int64_t short_pread(struct ds_fs *fs, int file, void *to, size_t bytes, uint64_t offset)
+{
+    (void)fs;
+    return ds_fs_pread(ds_fs_posix(), file, to, bytes < 1000 ? bytes : 1000, offset);
+}
+
+static int64_t short_pwrite(struct ds_fs *fs, int file, const void *from, size_t bytes,
+                            uint64_t offset)
+{
+    (void)fs;
+    return ds_fs_pwrite(ds_fs_posix(), file, from, bytes < 1000 ? bytes : 1000, offset);
+}
+
+static void short_counts_are_continued(void **state)
+{
+    struct row *row = *state;
+    const struct ds_fs_ops ops = {.name = "short", .pread = short_pread, .pwrite = short_pwrite};
+    struct ds_fs fs = {&ops};
+    struct ds_storage *storage;
+    uint8_t sent[BLOCK], got[BLOCK] = {0};
+    struct ds_storage_request request = {
+        .is_write = 1, .file = row->file, .data = sent, .bytes = BLOCK, .offset = 7};
+
+    fill_pattern(sent, BLOCK, 3);
+    assert_ok(ds_storage_open(&fs, "auto", 2, &storage));
+    assert_ok(run_one(storage, &request));
+    request.is_write = 0;
+    request.data = got;
+    assert_ok(run_one(storage, &request));
+    assert_memory_equal(sent, got, BLOCK);
+    ds_storage_close(storage);
+}
+
 /* A disk fault below the threads comes up as the status of one request. */
 static void a_disk_fault_is_the_status_of_one_request(void **state)
 {
@@ -333,6 +367,7 @@ int main(void)
         FOR_EACH_BACKEND(closing_waits_for_what_is_in_flight),
         FOR_EACH_BACKEND(the_nth_completion_fails_and_only_that_one),
         FOR_EACH_BACKEND(one_more_than_the_depth_is_a_bug),
+        ROW(short_counts_are_continued, "threads"),
         cmocka_unit_test(auto_takes_threads_where_there_are_no_kernel_descriptors),
         cmocka_unit_test(auto_takes_io_uring_where_it_is_permitted),
         cmocka_unit_test(a_disk_fault_is_the_status_of_one_request),
