@@ -348,7 +348,7 @@ static ds_status sort_and_index(struct parser *p)
     struct ds_safetensors *file = p->file;
     const char *twice;
 
-    if (file->count > 0)
+    if (file->entries)
         qsort(file->entries, file->count, sizeof *file->entries, by_offset);
     if (!safetensors_names_build(&file->names, file->entries, sizeof *file->entries, file->count,
                                  &twice))

@@ -19,8 +19,8 @@ struct ds_safetensors_writer {
     /* owns */
     struct whole_file whole;
     struct ds_safetensors *layout;
-    const struct ds_safetensors_entry **entries; /* of items[i]; they lie in `layout` */
-    uint64_t *written_bytes;                     /* of items[i] */
+    size_t *places;          /* of items[i] among the entries of `layout` */
+    uint64_t *written_bytes; /* of items[i] */
     size_t count;
 };
 
@@ -118,8 +118,7 @@ static void put_item(struct header *header, const struct ds_safetensors_item *it
 
 static int by_width_and_name(const void *a, const void *b)
 {
-    const struct ds_safetensors_item *left = *(const struct ds_safetensors_item *const *)a;
-    const struct ds_safetensors_item *right = *(const struct ds_safetensors_item *const *)b;
+    const struct ds_safetensors_item *left = a, *right = b;
 
     if (left->dtype != right->dtype)
         return left->dtype > right->dtype ? -1 : 1; /* dtypes are listed narrowest first */
@@ -129,16 +128,15 @@ static int by_width_and_name(const void *a, const void *b)
 static ds_status put_items(struct header *header, const struct ds_safetensors_item *items,
                            size_t count, uint64_t *data_bytes)
 {
-    const struct ds_safetensors_item **sorted = calloc(count + 1, sizeof *sorted);
+    struct ds_safetensors_item *sorted = calloc(count + 1, sizeof *sorted);
 
     if (!sorted)
         return ds_fail(DS_ERR_NO_MEMORY, "%s: no memory for the header", header->path);
     for (size_t i = 0; i < count; i++)
-        sorted[i] = &items[i];
-    if (count > 0)
-        qsort(sorted, count, sizeof *sorted, by_width_and_name);
+        sorted[i] = items[i];
+    qsort(sorted, count, sizeof *sorted, by_width_and_name);
     for (size_t i = 0; i < count && header->st == DS_OK; i++)
-        put_item(header, sorted[i], data_bytes);
+        put_item(header, &sorted[i], data_bytes);
     free(sorted);
     return header->st;
 }
@@ -161,14 +159,24 @@ static ds_status make_header(struct header *header, const struct ds_safetensors_
     return DS_OK;
 }
 
+static const struct ds_safetensors_entry *entry_of(const struct ds_safetensors_writer *writer,
+                                                   size_t index)
+{
+    DS_ASSERT(index < writer->count);
+    return ds_safetensors_at(writer->layout, writer->places[index]);
+}
+
 static ds_status writer_lay_out(struct ds_safetensors_writer *writer, const struct header *header,
                                 const struct ds_safetensors_item *items, uint64_t data_bytes)
 {
     DS_TRY(ds_safetensors_parse(header->path, header->text + 8, header->bytes - 8,
                                 header->bytes + data_bytes, &writer->layout));
     for (size_t i = 0; i < writer->count; i++) {
-        writer->entries[i] = ds_safetensors_find(writer->layout, items[i].name);
-        DS_ASSERT(writer->entries[i]);
+        const struct ds_safetensors_entry *entry =
+            ds_safetensors_find(writer->layout, items[i].name);
+
+        DS_ASSERT(entry);
+        writer->places[i] = (size_t)(entry - ds_safetensors_at(writer->layout, 0));
     }
     return DS_OK;
 }
@@ -189,7 +197,7 @@ static ds_status writer_make_file(struct ds_safetensors_writer *writer, struct d
 static void writer_free(struct ds_safetensors_writer *writer)
 {
     ds_safetensors_close(writer->layout);
-    free(writer->entries);
+    free(writer->places);
     free(writer->written_bytes);
     free(writer);
 }
@@ -200,9 +208,9 @@ static ds_status writer_fill(struct ds_safetensors_writer *writer, struct ds_fs 
 {
     uint64_t data_bytes = 0;
 
-    writer->entries = calloc(writer->count + 1, sizeof *writer->entries);
+    writer->places = calloc(writer->count + 1, sizeof *writer->places);
     writer->written_bytes = calloc(writer->count + 1, sizeof *writer->written_bytes);
-    if (!writer->entries || !writer->written_bytes)
+    if (!writer->places || !writer->written_bytes)
         return ds_fail(DS_ERR_NO_MEMORY, "%s: no memory to write it", header->path);
     DS_TRY(make_header(header, items, writer->count, metadata, &data_bytes));
     DS_TRY(writer_lay_out(writer, header, items, data_bytes));
@@ -233,8 +241,7 @@ ds_status ds_safetensors_create(struct ds_fs *fs, const char *path,
 ds_status ds_safetensors_write(struct ds_safetensors_writer *writer, size_t index, uint64_t start,
                                uint64_t count, const void *from)
 {
-    DS_ASSERT(index < writer->count);
-    const struct ds_safetensors_entry *entry = writer->entries[index];
+    const struct ds_safetensors_entry *entry = entry_of(writer, index);
     const size_t size = ds_dtype_bytes(entry->dtype);
 
     DS_ASSERT(start <= entry->elems && count <= entry->elems - start);
@@ -249,8 +256,7 @@ ds_status ds_safetensors_write(struct ds_safetensors_writer *writer, size_t inde
 ds_status ds_safetensors_write_f32(struct ds_safetensors_writer *writer, size_t index,
                                    uint64_t start, uint64_t count, const float *from)
 {
-    DS_ASSERT(index < writer->count);
-    const enum ds_dtype dtype = writer->entries[index]->dtype;
+    const enum ds_dtype dtype = entry_of(writer, index)->dtype;
     uint64_t raw[CHUNK_BYTES / sizeof(uint64_t)]; /* aligned for every dtype */
     const uint64_t chunk = CHUNK_BYTES / ds_dtype_bytes(dtype);
     const float probe = 0.0f;
@@ -273,7 +279,7 @@ ds_status ds_safetensors_write_f32(struct ds_safetensors_writer *writer, size_t 
 ds_status ds_safetensors_commit(struct ds_safetensors_writer *writer)
 {
     for (size_t i = 0; i < writer->count; i++) /* a tensor left out would be zeros in the file */
-        DS_ASSERT(writer->written_bytes[i] >= writer->entries[i]->bytes);
+        DS_ASSERT(writer->written_bytes[i] >= entry_of(writer, i)->bytes);
     ds_status st = whole_commit(&writer->whole);
     writer_free(writer);
     return st;

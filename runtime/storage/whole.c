@@ -2,20 +2,15 @@
 #include "whole.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 char *whole_path(const char *first, const char *second, const char *third)
 {
-    size_t a = strlen(first), b = strlen(second), c = strlen(third);
-    char *joined = malloc(a + b + c + 1);
+    char *joined;
 
-    if (!joined)
-        return NULL;
-    memcpy(joined, first, a);
-    memcpy(joined + a, second, b);
-    memcpy(joined + a + b, third, c + 1);
-    return joined;
+    return asprintf(&joined, "%s%s%s", first, second, third) < 0 ? NULL : joined;
 }
 
 static void whole_fini(struct whole_file *whole)
