@@ -27,7 +27,8 @@ static ds_status open_device(struct ds_trainer *t)
     const struct ds_device_options options = {
         .mode = (enum ds_device_mode)config->run.cpu_streams,
         .seed = config->run.seed + t->options.world->rank,
-        .thread_count = (int)config->run.threads,
+        .thread_count =
+            t->options.thread_count ? t->options.thread_count : (int)config->run.threads,
         .clock = t->options.clock,
     };
     const struct ds_device_ops *ops;

@@ -1,35 +1,10 @@
 /* assemble_data.c - from what the configuration names to loaders. Text is prepared by rank 0 while the
  * others wait without a deadline, since a corpus may take hours; then every rank maps the shards. */
+#include "sources.h"
 #include "trainer.h"
 
-#include <stdlib.h>
-#include <string.h>
-
-/* The parts of one set, as the data set wants them. */
-struct sources {
-    struct ds_data_parts parts;
-    const char **paths; /* of token shards, or as written */
-    double *weights;
-};
-
-static void sources_fini(struct sources *s, int owns_paths)
-{
-    for (size_t i = 0; owns_paths && s->paths && i < s->parts.count; i++)
-        free((char *)(uintptr_t)s->paths[i]);
-    free(s->paths);
-    free(s->weights);
-    ds_data_parts_fini(&s->parts);
-}
-
-static void cache_folder(const struct ds_config *config, char *to, size_t bytes)
-{
-    if (config->data.cache[0])
-        snprintf(to, bytes, "%s", config->data.cache);
-    else
-        snprintf(to, bytes, "%s/data", config->run.dir[0] ? config->run.dir : ".");
-}
-
-static ds_status find_paths(struct ds_trainer *t, struct sources *s)
+static ds_status open_set(struct ds_trainer *t, const char *where, const char *text, int shuffle,
+                          struct ds_dataset **out)
 {
     const struct ds_config *config = t->config;
     char cache[DS_TEXT_MAX + 16];
@@ -39,51 +14,24 @@ static ds_status find_paths(struct ds_trainer *t, struct sources *s)
                                                .cache = cache,
                                                .progress = t->options.progress,
                                                .user = t->options.user};
-
-    cache_folder(config, cache, sizeof cache);
-    for (size_t i = 0; i < s->parts.count; i++) {
-        s->weights[i] = s->parts.parts[i].weight;
-        if (config->data.format == DS_DATA_TEXT) {
-            char *shard = NULL;
-            DS_TRY(ds_prepare_text(&prepare, s->parts.parts[i].path, &shard, &report));
-            s->paths[i] = shard;
-        } else {
-            s->paths[i] = s->parts.parts[i].path;
-        }
-    }
-    return DS_OK;
-}
-
-static ds_status open_set(struct ds_trainer *t, const char *where, const char *text, int shuffle,
-                          struct ds_dataset **out)
-{
-    const struct ds_config *config = t->config;
-    const int is_text = config->data.format == DS_DATA_TEXT;
-    struct sources s = {0};
+    struct ds_sources sources;
     ds_status st;
 
-    DS_TRY(ds_data_parts_parse(where, text, &s.parts));
-    s.paths = calloc(s.parts.count, sizeof *s.paths);
-    s.weights = calloc(s.parts.count, sizeof *s.weights);
-    if (!s.paths || !s.weights) {
-        st = ds_fail(DS_ERR_NO_MEMORY, "%zu sources of data", s.parts.count);
-        goto done;
-    }
-    DS_TRY_GOTO(st, find_paths(t, &s), done);
+    ds_sources_cache(config, cache, sizeof cache);
+    DS_TRY(ds_sources_open(config, &prepare, where, text, &report, &sources));
     const struct ds_dataset_options options = {
         .fs = t->options.fs,
-        .format = is_text ? DS_DATA_SHARDS : DS_DATA_SAFETENSORS,
-        .paths = s.paths,
-        .weights = s.weights,
-        .path_count = s.parts.count,
+        .format = config->data.format == DS_DATA_TEXT ? DS_DATA_SHARDS : DS_DATA_SAFETENSORS,
+        .paths = (const char *const *)sources.paths,
+        .weights = sources.weights,
+        .path_count = sources.parts.count,
         .seq_length = config->train.seq_length,
         .vocab_size = t->model->config.vocab_size,
         .seed = config->run.seed,
         .shuffle = shuffle,
     };
     st = ds_dataset_open(&options, out);
-done:
-    sources_fini(&s, is_text);
+    ds_sources_close(&sources);
     return st;
 }
 
@@ -124,7 +72,8 @@ static ds_status open_loaders(struct ds_trainer *t)
 {
     if (t->train_data)
         DS_TRY(open_loader(t, t->train_data, t->micro_count, 0, &t->train_loader));
-    return t->eval_data ? open_loader(t, t->eval_data, 1, trainer_eval_samples(t), &t->eval_loader) : DS_OK;
+    return t->eval_data ? open_loader(t, t->eval_data, 1, trainer_eval_samples(t), &t->eval_loader)
+                        : DS_OK;
 }
 
 ds_status trainer_open_data(struct ds_trainer *t)
@@ -135,9 +84,11 @@ ds_status trainer_open_data(struct ds_trainer *t)
 
     if (t->options.mode == DS_TRAINER_GENERATE)
         return DS_OK;
+    trainer_enter(t, "prepare data", 0, 0);
     world->deadline_ns = UINT64_MAX;
     st = trainer_leader_first(t, open_sets);
     world->deadline_ns = deadline_ns;
+    trainer_enter(t, "start", 0, trainer_deadline_ns(t));
     DS_TRY(st);
     return trainer_together(t, open_loaders);
 }

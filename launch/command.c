@@ -6,8 +6,16 @@
 
 /* clang-format off */
 const struct ds_command_row ds_commands[] = {
+    {"", "config.ini [section.key=value ...]", "train, under mpirun on as many ranks as it starts",
+     ds_train_main, DS_COMMAND_RANKS | DS_COMMAND_CONFIG, DS_CONFIG_TRAIN},
     {"check", "config.ini [section.key=value ...]", "parse and validate; print the resolved configuration",
      ds_check_main, DS_COMMAND_RANKS | DS_COMMAND_CONFIG | DS_COMMAND_ANY_RANKS, DS_CONFIG_TRAIN},
+    {"prepare", "config.ini [section.key=value ...]", "text into token shards, ahead of a run",
+     ds_prepare_main, DS_COMMAND_CONFIG | DS_COMMAND_ANY_RANKS, DS_CONFIG_PREPARE},
+    {"eval", "config.ini [section.key=value ...]", "loss and perplexity on the evaluation data",
+     ds_eval_main, DS_COMMAND_RANKS | DS_COMMAND_CONFIG, DS_CONFIG_EVAL},
+    {"generate", "MODEL --prompt TEXT [--tokens N] [--temperature T] [--top-k K] [--seed S]",
+     "a few tokens, to see what was learned", ds_generate_main, 0, 0},
     {"inspect", "PATH", "what is in a safetensors file or a Hugging Face folder", ds_inspect_main, 0, 0},
     {"help", "[SECTION[.KEY] | --markdown]", "this, or what a section or key means", ds_help_main, 0, 0},
     {"version", "", "print the version", ds_version_main, 0, 0},

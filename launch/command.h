@@ -42,6 +42,10 @@ const struct ds_command_row *ds_command_find(const char *name); /* or NULL */
 DS_CHECKED ds_status ds_command_usage(const char *name);
 
 ds_status ds_check_main(struct ds_command *command);
+ds_status ds_eval_main(struct ds_command *command);
+ds_status ds_generate_main(struct ds_command *command);
+ds_status ds_prepare_main(struct ds_command *command);
+ds_status ds_train_main(struct ds_command *command);
 ds_status ds_help_main(struct ds_command *command);
 ds_status ds_inspect_main(struct ds_command *command);
 ds_status ds_version_main(struct ds_command *command);

@@ -9,6 +9,21 @@
 #include <string.h>
 #include <sys/resource.h>
 
+/* A quarter more than a wait for other ranks may take, so that the wait, which knows who is missing, speaks
+ * first. */
+uint64_t trainer_deadline_ns(const struct ds_trainer *t)
+{
+    return (uint64_t)(t->config->run.deadline * 1.25e9);
+}
+
+void trainer_enter(struct ds_trainer *t, const char *section, uint64_t step, uint64_t deadline_ns)
+{
+    if (!t->options.recorder)
+        return;
+    ds_recorder_step(t->options.recorder, step);
+    ds_recorder_section(t->options.recorder, section, deadline_ns);
+}
+
 /* ---- sending */
 
 ds_status trainer_send_batch(struct ds_trainer *t, struct trainer_exchange *exchange,
@@ -127,16 +142,6 @@ static ds_status queue_step(struct ds_trainer *t, struct trainer_exchange *excha
     return ops->event_record(exchange->done, t->compute);
 }
 
-static void enter(struct ds_trainer *t, const char *section, uint64_t step)
-{
-    const uint64_t deadline_ns = (uint64_t)(t->config->run.deadline * 1e9);
-
-    if (!t->options.recorder)
-        return;
-    ds_recorder_step(t->options.recorder, step);
-    ds_recorder_section(t->options.recorder, section, deadline_ns + deadline_ns / 4);
-}
-
 static ds_status run_steps(struct ds_trainer *t)
 {
     const uint64_t steps = t->config->train.steps;
@@ -146,7 +151,7 @@ static ds_status run_steps(struct ds_trainer *t)
         struct trainer_exchange *exchange = &t->exchanges[step & 1];
         int is_done = 0;
 
-        enter(t, "step", step);
+        trainer_enter(t, "step", step, trainer_deadline_ns(t));
         DS_TRY(finish_step(t, exchange)); /* of step - 2, whose buffers come next */
         DS_TRY(queue_step(t, exchange, step));
         DS_TRY(finish_step(t, &t->exchanges[(step - 1) & 1]));
@@ -164,8 +169,8 @@ ds_status ds_trainer_run(struct ds_trainer *t)
 {
     ds_status st = run_steps(t);
 
-    if (st != DS_OK && t->options.world->ops->poison)
-        t->options.world->ops->poison(t->options.world);
+    if (st != DS_OK)
+        ds_mesh_poison(t->mesh);
     return st;
 }
 
@@ -178,7 +183,7 @@ ds_status ds_trainer_open(const struct ds_trainer_options *options, struct ds_tr
         return ds_fail(DS_ERR_NO_MEMORY, "the trainer");
     t->options = *options;
     t->config = options->config;
-    enter(t, "start", 0);
+    trainer_enter(t, "start", 0, trainer_deadline_ns(t));
     st = trainer_assemble(t);
     if (st != DS_OK) {
         ds_trainer_close(t);

@@ -63,6 +63,9 @@ DS_CHECKED ds_status trainer_assemble(struct ds_trainer *t);
 void trainer_dismantle(struct ds_trainer *t);
 /* assemble_data.c */
 DS_CHECKED ds_status trainer_open_data(struct ds_trainer *t);
+/* trainer.c: tell the watchdog what begins, and how long it may take without a sign of life; 0: for ever */
+void trainer_enter(struct ds_trainer *t, const char *section, uint64_t step, uint64_t deadline_ns);
+uint64_t trainer_deadline_ns(const struct ds_trainer *t);
 /* trainer.c: the host part of a batch to the device; `micro_count` micro-batches */
 DS_CHECKED ds_status trainer_send_batch(struct ds_trainer *t, struct trainer_exchange *exchange,
                                         const struct ds_loader_batch *batch, uint64_t micro_count);

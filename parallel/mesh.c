@@ -170,6 +170,15 @@ void ds_mesh_close(struct ds_mesh *mesh)
     free(mesh);
 }
 
+void ds_mesh_poison(struct ds_mesh *mesh)
+{
+    for (int i = 0; i < DS_GROUP_COUNT; i++) {
+        struct ds_comm *group = mesh->groups[i];
+        if (group && group->ops->poison)
+            group->ops->poison(group);
+    }
+}
+
 const struct ds_mesh_shape *ds_mesh_shape_of(const struct ds_mesh *mesh)
 {
     return &mesh->shape;

@@ -51,6 +51,8 @@ struct ds_mesh;
 DS_CHECKED ds_status ds_mesh_open(struct ds_comm *world, const struct ds_mesh_shape *shape,
                                   uint32_t groups, struct ds_mesh **out);
 void ds_mesh_close(struct ds_mesh *mesh);
+/* local: this rank will not come any more: waits of its groups end with DS_ERR_COMM, where they can */
+void ds_mesh_poison(struct ds_mesh *mesh);
 const struct ds_mesh_shape *ds_mesh_shape_of(const struct ds_mesh *mesh);
 struct ds_mesh_place ds_mesh_here(const struct ds_mesh *mesh);
 struct ds_comm *ds_mesh_group(const struct ds_mesh *mesh, enum ds_group group); /* data; borrowed */

@@ -1,4 +1,5 @@
 // link: comm device kernels base
+// tsan
 /* test_comm_threads.c - communicators whose ranks are threads of this process: the cases that every
  * backend passes, and what only ranks in one process can show without losing a job: ranks that do not
  * come, that break, that call something else. */
@@ -45,7 +46,7 @@ static void run_ranks(struct seat *seats, uint32_t size, const struct seat *mode
     ds_comm_threads_close(world, size);
 }
 
-static const uint32_t sizes[] = {1, 2, 3, 4, 8};
+static const uint32_t sizes[] = {1, 2, 3, 4, 8}; /* streams: without the last one */
 
 static void world_body(struct seat *seat)
 {
@@ -65,7 +66,9 @@ static void data_body(struct seat *seat)
 
 static void expect_no_fault(const struct seat *model)
 {
-    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+    const size_t count = sizeof sizes / sizeof sizes[0] - (model->drive != COMM_BLOCKING);
+
+    for (size_t i = 0; i < count; i++) {
         struct seat seats[SIZE_MAX_HERE];
 
         run_ranks(seats, sizes[i], model, DEADLINE_NS);

@@ -1,4 +1,5 @@
 // link: device kernels base
+// tsan
 /* test_device.c - order on the cpu device: streams, events, and what deferred mode shows. One body
  * for all four devices of the rig; what only one mode promises is tested in that mode. */
 #include "device_rig.h"

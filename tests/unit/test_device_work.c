@@ -1,4 +1,5 @@
 // link: device kernels base
+// tsan
 /* test_device_work.c - works on the cpu device: arguments, failures, progress, memory. */
 #include "device_rig.h"
 

@@ -1,4 +1,5 @@
 // link: base
+// tsan
 /* test_recorder.c - what a rank did can be read by others, also after its death; a hang ends with
  * 71 and leaves an incident that names it; a stopped process is not taken for one. */
 #include "dstrain/json.h"

@@ -1,4 +1,5 @@
 // link: storage base
+// tsan
 /* Queues of block reads and writes: one body for threads on the disk, threads on the simulated disk and
  * io_uring; what is not available here is reported as skipped. */
 #include "test.h"

@@ -1,0 +1,78 @@
+/* eval.c - `dstrain eval config.ini`: loss and perplexity on the evaluation data, of the run's export where
+ * there is one, else of model.path. */
+#include "command.h"
+#include "run_dir.h"
+
+#include "dstrain/trainer.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int has_export(struct ds_fs *fs, const char *dir, char path[DS_RUN_PATH_BYTES])
+{
+    char config[DS_RUN_PATH_BYTES + 16];
+    struct ds_fs_stat stat;
+
+    snprintf(path, DS_RUN_PATH_BYTES, "%s/export", dir);
+    snprintf(config, sizeof config, "%s/config.json", path);
+    return dir[0] && ds_fs_stat(fs, config, &stat) == 0;
+}
+
+/* collective: rank 0 looks; all take the same model */
+static ds_status choose_model(struct ds_command *command, struct ds_config *config)
+{
+    char path[DS_RUN_PATH_BYTES] = "";
+    ds_status st = DS_OK;
+
+    if (command->world->rank == 0) {
+        if (!has_export(command->fs, config->run.dir, path))
+            snprintf(path, sizeof path, "%s", config->model.path);
+        if (!path[0])
+            st = ds_fail(DS_ERR_CONFIG,
+                         "nothing to evaluate: %s/export does not exist and model.path is not set",
+                         config->run.dir[0] ? config->run.dir : "run.dir");
+    }
+    DS_TRY(ds_comm_agreed(command->world, st));
+    DS_TRY(ds_comm_broadcast(command->world, path, sizeof path, 0, NULL));
+    snprintf(config->model.path, sizeof config->model.path, "%.*s", DS_TEXT_MAX - 1, path);
+    return DS_OK;
+}
+
+static ds_status evaluate(struct ds_command *command, const struct ds_config *config)
+{
+    const struct ds_trainer_options options = {.config = config,
+                                               .mode = DS_TRAINER_EVALUATE,
+                                               .world = command->world,
+                                               .fs = command->fs,
+                                               .clock = command->clock,
+                                               .thread_count = command->thread_count};
+    struct ds_trainer *trainer = NULL;
+    uint64_t tokens = 0;
+    double loss = NAN;
+    ds_status st;
+
+    DS_TRY(ds_trainer_open(&options, &trainer));
+    st = ds_trainer_evaluate(trainer, &loss, &tokens);
+    if (st == DS_OK && command->world->rank == 0)
+        printf("%s: loss %.6f, perplexity %.4f, %llu tokens\n", config->model.path, loss, exp(loss),
+               (unsigned long long)tokens);
+    ds_trainer_close(trainer);
+    return st;
+}
+
+ds_status ds_eval_main(struct ds_command *command)
+{
+    struct ds_config *config = malloc(sizeof *config);
+    ds_status st;
+
+    if (!config)
+        return ds_fail(DS_ERR_NO_MEMORY, "a configuration");
+    *config = *command->config;
+    st = choose_model(command, config);
+    if (st == DS_OK)
+        st = evaluate(command, config);
+    free(config);
+    return st;
+}

@@ -1,0 +1,52 @@
+/* prepare.c - `dstrain prepare config.ini`: text into token shards, ahead of a run. A run does the same for
+ * what is missing; what is there and unchanged is used again. */
+#include "command.h"
+#include "console.h"
+#include "sources.h"
+
+#include <stdio.h>
+
+static void show_progress(void *user, uint64_t done, uint64_t total)
+{
+    ds_console_progress(user, "preparing", done, total);
+}
+
+static ds_status prepare_set(struct ds_command *command, struct ds_console *console,
+                             const char *where, const char *text)
+{
+    const struct ds_config *config = command->config;
+    char cache[DS_TEXT_MAX + 16];
+    const struct ds_prepare_options options = {.fs = command->fs,
+                                               .clock = command->clock,
+                                               .cache = cache,
+                                               .progress = show_progress,
+                                               .user = console};
+    struct ds_prepare_report report = {0};
+    struct ds_sources sources;
+    ds_status st;
+
+    ds_sources_cache(config, cache, sizeof cache);
+    st = ds_sources_open(config, &options, where, text, &report, &sources);
+    ds_console_clear(console);
+    DS_TRY(st);
+    ds_info("%s: %llu documents, %llu bytes, %llu tokens; %u shards made, %u used again, in %s",
+            where, (unsigned long long)report.documents, (unsigned long long)report.bytes,
+            (unsigned long long)report.tokens, report.files_made, report.files_reused, cache);
+    ds_sources_close(&sources);
+    return DS_OK;
+}
+
+ds_status ds_prepare_main(struct ds_command *command)
+{
+    const struct ds_config *config = command->config;
+    struct ds_console console;
+
+    if (config->data.format != DS_DATA_TEXT) {
+        ds_info("data.format is not text: nothing to prepare");
+        return DS_OK;
+    }
+    ds_console_init(&console, 0, 1, command->clock);
+    DS_TRY(prepare_set(command, &console, "[data] train", config->data.train));
+    return config->data.eval[0] ? prepare_set(command, &console, "[data] eval", config->data.eval)
+                                : DS_OK;
+}

@@ -1,0 +1,266 @@
+/* train.c - `dstrain config.ini`: a run with everything a person sees of it. The trainer does the work;
+ * here its numbers become lines, and the directory of the run is filled. */
+#include "command.h"
+#include "console.h"
+#include "metrics.h"
+#include "run_dir.h"
+
+#include "dstrain/schedule.h"
+#include "dstrain/trainer.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static const uint64_t watchdog_tick_ns = 250000000u;
+
+struct train {
+    struct ds_command *command;
+    const struct ds_config *config;
+    /* owns */
+    struct ds_trainer *trainer;
+    struct ds_recorder *recorder;
+    struct ds_metrics metrics; /* rank 0 */
+    int log_file;
+    struct ds_console console;
+    char metrics_path[DS_RUN_PATH_BYTES], export_path[DS_RUN_PATH_BYTES];
+    char incidents_path[DS_RUN_PATH_BYTES], pages_path[64], run_id[32];
+    double eval_loss;
+    int has_eval;
+};
+
+static int is_leader(const struct train *train)
+{
+    return train->command->world->rank == 0;
+}
+
+/* ---- numbers of a step */
+
+static ds_status write_metrics(struct train *train, const struct ds_step_report *r)
+{
+    const struct ds_metrics_row row = {.step = r->step,
+                                       .loss = r->loss,
+                                       .grad_norm = r->grad_norm,
+                                       .lr = r->learning_rate,
+                                       .trained_tokens = r->trained_tokens,
+                                       .tokens = r->tokens,
+                                       .step_s = r->step_s,
+                                       .tokens_per_s = r->tokens_per_s,
+                                       .mfu = NAN, /* the cpu has no peak worth naming */
+                                       .device_peak_bytes = r->device_peak_bytes,
+                                       .host_peak_bytes = r->host_peak_bytes,
+                                       .wait_data_s = r->wait_data_s,
+                                       .has_eval_loss = r->has_eval,
+                                       .eval_loss = r->eval_loss,
+                                       .is_skipped = r->is_skipped};
+
+    return ds_metrics_write(&train->metrics, &row);
+}
+
+static void show_step(struct train *train, const struct ds_step_report *r)
+{
+    const struct ds_console_row row = {.step = r->step,
+                                       .loss = r->loss,
+                                       .lr = r->learning_rate,
+                                       .grad_norm = r->grad_norm,
+                                       .step_s = r->step_s,
+                                       .tokens_per_s = r->tokens_per_s,
+                                       .mfu = NAN,
+                                       .memory_bytes = r->device_peak_bytes,
+                                       .is_skipped = r->is_skipped};
+
+    ds_console_step(&train->console, &row);
+    if (r->has_eval) {
+        ds_console_clear(&train->console);
+        ds_info("evaluation after step %llu: loss %.4f, perplexity %.3f",
+                (unsigned long long)r->step, r->eval_loss, exp(r->eval_loss));
+        train->eval_loss = r->eval_loss;
+        train->has_eval = 1;
+    }
+}
+
+static ds_status on_step(void *user, const struct ds_step_report *report)
+{
+    struct train *train = user;
+
+    if (!is_leader(train))
+        return DS_OK;
+    DS_TRY(write_metrics(train, report));
+    show_step(train, report);
+    return DS_OK;
+}
+
+static void on_progress(void *user, uint64_t done, uint64_t total)
+{
+    struct train *train = user;
+
+    if (is_leader(train))
+        ds_console_progress(&train->console, "preparing", done, total);
+}
+
+/* ---- first lines */
+
+static void describe_device(const struct train *train, char *to, size_t bytes)
+{
+    struct ds_device *device = ds_trainer_device(train->trainer);
+
+    if (device->ops->describe)
+        device->ops->describe(device, to, bytes);
+    else
+        snprintf(to, bytes, "%s", device->ops->name);
+}
+
+static void show_banner(struct train *train)
+{
+    const struct ds_config *config = train->config;
+    const struct ds_model *model = ds_trainer_model(train->trainer);
+    char device[256], text[160], gemm[512];
+
+    describe_device(train, device, sizeof device);
+    snprintf(text, sizeof text, "%s, %llu layers, hidden %llu, vocabulary %llu",
+             ds_family_name(model->config.family),
+             (unsigned long long)model->config.num_hidden_layers,
+             (unsigned long long)model->config.hidden_size,
+             (unsigned long long)model->config.vocab_size);
+    snprintf(gemm, sizeof gemm, "%s; GEMM: %s", device, ds_kernels_cpu_gemm_name());
+    ds_console_first_lines(&(struct ds_console_banner){
+        .rank_count = train->command->world->size,
+        .device = gemm,
+        .model = text,
+        .params = model->elems_total,
+        .trainable_params = model->elems_total,
+        .data = config->parallel.data,
+        .shard = config->parallel.shard,
+        .stage = config->zero.stage,
+        .global_batch = config->train.global_batch_size,
+        .micro_batch = config->train.micro_batch_size,
+        .micro_count = ds_trainer_micro_count(train->trainer),
+        .seq_length = config->train.seq_length,
+        .steps = config->train.steps,
+        .samples = ds_trainer_sample_count(train->trainer),
+        .memory_bytes = ds_memory_total(ds_trainer_memory(train->trainer), DS_MEMORY_DEVICE),
+        .dir = config->run.dir,
+    });
+}
+
+/* ---- opening and closing */
+
+/* A folder of this user on the host's own memory: pages outlive the process, not the host. */
+static const char *pages_folder(struct train *train)
+{
+    snprintf(train->pages_path, sizeof train->pages_path, "/dev/shm/dstrain-%u",
+             (unsigned)getuid());
+    if (mkdir(train->pages_path, 0700) != 0 && errno != EEXIST)
+        return NULL;
+    return train->pages_path;
+}
+
+static ds_status open_recorder(struct train *train)
+{
+    struct ds_comm *world = train->command->world;
+    uint64_t id = ds_clock_real_ns(train->command->clock) ^ (uint64_t)getpid() << 40;
+
+    DS_TRY(ds_comm_broadcast(world, &id, sizeof id, 0, NULL));
+    snprintf(train->run_id, sizeof train->run_id, "%016llx", (unsigned long long)id);
+    const struct ds_recorder_options options = {.directory = pages_folder(train),
+                                                .run_id = train->run_id,
+                                                .incidents = train->incidents_path,
+                                                .kind_names = ds_action_names,
+                                                .kind_count = DS_ACTION_KIND_COUNT,
+                                                .rank = world->rank,
+                                                .rank_count = world->size,
+                                                .clock = train->command->clock};
+    DS_TRY(ds_recorder_open(&options, &train->recorder));
+    return ds_watchdog_start(train->recorder, watchdog_tick_ns, NULL);
+}
+
+static ds_status open_files(struct train *train)
+{
+    const char *dir = train->config->run.dir;
+
+    snprintf(train->metrics_path, sizeof train->metrics_path, "%s/metrics.jsonl", dir);
+    snprintf(train->export_path, sizeof train->export_path, "%s/export", dir);
+    snprintf(train->incidents_path, sizeof train->incidents_path, "%s/incidents", dir);
+    DS_TRY(ds_run_dir_open(train->command->world, train->command->fs, train->config,
+                           &train->log_file));
+    return ds_comm_agreed(
+        train->command->world,
+        is_leader(train) ? ds_metrics_open(&train->metrics, train->command->fs, train->metrics_path)
+                         : DS_OK);
+}
+
+static ds_status open_trainer(struct train *train)
+{
+    const struct ds_trainer_options options = {.config = train->config,
+                                               .mode = DS_TRAINER_TRAIN,
+                                               .world = train->command->world,
+                                               .fs = train->command->fs,
+                                               .clock = train->command->clock,
+                                               .thread_count = train->command->thread_count,
+                                               .recorder = train->recorder,
+                                               .progress = on_progress,
+                                               .on_step = on_step,
+                                               .user = train};
+
+    return ds_trainer_open(&options, &train->trainer);
+}
+
+/* A rank that fails in a step leaves peers behind in it; those that were only told go quietly. */
+static ds_status run_steps(struct train *train)
+{
+    ds_status st = ds_trainer_run(train->trainer);
+
+    train->command->peers_wait = st != DS_OK && st != DS_ERR_COMM;
+    ds_console_clear(&train->console);
+    return st;
+}
+
+static ds_status finish(struct train *train)
+{
+    ds_recorder_section(train->recorder, "export", 0);
+    if (train->config->run.export == DS_EXPORT_LAST)
+        DS_TRY(ds_trainer_export(train->trainer, train->export_path));
+    if (!is_leader(train))
+        return DS_OK;
+    ds_info("done: %llu steps%s", (unsigned long long)train->config->train.steps,
+            train->config->run.export == DS_EXPORT_LAST ? ""
+                                                        : ", nothing exported (run.export = none)");
+    if (train->config->run.export == DS_EXPORT_LAST)
+        ds_info("model: %s", train->export_path);
+    ds_info("metrics: %s", train->metrics_path);
+    return DS_OK;
+}
+
+static ds_status run(struct train *train)
+{
+    DS_TRY(open_files(train));
+    DS_TRY(open_recorder(train));
+    DS_TRY(open_trainer(train));
+    if (is_leader(train))
+        show_banner(train);
+    DS_TRY(run_steps(train));
+    return finish(train);
+}
+
+ds_status ds_train_main(struct ds_command *command)
+{
+    struct train train = {
+        .command = command, .config = command->config, .log_file = -1, .metrics = {.file = -1}};
+    ds_status st;
+
+    ds_console_init(&train.console, command->config->train.steps, command->config->log.interval,
+                    command->clock);
+    st = run(&train);
+    if (train.recorder) {
+        ds_watchdog_stop(train.recorder);
+        ds_recorder_close(train.recorder, ds_status_exit_code(st));
+    }
+    if (!command->peers_wait && st != DS_ERR_COMM)
+        ds_trainer_close(train.trainer); /* collective: only where all ranks come here */
+    ds_metrics_close(&train.metrics);
+    ds_run_dir_close(command->fs, &train.log_file);
+    return st;
+}

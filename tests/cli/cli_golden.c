@@ -1,0 +1,199 @@
+// link: storage base
+/* The reference cases through the command line: losses and gradient norms of metrics.jsonl, parameters of
+ * the export, against what transformers and torch.optim.AdamW computed. Every case in tests/golden, and
+ * in the folder DSTRAIN_GOLDEN names; on 1 rank, and data-parallel on 2 at stage 0 and 3. */
+#include "test.h"
+
+#include "dstrain/json.h"
+#include "dstrain/safetensors.h"
+
+#include <dirent.h>
+#include <math.h>
+#include <unistd.h>
+
+enum { STEPS = 20, PATH = 1024 };
+
+struct layout {
+    int ranks, stage;
+};
+static const struct layout layouts[] = {{1, 3}, {2, 0}, {2, 3}};
+
+struct expected {
+    double loss[STEPS], norm[STEPS];
+};
+
+static void read_expected(const char *folder, struct expected *out)
+{
+    char path[PATH], *text;
+    size_t bytes;
+    json_t *json;
+
+    snprintf(path, sizeof path, "%s/expected.json", folder);
+    assert_ok(ds_fs_read_file(ds_fs_posix(), path, 1 << 20, &text, &bytes));
+    assert_ok(ds_json_parse(path, text, bytes, &json));
+    json_t *adamw = json_object_get(json, "adamw");
+    for (size_t i = 0; i < STEPS; i++) {
+        out->loss[i] = json_number_value(json_array_get(json_object_get(adamw, "losses"), i));
+        out->norm[i] = json_number_value(json_array_get(json_object_get(adamw, "grad_norms"), i));
+    }
+    json_decref(json);
+    free(text);
+}
+
+static void run_case(const char *folder, const char *dir, struct layout layout, uint64_t seq)
+{
+    char command[4 * PATH];
+
+    snprintf(command, sizeof command,
+             "cat > %s.ini <<'E'\n[run]\ndir = %s\ndevice = cpu\n[model]\npath = %s\n[data]\n"
+             "format = safetensors\ntrain = %s/expected.safetensors\nshuffle = false\n[train]\n"
+             "steps = %d\nglobal_batch_size = 2\nmicro_batch_size = 1\nseq_length = %llu\n"
+             "grad_clip = 1.0\n[optimizer]\nlearning_rate = 1e-3\nbeta1 = 0.9\nbeta2 = 0.95\n"
+             "eps = 1e-5\nweight_decay = 0.1\nweight_decay_on = all\n[schedule]\nkind = constant\n"
+             "warmup_steps = 0\n[zero]\nstage = %d\nE\nmpirun -n %d %s %s.ini >%s.log 2>&1 || "
+             "{ cat %s.log >&2; exit 1; }",
+             dir, dir, folder, folder, STEPS, (unsigned long long)seq, layout.stage, layout.ranks,
+             DS_BINARY_DIR "/dstrain", dir, dir, dir);
+    assert_int_equal(system(command), 0);
+}
+
+static void check_metrics(const char *dir, const struct expected *expected)
+{
+    char path[PATH], line[4096];
+    int steps = 0;
+
+    snprintf(path, sizeof path, "%s/metrics.jsonl", dir);
+    FILE *file = fopen(path, "r");
+    assert_non_null(file);
+    while (fgets(line, sizeof line, file)) {
+        json_t *json;
+        assert_ok(ds_json_parse(path, line, strlen(line), &json));
+        const int i = (int)json_integer_value(json_object_get(json, "step")) - 1;
+        assert_int_equal(i, steps++);
+        const double loss = json_number_value(json_object_get(json, "loss"));
+        const double norm = json_number_value(json_object_get(json, "grad_norm"));
+        if (!(fabs(loss - expected->loss[i]) <= 2e-6 * fabs(expected->loss[i])))
+            fail_msg("%s: step %d: loss %.9g, expected %.9g", dir, i + 1, loss, expected->loss[i]);
+        if (!(fabs(norm - expected->norm[i]) <= 2e-5 * fabs(expected->norm[i])))
+            fail_msg("%s: step %d: norm %.9g, expected %.9g", dir, i + 1, norm, expected->norm[i]);
+        json_decref(json);
+    }
+    fclose(file);
+    assert_int_equal(steps, STEPS);
+}
+
+/* squares of the difference and of the expected values */
+static void compare_tensor(const struct ds_safetensors *want_file,
+                           const struct ds_safetensors *file,
+                           const struct ds_safetensors_entry *want, double *difference,
+                           double *size)
+{
+    const char *name = want->name + strlen("final.");
+    const struct ds_safetensors_entry *have = ds_safetensors_find(file, name);
+    float *a = malloc(want->elems * sizeof *a), *b = malloc(want->elems * sizeof *b);
+    double d = 0, s = 0;
+
+    if (!have)
+        fail_msg("the export lacks %s", name);
+    assert_int_equal(have->elems, want->elems);
+    assert_ok(ds_safetensors_read_f32(want_file, want, 0, want->elems, a));
+    assert_ok(ds_safetensors_read_f32(file, have, 0, want->elems, b));
+    for (uint64_t i = 0; i < want->elems; i++) {
+        d += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
+        s += (double)a[i] * a[i];
+    }
+    if (!(sqrt(d) <= 1e-3 * sqrt(s)))
+        fail_msg("%s is off by %.3g of its norm", name, sqrt(d / s));
+    *difference += d;
+    *size += s;
+    free(a);
+    free(b);
+}
+
+static void check_export(const char *folder, const char *dir)
+{
+    struct ds_safetensors *want, *have;
+    double difference = 0, size = 0;
+    char path[PATH];
+
+    snprintf(path, sizeof path, "%s/adamw_final.safetensors", folder);
+    assert_ok(ds_safetensors_open(ds_fs_posix(), path, &want));
+    snprintf(path, sizeof path, "%s/export/model.safetensors", dir);
+    assert_ok(ds_safetensors_open(ds_fs_posix(), path, &have));
+    for (size_t i = 0; i < ds_safetensors_count(want); i++)
+        compare_tensor(want, have, ds_safetensors_at(want, i), &difference, &size);
+    if (!(sqrt(difference) <= 2e-5 * sqrt(size)))
+        fail_msg("%s: parameters are off by %.3g of their norm", dir, sqrt(difference / size));
+    ds_safetensors_close(want);
+    ds_safetensors_close(have);
+}
+
+static uint64_t seq_length(const char *folder)
+{
+    struct ds_safetensors *file;
+    char path[PATH];
+
+    snprintf(path, sizeof path, "%s/expected.safetensors", folder);
+    assert_ok(ds_safetensors_open(ds_fs_posix(), path, &file));
+    uint64_t seq = ds_safetensors_find(file, "input_ids")->shape[2];
+    ds_safetensors_close(file);
+    return seq;
+}
+
+static void check_case(const char *folder)
+{
+    struct expected expected;
+
+    read_expected(folder, &expected);
+    for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++) {
+        char base[] = "/tmp/dstrain-cli-XXXXXX", dir[PATH];
+        assert_non_null(mkdtemp(base));
+        snprintf(dir, sizeof dir, "%s/run", base);
+        run_case(folder, dir, layouts[i], seq_length(folder));
+        check_metrics(dir, &expected);
+        check_export(folder, dir);
+        assert_int_equal(ds_fs_remove_tree(ds_fs_posix(), base), 0);
+    }
+}
+
+/* a dense case with its AdamW trajectory; returns how many there are */
+static int check_folder(const char *root)
+{
+    static const char *const known[] = {"llama", "qwen"};
+    DIR *directory = opendir(root);
+    struct dirent *entry;
+    int count = 0;
+
+    assert_non_null(directory);
+    while ((entry = readdir(directory)) != NULL) {
+        char folder[PATH], path[PATH + 32];
+        snprintf(folder, sizeof folder, "%s/%s", root, entry->d_name);
+        snprintf(path, sizeof path, "%s/adamw_final.safetensors", folder);
+        for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+            if (strncmp(entry->d_name, known[i], strlen(known[i])) == 0 &&
+                access(path, R_OK) == 0) {
+                check_case(folder);
+                count++;
+            }
+    }
+    closedir(directory);
+    return count;
+}
+
+static void training_through_the_command_line_meets_the_reference(void **state)
+{
+    const char *more = getenv("DSTRAIN_GOLDEN");
+
+    (void)state;
+    assert_true(check_folder(DS_SOURCE_DIR "/tests/golden") >= 2);
+    if (more)
+        assert_true(check_folder(more) >= 1);
+}
+
+int main(void)
+{
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(training_through_the_command_line_meets_the_reference),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
