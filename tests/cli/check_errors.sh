@@ -1,0 +1,122 @@
+#!/bin/sh
+# What a person hears who gets something wrong: exactly one line on stderr, nothing on stdout, the exit
+# code. Called with the program; no rank is started for most of it, two for the last part.
+set -u
+program=${1:?the dstrain program}
+work=$(mktemp -d) || exit 2
+trap 'rm -rf "$work"' EXIT
+cd "$work" || exit 2
+bad=0
+count=0
+
+fail() {
+    echo "FAILED: $*"
+    bad=1
+}
+
+# refused CODE "the line" arguments...: the program ends with CODE and says this line alone
+refused() {
+    code=$1
+    line=$2
+    shift 2
+    "$program" "$@" >out 2>err
+    got=$?
+    count=$((count + 1))
+    [ "$got" = "$code" ] || fail "$*: exit code $got, not $code"
+    [ "$(cat err)" = "dstrain: error: $line" ] || fail "$*: said '$(cat err)', not '$line'"
+    [ -s out ] && fail "$*: wrote to stdout"
+}
+
+# file TEXT: config.ini is a good one with TEXT behind it; its first line is line 14
+file() {
+    cat >config.ini <<EOT
+[run]
+dir = r
+[model]
+hidden_size = 64
+intermediate_size = 128
+num_hidden_layers = 2
+num_attention_heads = 4
+[data]
+train = a.txt
+[train]
+steps = 10
+global_batch_size = 8
+seq_length = 32
+EOT
+    printf "$1" >>config.ini
+}
+
+file ''
+"$program" check config.ini >out 2>err || fail "a good configuration is refused: $(cat err)"
+[ -s err ] && fail "a good configuration is complained about: $(cat err)"
+"$program" check out >again 2>err || fail "what check prints is refused: $(cat err)"
+cmp -s out again || fail "what check prints does not check to itself"
+
+# the grammar
+file '\nsteps = 3\n';       refused 64 "config.ini:15: key 'steps' in [train] again; the first is on line 11" check config.ini
+file '[train]\n';           refused 64 "config.ini:14: section [train] again; the first is on line 10" check config.ini
+file 'word\n';              refused 64 "config.ini:14: expected '[section]' or 'key = value', found 'word'" check config.ini
+file '[log\n';              refused 64 "config.ini:14: a section must read '[name]'" check config.ini
+file 'grad_clip = 1\r\n';   refused 64 "config.ini:14: the line holds a carriage return; lines must end with a line feed alone" check config.ini
+file '# \000\n';            refused 64 "config.ini:14: the line holds a NUL byte" check config.ini
+file '# \377\n';            refused 64 "config.ini:14: the line holds bytes that are not UTF-8" check config.ini
+printf '\357\273\277[run]\n' >config.ini
+refused 64 "config.ini:1: the file begins with a byte order mark; save it as plain UTF-8" check config.ini
+printf 'dir = r\n' >config.ini
+refused 64 "config.ini:1: key 'dir' stands before the first [section]" check config.ini
+head -c 1100000 /dev/zero | tr '\0' '\n' >config.ini
+refused 64 "config.ini:1: the file has 1100000 bytes; at most 1048576 are allowed" check config.ini
+head -c 70000 /dev/zero | tr '\0' ' ' >config.ini
+refused 64 "config.ini:1: the line has 70000 bytes; at most 65536 are allowed" check config.ini
+
+# names
+file 'micro_batchsize = 3\n'; refused 64 "config.ini:14: unknown key 'micro_batchsize' in [train]; did you mean 'micro_batch_size'?" check config.ini
+file 'lr = 1e-3\n';           refused 64 "config.ini:14: unknown key 'lr' in [train]; did you mean 'learning_rate' in [optimizer]?" check config.ini
+file '[zerro]\n';             refused 64 "config.ini:14: unknown section [zerro]; did you mean [zero]?" check config.ini
+
+# values
+file 'micro_batch_size = 1.5\n'
+refused 64 "config.ini:14: [train] micro_batch_size = '1.5' must be a whole number in 1..1048576 (sequences a rank takes through the model at once)" check config.ini
+file '[zero]\nstage = 9\n'
+refused 64 "config.ini:15: [zero] stage = '9' must be a whole number in 0..3 (what shard ranks share out: 1 optimizer states, 2 and gradients, 3 and parameters)" check config.ini
+file '[schedule]\nkind = step\n'
+refused 64 "config.ini:15: [schedule] kind = 'step' must be constant, linear, cosine or wsd (shape of the learning rate after warm-up)" check config.ini
+
+# combinations
+file ''
+refused 64 "config.ini:12: [train] global_batch_size = 8 must be a multiple of micro_batch_size * data = 3 * 1 = 3" check config.ini train.micro_batch_size=3
+refused 64 "config.ini:4: [model] hidden_size cannot stand beside [model] path (command line): the folder's config.json decides it" check config.ini model.path=m
+refused 64 "command line: [schedule] warmup_steps = 11 is more than [train] steps = 10" check config.ini schedule.warmup_steps=11
+
+# the command line
+refused 64 "command line: unknown key 'stepz' in [train]; did you mean 'steps'?" check config.ini train.stepz=3
+refused 64 "command line: 'steps=3' must read section.key=value; did you mean 'train.steps=...'?" check config.ini steps=3
+refused 64 "command line: train.steps is given twice" check config.ini train.steps=3 train.steps=4
+refused 64 "usage: dstrain check config.ini [section.key=value ...]" check
+refused 64 "a configuration or a subcommand is missing; 'dstrain help' lists what can be done"
+refused 64 "unknown: --verbose; 'dstrain help' lists what can be done" --verbose
+refused 64 "no section or key is called 'stepz'; did you mean 'steps' in [train]?" help stepz
+
+# files
+refused 64 "missing.ini: No such file or directory" check missing.ini
+refused 64 ".: not a regular file" check .
+refused 65 "missing: No such file or directory" inspect missing
+printf 'abc' >short.safetensors
+"$program" inspect short.safetensors >out 2>err
+[ $? = 65 ] && [ "$(wc -l <err)" = 1 ] || fail "inspect of a short file: $(cat err)"
+
+# several ranks: one line all the same, and every rank with the code
+if command -v mpirun >/dev/null; then
+    mpirun -n 2 "$program" check config.ini parallel.data=4 >out 2>err
+    got=$?
+    [ $got = 64 ] || fail "mpirun: exit code $got"
+    [ "$(grep -c '^dstrain' err)" = 1 ] &&
+        grep -qxF 'dstrain [rank 0]: error: command line: [parallel] data = 4 wants 4 ranks, mpirun started 2' err ||
+        fail "mpirun: said '$(cat err)'"
+    mpirun -n 2 "$program" check config.ini >out 2>err || fail "mpirun: $(cat err)"
+    [ "$(grep -c '^\[run\]' out)" = 1 ] || fail "mpirun: the configuration is not printed once"
+    grep -qx 'data = 2' out || fail "mpirun: data = auto is not the number of ranks"
+fi
+[ $bad = 0 ] && echo "$count refusals are as they should be"
+exit $bad
