@@ -39,13 +39,14 @@ struct ds_prepare_options {
     void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes);
     void *user;
 };
-struct ds_prepare_report {
+struct ds_prepare_report { /* added to, so that one can serve several sources */
     uint64_t bytes, tokens, documents;
     uint32_t files_made, files_reused;
 };
 /* local: a text file, or a directory (its regular files, sorted, not hidden), becomes one shard; returns
- * its path (malloc'ed). One whose fingerprint (paths, sizes, times, tokenizer) is there is reused. An
- * empty or unreadable source is DS_ERR_DATA. Nothing half-made stays. */
+ * its path (malloc'ed). One whose fingerprint (paths, sizes, times, tokenizer) is there is reused if it
+ * verifies, else made again. An empty or unreadable source, or one that changes meanwhile, is
+ * DS_ERR_DATA. Nothing half-made stays. */
 DS_CHECKED ds_status ds_prepare_text(const struct ds_prepare_options *options, const char *source,
                                      char **shard, struct ds_prepare_report *report);
 
@@ -69,8 +70,9 @@ void ds_dataset_close(struct ds_dataset *dataset);
 uint64_t ds_dataset_sample_count(const struct ds_dataset *dataset); /* of one epoch */
 uint64_t ds_dataset_token_count(const struct ds_dataset *dataset);
 /* pure in (dataset, position): which sample lies at `position` of the endless order of epochs. Every
- * sample comes once an epoch. With weights, sources are drawn so that any prefix is within one sample
- * of the shares; an epoch then ends when the total count has been drawn. */
+ * sample comes once an epoch. With weights, sources are drawn so that any prefix is within
+ * log2(sources), rounded up, samples of the shares (one, for two sources); an epoch then ends when the
+ * total count has been drawn. */
 uint64_t ds_dataset_order(const struct ds_dataset *dataset, uint64_t position);
 
 /* One sample, seq_length long each. target: what token t should predict, -100: nothing. position: in its

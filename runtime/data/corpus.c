@@ -1,13 +1,14 @@
 /* corpus.c - finds the files of a source and says what makes them what they are. */
 #include "corpus.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
 
 /* Part of every fingerprint: the tokenizer and the version of what is written. */
-static const char format_tag[] = "bytes bos eos v1";
+static const char format_tag[] = "bytes bos eos v2";
 
 static ds_status add_file(struct corpus *corpus, const char *path, const struct ds_fs_stat *stat)
 {
@@ -24,40 +25,65 @@ static ds_status add_file(struct corpus *corpus, const char *path, const struct 
     return DS_OK;
 }
 
+/* A name in the directory that cannot be looked at fails: a text left out quietly would not be missed. */
+static ds_status add_name(struct ds_fs *fs, const char *source, const char *name,
+                          struct corpus *corpus)
+{
+    char path[CORPUS_PATH_BYTES];
+    struct ds_fs_stat stat;
+    int length, code;
+
+    if (name[0] == '.')
+        return DS_OK;
+    length = snprintf(path, sizeof path, "%s/%s", source, name);
+    code = (size_t)length < sizeof path ? ds_fs_stat(fs, path, &stat) : -ENAMETOOLONG;
+    if (code < 0)
+        return ds_fail(DS_ERR_DATA, "%s/%s: cannot read this text: %s", source, name,
+                       strerror(-code));
+    return stat.is_regular && stat.bytes > 0 ? add_file(corpus, path, &stat) : DS_OK;
+}
+
 static ds_status add_directory(struct ds_fs *fs, const char *source, struct corpus *corpus)
 {
-    char **names = NULL, path[4352];
+    char **names = NULL;
     size_t count = 0;
     ds_status st = DS_OK;
     int code = ds_fs_readdir(fs, source, &names, &count);
 
     if (code < 0)
         return ds_fail(DS_ERR_DATA, "%s: cannot read this directory: %s", source, strerror(-code));
-    for (size_t i = 0; i < count && st == DS_OK; i++) {
-        struct ds_fs_stat stat;
-        snprintf(path, sizeof path, "%s/%s", source, names[i]);
-        if (names[i][0] != '.' && ds_fs_stat(fs, path, &stat) == 0 && stat.is_regular &&
-            stat.bytes > 0)
-            st = add_file(corpus, path, &stat);
-    }
+    for (size_t i = 0; i < count && st == DS_OK; i++)
+        st = add_name(fs, source, names[i], corpus);
     free(names);
+    if (st == DS_OK && corpus->count == 0)
+        st = ds_fail(DS_ERR_DATA,
+                     "%s: no text: this directory has no regular file that is neither empty nor "
+                     "hidden",
+                     source);
     return st;
+}
+
+static ds_status add_source(struct ds_fs *fs, const char *source, struct corpus *corpus)
+{
+    struct ds_fs_stat stat;
+    int code = ds_fs_stat(fs, source, &stat);
+
+    if (code < 0)
+        return ds_fail(DS_ERR_DATA, "%s: cannot read this text: %s", source, strerror(-code));
+    if (stat.is_directory)
+        return add_directory(fs, source, corpus);
+    if (!stat.is_regular)
+        return ds_fail(DS_ERR_DATA, "%s: neither a regular file nor a directory", source);
+    if (stat.bytes == 0)
+        return ds_fail(DS_ERR_DATA, "%s: no text: this file is empty", source);
+    return add_file(corpus, source, &stat);
 }
 
 ds_status corpus_list(struct ds_fs *fs, const char *source, struct corpus *out)
 {
     struct corpus corpus = {0};
-    struct ds_fs_stat stat;
-    ds_status st;
-    int code = ds_fs_stat(fs, source, &stat);
+    ds_status st = add_source(fs, source, &corpus);
 
-    if (code < 0)
-        return ds_fail(DS_ERR_DATA, "%s: cannot read this text: %s", source, strerror(-code));
-    st = stat.is_directory ? add_directory(fs, source, &corpus) : add_file(&corpus, source, &stat);
-    if (st == DS_OK && corpus.bytes == 0)
-        st = ds_fail(DS_ERR_DATA, "%s: no text: %s", source,
-                     stat.is_directory ? "the directory has no file that is not empty or hidden"
-                                       : "the file is empty");
     if (st != DS_OK) {
         corpus_fini(&corpus);
         return st;

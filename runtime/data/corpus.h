@@ -4,6 +4,8 @@
 
 #include "dstrain/data.h"
 
+enum { CORPUS_PATH_BYTES = 4352 };
+
 struct corpus_file {
     char *path;
     uint64_t bytes, mtime_ns;
@@ -14,7 +16,8 @@ struct corpus {
     uint64_t bytes;
 };
 
-/* local: `source` itself, or the regular files in it that are not hidden, sorted by name */
+/* local: `source` itself, or the regular files in it that are neither hidden nor empty, sorted by name,
+ * whatever they are called. Links are followed; directories below are not entered. */
 DS_CHECKED ds_status corpus_list(struct ds_fs *fs, const char *source, struct corpus *out);
 void corpus_fini(struct corpus *corpus);
 /* pure: changes when a file's path, size or time does, or the way tokens are made */

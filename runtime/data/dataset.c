@@ -12,15 +12,15 @@ struct ds_dataset {
     uint64_t *first; /* [source_count] number of a source's first sample among all */
 };
 
-ds_status source_bad_id(const struct source *source, uint64_t index, uint64_t at, int64_t id)
+ds_status source_bad_id(const struct source *source, const char *what, uint64_t index, uint64_t at,
+                        int64_t id)
 {
-    return ds_fail(
-        DS_ERR_DATA,
-        "%s: sample %llu has token id %lld at position %llu, but the vocabulary has %llu ids "
-        "(0..%llu)",
-        ds_safetensors_path(source->file), (unsigned long long)index, (long long)id,
-        (unsigned long long)at, (unsigned long long)source->vocab_size,
-        (unsigned long long)source->vocab_size - 1);
+    return ds_fail(DS_ERR_DATA,
+                   "%s: sample %llu has %s %lld at position %llu, but the vocabulary has %llu ids "
+                   "(0..%llu)",
+                   ds_safetensors_path(source->file), (unsigned long long)index, what,
+                   (long long)id, (unsigned long long)at, (unsigned long long)source->vocab_size,
+                   (unsigned long long)source->vocab_size - 1);
 }
 
 void source_close(struct source *source)
@@ -41,9 +41,9 @@ static ds_status open_source(const struct ds_dataset_options *options, size_t in
 
 static uint64_t share_of(double weight, uint64_t samples)
 {
-    double share = nearbyint(weight * (double)samples);
+    const double share = nearbyint(weight * (double)samples);
 
-    return weight == 1.0 ? samples : share < 1.0 ? 1 : (uint64_t)share;
+    return weight == 1.0 ? samples : (uint64_t)fmin(fmax(share, 1.0), 0x1p53);
 }
 
 static ds_status make_order(const struct ds_dataset_options *options, struct ds_dataset *d)
@@ -71,12 +71,15 @@ static ds_status make_order(const struct ds_dataset_options *options, struct ds_
 
 ds_status ds_dataset_open(const struct ds_dataset_options *options, struct ds_dataset **out)
 {
-    struct ds_dataset *d = calloc(1, sizeof *d);
+    struct ds_dataset *d;
     ds_status st = DS_OK;
 
+    DS_ASSERT(options->path_count > 0 && options->vocab_size > 0);
+    DS_ASSERT(options->seq_length > 0 && options->seq_length <= INT32_MAX);
+    DS_ASSERT(options->vocab_size <= (uint64_t)INT32_MAX + 1); /* an id is an int32 */
+    d = calloc(1, sizeof *d);
     if (!d)
         return ds_fail(DS_ERR_NO_MEMORY, "a data set");
-    DS_ASSERT(options->path_count > 0 && options->seq_length > 0);
     d->sources = calloc(options->path_count, sizeof *d->sources);
     if (!d->sources)
         st = ds_fail(DS_ERR_NO_MEMORY, "%zu sources", options->path_count);

@@ -139,31 +139,50 @@ ds_status ds_loader_next(struct ds_loader *loader, uint64_t step, struct ds_load
     return DS_OK;
 }
 
+static ds_status take_slots(struct ds_loader *loader)
+{
+    const struct ds_loader_options *o = &loader->options;
+    uint64_t rows;
+    int is_too_large = __builtin_mul_overflow(o->micro_count, o->micro_batch_size, &rows);
+
+    is_too_large |= __builtin_mul_overflow(rows, o->seq_length, &loader->array_ints);
+    for (int i = 0; i < 2 && !is_too_large; i++) {
+        loader->slots[i].arrays = calloc((size_t)loader->array_ints, 4 * sizeof(int32_t));
+        is_too_large |= !loader->slots[i].arrays;
+    }
+    if (is_too_large)
+        return ds_fail(DS_ERR_NO_MEMORY,
+                       "batches of %llu micro-batches of %llu sequences of %llu tokens",
+                       (unsigned long long)o->micro_count, (unsigned long long)o->micro_batch_size,
+                       (unsigned long long)o->seq_length);
+    return DS_OK;
+}
+
 ds_status ds_loader_open(const struct ds_loader_options *options, struct ds_loader **out)
 {
-    struct ds_loader *loader = calloc(1, sizeof *loader);
+    struct ds_loader *loader;
+    ds_status st;
 
+    DS_ASSERT(options->micro_count > 0 && options->micro_batch_size > 0);
+    DS_ASSERT(options->share < options->share_count);
+    loader = calloc(1, sizeof *loader);
     if (!loader)
         return ds_fail(DS_ERR_NO_MEMORY, "a loader");
     loader->options = *options;
-    loader->array_ints = options->micro_count * options->micro_batch_size * options->seq_length;
     pthread_mutex_init(&loader->lock, NULL);
     pthread_cond_init(&loader->changed, NULL);
-    for (int i = 0; i < 2; i++) {
-        loader->slots[i].arrays = calloc(4 * (size_t)loader->array_ints, sizeof(int32_t));
-        if (!loader->slots[i].arrays) {
-            ds_loader_close(loader);
-            return ds_fail(DS_ERR_NO_MEMORY, "a batch of %llu tokens",
-                           (unsigned long long)loader->array_ints);
-        }
-    }
+    DS_TRY_GOTO(st, take_slots(loader), fail);
     if (pthread_create(&loader->thread, NULL, loader_main, loader) != 0) {
-        ds_loader_close(loader);
-        return ds_fail(DS_ERR_NO_MEMORY, "the loader's thread");
+        st = ds_fail(DS_ERR_NO_MEMORY, "the loader's thread");
+        goto fail;
     }
     loader->has_thread = 1;
     *out = loader;
     return DS_OK;
+
+fail:
+    ds_loader_close(loader);
+    return st;
 }
 
 void ds_loader_close(struct ds_loader *loader)

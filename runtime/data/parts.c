@@ -6,6 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+static size_t trimmed(const char *text, size_t length)
+{
+    while (length > 0 && isspace((unsigned char)text[length - 1]))
+        length--;
+    return length;
+}
+
 /* The weight behind the last ':' where a number follows it, else the whole text is the path. */
 static ds_status cut_weight(const char *where, char *text, double *weight)
 {
@@ -20,7 +27,7 @@ static ds_status cut_weight(const char *where, char *text, double *weight)
     if (!(value > 0.0) || !isfinite(value) || value > 1e6)
         return ds_fail(DS_ERR_CONFIG,
                        "%s: the weight in '%s' must be a number above 0, at most 1e6", where, text);
-    *colon = '\0';
+    text[trimmed(text, (size_t)(colon - text))] = '\0';
     *weight = value;
     return DS_OK;
 }
@@ -35,8 +42,7 @@ static ds_status add_part(const char *where, const char *from, size_t length,
         from++;
         length--;
     }
-    while (length > 0 && isspace((unsigned char)from[length - 1]))
-        length--;
+    length = trimmed(from, length);
     if (length == 0)
         return ds_fail(DS_ERR_CONFIG, "%s: an empty path; paths are separated by single commas",
                        where);

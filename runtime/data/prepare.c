@@ -1,29 +1,31 @@
 /* prepare.c - text into a token shard: each file a document, bos, its bytes, eos.
  *
  * Streamed in two passes, since the header comes first and holds the checksum: one reads and sums, one
- * reads and writes. The shard is named after its source and fingerprint, so what is there and opens
- * is what would be made. */
+ * reads, sums and writes. The two sums have to agree and every file has to be as it was listed, so a
+ * text that changes meanwhile fails instead of becoming a shard of neither version. A shard is named
+ * after its source and fingerprint; one that is there is checked before it is used again, and made
+ * again where it is not sound. */
 #include "corpus.h"
-
-#include "dstrain/safetensors.h"
+#include "shard_file.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
 
-enum { PIECE_BYTES = 1 << 20, PATH_BYTES = 4352 };
+enum { PIECE_BYTES = 1 << 20, HEADER_BYTES_MAX = 1024 };
 
 struct preparing {
     const struct ds_prepare_options *options;
-    struct corpus corpus;
     /* owns */
+    struct corpus corpus;
     uint8_t *bytes;   /* a piece of text */
     uint16_t *tokens; /* the same as tokens, with bos and eos around it */
     uint64_t *documents;
     XXH3_state_t *sum;
     struct ds_safetensors_writer *writer; /* second pass */
-    uint64_t written, done_bytes;
+    uint64_t written, done_bytes;         /* done: of both passes */
+    char fingerprint[SHARD_SUM_BYTES];
 };
 
 enum { ITEM_TOKENS, ITEM_DOCUMENTS };
@@ -32,10 +34,9 @@ enum { ITEM_TOKENS, ITEM_DOCUMENTS };
 
 static ds_status give(struct preparing *p, const uint16_t *tokens, size_t count)
 {
-    if (!p->writer) {
-        XXH3_64bits_update(p->sum, tokens, count * sizeof *tokens);
+    XXH3_64bits_update(p->sum, tokens, count * sizeof *tokens);
+    if (!p->writer)
         return DS_OK;
-    }
     DS_TRY(ds_safetensors_write(p->writer, ITEM_TOKENS, p->written, count, tokens));
     p->written += count;
     return DS_OK;
@@ -51,10 +52,32 @@ static ds_status walk_piece(struct preparing *p, size_t bytes, int is_first, int
         p->tokens[count++] = p->bytes[i];
     if (is_last)
         p->tokens[count++] = DS_BYTE_EOS;
+    DS_TRY(give(p, p->tokens, count));
     p->done_bytes += bytes;
     if (p->options->progress)
-        p->options->progress(p->options->user, p->done_bytes, 2 * p->corpus.bytes);
-    return give(p, p->tokens, count);
+        p->options->progress(p->options->user, p->done_bytes / 2, p->corpus.bytes);
+    return DS_OK;
+}
+
+static ds_status changed(const char *path)
+{
+    return ds_fail(DS_ERR_DATA,
+                   "%s: changed while it was being prepared; start again when nothing writes to it",
+                   path);
+}
+
+/* As it was listed? Asked after reading, so that a change before or meanwhile is seen. */
+static ds_status check_unchanged(const struct preparing *p, const struct corpus_file *file,
+                                 int handle)
+{
+    struct ds_fs_stat stat;
+    int code = ds_fs_fstat(p->options->fs, handle, &stat);
+
+    if (code < 0)
+        return ds_fail(DS_ERR_DATA, "%s: cannot look at this text: %s", file->path,
+                       strerror(-code));
+    return stat.bytes == file->bytes && stat.mtime_ns == file->mtime_ns ? DS_OK
+                                                                        : changed(file->path);
 }
 
 static ds_status walk_open_file(struct preparing *p, const struct corpus_file *file, int handle)
@@ -63,35 +86,40 @@ static ds_status walk_open_file(struct preparing *p, const struct corpus_file *f
         const uint64_t left = file->bytes - at;
         const size_t bytes = left < PIECE_BYTES ? (size_t)left : PIECE_BYTES;
         int code = ds_fs_read_all(p->options->fs, handle, p->bytes, bytes, at);
-        if (code < 0)
+        if (code < 0) {
+            DS_TRY(check_unchanged(p, file, handle)); /* shorter now? then this is the reason */
             return ds_fail(DS_ERR_DATA, "%s: cannot read byte %llu: %s", file->path,
                            (unsigned long long)at, strerror(-code));
+        }
         DS_TRY(walk_piece(p, bytes, at == 0, at + bytes == file->bytes));
         at += bytes;
     }
-    return DS_OK;
+    return check_unchanged(p, file, handle);
 }
 
-static ds_status walk(struct preparing *p)
+static ds_status walk_file(struct preparing *p, const struct corpus_file *file)
 {
     struct ds_fs *fs = p->options->fs;
+    int handle = ds_fs_open(fs, file->path, DS_FS_READ, 0);
+    ds_status st;
 
-    for (size_t i = 0; i < p->corpus.count; i++) {
-        const struct corpus_file *file = &p->corpus.files[i];
-        if (file->bytes == 0)
-            continue;
-        int handle = ds_fs_open(fs, file->path, DS_FS_READ, 0);
-        if (handle < 0)
-            return ds_fail(DS_ERR_DATA, "%s: cannot read this text: %s", file->path,
-                           strerror(-handle));
-        ds_status st = walk_open_file(p, file, handle);
-        (void)ds_fs_close(fs, handle);
-        DS_TRY(st);
-    }
+    if (handle < 0)
+        return ds_fail(DS_ERR_DATA, "%s: cannot read this text: %s", file->path, strerror(-handle));
+    st = walk_open_file(p, file, handle);
+    (void)ds_fs_close(fs, handle);
+    return st;
+}
+
+static ds_status walk(struct preparing *p, char sum[SHARD_SUM_BYTES])
+{
+    XXH3_64bits_reset_withSeed(p->sum, shard_file_seed(p->documents, p->corpus.count));
+    for (size_t i = 0; i < p->corpus.count; i++)
+        DS_TRY(walk_file(p, &p->corpus.files[i]));
+    shard_file_sum_text(XXH3_64bits_digest(p->sum), sum);
     return DS_OK;
 }
 
-/* ---- */
+/* ---- making a shard */
 
 static uint64_t token_count(const struct preparing *p)
 {
@@ -109,36 +137,39 @@ static void place_documents(struct preparing *p)
     p->documents[p->corpus.count] = at;
 }
 
-static ds_status make_shard(struct preparing *p, const char *path)
+/* What the second pass writes; the caller commits or abandons. */
+static ds_status fill_shard(struct preparing *p, const char *source, const char *checksum)
+{
+    char again[SHARD_SUM_BYTES];
+
+    DS_TRY(ds_safetensors_write(p->writer, ITEM_DOCUMENTS, 0, p->corpus.count + 1, p->documents));
+    DS_TRY(walk(p, again));
+    return strcmp(again, checksum) == 0 ? DS_OK : changed(source);
+}
+
+static ds_status make_shard(struct preparing *p, const char *source, const char *path)
 {
     const struct ds_safetensors_item items[] = {
         [ITEM_TOKENS] = {"tokens", DS_U16, 1, {token_count(p)}},
         [ITEM_DOCUMENTS] = {"documents", DS_U64, 1, {p->corpus.count + 1}},
     };
-    char checksum[32];
+    char checksum[SHARD_SUM_BYTES];
+    const char *const metadata[] = {"checksum",  checksum, "fingerprint", p->fingerprint,
+                                    "tokenizer", "bytes",  NULL};
     ds_status st;
 
-    XXH3_64bits_reset(p->sum);
-    DS_TRY(walk(p));
-    snprintf(checksum, sizeof checksum, "%016llx", (unsigned long long)XXH3_64bits_digest(p->sum));
-    const char *const metadata[] = {"checksum", checksum, "tokenizer", "bytes", NULL};
-    DS_TRY(ds_safetensors_create(p->options->fs, path, items, 2, metadata, &p->writer));
     place_documents(p);
-    DS_TRY_GOTO(
-        st, ds_safetensors_write(p->writer, ITEM_DOCUMENTS, 0, p->corpus.count + 1, p->documents),
-        fail);
-    DS_TRY_GOTO(st, walk(p), fail);
-    st = ds_safetensors_commit(p->writer);
-    p->writer = NULL;
-    return st;
-
-fail:
-    ds_safetensors_abandon(p->writer);
+    DS_TRY(walk(p, checksum));
+    DS_TRY(ds_safetensors_create(p->options->fs, path, items, 2, metadata, &p->writer));
+    st = fill_shard(p, source, checksum);
+    if (st == DS_OK)
+        st = ds_safetensors_commit(p->writer);
+    else
+        ds_safetensors_abandon(p->writer);
     p->writer = NULL;
     return st;
 }
 
-/* Only empty files inside a list are left out; those were not listed. */
 static ds_status take_buffers(struct preparing *p)
 {
     p->bytes = malloc(PIECE_BYTES);
@@ -150,7 +181,7 @@ static ds_status take_buffers(struct preparing *p)
     return DS_OK;
 }
 
-static void give_buffers(struct preparing *p)
+static void preparing_fini(struct preparing *p)
 {
     free(p->bytes);
     free(p->tokens);
@@ -159,7 +190,9 @@ static void give_buffers(struct preparing *p)
     corpus_fini(&p->corpus);
 }
 
-static void shard_path(const struct preparing *p, const char *source, char *to, size_t bytes)
+/* ---- using one again */
+
+static ds_status shard_path(const struct preparing *p, const char *source, char *to, size_t bytes)
 {
     size_t end = strlen(source), start;
 
@@ -167,37 +200,82 @@ static void shard_path(const struct preparing *p, const char *source, char *to, 
         end--;
     for (start = end; start > 0 && source[start - 1] != '/'; start--) {
     }
-    snprintf(to, bytes, "%s/%.*s-%016llx.safetensors", p->options->cache,
-             (int)(end - start < 128 ? end - start : 128), source + start,
-             (unsigned long long)corpus_fingerprint(&p->corpus));
+    int length =
+        snprintf(to, bytes, "%s/%.*s-%s.safetensors", p->options->cache,
+                 (int)(end - start < 128 ? end - start : 128), source + start, p->fingerprint);
+    if ((size_t)length >= bytes)
+        return ds_fail(DS_ERR_CONFIG, "%s: the path of the folder for prepared data is too long",
+                       p->options->cache);
+    return DS_OK;
 }
 
-static int is_there(struct ds_fs *fs, const char *path)
+/* Why the shard at `path` cannot be used, "" if it can. What the reader itself refuses it has logged. */
+static void check_shard(const struct preparing *p, const char *path, char why[SHARD_WHY_BYTES])
+{
+    struct ds_safetensors *file = NULL;
+    struct shard_file shard = {0};
+    const char *fingerprint;
+
+    snprintf(why, SHARD_WHY_BYTES, "it cannot be read");
+    if (ds_safetensors_open(p->options->fs, path, &file) != DS_OK)
+        return;
+    fingerprint = ds_safetensors_metadata(file, "fingerprint");
+    if (!fingerprint || strcmp(fingerprint, p->fingerprint) != 0)
+        snprintf(why, SHARD_WHY_BYTES, "it was made of something else");
+    else if (shard_file_check(file, &shard, why) != DS_OK)
+        snprintf(why, SHARD_WHY_BYTES, "it cannot be mapped");
+    else if (!why[0] &&
+             (shard.token_count != token_count(p) || shard.document_count != p->corpus.count))
+        snprintf(why, SHARD_WHY_BYTES, "it has %llu tokens, the text makes %llu",
+                 (unsigned long long)shard.token_count, (unsigned long long)token_count(p));
+    ds_safetensors_close(file);
+}
+
+/* Asked first, since a reader would log what it thinks of a truncated file. */
+static int has_size(const struct preparing *p, uint64_t file_bytes)
+{
+    const uint64_t data_bytes =
+        token_count(p) * sizeof *p->tokens + (p->corpus.count + 1) * sizeof *p->documents;
+
+    return file_bytes > data_bytes && file_bytes - data_bytes <= HEADER_BYTES_MAX;
+}
+
+static int can_reuse(const struct preparing *p, const char *path)
 {
     struct ds_fs_stat stat;
+    char why[SHARD_WHY_BYTES];
 
-    return ds_fs_stat(fs, path, &stat) == 0 && stat.is_regular && stat.bytes > 0;
+    if (ds_fs_stat(p->options->fs, path, &stat) != 0)
+        return 0;
+    if (has_size(p, stat.bytes))
+        check_shard(p, path, why);
+    else
+        snprintf(why, sizeof why, "%llu bytes are not its size", (unsigned long long)stat.bytes);
+    if (why[0])
+        ds_warn("%s: not a sound token shard: %s; it is made again", path, why);
+    return !why[0];
 }
 
-static ds_status prepare_listed(struct preparing *p, const char *path,
+/* ---- */
+
+static ds_status prepare_listed(struct preparing *p, const char *source, const char *path,
                                 struct ds_prepare_report *report)
 {
-    int code;
+    const int is_reused = can_reuse(p, path);
 
+    if (!is_reused) {
+        int code = ds_fs_mkdirs(p->options->fs, p->options->cache, 0750);
+        if (code < 0)
+            return ds_fail(DS_ERR_IO, "%s: cannot make the folder for prepared data: %s",
+                           p->options->cache, strerror(-code));
+        DS_TRY(take_buffers(p));
+        DS_TRY(make_shard(p, source, path));
+    }
     report->bytes += p->corpus.bytes;
     report->tokens += token_count(p);
     report->documents += p->corpus.count;
-    if (is_there(p->options->fs, path)) {
-        report->files_reused++;
-        return DS_OK;
-    }
-    code = ds_fs_mkdirs(p->options->fs, p->options->cache, 0750);
-    if (code < 0)
-        return ds_fail(DS_ERR_IO, "%s: cannot make the folder for prepared data: %s",
-                       p->options->cache, strerror(-code));
-    DS_TRY(take_buffers(p));
-    DS_TRY(make_shard(p, path));
-    report->files_made++;
+    report->files_made += !is_reused;
+    report->files_reused += is_reused;
     return DS_OK;
 }
 
@@ -205,18 +283,22 @@ ds_status ds_prepare_text(const struct ds_prepare_options *options, const char *
                           char **shard, struct ds_prepare_report *report)
 {
     struct preparing p = {.options = options};
-    char path[PATH_BYTES];
-    char *copy;
+    char path[CORPUS_PATH_BYTES], *copy = NULL;
     ds_status st;
 
     DS_TRY(corpus_list(options->fs, source, &p.corpus));
-    shard_path(&p, source, path, sizeof path);
-    st = prepare_listed(&p, path, report);
-    give_buffers(&p);
-    DS_TRY(st);
+    shard_file_sum_text(corpus_fingerprint(&p.corpus), p.fingerprint);
+    DS_TRY_GOTO(st, shard_path(&p, source, path, sizeof path), done);
     copy = strdup(path);
-    if (!copy)
-        return ds_fail(DS_ERR_NO_MEMORY, "a path");
+    if (!copy) {
+        st = ds_fail(DS_ERR_NO_MEMORY, "a path");
+        goto done;
+    }
+    DS_TRY_GOTO(st, prepare_listed(&p, source, path, report), done);
     *shard = copy;
-    return DS_OK;
+    copy = NULL;
+done:
+    free(copy);
+    preparing_fini(&p);
+    return st;
 }

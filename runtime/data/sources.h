@@ -5,6 +5,7 @@
 #include "dstrain/data.h"
 #include "dstrain/random.h"
 #include "dstrain/safetensors.h"
+#include "shard_file.h"
 
 struct source;
 
@@ -19,10 +20,7 @@ struct source {
     struct ds_safetensors *file;
     uint64_t sample_count, token_count;
     uint64_t seq_length, vocab_size;
-    /* token shard: mapped memory of `file` */
-    const uint16_t *tokens;
-    const uint64_t *documents; /* [document_count + 1], offsets in tokens */
-    uint64_t document_count;
+    struct shard_file shard; /* token shard */
     /* pre-tokenised */
     const struct ds_safetensors_entry *ids, *labels; /* labels may be NULL */
 };
@@ -30,8 +28,9 @@ struct source {
 DS_CHECKED ds_status source_open_shard(struct ds_fs *fs, const char *path, struct source *out);
 DS_CHECKED ds_status source_open_tokenised(struct ds_fs *fs, const char *path, struct source *out);
 void source_close(struct source *source);
-DS_CHECKED ds_status source_bad_id(const struct source *source, uint64_t index, uint64_t at,
-                                   int64_t id);
+/* `what`: "token id" or "label" */
+DS_CHECKED ds_status source_bad_id(const struct source *source, const char *what, uint64_t index,
+                                   uint64_t at, int64_t id);
 
 /* ---- order.c, pure. A source of n samples with weight w brings round(w * n) samples an epoch, at least
  * one; positions are dealt to sources so that any prefix is close to these shares, and each source goes

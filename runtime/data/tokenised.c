@@ -2,97 +2,87 @@
  * in the Hugging Face convention: aligned with input_ids, shifted here, -100 ignored. */
 #include "sources.h"
 
-#include <stdlib.h>
 #include <string.h>
 
-enum { ROW_BYTES_ON_STACK = 65536 };
+/* A row is read in pieces of this many numbers, so that a long one needs no memory of its own. */
+enum { PIECE_ELEMS = 4096 };
+
+enum integer_use { USE_IDS, USE_LABELS };
 
 static int integer_dtype(enum ds_dtype dtype)
 {
-    return dtype == DS_I64 || dtype == DS_I32 || dtype == DS_U16 || dtype == DS_I16 ||
-           dtype == DS_U32;
+    return dtype == DS_U8 || dtype == DS_I8 || dtype == DS_U16 || dtype == DS_I16 ||
+           dtype == DS_U32 || dtype == DS_I32 || dtype == DS_U64 || dtype == DS_I64;
 }
 
-static int64_t integer_at(const void *row, enum ds_dtype dtype, uint64_t i)
+/* U64 beyond int64 turns negative: refused all the same. */
+static int64_t integer_at(const void *piece, enum ds_dtype dtype, uint64_t i)
 {
-    const uint8_t *at = (const uint8_t *)row + i * ds_dtype_bytes(dtype);
-    int64_t i64;
-    int32_t i32;
-    uint32_t u32;
-    int16_t i16;
-    uint16_t u16;
+    const uint8_t *at = (const uint8_t *)piece + i * ds_dtype_bytes(dtype);
+    union {
+        int64_t i64;
+        int32_t i32;
+        uint32_t u32;
+        int16_t i16;
+        uint16_t u16;
+        int8_t i8;
+        uint8_t u8;
+    } value;
 
+    memcpy(&value, at, ds_dtype_bytes(dtype));
     switch (dtype) {
-    case DS_I64:
-        memcpy(&i64, at, sizeof i64);
-        return i64;
     case DS_I32:
-        memcpy(&i32, at, sizeof i32);
-        return i32;
+        return value.i32;
     case DS_U32:
-        memcpy(&u32, at, sizeof u32);
-        return u32;
+        return value.u32;
     case DS_I16:
-        memcpy(&i16, at, sizeof i16);
-        return i16;
+        return value.i16;
+    case DS_U16:
+        return value.u16;
+    case DS_I8:
+        return value.i8;
+    case DS_U8:
+        return value.u8;
     default:
-        memcpy(&u16, at, sizeof u16);
-        return u16;
+        return value.i64;
     }
 }
 
-static ds_status fill_ids(const struct source *s, uint64_t index, const void *row,
-                          const struct ds_sample *to)
+/* Elements first.. of row `index` of `entry`, checked, as int32. Labels may be -100. */
+static ds_status read_row(const struct source *s, const struct ds_safetensors_entry *entry,
+                          uint64_t index, uint64_t first, enum integer_use use, int32_t *to)
 {
-    for (uint64_t t = 0; t < s->seq_length; t++) {
-        const int64_t id = integer_at(row, s->ids->dtype, t);
-        if (id < 0 || (uint64_t)id >= s->vocab_size)
-            return source_bad_id(s, index, t, id);
-        to->id[t] = (int32_t)id;
-        to->position[t] = (int32_t)t;
-        to->document[t] = 0;
+    int64_t piece[PIECE_ELEMS]; /* aligned for, and as wide as, every dtype */
+
+    for (uint64_t at = first; at < s->seq_length;) {
+        const uint64_t left = s->seq_length - at, count = left < PIECE_ELEMS ? left : PIECE_ELEMS;
+        DS_TRY(ds_safetensors_read(s->file, entry, index * s->seq_length + at, count, piece));
+        for (uint64_t i = 0; i < count; i++) {
+            const int64_t value = integer_at(piece, entry->dtype, i);
+            const int is_id = value >= 0 && (uint64_t)value < s->vocab_size;
+            if (!is_id && !(use == USE_LABELS && value == -100))
+                return source_bad_id(s, use == USE_LABELS ? "label" : "token id", index, at + i,
+                                     value);
+            to[at - first + i] = (int32_t)value;
+        }
+        at += count;
     }
     return DS_OK;
-}
-
-static ds_status fill_targets(const struct source *s, uint64_t index, const void *row,
-                              enum ds_dtype dtype, const struct ds_sample *to)
-{
-    for (uint64_t t = 0; t + 1 < s->seq_length; t++) {
-        const int64_t label = integer_at(row, dtype, t + 1);
-        if (label != -100 && (label < 0 || (uint64_t)label >= s->vocab_size))
-            return source_bad_id(s, index, t + 1, label);
-        to->target[t] = (int32_t)label;
-    }
-    to->target[s->seq_length - 1] = -100;
-    return DS_OK;
-}
-
-static ds_status read_rows(const struct source *s, uint64_t index, void *row,
-                           const struct ds_sample *to)
-{
-    const struct ds_safetensors_entry *labels = s->labels ? s->labels : s->ids;
-
-    DS_TRY(ds_safetensors_read(s->file, s->ids, index * s->seq_length, s->seq_length, row));
-    DS_TRY(fill_ids(s, index, row, to));
-    if (s->labels)
-        DS_TRY(ds_safetensors_read(s->file, labels, index * s->seq_length, s->seq_length, row));
-    return fill_targets(s, index, row, labels->dtype, to);
 }
 
 static ds_status read_tokenised(const struct source *s, uint64_t index, const struct ds_sample *to)
 {
-    _Alignas(8) uint8_t on_stack[ROW_BYTES_ON_STACK];
-    const size_t bytes = (size_t)s->seq_length * sizeof(int64_t);
-    void *row = bytes <= sizeof on_stack ? on_stack : malloc(bytes);
-    ds_status st;
-
-    if (!row)
-        return ds_fail(DS_ERR_NO_MEMORY, "a row of %zu bytes", bytes);
-    st = read_rows(s, index, row, to);
-    if (row != on_stack)
-        free(row);
-    return st;
+    DS_TRY(read_row(s, s->ids, index, 0, USE_IDS, to->id));
+    if (s->labels)
+        DS_TRY(read_row(s, s->labels, index, 1, USE_LABELS, to->target));
+    else
+        memcpy(to->target, to->id + 1, (size_t)(s->seq_length - 1) * sizeof *to->target);
+    to->target[s->seq_length - 1] = -100;
+    for (uint64_t t = 0; t < s->seq_length; t++) {
+        to->position[t] = (int32_t)t;
+        to->document[t] = 0;
+    }
+    return DS_OK;
 }
 
 static const struct source_ops tokenised_ops = {read_tokenised};

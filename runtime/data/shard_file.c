@@ -1,0 +1,88 @@
+/* shard_file.c - finds the parts of a token shard and checks them, trusting nothing in the file. */
+#include "shard_file.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <xxhash.h>
+
+uint64_t shard_file_seed(const uint64_t *documents, uint64_t document_count)
+{
+    return XXH3_64bits(documents, (size_t)(document_count + 1) * sizeof *documents);
+}
+
+void shard_file_sum_text(uint64_t sum, char to[SHARD_SUM_BYTES])
+{
+    snprintf(to, SHARD_SUM_BYTES, "%016llx", (unsigned long long)sum);
+}
+
+static void check_tensor(const struct ds_safetensors_entry *entry, const char *name,
+                         enum ds_dtype dtype, uint64_t elems_min, char *why)
+{
+    if (!entry || entry->dtype != dtype || entry->dim_count != 1 || entry->elems < elems_min)
+        snprintf(why, SHARD_WHY_BYTES, "there is no '%s' %s [%llu or more]", name,
+                 ds_dtype_name(dtype), (unsigned long long)elems_min);
+    else if (entry->offset % ds_dtype_bytes(dtype) != 0)
+        snprintf(why, SHARD_WHY_BYTES, "'%s' begins at byte %llu, which is not aligned", name,
+                 (unsigned long long)entry->offset);
+}
+
+static void check_documents(const struct shard_file *shard, char *why)
+{
+    uint64_t before = 0;
+
+    for (uint64_t i = 0; i <= shard->document_count; i++) {
+        const uint64_t at = shard->documents[i];
+        const uint64_t low = i < shard->document_count ? before : shard->token_count;
+        const uint64_t high = i == 0 ? 0 : shard->token_count;
+        if (at < low || at > high) {
+            snprintf(why, SHARD_WHY_BYTES, "documents[%llu] is %llu, which is not in %llu..%llu",
+                     (unsigned long long)i, (unsigned long long)at, (unsigned long long)low,
+                     (unsigned long long)high);
+            return;
+        }
+        before = at;
+    }
+}
+
+static void check_sum(const struct shard_file *shard, const char *wanted, char *why)
+{
+    const uint64_t seed = shard_file_seed(shard->documents, shard->document_count);
+    char have[SHARD_SUM_BYTES];
+
+    shard_file_sum_text(XXH3_64bits_withSeed(shard->tokens,
+                                             (size_t)shard->token_count * sizeof *shard->tokens,
+                                             seed),
+                        have);
+    if (!wanted || strcmp(wanted, have) != 0)
+        snprintf(why, SHARD_WHY_BYTES, "its checksum is %s, but it says %.32s", have,
+                 wanted ? wanted : "nothing");
+}
+
+ds_status shard_file_check(struct ds_safetensors *file, struct shard_file *out,
+                           char why[SHARD_WHY_BYTES])
+{
+    const struct ds_safetensors_entry *tokens = ds_safetensors_find(file, "tokens");
+    const struct ds_safetensors_entry *documents = ds_safetensors_find(file, "documents");
+    struct shard_file shard;
+    const uint8_t *data;
+
+    why[0] = '\0';
+    check_tensor(tokens, "tokens", DS_U16, 1, why);
+    if (!why[0])
+        check_tensor(documents, "documents", DS_U64, 2, why);
+    if (why[0])
+        return DS_OK;
+    DS_TRY(ds_safetensors_map(file, &data));
+    shard = (struct shard_file){
+        .tokens = (const uint16_t *)(const void *)(data + tokens->offset),
+        .documents = (const uint64_t *)(const void *)(data + documents->offset),
+        .token_count = tokens->elems,
+        .document_count = documents->elems - 1,
+    };
+    check_documents(&shard, why);
+    if (!why[0])
+        check_sum(&shard, ds_safetensors_metadata(file, "checksum"), why);
+    if (!why[0])
+        *out = shard;
+    return DS_OK;
+}

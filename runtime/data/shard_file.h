@@ -1,0 +1,27 @@
+/* shard_file.h (private) - a token shard as a file: a safetensors file with `tokens` U16 [N] and `documents`
+ * U64 [n + 1], where each document begins and the last one ends. Its metadata says what it was made of
+ * (fingerprint) and what its contents sum to (checksum). Written by prepare.c, read by shard.c. */
+#ifndef DSTRAIN_DATA_SHARD_FILE_H
+#define DSTRAIN_DATA_SHARD_FILE_H
+
+#include "dstrain/safetensors.h"
+
+enum { SHARD_WHY_BYTES = 160, SHARD_SUM_BYTES = 17 };
+
+struct shard_file {
+    /* borrows: mapped memory of the open file */
+    const uint16_t *tokens;
+    const uint64_t *documents;
+    uint64_t token_count, document_count;
+};
+
+/* local: map `file` and check all of it. `why` says what is wrong, "" where nothing is; that is for the
+ * caller to log, since prepare only makes such a shard again. `*out` is set where nothing is wrong. */
+DS_CHECKED ds_status shard_file_check(struct ds_safetensors *file, struct shard_file *out,
+                                      char why[SHARD_WHY_BYTES]);
+
+/* pure: the checksum goes over the documents, then, seeded with that, over the tokens */
+uint64_t shard_file_seed(const uint64_t *documents, uint64_t document_count);
+void shard_file_sum_text(uint64_t sum, char to[SHARD_SUM_BYTES]);
+
+#endif
