@@ -38,14 +38,17 @@ static void init_log(const struct ds_bootstrap *boot)
 }
 
 /* The kernel cuts the mask down to what the cgroup allows. */
-static void widen_affinity(void)
+static void widen_affinity(struct ds_bootstrap *boot)
 {
     const char *policy = getenv("OMPI_MCA_hwloc_base_binding_policy");
     const size_t bytes = CPU_ALLOC_SIZE(CORES_MAX);
     cpu_set_t *cores;
 
-    if (policy && strcmp(policy, "none") != 0)
-        return; /* --bind-to was given */
+    if (policy && strcmp(policy, "none") != 0) { /* --bind-to was given */
+        boot->cores_are_own =
+            strncmp(policy, "core", 4) == 0 || strncmp(policy, "hwthread", 8) == 0;
+        return;
+    }
     cores = CPU_ALLOC(CORES_MAX);
     if (!cores)
         return;
@@ -102,7 +105,7 @@ void ds_bootstrap_init(struct ds_bootstrap *boot)
     init_log(boot);
     if (boot->is_mpirun) {
         (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* a killed mpirun leaves no ranks behind */
-        widen_affinity();
+        widen_affinity(boot);
     }
     boot->core_count = cores_of_mask();
     quota = cores_of_cgroup(boot->fs);
@@ -129,11 +132,11 @@ ds_status ds_bootstrap_open(struct ds_bootstrap *boot, int with_ranks)
 
 int ds_bootstrap_configure(struct ds_bootstrap *boot, const struct ds_config *config)
 {
-    int local_count = boot->local_count > 0 ? boot->local_count : 1;
+    int sharers = boot->cores_are_own || boot->local_count < 1 ? 1 : boot->local_count;
     int threads = (int)config->run.threads;
 
     if (config->run.threads == DS_AUTO)
-        threads = boot->core_count / local_count;
+        threads = boot->core_count / sharers;
     if (threads < 1)
         threads = 1;
     omp_set_dynamic(0);

@@ -13,7 +13,8 @@ struct ds_bootstrap {
     const struct ds_clock *clock;
     int is_mpirun; /* started by mpirun; then these are what it said */
     int rank, rank_count, local_count;
-    int core_count; /* this host's, as far as the cgroup allows */
+    int core_count;    /* this host's, as far as the cgroup allows */
+    int cores_are_own; /* bound by request: no other rank is on them */
 };
 
 /* local: log, affinity, what becomes of us when mpirun dies. Nothing here can fail. */

@@ -195,6 +195,26 @@ static ds_status schedule_fits(const struct check *check)
     return DS_OK;
 }
 
+/* The list must read well before anything is opened; what it names is looked for later. */
+static ds_status list_reads(const struct check *check, const char *key, const char *text)
+{
+    char here[DS_PLACE_BYTES], where[DS_PLACE_BYTES + 32];
+    struct ds_data_parts parts;
+
+    if (text[0] == '\0')
+        return DS_OK;
+    snprintf(where, sizeof where, "%s: [data] %s", place(check, "data", key, here), key);
+    DS_TRY(ds_data_parts_parse(where, text, &parts));
+    ds_data_parts_fini(&parts);
+    return DS_OK;
+}
+
+static ds_status lists_read(const struct check *check)
+{
+    DS_TRY(list_reads(check, "train", check->config->data.train));
+    return list_reads(check, "eval", check->config->data.eval);
+}
+
 static ds_status data_fits(const struct check *check)
 {
     const struct ds_config *c = check->config;
@@ -255,9 +275,11 @@ static ds_status fault_is_known(const struct check *check)
 }
 
 static ds_status (*const rules[])(const struct check *check) = {
-    folder_or_shape, needed_keys_are_there, devices_fit,
-    heads_fit,       vocabulary_fits,       sequence_fits,
-    ranks_fit,       batches_fit,           schedule_fits,
+    folder_or_shape, needed_keys_are_there,
+    devices_fit,     heads_fit,
+    vocabulary_fits, sequence_fits,
+    ranks_fit,       batches_fit,
+    schedule_fits,   lists_read,
     data_fits,       fault_is_known,
 };
 

@@ -523,6 +523,11 @@ static const struct {
      "a\n[train]\n"
      "global_batch_size = 1\nseq_length = 1\nsteps = 1\n",
      0, SAYS("c.ini:4: [run] cpu_streams = deferred is a mode of the cpu, device is cuda"), 1, 0},
+    {"", 0, "data.train=a,,b",
+     SAYS("command line: [data] train: an empty path; paths are separated by single commas"), 1, 0},
+    {"", 0, "data.eval=a:0",
+     SAYS("command line: [data] eval: the weight in 'a:0' must be a number above 0, at most 1e6"),
+     1, 0},
     {"[debug]\ninject = melt:0:1\n", 0, 0,
      SAYS("c.ini:15: [debug] inject = 'melt:0:1' must be KIND:RANK:STEP with KIND hang, fail, kill "
           "or nan"),
