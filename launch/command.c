@@ -17,6 +17,8 @@ const struct ds_command_row ds_commands[] = {
     {"generate", "MODEL --prompt TEXT [--tokens N] [--temperature T] [--top-k K] [--seed S]",
      "a few tokens, to see what was learned", ds_generate_main, 0, 0},
     {"inspect", "PATH", "what is in a safetensors file or a Hugging Face folder", ds_inspect_main, 0, 0},
+    {"bench", "kernels|comm|storage|step config.ini [--quick]", "measure this machine: a line of JSON a figure",
+     ds_bench_main, DS_COMMAND_RANKS, 0},
     {"help", "[SECTION[.KEY] | --markdown]", "this, or what a section or key means", ds_help_main, 0, 0},
     {"version", "", "print the version", ds_version_main, 0, 0},
 };

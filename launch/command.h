@@ -22,6 +22,7 @@ struct ds_command {
     struct ds_fs *fs;
     const struct ds_clock *clock;
     int thread_count; /* for arithmetic of this rank, already set for OpenMP */
+    int local_count;  /* ranks on this host, of which this is one */
     int peers_wait;   /* out: this rank fails inside a step, where nothing can be agreed any more */
 };
 
@@ -41,6 +42,7 @@ const struct ds_command_row *ds_command_find(const char *name); /* or NULL */
 /* What every subcommand says when its arguments are wrong. */
 DS_CHECKED ds_status ds_command_usage(const char *name);
 
+ds_status ds_bench_main(struct ds_command *command);
 ds_status ds_check_main(struct ds_command *command);
 ds_status ds_eval_main(struct ds_command *command);
 ds_status ds_generate_main(struct ds_command *command);

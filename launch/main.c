@@ -80,7 +80,8 @@ int main(int argc, char **argv)
                                  .argv = argv + used,
                                  .fs = boot.fs,
                                  .clock = boot.clock,
-                                 .thread_count = boot.core_count};
+                                 .thread_count = boot.core_count,
+                                 .local_count = boot.local_count};
     ds_status st = run(&boot, row, &command);
     return ds_bootstrap_close(&boot, st, command.peers_wait);
 }

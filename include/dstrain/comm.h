@@ -99,6 +99,17 @@ void ds_comm_mpi_environment(void);
  * `direct_ranks_max` ranks use MPI's trees for what needs no order of addition. */
 DS_CHECKED ds_status ds_comm_mpi_open_data(struct ds_comm *control, const char *group,
                                            uint32_t direct_ranks_max, struct ds_comm **out);
+/* collective over an mpi control communicator: the library's own collective on fp32 host memory, for
+ * measurements alone: no deadline, sums in an order of its choice. `count` is as in struct ds_comm_ops
+ * (at most INT_MAX); all_reduce and broadcast work on `recv`, the root is rank 0. */
+enum ds_comm_native {
+    DS_COMM_NATIVE_ALL_REDUCE,
+    DS_COMM_NATIVE_REDUCE_SCATTER,
+    DS_COMM_NATIVE_ALL_GATHER,
+    DS_COMM_NATIVE_BROADCAST,
+};
+DS_CHECKED ds_status ds_comm_mpi_native(struct ds_comm *control, enum ds_comm_native call,
+                                        const void *send, void *recv, size_t count);
 void ds_comm_mpi_close(struct ds_comm *world, int exit_code); /* collective: MPI_Finalize */
 /* local: end the whole job at once with `exit_code` (MPI_Abort); for launch/bootstrap.c alone. */
 void ds_comm_mpi_abort(int exit_code) __attribute__((noreturn));

@@ -1,0 +1,311 @@
+/* bench_storage.c - queues of block I/O beside a plain loop of pread or pwrite with the same blocks, in
+ * turns, on a file of its own. The file loses its name as soon as it is open, so nothing can stay. The
+ * page cache is passed by (O_DIRECT) where the file system allows it, unless --buffered is given. */
+#include "bench.h"
+
+#include "dstrain/storage.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define DEPTH_MAX    16
+#define WINDOW_PARTS 16 /* a repetition moves this part of the file, the next one the next part */
+#define ALIGN        4096u
+
+struct disk {
+    struct bench *bench;
+    struct ds_fs *fs;
+    uint64_t file_bytes;
+    int is_direct;
+    /* owns */
+    int file;
+    uint8_t *blocks; /* DEPTH_MAX of the largest block */
+    struct ds_storage *storage;
+    /* of the case */
+    struct ds_storage_request requests[DEPTH_MAX];
+    size_t block_bytes;
+    uint32_t depth;
+    int is_write;
+    uint64_t at[2]; /* where the queue and the loop go on, block-aligned */
+};
+
+static const size_t block_sizes[] = {64u << 10, 1u << 20, 4u << 20};
+static const uint32_t depths[] = {1, 4, 16};
+
+/* ---- the file */
+
+static ds_status open_file(struct disk *d, const char *folder, int buffered)
+{
+    const uint32_t flags = DS_FS_READ | DS_FS_WRITE | DS_FS_CREATE | DS_FS_EXCLUSIVE;
+    char path[DS_TEXT_MAX + 64];
+
+    snprintf(path, sizeof path, "%s/dstrain-bench-%llx", folder,
+             (unsigned long long)ds_clock_real_ns(d->bench->command->clock));
+    d->is_direct = !buffered;
+    d->file = ds_fs_open(d->fs, path, flags | (buffered ? 0 : DS_FS_DIRECT), 0600);
+    if (d->file == -EINVAL && !buffered) {
+        (void)ds_fs_unlink(d->fs, path); /* some make the file before they refuse */
+        d->is_direct = 0;
+        d->file = ds_fs_open(d->fs, path, flags, 0600);
+        ds_info("bench storage: %s knows no O_DIRECT; the page cache takes part", folder);
+    }
+    if (d->file < 0)
+        return ds_fail(DS_ERR_IO, "%s: cannot be made: %s", path, strerror(-d->file));
+    int code = ds_fs_unlink(d->fs, path);
+    return code == 0 ? DS_OK : ds_fail(DS_ERR_IO, "%s: %s", path, strerror(-code));
+}
+
+/* Every 8 bytes of the file say where they are and which writing of them this is. */
+static uint64_t mark(uint64_t offset, uint64_t generation)
+{
+    return offset * 0x9e3779b97f4a7c15u + generation;
+}
+
+static void fill_block(uint8_t *block, size_t bytes, uint64_t offset, uint64_t generation)
+{
+    for (size_t i = 0; i < bytes; i += 8) {
+        const uint64_t value = mark(offset + i, generation);
+        memcpy(block + i, &value, 8);
+    }
+}
+
+static int block_is(const uint8_t *block, size_t bytes, uint64_t offset, uint64_t generation)
+{
+    for (size_t i = 0; i < bytes; i += 8) {
+        const uint64_t value = mark(offset + i, generation);
+        if (memcmp(block + i, &value, 8) != 0)
+            return 0;
+    }
+    return 1;
+}
+
+static ds_status loop_block(struct disk *d, uint8_t *block, uint64_t offset, int is_write)
+{
+    const int code = is_write ? ds_fs_write_all(d->fs, d->file, block, d->block_bytes, offset)
+                              : ds_fs_read_all(d->fs, d->file, block, d->block_bytes, offset);
+
+    return code == 0 ? DS_OK
+                     : ds_fail(DS_ERR_IO, "the file of bench storage, block at %llu: %s",
+                               (unsigned long long)offset, strerror(-code));
+}
+
+/* ---- what is timed */
+
+static size_t window_blocks(const struct disk *d)
+{
+    const size_t blocks = (size_t)(d->file_bytes / WINDOW_PARTS) / d->block_bytes;
+
+    return blocks > 0 ? blocks : 1;
+}
+
+static uint64_t next_offset(struct disk *d, int which)
+{
+    const uint64_t offset = d->at[which];
+
+    d->at[which] = offset + 2 * d->block_bytes > d->file_bytes ? 0 : offset + d->block_bytes;
+    return offset;
+}
+
+static ds_status run_loop(void *user)
+{
+    struct disk *d = user;
+
+    for (size_t i = 0; i < window_blocks(d); i++)
+        DS_TRY(loop_block(d, d->blocks, next_offset(d, 1), d->is_write));
+    return DS_OK;
+}
+
+static ds_status post(struct disk *d, struct ds_storage_request *request)
+{
+    request->is_write = (uint8_t)d->is_write;
+    request->file = d->file;
+    request->bytes = d->block_bytes;
+    request->data = d->blocks + (size_t)(request - d->requests) * d->block_bytes;
+    request->offset = next_offset(d, 0);
+    return ds_storage_submit(d->storage, request);
+}
+
+static ds_status reap_one(struct disk *d, struct ds_storage_request **done)
+{
+    DS_TRY(ds_storage_reap(d->storage, done));
+    return (*done)->status;
+}
+
+static ds_status run_queue(void *user)
+{
+    struct disk *d = user;
+    const size_t blocks = window_blocks(d);
+    const size_t first = blocks < d->depth ? blocks : d->depth;
+    struct ds_storage_request *done;
+
+    for (size_t i = 0; i < first; i++)
+        DS_TRY(post(d, &d->requests[i]));
+    for (size_t i = first; i < blocks; i++) {
+        DS_TRY(reap_one(d, &done));
+        DS_TRY(post(d, done));
+    }
+    for (size_t i = 0; i < first; i++)
+        DS_TRY(reap_one(d, &done));
+    return DS_OK;
+}
+
+/* ---- is it right? `depth` blocks through the queue, then the same ones through the loop */
+
+static ds_status move_group(struct disk *d, int is_write)
+{
+    struct ds_storage_request *done;
+
+    d->is_write = is_write;
+    d->at[0] = 0;
+    for (uint32_t i = 0; i < d->depth; i++)
+        DS_TRY(post(d, &d->requests[i]));
+    for (uint32_t i = 0; i < d->depth; i++)
+        DS_TRY(reap_one(d, &done));
+    return DS_OK;
+}
+
+static ds_status check_write(struct disk *d)
+{
+    for (uint32_t i = 0; i < d->depth; i++)
+        fill_block(d->blocks + i * d->block_bytes, d->block_bytes, i * d->block_bytes, 1);
+    DS_TRY(move_group(d, 1));
+    for (uint32_t i = 0; i < d->depth; i++) {
+        DS_TRY(loop_block(d, d->blocks, i * d->block_bytes, 0));
+        if (!block_is(d->blocks, d->block_bytes, i * d->block_bytes, 1))
+            return ds_fail(DS_ERR_UNFIT, "%s: block %u was not written as it was given",
+                           ds_storage_name(d->storage), i);
+    }
+    return DS_OK;
+}
+
+static ds_status check_read(struct disk *d)
+{
+    for (uint32_t i = 0; i < d->depth; i++) {
+        fill_block(d->blocks, d->block_bytes, i * d->block_bytes, 2);
+        DS_TRY(loop_block(d, d->blocks, i * d->block_bytes, 1));
+    }
+    DS_TRY(move_group(d, 0));
+    for (uint32_t i = 0; i < d->depth; i++)
+        if (!block_is(d->blocks + i * d->block_bytes, d->block_bytes, i * d->block_bytes, 2))
+            return ds_fail(DS_ERR_UNFIT, "%s: block %u was not read as it is on disk",
+                           ds_storage_name(d->storage), i);
+    return DS_OK;
+}
+
+/* ---- the cases */
+
+static ds_status measure(struct disk *d, int is_write)
+{
+    const struct bench_work works[2] = {{run_queue, d, 1}, {run_loop, d, 1}};
+    const double bytes = (double)(window_blocks(d) * d->block_bytes);
+    struct bench_spread spread[2];
+    char what[128];
+
+    DS_TRY(is_write ? check_write(d) : check_read(d));
+    d->is_write = is_write;
+    d->at[0] = d->at[1] = 0;
+    DS_TRY(bench_time(d->bench, works, 2, spread));
+    snprintf(what, sizeof what, "%s %s %s block %zu depth %u", ds_storage_name(d->storage),
+             is_write ? "write" : "read", d->is_direct ? "direct" : "buffered", d->block_bytes,
+             d->depth);
+    const struct bench_figure figures[] = {
+        {"block_bytes", (double)d->block_bytes},
+        {"depth", d->depth},
+        {"bytes", bytes},
+        {"gb_per_s", bytes / spread[0].median * 1e-9},
+        {"loop_min", spread[1].min},
+        {"loop_median", spread[1].median},
+        {"loop_p90", spread[1].p90},
+        {"loop_gb_per_s", bytes / spread[1].median * 1e-9},
+        {"loop_over_queue", spread[1].median / spread[0].median},
+    };
+    return bench_print(d->bench, what, "s", &spread[0], figures, sizeof figures / sizeof *figures);
+}
+
+static ds_status measure_depth(struct disk *d, const char *backend)
+{
+    ds_status st;
+
+    DS_TRY(ds_storage_open(d->fs, backend, d->depth, &d->storage));
+    DS_TRY_GOTO(st, ds_storage_pin(d->storage, d->blocks, d->depth * d->block_bytes), done);
+    DS_TRY_GOTO(st, measure(d, 1), done);
+    st = measure(d, 0);
+done:
+    ds_storage_close(d->storage);
+    return st;
+}
+
+/* A repetition has to fill the queue at least once. */
+static int fits(const struct disk *d)
+{
+    return d->depth <= window_blocks(d);
+}
+
+static ds_status measure_backend(struct disk *d, const char *backend)
+{
+    for (size_t b = 0; b < sizeof block_sizes / sizeof *block_sizes; b++)
+        for (size_t i = 0; i < sizeof depths / sizeof *depths; i++) {
+            d->block_bytes = block_sizes[b];
+            d->depth = depths[i];
+            if (fits(d))
+                DS_TRY(measure_depth(d, backend));
+        }
+    return DS_OK;
+}
+
+static int is_here(const struct disk *d, const char *backend)
+{
+    struct ds_storage *storage;
+    int is_best;
+
+    if (strcmp(backend, "threads") == 0)
+        return 1;
+    if (ds_storage_open(d->fs, "auto", 1, &storage) != DS_OK)
+        return 0;
+    is_best = strcmp(ds_storage_name(storage), backend) == 0;
+    ds_storage_close(storage);
+    return is_best;
+}
+
+static ds_status measure_all(struct disk *d)
+{
+    static const char *const backends[] = {"io_uring", "threads"};
+    const size_t block_max = block_sizes[sizeof block_sizes / sizeof *block_sizes - 1];
+
+    d->blocks = aligned_alloc(ALIGN, DEPTH_MAX * block_max);
+    if (!d->blocks)
+        return ds_fail(DS_ERR_NO_MEMORY, "blocks for bench storage");
+    d->block_bytes = 1u << 20;
+    for (uint64_t at = 0; at < d->file_bytes; at += d->block_bytes) {
+        fill_block(d->blocks, d->block_bytes, at, 0);
+        DS_TRY(loop_block(d, d->blocks, at, 1));
+    }
+    for (size_t i = 0; i < sizeof backends / sizeof *backends; i++) {
+        if (is_here(d, backends[i]))
+            DS_TRY(measure_backend(d, backends[i]));
+        else
+            ds_info("bench storage: %s is not available here", backends[i]);
+    }
+    return DS_OK;
+}
+
+ds_status ds_bench_storage(struct bench *bench)
+{
+    struct disk d = {.bench = bench, .fs = bench->command->fs, .file = -1};
+    const int buffered = bench_flag(bench, "--buffered");
+    uint64_t mib = bench->is_quick ? 4 : 256;
+    ds_status st;
+
+    DS_TRY(bench_option_count(bench, "--mib", 4, 1u << 20, &mib));
+    DS_TRY(bench_arguments_end(bench, 1));
+    d.file_bytes = mib << 20;
+    st = open_file(&d, bench->argc > 0 ? bench->argv[0] : ".", buffered);
+    if (st == DS_OK)
+        st = measure_all(&d);
+    if (d.file >= 0)
+        (void)ds_fs_close(d.fs, d.file);
+    free(d.blocks);
+    return st;
+}
