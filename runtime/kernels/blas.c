@@ -24,13 +24,13 @@
 #define DS_OPENBLAS_PATH ""
 #endif
 
-#ifdef __has_feature
-#if __has_feature(thread_sanitizer)
-#define BLAS_IS_UNSEEN 1
-#endif
-#endif
+/* The thread sanitizer takes what it cannot see into for a race. */
 #ifdef __SANITIZE_THREAD__
 #define BLAS_IS_UNSEEN 1
+#elif defined(__has_feature)
+#define BLAS_IS_UNSEEN __has_feature(thread_sanitizer)
+#else
+#define BLAS_IS_UNSEEN 0
 #endif
 
 /* A library can be loaded once per process, however many ranks it holds. Written under `once`, read
@@ -151,14 +151,13 @@ static int library_multiplies(blas_sgemm sgemm)
 /* Why the library is not used; NULL if it is. */
 static const char *load(void)
 {
-#ifdef BLAS_IS_UNSEEN
-    return "the thread sanitizer cannot see into OpenBLAS";
-#else
     void (*set_threads)(int);
     blas_sgemm sgemm;
     void *library;
     int thread_count = omp_get_max_threads();
 
+    if (BLAS_IS_UNSEEN)
+        return "the thread sanitizer cannot see into OpenBLAS";
     choose_core_type();
     library = open_library();
     if (!library)
@@ -177,7 +176,6 @@ static const char *load(void)
     }
     kernel_blas.sgemm = sgemm;
     return NULL;
-#endif
 }
 
 static void load_once(void)

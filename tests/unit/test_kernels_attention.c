@@ -270,7 +270,7 @@ static void bits_do_not_depend_on_the_number_of_threads(void **state)
         omp_set_num_threads(1);
         run_forward(&one);
         run_backward(&one);
-        for (int threads = 2; threads <= 3; threads++) {
+        for (int threads = 2; threads <= OMP_TEAM_MAX; threads++) {
             struct attend more = attend_make(&rows[i], seed);
 
             omp_set_num_threads(threads);
