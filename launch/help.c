@@ -21,7 +21,10 @@ static void show_overview(void)
 
         snprintf(call, sizeof call, "dstrain %s%s%s", row->name, row->name[0] ? " " : "",
                  row->usage);
-        printf("  %-52s %s\n", call, row->help);
+        if (strlen(call) > 50)
+            printf("  %s\n  %-50s %s\n", call, "", row->help);
+        else
+            printf("  %-50s %s\n", call, row->help);
     }
     printf("\nSections of config.ini ('dstrain help SECTION' lists the keys):\n\n");
     for (size_t i = 0; i < ds_config_section_count; i++)
