@@ -72,11 +72,11 @@ static int cores_of_mask(void)
 
 int ds_bootstrap_quota(const char *text)
 {
-    unsigned long long quota, period;
+    char *end;
+    const unsigned long long quota = strtoull(text, &end, 10); /* "max": no digits, no limit */
+    const unsigned long long period = end == text ? 0 : strtoull(end, NULL, 10);
 
-    if (sscanf(text, "%llu %llu", &quota, &period) != 2 || period == 0)
-        return 0; /* "max" */
-    return (int)((quota + period - 1) / period);
+    return period == 0 ? 0 : (int)((quota + period - 1) / period);
 }
 
 /* A container may have all cores in its mask and time on two of them. */

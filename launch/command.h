@@ -10,7 +10,8 @@ enum ds_command_flag {
     DS_COMMAND_RANKS = 1u << 0,
     /* the first argument is a configuration, the others override it; they are loaded and validated */
     DS_COMMAND_CONFIG = 1u << 1,
-    /* with CONFIG: outside mpirun the number of ranks is not known, so rules about it are left out */
+    /* with CONFIG: outside mpirun the number of ranks is not known, so rules about it are left out; so
+     * they are always without RANKS */
     DS_COMMAND_ANY_RANKS = 1u << 2,
 };
 

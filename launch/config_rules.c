@@ -252,24 +252,46 @@ static ds_status devices_fit(const struct check *check)
     return DS_OK;
 }
 
+/* Up to 15 digits and what ends them; NULL: not so. */
+static const char *read_digits(const char *at, char end, uint64_t *value)
+{
+    char *stop;
+
+    if (*at < '0' || *at > '9')
+        return NULL;
+    *value = strtoull(at, &stop, 10);
+    return *stop == end && stop - at <= 15 ? stop : NULL;
+}
+
+static int parse_fault(const char *text, uint64_t *rank)
+{
+    static const char *const kinds[] = {"hang:", "fail:", "kill:", "nan:"};
+    uint64_t step;
+
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+        const size_t length = strlen(kinds[i]);
+
+        if (strncmp(text, kinds[i], length) != 0)
+            continue;
+        text = read_digits(text + length, ':', rank);
+        return text && read_digits(text + 1, '\0', &step);
+    }
+    return 0;
+}
+
 /* KIND:RANK:STEP; the trainer reads it again, after it has been found good here. */
 static ds_status fault_is_known(const struct check *check)
 {
     const char *text = check->config->debug.inject;
-    unsigned long rank;
-    char kind[8];
-    int end = 0;
+    uint64_t rank;
 
     if (text[0] == '\0')
         return DS_OK;
-    if (sscanf(text, "%7[a-z]:%9lu:%*15[0-9]%n", kind, &rank, &end) != 2 || end == 0 ||
-        text[end] != '\0' ||
-        (strcmp(kind, "hang") != 0 && strcmp(kind, "fail") != 0 && strcmp(kind, "kill") != 0 &&
-         strcmp(kind, "nan") != 0))
+    if (!parse_fault(text, &rank))
         REFUSE(check, "debug", "inject",
                "= '%s' must be KIND:RANK:STEP with KIND hang, fail, kill or nan", text);
     if (check->rank_count > 0 && rank >= check->rank_count)
-        REFUSE(check, "debug", "inject", "= '%s' names rank %lu of %" PRIu64, text, rank,
+        REFUSE(check, "debug", "inject", "= '%s' names rank %" PRIu64 " of %" PRIu64, text, rank,
                check->rank_count);
     return DS_OK;
 }

@@ -34,7 +34,8 @@ static ds_status load(struct ds_bootstrap *boot, const struct ds_command_row *ro
         .overrides = (const char *const *)command->argv + 1,
         .override_count = command->argc > 0 ? (size_t)command->argc - 1 : 0,
         .use = row->use,
-        .ranks_are_known = boot->is_mpirun || !(row->flags & DS_COMMAND_ANY_RANKS),
+        .ranks_are_known = (row->flags & DS_COMMAND_RANKS) &&
+                           (boot->is_mpirun || !(row->flags & DS_COMMAND_ANY_RANKS)),
     };
 
     if (command->argc < 1)
