@@ -256,13 +256,14 @@ static void texts_of_one_name_do_not_share_a_shard(void **state)
 /* Every byte of a shard, one at a time: damage is seen, told, and mended. */
 static void a_damaged_shard_is_made_again_whatever_byte_it_is(void **state)
 {
+    static const char *const texts[] = {"first \xff\x80 bytes", "second", NULL};
     struct ds_fs *fs = *state;
     struct ds_prepare_report report = {0};
-    char *shard = NULL, *whole = NULL, *now = NULL;
-    size_t bytes = 0, bytes_now = 0, unseen = 0;
+    char *shard = NULL, *whole = NULL;
+    size_t bytes = 0, unseen = 0;
 
-    put_text(fs, "text", "a text");
-    assert_ok(prepare(fs, "text", &shard, &report));
+    put_folder(fs);
+    assert_ok(prepare(fs, "in", &shard, &report));
     assert_ok(ds_fs_read_file(fs, shard, 4096, &whole, &bytes));
     for (size_t i = 0; i < bytes; i++) {
         struct capture log;
@@ -270,16 +271,11 @@ static void a_damaged_shard_is_made_again_whatever_byte_it_is(void **state)
         assert_ok(ds_fs_write_file(fs, shard, whole, bytes));
         whole[i] ^= 4;
         capture_begin(&log);
-        uint32_t is_made = made(fs, "text");
+        uint32_t is_made = made(fs, "in");
         int is_told = strstr(capture_end(&log), "it is made again") != NULL;
         assert_int_equal(is_told, is_made);
         unseen += !is_made;
-        assert_ok(ds_fs_read_file(fs, shard, 4096, &now, &bytes_now));
-        if (is_made)
-            assert_true(bytes_now == bytes && memcmp(now, whole, bytes) == 0);
-        else
-            assert_shard(fs, shard, (const char *const[]){"a text", NULL});
-        free(now);
+        assert_shard(fs, shard, texts);
     }
     assert_true(unseen < 32); /* "format": "pt" and "tokenizer" are read by nobody */
     free(whole);
@@ -350,25 +346,31 @@ static void a_source_without_text_is_refused_with_its_path(void **state)
                    "empty nor hidden");
 }
 
-/* Wraps the disk: at the n-th read of a text, writes to that text. */
+/* Wraps the disk. At the n-th read of a text it writes to that text, or, where it has none to write,
+ * reads a wrong byte. A `big` one is a text of so many zeros, and keeps nothing of what is written. */
 struct meddler {
     struct ds_fs fs;
     struct ds_fs_ops ops;
     struct ds_fs *inner;
     const char *path, *text;
     int reads, meddle_at;
+    uint64_t big_bytes, written_bytes, end;
 };
 
 static int64_t meddling_pread(struct ds_fs *fs, int file, void *to, size_t bytes, uint64_t offset)
 {
     struct meddler *m = (struct meddler *)fs;
+    int is_now = ++m->reads == m->meddle_at;
 
-    if (++m->reads == m->meddle_at) {
+    if (is_now && m->path) {
         int handle = ds_fs_open(m->inner, m->path, DS_FS_WRITE | DS_FS_TRUNCATE, 0);
         assert_int_equal(ds_fs_write_all(m->inner, handle, m->text, strlen(m->text), 0), 0);
         assert_int_equal(ds_fs_close(m->inner, handle), 0);
     }
-    return ds_fs_pread(m->inner, file, to, bytes, offset);
+    int64_t got = ds_fs_pread(m->inner, file, to, bytes, offset);
+    if (is_now && !m->path)
+        *(char *)to ^= 1;
+    return got;
 }
 
 #define FORWARD(type, name, arguments, ...)                              \
@@ -433,6 +435,96 @@ static void a_text_that_changes_while_it_is_read_is_refused(void **state)
             assert_true(meddler.reads >= at);
         }
     assert_int_equal(made(fs, "in"), 1);
+}
+
+static void a_disk_that_reads_differently_the_second_time_is_noticed(void **state)
+{
+    struct ds_fs *fs = *state;
+
+    put_folder(fs);
+    for (int at = 1; at <= 4; at++) {
+        struct meddler meddler = meddler_of(fs, NULL, NULL, at);
+        meddler.fs.ops = &meddler.ops;
+        assert_refused(&meddler.fs, "in", "in: changed while it was being prepared");
+    }
+    assert_int_equal(made(fs, "in"), 1);
+}
+
+/* ---- a text that does not fit 32 bits */
+
+static int64_t big_pread(struct ds_fs *fs, int file, void *to, size_t bytes, uint64_t offset)
+{
+    const uint64_t end = ((struct meddler *)fs)->big_bytes;
+
+    (void)file;
+    if (offset >= end)
+        return 0;
+    bytes = bytes < end - offset ? bytes : (size_t)(end - offset);
+    memset(to, 0, bytes);
+    return (int64_t)bytes;
+}
+
+static int64_t big_pwrite(struct ds_fs *fs, int file, const void *from, size_t bytes,
+                          uint64_t offset)
+{
+    struct meddler *m = (struct meddler *)fs;
+
+    (void)file;
+    (void)from;
+    m->written_bytes += bytes;
+    m->end = offset + bytes > m->end ? offset + bytes : m->end;
+    return (int64_t)bytes;
+}
+
+static int big_fallocate(struct ds_fs *fs, int file, uint64_t bytes)
+{
+    (void)fs;
+    (void)file;
+    (void)bytes;
+    return 0;
+}
+
+static int big_fstat(struct ds_fs *fs, int file, struct ds_fs_stat *out)
+{
+    int code = forward_fstat(fs, file, out);
+
+    out->bytes = ((struct meddler *)fs)->big_bytes;
+    return code;
+}
+
+static int big_stat(struct ds_fs *fs, const char *path, struct ds_fs_stat *out)
+{
+    int code = forward_stat(fs, path, out);
+
+    if (strcmp(path, "text") == 0)
+        out->bytes = ((struct meddler *)fs)->big_bytes;
+    return code;
+}
+
+static void a_text_beyond_4_gib_is_written_to_its_end(void **state)
+{
+    const uint64_t bytes = (1ull << 32) + 12345;
+    struct ds_fs *fs = *state;
+    struct meddler big = meddler_of(fs, NULL, NULL, 0);
+    struct ds_prepare_report report = {0};
+    char *shard = NULL;
+
+    if (!test_is_long())
+        skip();
+    big.fs.ops = &big.ops;
+    big.ops.pread = big_pread;
+    big.ops.pwrite = big_pwrite;
+    big.ops.fallocate = big_fallocate;
+    big.ops.fstat = big_fstat;
+    big.ops.stat = big_stat;
+    big.big_bytes = bytes;
+    put_text(fs, "text", "text");
+    assert_ok(prepare(&big.fs, "text", &shard, &report));
+    assert_int_equal(report.bytes, bytes);
+    assert_int_equal(report.tokens, bytes + 2);
+    assert_int_equal(big.written_bytes, big.end); /* everything, once */
+    assert_in_range(big.end, 2 * (bytes + 2) + 16, 2 * (bytes + 2) + 16 + 1024);
+    free(shard);
 }
 
 /* Every call fails once. No failure may leave a half-made shard, none may let a shard of less through. */
@@ -717,6 +809,8 @@ int main(void)
         ON_DISK(a_shard_cut_short_or_of_another_make_is_made_again),
         ON_DISK(a_source_without_text_is_refused_with_its_path),
         ON_DISK(a_text_that_changes_while_it_is_read_is_refused),
+        ON_DISK(a_disk_that_reads_differently_the_second_time_is_noticed),
+        ON_DISK(a_text_beyond_4_gib_is_written_to_its_end),
         ON_DISK(at_every_failing_call_nothing_half_made_stays),
         ON_DISK(a_call_that_fails_while_reusing_leaves_a_sound_shard),
         ON_DISK(after_a_power_cut_the_shard_is_whole_or_made_again),
