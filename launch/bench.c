@@ -188,6 +188,7 @@ struct kind {
 };
 
 static const struct kind kinds[] = {
+    {"kernels", ds_bench_kernels, 0},
     {"comm", ds_bench_comm, 1},
     {"storage", ds_bench_storage, 0},
     {"step", ds_bench_step, 1},
