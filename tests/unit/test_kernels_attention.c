@@ -14,8 +14,9 @@
 struct row {
     const char *name;
     size_t seq_count, seq_length, heads, kv_heads, dim;
-    int documents; /* about so many in a sequence, starting anywhere */
+    int documents; /* about so many in a sequence, starting anywhere; AT_EDGES: at 63 and 128 */
 };
+#define AT_EDGES 0 /* the last key of a block, the first of another */
 
 static const struct row rows[] = {
     {"one token", 1, 1, 1, 1, 1, 1},
@@ -28,6 +29,7 @@ static const struct row rows[] = {
     {"block and one", 1, 65, 2, 2, 80, 2},
     {"widest", 1, 70, 2, 1, 256, 3},
     {"every token a document", 1, 67, 2, 2, 5, 1000},
+    {"documents at the edges of blocks", 1, 210, 2, 1, 20, AT_EDGES},
 };
 #define ROW_COUNT (sizeof rows / sizeof rows[0])
 
@@ -48,7 +50,10 @@ static int32_t *make_documents(const struct row *shape, uint64_t seed)
 
     for (size_t b = 0; b < shape->seq_count; b++)
         for (size_t s = 0, start = 0; s < shape->seq_length; s++) {
-            if (random_next(&seed) % shape->seq_length < (uint64_t)shape->documents - 1)
+            const int at_random = shape->documents > 0 && random_next(&seed) % shape->seq_length <
+                                                              (uint64_t)shape->documents - 1;
+
+            if (at_random || (shape->documents == AT_EDGES && (s == 63 || s == 128)))
                 start = s;
             document[b * shape->seq_length + s] = (int32_t)start;
         }
