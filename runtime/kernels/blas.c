@@ -108,24 +108,24 @@ static void fill_eighths(float *x, size_t count, unsigned seed)
     }
 }
 
-static int product_is_right(blas_sgemm sgemm, float *room, const int shape[3], int trans)
+static int product_is_right(blas_sgemm sgemm, float *room, const int shape[3], int variant)
 {
-    const int m = shape[0], n = shape[1], k = shape[2];
-    const int trans_a = trans & 1, trans_b = trans >> 1 & 1, add = trans >> 2;
+    const size_t m = (size_t)shape[0], n = (size_t)shape[1], k = (size_t)shape[2];
+    const int trans_a = variant & 1, trans_b = variant >> 1 & 1, add = variant >> 2;
     float *a = room, *b = a + TRY_ELEMS, *c = b + TRY_ELEMS;
 
-    fill_eighths(a, (size_t)m * (size_t)k, 1);
-    fill_eighths(b, (size_t)k * (size_t)n, 2);
-    for (int i = 0; i < m * n; i++)
+    fill_eighths(a, m * k, 1);
+    fill_eighths(b, k * n, 2);
+    for (size_t i = 0; i < m * n; i++)
         c[i] = add ? 0.5f : NAN; /* what is overwritten is not read */
     sgemm(BLAS_ROW_MAJOR, trans_a ? BLAS_TRANSPOSED : BLAS_PLAIN,
-          trans_b ? BLAS_TRANSPOSED : BLAS_PLAIN, m, n, k, 1.0f, a, trans_a ? m : k, b,
-          trans_b ? k : n, (float)add, c, n);
-    for (int i = 0; i < m; i++)
-        for (int j = 0; j < n; j++) {
+          trans_b ? BLAS_TRANSPOSED : BLAS_PLAIN, shape[0], shape[1], shape[2], 1.0f, a,
+          trans_a ? shape[0] : shape[2], b, trans_b ? shape[2] : shape[1], (float)add, c, shape[1]);
+    for (size_t i = 0; i < m; i++)
+        for (size_t j = 0; j < n; j++) {
             float want = add ? 0.5f : 0.0f;
 
-            for (int l = 0; l < k; l++)
+            for (size_t l = 0; l < k; l++)
                 want += a[trans_a ? l * m + i : i * k + l] * b[trans_b ? j * k + l : l * n + j];
             if (c[i * n + j] != want)
                 return 0;
@@ -142,8 +142,8 @@ static int library_multiplies(blas_sgemm sgemm)
     int is_right = room != NULL;
 
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
-        for (int trans = 0; is_right && trans < 8; trans++)
-            is_right = product_is_right(sgemm, room, shapes[i], trans);
+        for (int variant = 0; is_right && variant < 8; variant++)
+            is_right = product_is_right(sgemm, room, shapes[i], variant);
     free(room);
     return is_right;
 }

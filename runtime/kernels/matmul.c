@@ -30,7 +30,8 @@ static struct gemm_tiling choose_tiling(const struct gemm *g)
 {
     static const size_t sizes[][2] = {{1024, 1024}, {512, 1024}, {512, 512}, {256, 512},
                                       {256, 256},   {128, 256},  {128, 128}};
-    const size_t enough = g->m * g->n * g->k > 64 * 64 * 64 ? 8 : 1;
+    const size_t worth_sharing = (size_t)1 << 18; /* products */
+    const size_t enough = g->m * g->n * g->k > worth_sharing ? 8 : 1;
     struct gemm_tiling t = {0};
 
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0] && t.count < enough; i++) {

@@ -50,9 +50,10 @@ TILE_INLINE void TILE_NAME(panel)(const struct tile_product *p, size_t column, c
 
 TILE_TARGET static void TILE_NAME(product)(const struct tile_product *p)
 {
+    const size_t width = (size_t)TILE_VECTORS * TILE_WIDTH;
     size_t column = 0;
 
-    for (; column + TILE_VECTORS * TILE_WIDTH <= p->n; column += TILE_VECTORS * TILE_WIDTH)
+    for (; column + width <= p->n; column += width)
         TILE_NAME(panel)(p, column, TILE_VECTORS);
 #if TILE_VECTORS * TILE_WIDTH > TILE_LANES
     for (; column < p->n; column += TILE_LANES)
