@@ -97,7 +97,7 @@ static void describe_library(void *library, char *to, size_t bytes)
              find(library, "openblas_get_corename", &core) ? core() : "", flavour);
 }
 
-#define TRY_ELEMS (80 * 310)
+#define TRY_ELEMS ((size_t)80 * 310)
 
 /* Eighths from -1 to 1: products and sums of this size are exact in fp32, in any order. */
 static void fill_eighths(float *x, size_t count, unsigned seed)
