@@ -1,6 +1,6 @@
 #!/bin/sh
 # quickstart.sh - from a clone to a trained model: installs what is missing, builds, prepares a corpus of
-# real English (the `fortunes` package), trains a 1M-parameter Llama on 4 cpu ranks for about three
+# real English (the `fortunes` package), trains a 1M-parameter Llama on 4 cpu ranks for about two
 # minutes, and prints what it has learned to write. Run it again and it starts at the training.
 set -eu
 cd "$(dirname "$0")/.."

@@ -53,7 +53,8 @@ static ds_status open_sets(struct ds_trainer *t)
 }
 
 static ds_status open_loader(struct ds_trainer *t, const struct ds_dataset *data,
-                             uint64_t micro_count, uint64_t sample_limit, struct ds_loader **out)
+                             uint64_t micro_count, uint64_t step_limit, uint64_t sample_limit,
+                             struct ds_loader **out)
 {
     const struct ds_loader_options options = {
         .dataset = data,
@@ -62,6 +63,7 @@ static ds_status open_loader(struct ds_trainer *t, const struct ds_dataset *data
         .micro_count = micro_count,
         .share = t->share,
         .share_count = t->share_count,
+        .step_limit = step_limit,
         .sample_limit = sample_limit,
     };
 
@@ -71,8 +73,10 @@ static ds_status open_loader(struct ds_trainer *t, const struct ds_dataset *data
 static ds_status open_loaders(struct ds_trainer *t)
 {
     if (t->train_data)
-        DS_TRY(open_loader(t, t->train_data, t->micro_count, 0, &t->train_loader));
-    return t->eval_data ? open_loader(t, t->eval_data, 1, trainer_eval_samples(t), &t->eval_loader)
+        DS_TRY(open_loader(t, t->train_data, t->micro_count, t->config->train.steps, 0,
+                           &t->train_loader));
+    return t->eval_data ? open_loader(t, t->eval_data, 1, trainer_eval_batches(t),
+                                      trainer_eval_samples(t), &t->eval_loader)
                         : DS_OK;
 }
 

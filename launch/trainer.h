@@ -72,6 +72,7 @@ DS_CHECKED ds_status trainer_send_batch(struct ds_trainer *t, struct trainer_exc
 
 /* trainer_eval.c */
 uint64_t trainer_eval_samples(const struct ds_trainer *t);
+uint64_t trainer_eval_batches(const struct ds_trainer *t);
 
 /* collective: rank 0 goes first and alone says what is wrong; if it is well, the others follow. */
 typedef ds_status trainer_step_fn(struct ds_trainer *t);

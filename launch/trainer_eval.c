@@ -31,7 +31,7 @@ uint64_t trainer_eval_samples(const struct ds_trainer *t)
     return most && most < samples ? most : samples;
 }
 
-static uint64_t eval_batches(const struct ds_trainer *t)
+uint64_t trainer_eval_batches(const struct ds_trainer *t)
 {
     const uint64_t at_once = t->config->train.micro_batch_size * t->share_count;
 
@@ -50,7 +50,7 @@ static ds_status read_loss(struct ds_trainer *t, double *loss_sum)
 
 ds_status ds_trainer_evaluate(struct ds_trainer *t, double *loss, uint64_t *tokens)
 {
-    const uint64_t batches = eval_batches(t);
+    const uint64_t batches = trainer_eval_batches(t);
     double sums[2] = {0.0, 0.0}; /* loss, tokens */
 
     DS_TRY(clear_sums(t));

@@ -91,6 +91,7 @@ struct ds_loader_options {
                                     micro_count * share_count; sample position of (step, micro, share,
                                     row) = ((step * micro_count + micro) * share_count + share) *
                                     micro_batch_size + row */
+    uint64_t step_limit;         /* nothing is read ahead from this 0-based step on; 0: no end */
     uint64_t sample_limit; /* evaluation: positions from here on give targets of -100; 0: no end */
 };
 /* Arrays [micro_count][micro_batch_size][seq_length], one behind the other. */
@@ -99,7 +100,8 @@ struct ds_loader_batch {
     uint64_t trained_tokens; /* of this rank's share */
 };
 struct ds_loader;
-DS_CHECKED ds_status ds_loader_open(const struct ds_loader_options *options, struct ds_loader **out);
+DS_CHECKED ds_status ds_loader_open(const struct ds_loader_options *options,
+                                    struct ds_loader **out);
 void ds_loader_close(struct ds_loader *loader);
 /* local: the batch of 0-based step `step`, valid until the next call; starts reading step + 1.
  * waited_ns: how long the caller stood still. */
