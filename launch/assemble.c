@@ -54,7 +54,8 @@ static ds_status open_mesh(struct ds_trainer *t)
     const struct ds_mesh_shape shape = mesh_shape(t->config);
     const uint32_t rank = t->options.world->rank;
 
-    DS_TRY(ds_mesh_open(t->options.world, &shape, groups, &t->mesh));
+    DS_TRY(ds_mesh_open(t->options.world, &shape, groups,
+                        (enum ds_transport)t->config->parallel.transport, &t->mesh));
     ds_mesh_data_share(&shape, rank, &t->share, &t->share_count);
     t->shard_rank = ds_mesh_index(&shape, DS_GROUP_SHARD, rank);
     return DS_OK;

@@ -35,6 +35,11 @@ static const struct ds_choice schedules[] = {{"constant", DS_LR_CONSTANT},
                                              {"wsd", DS_LR_WSD},
                                              {NULL, 0}};
 
+static const struct ds_choice transports[] = {{"auto", DS_TRANSPORT_AUTO},
+                                              {"shm", DS_TRANSPORT_SHM},
+                                              {"mpi", DS_TRANSPORT_MPI},
+                                              {NULL, 0}};
+
 #define PLACE(section, key) \
     offsetof(struct ds_config, section.key), sizeof(((struct ds_config *)0)->section.key)
 #define COUNT(section, key, preset, flags, min, max, help, peers)                                 \
@@ -134,6 +139,7 @@ const struct ds_field ds_config_fields[] = {
 
     AUTO(parallel, data, 0, 1, RANKS_MAX, "ranks that see other samples; auto: all ranks left", "dp data_parallel_size data_parallel dp_size data_parallel_degree"),
     AUTO(parallel, shard, 0, 1, RANKS_MAX, "of these, ranks that share out one copy of the states; auto: all", "shard_size fsdp_size data_parallel_shard_degree dp_shard hybrid_shard zero_hpz_partition_size"),
+    CHOICE(parallel, transport, "auto", 0, transports, "how ranks exchange data on the cpu: shared memory inside one host, MPI anywhere; auto: the fastest of them", "ddp_backend dist_backend distributed_backend"),
 
     COUNT(zero, stage, "3", 0, 0, 3, "what shard ranks share out: 1 optimizer states, 2 and gradients, 3 and parameters", "zero_stage zero_optimization sharding_strategy"),
 

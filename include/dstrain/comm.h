@@ -21,6 +21,9 @@ extern "C" {
 
 enum ds_reduce { DS_REDUCE_SUM, DS_REDUCE_MAX, DS_REDUCE_MIN };
 
+/* Which data plane a person asks for; auto: what open_data finds best. */
+enum ds_transport { DS_TRANSPORT_AUTO, DS_TRANSPORT_SHM, DS_TRANSPORT_MPI };
+
 enum ds_comm_cap {
     DS_COMM_CAP_WORKER = 1u << 0, /* collectives may be driven by a worker thread */
 };
@@ -95,8 +98,10 @@ DS_CHECKED ds_status ds_comm_mpi_open(const struct ds_clock *clock, uint64_t dea
 /* local: before MPI_Init: yield when idle, silence what would only alarm; never overrides the user. */
 void ds_comm_mpi_environment(void);
 /* collective over an mpi control communicator: a data communicator over MPI wherever its ranks are,
- * where open_data would take shared memory. For tests and measurements. Groups of more than
- * `direct_ranks_max` ranks use MPI's trees for what needs no order of addition. */
+ * where open_data would take shared memory. Groups of more than `direct_ranks_max` ranks use MPI's
+ * trees for what needs no order of addition; up to it messages go from each to each, and a late rank
+ * can be named. */
+#define DS_COMM_MPI_DIRECT_RANKS 64 /* what open_data takes */
 DS_CHECKED ds_status ds_comm_mpi_open_data(struct ds_comm *control, const char *group,
                                            uint32_t direct_ranks_max, struct ds_comm **out);
 /* collective over an mpi control communicator: the library's own collective on fp32 host memory, for

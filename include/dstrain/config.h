@@ -3,6 +3,7 @@
 #ifndef DSTRAIN_CONFIG_H
 #define DSTRAIN_CONFIG_H
 
+#include "dstrain/comm.h"
 #include "dstrain/data.h"
 #include "dstrain/device.h"
 #include "dstrain/model.h"
@@ -62,6 +63,7 @@ struct ds_config {
     } schedule;
     struct {
         uint64_t data, shard;     /* DS_AUTO; data = shard * replicas */
+        int transport;            /* enum ds_transport */
     } parallel;
     struct {
         uint64_t stage;

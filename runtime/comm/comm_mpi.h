@@ -9,10 +9,6 @@
 #define MPI_CONTROL_STAGING_BYTES (64u << 10)
 #define MPI_DATA_STAGING_BYTES    (4u << 20)
 
-/* Up to this many ranks every message goes from each to each, and a late rank can be named; beyond,
- * messages that need no order of addition go through MPI's own trees. */
-#define MPI_DIRECT_RANKS_MAX 64
-
 struct mpi_job {             /* of this process; owned by the world */
     struct comm_job *shared; /* one page for the ranks of this host; our own if that cannot be */
     size_t shared_bytes;     /* mapped; 0: from malloc */

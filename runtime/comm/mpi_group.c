@@ -18,7 +18,7 @@ ds_status mpi_comm_new(MPI_Comm mpi, struct mpi_job *job, const struct ds_comm *
     comm->base.ops = &mpi_ops;
     comm->mpi = mpi;
     comm->job = job;
-    comm->direct_ranks_max = MPI_DIRECT_RANKS_MAX;
+    comm->direct_ranks_max = DS_COMM_MPI_DIRECT_RANKS;
     comm->staging_bytes = staging_bytes > least_bytes ? staging_bytes : least_bytes;
     comm->staging = malloc(comm->staging_bytes);
     comm->requests = malloc(2 * model->size * sizeof *comm->requests);
@@ -108,5 +108,5 @@ ds_status mpi_open_data(struct ds_comm *control, const char *group, struct ds_co
             ds_warn("%s group: without shared memory its ranks talk through MPI, which is slower",
                     group);
     }
-    return ds_comm_mpi_open_data(control, group, MPI_DIRECT_RANKS_MAX, out);
+    return ds_comm_mpi_open_data(control, group, DS_COMM_MPI_DIRECT_RANKS, out);
 }

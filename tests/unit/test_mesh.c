@@ -1,5 +1,8 @@
 // link: parallel
-/* The arithmetic of the mesh, over every shape of up to 24 ranks with axes of size 1 to 4. */
+/* The arithmetic of the mesh, over every shape of up to 24 ranks with axes of size 1 to 4, and which
+ * data plane its groups get. */
+#include "capture.h"
+#include "ranks.h"
 #include "test.h"
 
 #include "dstrain/mesh.h"
@@ -96,6 +99,53 @@ static void tensor_ranks_are_neighbours(void **state)
         assert_int_equal(ds_mesh_index(&shape, DS_GROUP_TP, rank), rank % 4);
 }
 
+/* ---- with communicators: ranks are threads */
+
+struct opening {
+    enum ds_transport transport;
+    uint32_t shard;
+    ds_status status[4];
+};
+
+static void open_mesh(struct ds_comm *world, void *user)
+{
+    struct opening *opening = user;
+    const struct ds_mesh_shape shape = {{world->size / opening->shard, opening->shard, 1, 1, 1, 1}};
+    const uint32_t groups = 1u << DS_GROUP_SHARD | 1u << DS_GROUP_REPLICA;
+    struct ds_mesh *mesh = NULL;
+
+    opening->status[world->rank] = ds_mesh_open(world, &shape, groups, opening->transport, &mesh);
+    if (opening->status[world->rank] == DS_OK)
+        ds_mesh_close(mesh);
+}
+
+static void expect_opened(uint32_t ranks, uint32_t shard, enum ds_transport transport,
+                          ds_status want)
+{
+    struct opening opening = {.transport = transport, .shard = shard};
+
+    assert_true(run_ranks(ranks, 20000000000u, open_mesh, &opening));
+    for (uint32_t rank = 0; rank < ranks; rank++)
+        assert_int_equal(opening.status[rank], want);
+}
+
+/* Threads have neither shared memory between processes nor MPI. */
+static void a_named_transport_is_obeyed_or_refused_by_all(void **state)
+{
+    struct capture capture;
+
+    (void)state;
+    expect_opened(4, 2, DS_TRANSPORT_AUTO, DS_OK);
+    expect_opened(1, 1, DS_TRANSPORT_MPI, DS_OK); /* nobody to talk to */
+    capture_begin(&capture);
+    expect_opened(4, 2, DS_TRANSPORT_SHM, DS_ERR_UNSUPPORTED);
+    expect_opened(4, 4, DS_TRANSPORT_MPI, DS_ERR_UNSUPPORTED);
+    const char *text = capture_end(&capture);
+    assert_non_null(strstr(text, "[parallel] transport = shm, but the shard group cannot have it"));
+    assert_non_null(
+        strstr(text, "[parallel] transport = mpi, but the shard group was not started"));
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
@@ -103,6 +153,7 @@ int main(void)
         cmocka_unit_test(groups_partition_the_ranks_in_rank_order),
         cmocka_unit_test(ranks_that_split_a_model_read_the_same_samples),
         cmocka_unit_test(tensor_ranks_are_neighbours),
+        cmocka_unit_test(a_named_transport_is_obeyed_or_refused_by_all),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
