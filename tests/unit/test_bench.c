@@ -1,0 +1,168 @@
+// link: launch checkpoint parallel data optim model zero comm kernels device storage base
+// private: launch
+/* test_bench.c - what `dstrain bench` prints and leaves behind. No time is asserted: figures are kept in
+ * tests/bench/RESULTS.md. */
+#include "bench_lines.h"
+#include "capture.h"
+#include "tiny_run.h"
+
+#include "bench.h"
+#include "bench_kernels.h"
+
+static struct ds_comm *self;
+
+static int open_self(void **state)
+{
+    (void)state;
+    return ds_comm_self_open(ds_clock_system(), &self) != DS_OK;
+}
+
+static int close_self(void **state)
+{
+    (void)state;
+    ds_comm_close(self);
+    return 0;
+}
+
+static void a_spread_is_of_sorted_samples(void **state)
+{
+    double samples[25];
+
+    (void)state;
+    for (int i = 0; i < 25; i++)
+        samples[i] = (i * 7 + 3) % 25; /* 0..24 in another order */
+    const struct bench_spread spread = bench_spread_of(samples, 25);
+    assert_true(spread.min == 0 && spread.median == 12 && spread.p90 == 22);
+}
+
+static void every_kernel_is_measured_and_right(void **state)
+{
+    struct bench_lines lines;
+
+    (void)state;
+    bench_lines_run(self, "kernels --quick --device cpu", &lines);
+    assert_ok(lines.status);
+    assert_int_equal(lines.count, rig_kernel_count);
+    assert_true(bench_lines_are_whole(&lines, "kernels"));
+    for (size_t i = 0; i < rig_kernel_count; i++) {
+        const json_t *line = lines.lines[i];
+
+        assert_int_equal(bench_lines_of(&lines, rig_kernels[i].name), 1);
+        assert_true(bench_number(line, "gflop_per_s") > 0 || bench_number(line, "of_copy") > 0);
+    }
+    bench_lines_fini(&lines);
+}
+
+static size_t names_in(const char *folder)
+{
+    char **names = NULL;
+    size_t count = 0;
+
+    assert_int_equal(ds_fs_readdir(ds_fs_posix(), folder, &names, &count), 0);
+    free(names);
+    return count;
+}
+
+static void storage_measures_beside_a_loop_and_leaves_nothing(void **state)
+{
+    struct bench_lines lines;
+    char *folder = tiny_folder(), words[1024];
+
+    (void)state;
+    snprintf(words, sizeof words, "storage %s --quick --buffered", folder);
+    bench_lines_run(self, words, &lines);
+    assert_ok(lines.status);
+    assert_true(bench_lines_of(&lines, "threads") >= 4);
+    assert_true(bench_lines_are_whole(&lines, "storage"));
+    for (size_t i = 0; i < lines.count; i++)
+        assert_true(bench_number(lines.lines[i], "gb_per_s") > 0 &&
+                    bench_number(lines.lines[i], "loop_median") > 0);
+    assert_int_equal(names_in(folder), 0);
+    bench_lines_fini(&lines);
+    tiny_remove(folder);
+}
+
+static const char tiny_ini[] =
+    "[model]\nvocab_size = 61\nhidden_size = 32\nintermediate_size = 48\n"
+    "num_hidden_layers = 2\nnum_attention_heads = 4\n"
+    "[train]\nsteps = 1000\nglobal_batch_size = 4\nseq_length = 16\n";
+
+static void a_step_is_measured_without_data(void **state)
+{
+    struct bench_lines lines;
+    char *folder = tiny_folder(), words[1024], path[600];
+
+    (void)state;
+    snprintf(path, sizeof path, "%s/tiny.ini", folder);
+    assert_ok(ds_fs_write_file(ds_fs_posix(), path, tiny_ini, sizeof tiny_ini - 1));
+    assert_int_equal(setenv("TMPDIR", folder, 1), 0);
+    snprintf(words, sizeof words, "step %s run.device=cpu run.threads=1 --quick", path);
+    bench_lines_run(self, words, &lines);
+    unsetenv("TMPDIR");
+    assert_ok(lines.status);
+    assert_int_equal(lines.count, 3);
+    assert_true(bench_lines_are_whole(&lines, "step"));
+    /* 2 layers of 4 C C + 3 C I, and the head; 6 FLOPs for each of 64 tokens */
+    assert_true(bench_number(lines.lines[0], "gemm_flops") ==
+                6.0 * 64 * (2 * (4 * 32 * 32 + 3 * 32 * 48) + 61 * 32));
+    assert_true(bench_number(lines.lines[0], "tokens_per_s") > 0);
+    assert_true(bench_number(lines.lines[0], "gemm_fraction") > 0);
+    assert_int_equal(names_in(folder), 1); /* the configuration */
+    bench_lines_fini(&lines);
+    tiny_remove(folder);
+}
+
+static void wrong_words_are_refused_in_one_line(void **state)
+{
+    static const char *const wrong[] = {"",
+                                        "everything",
+                                        "kernels 7",
+                                        "comm",
+                                        "storage a b",
+                                        "storage --mib 0",
+                                        "step",
+                                        "kernels --threads two",
+                                        "storage --mib",
+                                        "step /nowhere/x.ini"};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        struct bench_lines lines;
+        struct capture capture;
+        const char *text;
+
+        capture_begin(&capture);
+        bench_lines_run(self, wrong[i], &lines);
+        text = capture_end(&capture);
+        assert_int_equal(lines.status, DS_ERR_CONFIG);
+        assert_int_equal(lines.count, 0);
+        assert_true(text[0] != '\0' && !strchr(text, '\n'));
+    }
+}
+
+static void a_folder_that_is_not_there_is_an_error(void **state)
+{
+    struct bench_lines lines;
+    struct capture capture;
+
+    (void)state;
+    capture_begin(&capture);
+    bench_lines_run(self, "storage /nowhere --quick", &lines);
+    assert_non_null(strstr(capture_end(&capture), "/nowhere"));
+    assert_int_equal(lines.status, DS_ERR_IO);
+    assert_int_equal(lines.count, 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_spread_is_of_sorted_samples),
+        cmocka_unit_test(every_kernel_is_measured_and_right),
+        cmocka_unit_test(storage_measures_beside_a_loop_and_leaves_nothing),
+        cmocka_unit_test(a_step_is_measured_without_data),
+        cmocka_unit_test(wrong_words_are_refused_in_one_line),
+        cmocka_unit_test(a_folder_that_is_not_there_is_an_error),
+    };
+
+    return cmocka_run_group_tests(tests, open_self, close_self);
+}
