@@ -59,6 +59,9 @@ struct ds_fs_ops {
     void (*unmap)(struct ds_fs *fs, const void *at, size_t bytes);
     /* the kernel's descriptor behind `file`, for io_uring; -ENOTSUP: none */
     int (*native)(struct ds_fs *fs, int file);
+    /* the file, open for writing, belongs to this descriptor until it is closed or its process ends;
+     * -EAGAIN: to another one; -ENOTSUP: nobody can tell here. Only who asks is kept out. */
+    int (*lock)(struct ds_fs *fs, int file);
 };
 
 struct ds_fs { /* the first member of a backend's own struct */
@@ -102,6 +105,7 @@ int ds_fs_statvfs(struct ds_fs *fs, const char *path, struct ds_fs_space *out);
 int ds_fs_map(struct ds_fs *fs, int file, size_t bytes, const void **at);
 void ds_fs_unmap(struct ds_fs *fs, const void *at, size_t bytes);
 int ds_fs_native(struct ds_fs *fs, int file);
+int ds_fs_lock(struct ds_fs *fs, int file);
 
 /* all of `bytes` or -errno (-EIO at an early end of file); loops over short counts */
 int ds_fs_read_all(struct ds_fs *fs, int file, void *to, size_t bytes, uint64_t offset);

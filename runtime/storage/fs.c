@@ -115,6 +115,11 @@ int ds_fs_native(struct ds_fs *fs, int file)
     return fs->ops->native ? fs->ops->native(fs, file) : -ENOTSUP;
 }
 
+int ds_fs_lock(struct ds_fs *fs, int file)
+{
+    return fs->ops->lock ? fs->ops->lock(fs, file) : -ENOTSUP;
+}
+
 int ds_fs_read_all(struct ds_fs *fs, int file, void *to, size_t bytes, uint64_t offset)
 {
     for (size_t done = 0; done < bytes;) {

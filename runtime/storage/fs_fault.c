@@ -135,6 +135,11 @@ static void fault_unmap(struct ds_fs *fs, const void *at, size_t bytes)
     ds_fs_unmap(inner_of(fs), at, bytes);
 }
 
+static int fault_lock(struct ds_fs *fs, int file)
+{
+    return fails(fs) ? -EIO : ds_fs_lock(inner_of(fs), file);
+}
+
 static const struct ds_fs_ops fault_ops = {
     /* no `native`: io_uring would go around the counting */
     .name = "fault",
@@ -158,6 +163,7 @@ static const struct ds_fs_ops fault_ops = {
     .statvfs = fault_statvfs,
     .map = fault_map,
     .unmap = fault_unmap,
+    .lock = fault_lock,
 };
 
 ds_status ds_fs_fault_open(struct ds_fs *inner, uint64_t fail_at, struct ds_fs **out)

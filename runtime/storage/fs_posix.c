@@ -265,6 +265,19 @@ static int posix_native(struct ds_fs *fs, int file)
     return file;
 }
 
+/* Of the open file, not of the process: two in one process keep each other out, too. */
+static int posix_lock(struct ds_fs *fs, int file)
+{
+    struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+
+    (void)fs;
+    if (fcntl(file, F_OFD_SETLK, &whole) == 0)
+        return 0;
+    if (errno == EACCES)
+        return -EAGAIN;
+    return errno == ENOLCK || errno == EOPNOTSUPP || errno == ENOSYS ? -ENOTSUP : -errno;
+}
+
 static const struct ds_fs_ops posix_ops = {
     .name = "posix",
     .open = posix_open,
@@ -288,6 +301,7 @@ static const struct ds_fs_ops posix_ops = {
     .map = posix_map,
     .unmap = posix_unmap,
     .native = posix_native,
+    .lock = posix_lock,
 };
 
 static const struct ds_fs posix_fs = {.ops = &posix_ops};

@@ -19,6 +19,7 @@
 struct sim_file {
     struct sim_node *node; /* NULL: free */
     uint32_t flags;
+    int has_lock;
 };
 
 struct sim {
@@ -56,7 +57,7 @@ static int add_file(struct sim *sim, struct sim_node *node, uint32_t flags)
         index++;
     if (index == sim->file_count)
         sim->files = sim_memory(sim->files, ++sim->file_count * sizeof *sim->files);
-    sim->files[index] = (struct sim_file){node, flags};
+    sim->files[index] = (struct sim_file){node, flags, 0};
     return sim->first_file + (int)index;
 }
 
@@ -469,6 +470,25 @@ static void sim_unmap(struct ds_fs *fs, const void *at, size_t bytes)
     free((void *)at);
 }
 
+static int lock_locked(struct sim *sim, int file)
+{
+    struct sim_file *opened = file_of(sim, file);
+
+    if (!opened || !(opened->flags & (DS_FS_WRITE | DS_FS_APPEND)))
+        return -EBADF;
+    for (size_t i = 0; i < sim->file_count; i++)
+        if (&sim->files[i] != opened && sim->files[i].node == opened->node &&
+            sim->files[i].has_lock)
+            return -EAGAIN;
+    opened->has_lock = 1;
+    return 0;
+}
+
+static int sim_lock(struct ds_fs *fs, int file)
+{
+    LOCKED_RETURN(int, fs, lock_locked(sim, file));
+}
+
 static const struct ds_fs_ops sim_ops = {
     .name = "sim",
     .open = sim_open,
@@ -491,6 +511,7 @@ static const struct ds_fs_ops sim_ops = {
     .statvfs = sim_statvfs,
     .map = sim_map,
     .unmap = sim_unmap,
+    .lock = sim_lock,
 };
 
 ds_status ds_fs_sim_open(struct ds_fs **out)

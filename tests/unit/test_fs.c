@@ -573,6 +573,25 @@ static void any_crash_leaves_a_tree(void **state)
     }
 }
 
+static void a_locked_file_belongs_to_one_descriptor_until_it_is_closed(void **state)
+{
+    struct row *row = *state;
+    int first = open_in(row, "lock", DS_FS_READ | DS_FS_WRITE | DS_FS_CREATE);
+    int second = open_in(row, "lock", DS_FS_READ | DS_FS_WRITE);
+    int other = open_in(row, "other", DS_FS_WRITE | DS_FS_CREATE);
+
+    assert_true(first >= 0 && second >= 0 && other >= 0);
+    assert_int_equal(ds_fs_lock(row->fs, first), 0);
+    assert_int_equal(ds_fs_lock(row->fs, first), 0); /* it has it */
+    assert_int_equal(ds_fs_lock(row->fs, second), -EAGAIN);
+    assert_int_equal(ds_fs_lock(row->fs, other), 0);
+    assert_int_equal(ds_fs_close(row->fs, first), 0);
+    assert_int_equal(ds_fs_lock(row->fs, second), 0);
+    assert_int_equal(ds_fs_close(row->fs, second), 0);
+    assert_int_equal(ds_fs_close(row->fs, other), 0);
+    assert_int_equal(ds_fs_lock(row->fs, first), -EBADF);
+}
+
 /* clang-format off */
 #define ROW(test, name) {#test "/" name, test, open_row, close_row, name}
 #define FOR_EACH_FS(test) ROW(test, "posix"), ROW(test, "sim")
@@ -591,6 +610,7 @@ int main(void)
         ROW(removing_a_tree_does_not_follow_links, "posix"),
         FOR_EACH_FS(a_map_shows_the_file),
         FOR_EACH_FS(space_is_told),
+        FOR_EACH_FS(a_locked_file_belongs_to_one_descriptor_until_it_is_closed),
         FOR_EACH_FS(read_file_takes_what_it_may),
         ROW(short_counts_are_continued, "posix"),
         FOR_EACH_FS(a_failed_write_leaves_the_old_file_or_the_new_one),
