@@ -48,10 +48,13 @@ void tiny_config(const struct tiny_case *c, struct ds_config *config)
     config->schedule.warmup_steps = 3;
     config->parallel.data = c->ranks;
     config->parallel.shard = c->shard ? c->shard : c->ranks;
+    config->parallel.transport = c->transport;
     config->zero.stage = (uint64_t)c->stage;
     config->log.interval = 1;
     if (c->inject)
         strcpy(config->debug.inject, c->inject);
+    if (c->adjust)
+        c->adjust(config);
 }
 
 char *tiny_data(const char *folder, uint64_t seed, uint64_t samples)
@@ -95,18 +98,13 @@ void tiny_remove(char *folder)
     free(folder);
 }
 
-struct tiny_job {
+struct tiny_rank {
     const struct tiny_case *c;
-    struct tiny_result *out;
-    pthread_mutex_t lock;
+    struct tiny_result *out; /* of rank 0, else NULL */
 };
 
-static ds_status on_step(void *user, const struct ds_step_report *report)
+static void keep(struct tiny_result *out, const struct ds_step_report *report)
 {
-    struct tiny_result *out = user;
-
-    if (!out || report->step > TINY_STEPS_MAX)
-        return DS_OK;
     out->loss[report->step - 1] = report->loss;
     out->norm[report->step - 1] = report->grad_norm;
     out->steps = report->step;
@@ -114,6 +112,16 @@ static ds_status on_step(void *user, const struct ds_step_report *report)
     out->last = *report;
     if (report->has_eval)
         out->eval_loss = report->eval_loss;
+}
+
+static ds_status on_step(void *user, const struct ds_step_report *report)
+{
+    struct tiny_rank *rank = user;
+
+    if (rank->out && report->step <= TINY_STEPS_MAX)
+        keep(rank->out, report);
+    if (rank->c->step)
+        rank->c->step(report);
     return DS_OK;
 }
 
@@ -138,28 +146,49 @@ static ds_status collect(struct ds_trainer *trainer, struct tiny_result *out)
     return DS_OK;
 }
 
-static void run_rank(struct ds_comm *world, void *user)
+static ds_status run_rank(struct ds_comm *world, struct tiny_rank *rank)
 {
-    struct tiny_job *job = user;
-    struct tiny_result *mine = world->rank == 0 ? job->out : NULL;
     struct ds_trainer *trainer = NULL;
     struct ds_config config;
     ds_status st;
 
-    tiny_config(job->c, &config);
+    tiny_config(rank->c, &config);
     const struct ds_trainer_options options = {.config = &config,
                                                .mode = DS_TRAINER_TRAIN,
                                                .world = world,
                                                .fs = ds_fs_posix(),
                                                .clock = ds_clock_system(),
                                                .on_step = on_step,
-                                               .user = mine};
+                                               .user = rank};
     st = ds_trainer_open(&options, &trainer);
     if (st == DS_OK)
         st = ds_trainer_run(trainer);
     if (st == DS_OK)
-        st = collect(trainer, mine);
+        st = collect(trainer, rank->out);
     ds_trainer_close(trainer);
+    return st;
+}
+
+void tiny_run_on(struct ds_comm *world, const struct tiny_case *c, struct tiny_result *out)
+{
+    struct tiny_rank rank = {c, world->rank == 0 ? out : NULL};
+
+    memset(out, 0, sizeof *out);
+    out->status = run_rank(world, &rank);
+}
+
+struct tiny_job {
+    const struct tiny_case *c;
+    struct tiny_result *out;
+    pthread_mutex_t lock;
+};
+
+static void run_thread(struct ds_comm *world, void *user)
+{
+    struct tiny_job *job = user;
+    struct tiny_rank rank = {job->c, world->rank == 0 ? job->out : NULL};
+    ds_status st = run_rank(world, &rank);
+
     pthread_mutex_lock(&job->lock);
     if (st > job->out->status)
         job->out->status = st;
@@ -171,7 +200,7 @@ void tiny_run(const struct tiny_case *c, struct tiny_result *out)
     struct tiny_job job = {.c = c, .out = out, .lock = PTHREAD_MUTEX_INITIALIZER};
 
     memset(out, 0, sizeof *out);
-    if (!run_ranks(c->ranks, 60000000000u, run_rank, &job))
+    if (!run_ranks(c->ranks, 60000000000u, run_thread, &job))
         out->status = DS_ERR_COMM;
 }
 

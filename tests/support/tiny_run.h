@@ -1,5 +1,6 @@
 /* tiny_run.h - a small real training run for tests: a model of a few thousand parameters on random tokens
- * in a temporary folder, on ranks that are threads, with everything it gave collected. */
+ * in a temporary folder, on ranks that are threads or those of mpirun, with everything it gave
+ * collected. */
 #ifndef DSTRAIN_TEST_TINY_RUN_H
 #define DSTRAIN_TEST_TINY_RUN_H
 
@@ -15,6 +16,10 @@ struct tiny_case {
     int is_tied;
     const char *inject;
     const char *data; /* safetensors file */
+    int transport;    /* enum ds_transport */
+    /* or NULL: the last word about the configuration; every finished step of every rank */
+    void (*adjust)(struct ds_config *config);
+    void (*step)(const struct ds_step_report *report);
 };
 
 struct tiny_result {
@@ -34,6 +39,8 @@ char *tiny_data(const char *folder, uint64_t seed, uint64_t samples);
 char *tiny_folder(void);        /* under the system's temporary folder; malloc'ed */
 void tiny_remove(char *folder); /* frees it, too */
 void tiny_run(const struct tiny_case *c, struct tiny_result *out);
+/* collective: as one rank of `world`, which has c->ranks; results are rank 0's, the status this rank's */
+void tiny_run_on(struct ds_comm *world, const struct tiny_case *c, struct tiny_result *out);
 void tiny_result_fini(struct tiny_result *result);
 
 #endif

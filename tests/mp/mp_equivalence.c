@@ -1,0 +1,165 @@
+// link: launch
+// ranks: 2 4
+/* mp_equivalence.c - the data plane never changes the result: the same run over shared memory, over
+ * messages and on threads of one process, at every ZeRO stage, is the same to the bit. */
+#include "mp.h"
+
+#include "tiny_run.h"
+
+#include "dstrain/mesh.h"
+
+#define DEADLINE_NS 60000000000u
+
+static char *folder, *data; /* of rank 0, known to all */
+static uint64_t seed;
+
+static struct tiny_case case_of(int stage, int transport, int mode)
+{
+    return (struct tiny_case){.ranks = world->size,
+                              .stage = stage,
+                              .mode = mode,
+                              .transport = transport,
+                              .steps = world->size == 2 ? 30 : 12,
+                              .global_batch = 8,
+                              .micro_batch = 1,
+                              .seed = seed,
+                              .data = data};
+}
+
+static struct tiny_result run(const struct tiny_case *c)
+{
+    struct tiny_result result;
+
+    tiny_run_on(world, c, &result);
+    mp_assert(result.status == DS_OK);
+    mp_assert(world->rank != 0 || result.steps == c->steps);
+    return result;
+}
+
+/* The same in threads of rank 0; peers wait, and only rank 0 has a result. */
+static struct tiny_result run_in_threads(const struct tiny_case *c)
+{
+    struct tiny_case threads = *c;
+    struct tiny_result result = {0};
+
+    threads.transport = DS_TRANSPORT_AUTO;
+    if (world->rank == 0)
+        tiny_run(&threads, &result);
+    mp_assert(result.status == DS_OK);
+    return result;
+}
+
+static int are_same_bits(const struct tiny_result *a, const struct tiny_result *b)
+{
+    return world->rank != 0 ||
+           (a->steps == b->steps && a->param_elems == b->param_elems &&
+            memcmp(a->loss, b->loss, sizeof a->loss) == 0 &&
+            memcmp(a->norm, b->norm, sizeof a->norm) == 0 &&
+            memcmp(&a->eval_loss, &b->eval_loss, sizeof a->eval_loss) == 0 &&
+            memcmp(a->params, b->params, a->param_elems * sizeof *a->params) == 0);
+}
+
+/* Every stage, over shared memory and over messages, inline and deferred, against `base`. */
+static void expect_all_like(const struct tiny_result *base, uint32_t shard, int is_tied)
+{
+    for (int stage = 0; stage <= 3; stage++)
+        for (int transport = DS_TRANSPORT_SHM; transport <= DS_TRANSPORT_MPI; transport++)
+            for (int mode = DS_DEVICE_INLINE; mode <= DS_DEVICE_DEFERRED; mode++) {
+                struct tiny_case c = case_of(stage, transport, mode);
+                c.shard = shard;
+                c.is_tied = is_tied;
+                struct tiny_result other = run(&c);
+                mp_assert(are_same_bits(base, &other));
+                tiny_result_fini(&other);
+            }
+}
+
+static void stages_and_transports_agree_with_threads_to_the_bit(void **state)
+{
+    struct tiny_case c = case_of(0, DS_TRANSPORT_AUTO, DS_DEVICE_INLINE);
+    struct tiny_result base = run_in_threads(&c);
+
+    (void)state;
+    mp_assert(world->rank != 0 || base.loss[c.steps - 1] < base.loss[0]);
+    expect_all_like(&base, 0, 0);
+    tiny_result_fini(&base);
+}
+
+/* Half of the ranks share a copy of the states: two groups, of shards and of replicas, talk at once. */
+static void hybrid_sharding_agrees_with_threads_to_the_bit(void **state)
+{
+    struct tiny_case c = case_of(3, DS_TRANSPORT_AUTO, DS_DEVICE_INLINE);
+
+    (void)state;
+    c.shard = world->size / 2;
+    c.is_tied = 1;
+    struct tiny_result base = run_in_threads(&c);
+    expect_all_like(&base, c.shard, c.is_tied);
+    tiny_result_fini(&base);
+}
+
+static void expect_plane(int transport, const char *name, uint32_t shard)
+{
+    const struct ds_mesh_shape shape = {{world->size / shard, shard, 1, 1, 1, 1}};
+    const enum ds_group groups[] = {DS_GROUP_SHARD, DS_GROUP_REPLICA};
+    struct ds_mesh *mesh = NULL;
+
+    mp_assert(ds_mesh_open(world, &shape, 1u << groups[0] | 1u << groups[1], transport, &mesh) ==
+              DS_OK);
+    for (int i = 0; i < 2; i++) {
+        const struct ds_comm *group = ds_mesh_group(mesh, groups[i]);
+        mp_assert(strcmp(group->ops->name, group->size > 1 ? name : "self") == 0);
+    }
+    ds_mesh_close(mesh);
+}
+
+static void a_named_transport_is_obeyed(void **state)
+{
+    (void)state;
+    for (uint32_t shard = 1; shard <= world->size; shard *= 2) {
+        expect_plane(DS_TRANSPORT_AUTO, "shm", shard); /* all ranks are on this host */
+        expect_plane(DS_TRANSPORT_SHM, "shm", shard);
+        expect_plane(DS_TRANSPORT_MPI, "mpi", shard);
+    }
+}
+
+static int make_data(void **state)
+{
+    char path[512] = "";
+
+    (void)state;
+    ds_log.is_leader = world->rank == 0;
+    seed = mp_seed("mp_equivalence");
+    if (world->rank == 0) {
+        folder = tiny_folder();
+        data = tiny_data(folder, seed, 64);
+        snprintf(path, sizeof path, "%s", data);
+    }
+    MPI_Bcast(path, sizeof path, MPI_BYTE, 0, MPI_COMM_WORLD);
+    if (world->rank != 0)
+        data = strdup(path);
+    return data == NULL;
+}
+
+static int remove_data(void **state)
+{
+    (void)state;
+    MPI_Barrier(MPI_COMM_WORLD);
+    if (world->rank == 0)
+        tiny_remove(folder);
+    free(data);
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_named_transport_is_obeyed),
+        cmocka_unit_test_setup_teardown(stages_and_transports_agree_with_threads_to_the_bit,
+                                        make_data, remove_data),
+        cmocka_unit_test_setup_teardown(hybrid_sharding_agrees_with_threads_to_the_bit, make_data,
+                                        remove_data),
+    };
+
+    return mp_run(tests, DEADLINE_NS);
+}
