@@ -35,10 +35,8 @@ static const struct ds_choice schedules[] = {{"constant", DS_LR_CONSTANT},
                                              {"wsd", DS_LR_WSD},
                                              {NULL, 0}};
 
-static const struct ds_choice transports[] = {{"auto", DS_TRANSPORT_AUTO},
-                                              {"shm", DS_TRANSPORT_SHM},
-                                              {"mpi", DS_TRANSPORT_MPI},
-                                              {NULL, 0}};
+static const struct ds_choice transports[] = {
+    {"auto", DS_TRANSPORT_AUTO}, {"shm", DS_TRANSPORT_SHM}, {"mpi", DS_TRANSPORT_MPI}, {NULL, 0}};
 
 #define PLACE(section, key) \
     offsetof(struct ds_config, section.key), sizeof(((struct ds_config *)0)->section.key)

@@ -11,59 +11,59 @@
 
 #include <stdint.h>
 
-#define DS_TEXT_MAX  4096
-#define DS_AUTO      0 /* of a count written as "auto" */
+#define DS_TEXT_MAX 4096
+#define DS_AUTO     0 /* of a count written as "auto" */
 
 enum ds_export_when { DS_EXPORT_NONE, DS_EXPORT_LAST };
 enum ds_decay_on { DS_DECAY_MATRICES, DS_DECAY_ALL };
 
 struct ds_config {
     struct {
-        char dir[DS_TEXT_MAX];    /* "" only where a subcommand needs none */
-        char device[16];          /* auto, cpu, cuda */
-        int cpu_streams;          /* enum ds_device_mode */
-        uint64_t threads;         /* of a cpu rank; DS_AUTO: cores / local ranks */
+        char dir[DS_TEXT_MAX]; /* "" only where a subcommand needs none */
+        char device[16];       /* auto, cpu, cuda */
+        int cpu_streams;       /* enum ds_device_mode */
+        uint64_t threads;      /* of a cpu rank; DS_AUTO: cores / local ranks */
         uint64_t seed;
-        int deterministic;        /* 0, 1, -1 auto */
-        int export;               /* enum ds_export_when */
-        double deadline;          /* seconds any wait for another rank may take */
-        char storage[16];         /* auto, io_uring, threads */
+        int deterministic; /* 0, 1, -1 auto */
+        int export;        /* enum ds_export_when */
+        double deadline;   /* seconds any wait for another rank may take */
+        char storage[16];  /* auto, io_uring, threads */
     } run;
     struct {
-        char path[DS_TEXT_MAX];   /* HF folder; "" : from the keys below, random weights */
-        int family;               /* enum ds_family */
-        uint64_t vocab_size;      /* DS_AUTO: the tokenizer's */
+        char path[DS_TEXT_MAX]; /* HF folder; "" : from the keys below, random weights */
+        int family;             /* enum ds_family */
+        uint64_t vocab_size;    /* DS_AUTO: the tokenizer's */
         uint64_t hidden_size, intermediate_size, num_hidden_layers;
         uint64_t num_attention_heads, num_key_value_heads, head_dim; /* DS_AUTO: as HF */
-        uint64_t max_position_embeddings; /* DS_AUTO: train.seq_length */
+        uint64_t max_position_embeddings;                            /* DS_AUTO: train.seq_length */
         double rms_norm_eps, initializer_range, rope_theta;
         int tie_word_embeddings;
     } model;
     struct {
         char train[DS_TEXT_MAX], eval[DS_TEXT_MAX];
-        int format;               /* enum ds_data_format: text or safetensors */
-        char tokenizer[16];       /* bytes */
-        char cache[DS_TEXT_MAX];  /* of prepared token shards; "": run.dir/data */
+        int format;              /* enum ds_data_format: text or safetensors */
+        char tokenizer[16];      /* bytes */
+        char cache[DS_TEXT_MAX]; /* of prepared token shards; "": run.dir/data */
         int shuffle;
     } data;
     struct {
         uint64_t steps, global_batch_size, micro_batch_size, seq_length;
         double grad_clip;
-        uint64_t eval_interval;   /* steps; 0: only at the end, where there is data.eval */
-        uint64_t eval_samples;    /* at most; 0: all */
+        uint64_t eval_interval; /* steps; 0: only at the end, where there is data.eval */
+        uint64_t eval_samples;  /* at most; 0: all */
     } train;
     struct {
         double learning_rate, beta1, beta2, eps, weight_decay;
-        int weight_decay_on;      /* enum ds_decay_on */
+        int weight_decay_on; /* enum ds_decay_on */
     } optimizer;
     struct {
-        int kind;                 /* enum ds_lr_kind */
+        int kind; /* enum ds_lr_kind */
         uint64_t warmup_steps, decay_steps;
         double min_learning_rate;
     } schedule;
     struct {
-        uint64_t data, shard;     /* DS_AUTO; data = shard * replicas */
-        int transport;            /* enum ds_transport */
+        uint64_t data, shard; /* DS_AUTO; data = shard * replicas */
+        int transport;        /* enum ds_transport */
     } parallel;
     struct {
         uint64_t stage;
@@ -72,8 +72,8 @@ struct ds_config {
         uint64_t interval;
     } log;
     struct {
-        char inject[64];          /* fault for tests: "hang:RANK:STEP", "fail:RANK:STEP", "kill:RANK:STEP",
-                                     "nan:RANK:STEP" */
+        /* fault for tests: "hang:RANK:STEP", "fail:RANK:STEP", "kill:RANK:STEP", "nan:RANK:STEP" */
+        char inject[64];
     } debug;
 };
 

@@ -22,8 +22,9 @@ struct ds_device_ops;
 
 enum ds_memory_kind { DS_MEMORY_DEVICE, DS_MEMORY_PINNED, DS_MEMORY_HOST, DS_MEMORY_KIND_COUNT };
 enum ds_device_cap {
-    DS_DEVICE_CAP_COMPUTES = 1u << 0,    /* "auto" and training ask for this bit */
-    DS_DEVICE_CAP_HOST_MEMORY = 1u << 1, /* device memory is host memory: host comm may work on it */
+    DS_DEVICE_CAP_COMPUTES = 1u << 0, /* "auto" and training ask for this bit */
+    /* device memory is host memory: host comm may work on it */
+    DS_DEVICE_CAP_HOST_MEMORY = 1u << 1,
 };
 
 /* The first member of a backend's own struct, each of them. */
@@ -75,13 +76,14 @@ struct ds_device_ops {
     ds_status (*copy)(struct ds_stream *stream, void *to, const void *from, size_t bytes);
     ds_status (*stream_wait)(struct ds_stream *stream, struct ds_event *event);
     ds_status (*event_record)(struct ds_event *event, struct ds_stream *stream);
-    ds_status (*event_query)(struct ds_event *event, int *done); /* never waits; may make progress */
-    ds_status (*event_sync)(struct ds_event *event);  /* the host waits */
+    /* never waits; may make progress */
+    ds_status (*event_query)(struct ds_event *event, int *done);
+    ds_status (*event_sync)(struct ds_event *event);    /* the host waits */
     ds_status (*stream_sync)(struct ds_stream *stream); /* the host waits for all of it */
     /* optional */
     ds_status (*call)(struct ds_stream *stream, ds_work_fn work, const void *args,
                       size_t args_bytes); /* host devices only; NULL: host code cannot be queued */
-    ds_status (*memory_left)(struct ds_device *device, size_t *bytes); /* fallback: no limit */
+    ds_status (*memory_left)(struct ds_device *device, size_t *bytes);  /* fallback: no limit */
     void (*describe)(struct ds_device *device, char *to, size_t bytes); /* fallback: the name */
 };
 

@@ -11,7 +11,7 @@
 struct ds_executor_options {
     const struct ds_model *model;
     struct ds_zero *zero;
-    struct ds_optim *optim; /* NULL: evaluation only */
+    struct ds_optim *optim;         /* NULL: evaluation only */
     const struct ds_batch *batches; /* [micro capacity], device tensors, filled before run */
     struct ds_step_record *record;  /* device */
     const float *rotary;            /* device; see ds_pass */

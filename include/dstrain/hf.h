@@ -30,13 +30,13 @@ DS_CHECKED ds_status ds_hf_init(const struct ds_model *model, uint64_t seed, str
 
 struct ds_hf_write_options {
     struct ds_fs *fs;
-    const char *folder;       /* becomes the export, whole or not at all; an older one is replaced */
-    const char *companions;   /* folder to copy tokenizer files from; NULL: the byte tokenizer's */
+    const char *folder;     /* becomes the export, whole or not at all; an older one is replaced */
+    const char *companions; /* folder to copy tokenizer files from; NULL: the byte tokenizer's */
     const struct ds_model *model;
     struct ds_zero *zero;
-    struct ds_comm *world;    /* control; rank 0 writes */
+    struct ds_comm *world; /* control; rank 0 writes */
     struct ds_stream *compute;
-    uint64_t file_bytes_max;  /* of one safetensors file; 0: 5 GB */
+    uint64_t file_bytes_max; /* of one safetensors file; 0: 5 GB */
 };
 /* collective over world: write the model as it is now, in fp32 */
 DS_CHECKED ds_status ds_hf_write(const struct ds_hf_write_options *options);

@@ -14,11 +14,13 @@
 DS_CHECKED ds_status ds_json_parse(const char *name, const char *text, size_t bytes, json_t **out);
 
 /* Fields of an object. Absent or null: `*out` keeps what it has (the default). */
-DS_CHECKED ds_status ds_json_u64(const char *name, const json_t *object, const char *key, uint64_t min,
-                                 uint64_t max, uint64_t *out);
-DS_CHECKED ds_status ds_json_real(const char *name, const json_t *object, const char *key, double min,
-                                  double max, double *out); /* integers are taken, too */
-DS_CHECKED ds_status ds_json_bool(const char *name, const json_t *object, const char *key, int *out);
+DS_CHECKED ds_status ds_json_u64(const char *name, const json_t *object, const char *key,
+                                 uint64_t min, uint64_t max, uint64_t *out);
+/* integers are taken, too */
+DS_CHECKED ds_status ds_json_real(const char *name, const json_t *object, const char *key,
+                                  double min, double max, double *out);
+DS_CHECKED ds_status ds_json_bool(const char *name, const json_t *object, const char *key,
+                                  int *out);
 DS_CHECKED ds_status ds_json_text(const char *name, const json_t *object, const char *key,
                                   const char **out); /* borrowed from the object */
 

@@ -33,14 +33,14 @@ struct ds_step_record {
     uint64_t updates; /* optimizer updates done so far, skipped steps not counted */
     uint64_t skipped; /* steps skipped so far because something was not finite */
     /* made in the step */
-    uint64_t trained_tokens;       /* of the global batch */
-    double loss_sum;               /* of the global batch after the verdict; this rank's before */
-    double norm_squared;           /* of the owned shards; of the whole gradient after the verdict */
-    float inverse_tokens;          /* 1 / trained_tokens; 0 if there are none */
-    float loss_scale;              /* gradients carry it; 1 in fp32 */
-    float norm, clip_factor;       /* norm before clipping */
+    uint64_t trained_tokens; /* of the global batch */
+    double loss_sum;         /* of the global batch after the verdict; this rank's before */
+    double norm_squared;     /* of the owned shards; of the whole gradient after the verdict */
+    float inverse_tokens;    /* 1 / trained_tokens; 0 if there are none */
+    float loss_scale;        /* gradients carry it; 1 in fp32 */
+    float norm, clip_factor; /* norm before clipping */
     float correction1, correction2; /* 1/(1-beta1^t), 1/(1-beta2^t), t = updates + 1 */
-    uint32_t skip;                 /* not finite, or no trained token: AdamW does nothing */
+    uint32_t skip;                  /* not finite, or no trained token: AdamW does nothing */
     uint32_t pad2;
 };
 
@@ -80,11 +80,11 @@ struct ds_rmsnorm_backward_args {
  * i, i + D/2). Where q_gain_D.data is set, q and k are RMS-normalised over D first (Qwen3), and rstd
  * of every head is kept. rotary_PD: for every position, D/2 cosines then D/2 sines. */
 struct ds_qkv_split_args {
-    struct ds_tensor qkv_TN;                 /* [T, (H+2G)*D] */
-    struct ds_tensor position_T, rotary_PD;  /* I32 [T], F32 [P, D] */
-    struct ds_tensor q_gain_D, k_gain_D;     /* optional */
-    struct ds_tensor q_THD, k_TGD, v_TGD;    /* out */
-    struct ds_tensor q_rstd_TH, k_rstd_TG;   /* out, with gains */
+    struct ds_tensor qkv_TN;                /* [T, (H+2G)*D] */
+    struct ds_tensor position_T, rotary_PD; /* I32 [T], F32 [P, D] */
+    struct ds_tensor q_gain_D, k_gain_D;    /* optional */
+    struct ds_tensor q_THD, k_TGD, v_TGD;   /* out */
+    struct ds_tensor q_rstd_TH, k_rstd_TG;  /* out, with gains */
     float epsilon;
 };
 /* The way back: dqkv from dq, dk, dv; with gains also dgain (qkv_TN is the saved input then). */
@@ -92,8 +92,8 @@ struct ds_qkv_join_args {
     struct ds_tensor dq_THD, dk_TGD, dv_TGD;
     struct ds_tensor position_T, rotary_PD;
     struct ds_tensor qkv_TN, q_gain_D, k_gain_D, q_rstd_TH, k_rstd_TG; /* optional */
-    struct ds_tensor dqkv_TN;                 /* out */
-    struct ds_tensor dq_gain_D, dk_gain_D;    /* out, with gains */
+    struct ds_tensor dqkv_TN;                                          /* out */
+    struct ds_tensor dq_gain_D, dk_gain_D;                             /* out, with gains */
     int gain_add;
 };
 
@@ -102,7 +102,7 @@ struct ds_qkv_join_args {
  * at which its document starts. O(S) memory: lse = log of the sum of exp, kept for backward. */
 struct ds_attention_args {
     struct ds_tensor q_THD, k_TGD, v_TGD;
-    struct ds_tensor document_T; /* I32 */
+    struct ds_tensor document_T;    /* I32 */
     struct ds_tensor o_THD, lse_TH; /* out; inputs of backward */
     uint64_t seq_length;            /* S; T is a multiple */
     float scale;

@@ -65,6 +65,7 @@ struct ds_arena {
     uint8_t *base;
     size_t size, used;
 };
-void *ds_arena_take(struct ds_arena *arena, size_t bytes); /* 256-byte aligned; NULL while measuring */
+/* 256-byte aligned; NULL while measuring */
+void *ds_arena_take(struct ds_arena *arena, size_t bytes);
 
 #endif

@@ -6,8 +6,15 @@
 #include "dstrain/status.h"
 
 /* Slowest first: neighbours in rank order differ along the last axis first (tp inside a host). */
-enum ds_axis { DS_AXIS_REPLICA, DS_AXIS_SHARD, DS_AXIS_CP, DS_AXIS_PP, DS_AXIS_EP, DS_AXIS_TP,
-               DS_AXIS_COUNT };
+enum ds_axis {
+    DS_AXIS_REPLICA,
+    DS_AXIS_SHARD,
+    DS_AXIS_CP,
+    DS_AXIS_PP,
+    DS_AXIS_EP,
+    DS_AXIS_TP,
+    DS_AXIS_COUNT
+};
 
 /* A group is a *set* of axes: ranks that differ only along these belong together. Nobody below asks
  * for an axis; ZeRO is given `shard` and `replica`. */

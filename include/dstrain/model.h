@@ -17,11 +17,11 @@ enum ds_rope_kind { DS_ROPE_PLAIN, DS_ROPE_LINEAR, DS_ROPE_LLAMA3, DS_ROPE_YARN 
 struct ds_rope {
     enum ds_rope_kind kind;
     double theta, factor;
-    double low_freq_factor, high_freq_factor;      /* llama3 */
-    double beta_fast, beta_slow;                   /* yarn */
+    double low_freq_factor, high_freq_factor;        /* llama3 */
+    double beta_fast, beta_slow;                     /* yarn */
     double attention_factor, mscale, mscale_all_dim; /* yarn; 0: not given */
-    uint64_t original_max_position_embeddings;     /* llama3, yarn; 0: max_position_embeddings */
-    int truncate;                                  /* yarn; floor and ceil of the ramp's ends */
+    uint64_t original_max_position_embeddings;       /* llama3, yarn; 0: max_position_embeddings */
+    int truncate;                                    /* yarn; floor and ceil of the ramp's ends */
 };
 
 /* Numbers of a model under HF's names. Read-only once a model is made of it. */
@@ -34,7 +34,8 @@ struct ds_model_config {
     int tie_word_embeddings;
     int has_qkv_bias, has_o_bias, has_mlp_bias, has_qk_norm;
     struct ds_rope rope;
-    int64_t bos_token_id, eos_token_id, pad_token_id; /* -1: none; the first where a list is given */
+    /* -1: none; the first where a list is given */
+    int64_t bos_token_id, eos_token_id, pad_token_id;
 };
 
 /* local: the defaults of a family (models.md 1.2), sizes 0 where there is no sensible one */
@@ -63,17 +64,17 @@ enum ds_tp_split { DS_TP_WHOLE, DS_TP_ROWS, DS_TP_COLUMNS, DS_TP_VOCABULARY };
 /* The one description of a weight. Initialisation, sharding, checkpoints and the HF importer all read
  * this; none of them matches on the name. */
 struct ds_param {
-    char name[96];             /* logical, HF spelling; q,k,v and gate, up stay separate */
+    char name[96]; /* logical, HF spelling; q,k,v and gate, up stay separate */
     uint32_t dim_count;
     uint64_t shape[DS_DIMS_MAX]; /* of the whole model, before any split */
     uint64_t elems;
     enum ds_tp_split tp_split; /* how tensor parallelism may cut it */
     uint32_t fuse_group;       /* within the unit: members follow one another without a gap */
     uint8_t is_trainable, is_matrix;
-    float init_std;            /* N(0, std^2); with std 0 every element is init_value */
+    float init_std; /* N(0, std^2); with std 0 every element is init_value */
     float init_value;
-    uint32_t unit;             /* which unit it lies in */
-    uint64_t offset;           /* in elements from the unit's start, set by ds_model_open */
+    uint32_t unit;   /* which unit it lies in */
+    uint64_t offset; /* in elements from the unit's start, set by ds_model_open */
 };
 
 /* A flat buffer: part of the parameters with one dtype, one state and one shard group. */
@@ -88,7 +89,7 @@ enum ds_block_kind { DS_BLOCK_EMBEDDING, DS_BLOCK_DECODER, DS_BLOCK_HEAD };
 
 /* What a micro-batch brings, in device memory; capacity fixed for the run. */
 struct ds_batch {
-    struct ds_tensor id_T, target_T;        /* I32; targets are shifted already, -100: ignored */
+    struct ds_tensor id_T, target_T;         /* I32; targets are shifted already, -100: ignored */
     struct ds_tensor position_T, document_T; /* I32; see ds_attention_args */
     uint64_t seq_length;
 };
@@ -119,7 +120,8 @@ struct ds_block_ops {
     size_t (*saved_bytes)(const struct ds_block *block, uint64_t token_count);
     size_t (*workspace_bytes)(const struct ds_block *block, uint64_t token_count);
     /* x, y: [T, C] F32. The embedding has no x. */
-    ds_status (*forward)(const struct ds_block *block, struct ds_pass *pass, const void *x, void *y);
+    ds_status (*forward)(const struct ds_block *block, struct ds_pass *pass, const void *x,
+                         void *y);
     /* dy, dx: [T, C]; may be the same memory. x: the block's input, still there. The embedding has no
      * dx. */
     ds_status (*backward)(const struct ds_block *block, struct ds_pass *pass, uint32_t parts,
@@ -136,7 +138,8 @@ struct ds_block {
     enum ds_block_kind kind;
     const struct ds_model *model;
     uint32_t unit_count;
-    uint32_t units[DS_BLOCK_UNITS_MAX]; /* model units; a tied head has its own and the embedding's */
+    /* model units; a tied head has its own and the embedding's */
+    uint32_t units[DS_BLOCK_UNITS_MAX];
 };
 
 struct ds_model {

@@ -26,10 +26,12 @@ DS_CHECKED ds_status ds_safetensors_open(struct ds_fs *fs, const char *path,
 void ds_safetensors_close(struct ds_safetensors *file); /* NULL is allowed */
 size_t ds_safetensors_count(const struct ds_safetensors *file);
 /* in order of offsets */
-const struct ds_safetensors_entry *ds_safetensors_at(const struct ds_safetensors *file, size_t index);
+const struct ds_safetensors_entry *ds_safetensors_at(const struct ds_safetensors *file,
+                                                     size_t index);
 const struct ds_safetensors_entry *ds_safetensors_find(const struct ds_safetensors *file,
                                                        const char *name); /* or NULL */
-const char *ds_safetensors_metadata(const struct ds_safetensors *file, const char *key); /* or NULL */
+const char *ds_safetensors_metadata(const struct ds_safetensors *file,
+                                    const char *key); /* or NULL */
 size_t ds_safetensors_metadata_count(const struct ds_safetensors *file);
 void ds_safetensors_metadata_at(const struct ds_safetensors *file, size_t index, const char **key,
                                 const char **value);
@@ -72,6 +74,7 @@ DS_CHECKED ds_status ds_safetensors_write_f32(struct ds_safetensors_writer *writ
                                               uint64_t start, uint64_t count, const float *from);
 /* fsync, rename, fsync of the directory. Frees the writer, whatever happens. */
 DS_CHECKED ds_status ds_safetensors_commit(struct ds_safetensors_writer *writer);
-void ds_safetensors_abandon(struct ds_safetensors_writer *writer); /* removes .tmp; NULL is allowed */
+/* removes .tmp; NULL is allowed */
+void ds_safetensors_abandon(struct ds_safetensors_writer *writer);
 
 #endif

@@ -47,8 +47,8 @@ struct ds_schedule_shape {
     uint32_t micro_count;
     uint32_t zero_stage;
     int is_training; /* 0: forward and loss only */
-    const struct ds_schedule *like; /* or NULL: use this list's slots and classes, so that both run on
-                                       what was taken for it */
+    /* or NULL: use this list's slots and classes, so that both run on what was taken for it */
+    const struct ds_schedule *like;
 };
 
 struct ds_schedule {
@@ -63,7 +63,8 @@ struct ds_schedule {
 
 /* pure: the list of one step. Slot classes: 0 rotates over the decoder layers, 1 is for embedding and
  * head - or everything rotates in class 0, where that takes fewer bytes. */
-DS_CHECKED ds_status ds_schedule_make(const struct ds_schedule_shape *shape, struct ds_schedule *out);
+DS_CHECKED ds_status ds_schedule_make(const struct ds_schedule_shape *shape,
+                                      struct ds_schedule *out);
 void ds_schedule_fini(struct ds_schedule *schedule);
 /* pure: does the list keep its promises: acquire before use, one holder a slot, every micro-batch of
  * every block forward once and backward once, every unit reduced once a micro-batch, nothing held at

@@ -47,19 +47,19 @@ ds_status ds_fail_at(ds_status st, const char *file, int line, const char *forma
 #define ds_fail(st, ...) ds_fail_at((st), __FILE__, __LINE__, __VA_ARGS__)
 
 /* Pass a failure on. */
-#define DS_TRY(call)                                                                               \
-    do {                                                                                           \
-        ds_status try_st_ = (call);                                                                \
-        if (try_st_ != DS_OK)                                                                      \
-            return try_st_;                                                                        \
+#define DS_TRY(call)                \
+    do {                            \
+        ds_status try_st_ = (call); \
+        if (try_st_ != DS_OK)       \
+            return try_st_;         \
     } while (0)
 
 /* The same through a cleanup label; `st` keeps the status. */
-#define DS_TRY_GOTO(st, call, label)                                                               \
-    do {                                                                                           \
-        (st) = (call);                                                                             \
-        if ((st) != DS_OK)                                                                         \
-            goto label;                                                                            \
+#define DS_TRY_GOTO(st, call, label) \
+    do {                             \
+        (st) = (call);               \
+        if ((st) != DS_OK)           \
+            goto label;              \
     } while (0)
 
 /* Bugs, not failures. On in release builds, too: a wrong gradient costs more than the branch. */

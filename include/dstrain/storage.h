@@ -22,9 +22,9 @@ struct ds_storage_request {
     void *data;
     size_t bytes; /* > 0 */
     uint64_t offset;
-    ds_status status;                /* out */
-    void *user;                      /* the caller's */
-    size_t done_bytes;               /* the backend's while in flight, as is `next` */
+    ds_status status;  /* out */
+    void *user;        /* the caller's */
+    size_t done_bytes; /* the backend's while in flight, as is `next` */
     struct ds_storage_request *next;
 };
 

@@ -26,8 +26,8 @@ enum ds_dtype { DS_DTYPE_LIST(DS_DTYPE_ENUM) DS_DTYPE_COUNT };
 #define DS_DIMS_MAX 4
 
 size_t ds_dtype_bytes(enum ds_dtype dtype);
-const char *ds_dtype_name(enum ds_dtype dtype);            /* safetensors spelling */
-int ds_dtype_parse(const char *text, enum ds_dtype *out);  /* 0: unknown, out unchanged */
+const char *ds_dtype_name(enum ds_dtype dtype);           /* safetensors spelling */
+int ds_dtype_parse(const char *text, enum ds_dtype *out); /* 0: unknown, out unchanged */
 
 struct ds_tensor {
     void *data;

@@ -30,7 +30,7 @@ struct ds_trainer_options {
     struct ds_fs *fs;
     const struct ds_clock *clock;
     int thread_count; /* of a cpu rank; 0: config->run.threads, which is not auto then */
-    struct ds_recorder *recorder; /* or NULL */
+    struct ds_recorder *recorder;                                            /* or NULL */
     void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes); /* of preparing data */
     /* called after every finished step, in order */
     ds_status (*on_step)(void *user, const struct ds_step_report *report);
@@ -47,7 +47,8 @@ void ds_trainer_close(struct ds_trainer *trainer);
 /* collective: run to config->train.steps; reports every step */
 DS_CHECKED ds_status ds_trainer_run(struct ds_trainer *trainer);
 /* collective: mean loss over the evaluation data, its tokens; the same on every rank */
-DS_CHECKED ds_status ds_trainer_evaluate(struct ds_trainer *trainer, double *loss, uint64_t *tokens);
+DS_CHECKED ds_status ds_trainer_evaluate(struct ds_trainer *trainer, double *loss,
+                                         uint64_t *tokens);
 /* collective: write the model to an HF folder */
 DS_CHECKED ds_status ds_trainer_export(struct ds_trainer *trainer, const char *folder);
 

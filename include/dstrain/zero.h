@@ -45,7 +45,7 @@ struct ds_span ds_zero_layout_owned(const struct ds_zero_layout *layout, uint32_
 /* What ZeRO must know of a unit. */
 struct ds_zero_unit_spec {
     uint64_t elems;
-    uint32_t slot_class;         /* which set of slots its gathered copy and its gradient use */
+    uint32_t slot_class;          /* which set of slots its gathered copy and its gradient use */
     const struct ds_span *params; /* where parameters lie: the rest is padding, kept zero */
     uint32_t param_count;
 };
@@ -62,8 +62,8 @@ struct ds_zero_options {
     const struct ds_zero_unit_spec *units;
     uint32_t unit_count;
     struct ds_zero_slots slots;
-    int is_training; /* 0: weights only */
-    struct ds_comm *shard, *replica;  /* data communicators; replica may have size 1 */
+    int is_training;                 /* 0: weights only */
+    struct ds_comm *shard, *replica; /* data communicators; replica may have size 1 */
     struct ds_device *device;
     struct ds_stream *compute, *comm; /* where arithmetic and where collectives are queued */
     struct ds_memory *memory;         /* everything is taken here, in open */
@@ -119,7 +119,8 @@ struct ds_zero_state {
     uint64_t start, count;
 };
 /* local: which part of the unit this rank updates: all of it in stage 0, else the owned shard */
-void ds_zero_update_part(const struct ds_zero *zero, uint32_t unit, uint64_t *start, uint64_t *count);
+void ds_zero_update_part(const struct ds_zero *zero, uint32_t unit, uint64_t *start,
+                         uint64_t *count);
 /* collective: stage 0 gathers the unit's gradient; gives the views */
 DS_CHECKED ds_status ds_zero_update_begin(struct ds_zero *zero, uint32_t unit,
                                           struct ds_zero_state *out);
