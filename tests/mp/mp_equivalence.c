@@ -2,16 +2,11 @@
 // ranks: 2 4
 /* mp_equivalence.c - the data plane never changes the result: the same run over shared memory, over
  * messages and on threads of one process, at every ZeRO stage, is the same to the bit. */
-#include "mp.h"
-
-#include "tiny_run.h"
+#include "mp_tiny.h"
 
 #include "dstrain/mesh.h"
 
-#define DEADLINE_NS 60000000000u
-
-static char *folder, *data; /* of rank 0, known to all */
-static uint64_t seed;
+static struct mp_data data;
 
 static struct tiny_case case_of(int stage, int transport, int mode)
 {
@@ -22,8 +17,8 @@ static struct tiny_case case_of(int stage, int transport, int mode)
                               .steps = world->size == 2 ? 30 : 12,
                               .global_batch = 8,
                               .micro_batch = 1,
-                              .seed = seed,
-                              .data = data};
+                              .seed = data.seed,
+                              .data = data.path};
 }
 
 static struct tiny_result run(const struct tiny_case *c)
@@ -125,29 +120,15 @@ static void a_named_transport_is_obeyed(void **state)
 
 static int make_data(void **state)
 {
-    char path[512] = "";
-
     (void)state;
-    ds_log.is_leader = world->rank == 0;
-    seed = mp_seed("mp_equivalence");
-    if (world->rank == 0) {
-        folder = tiny_folder();
-        data = tiny_data(folder, seed, 64);
-        snprintf(path, sizeof path, "%s", data);
-    }
-    MPI_Bcast(path, sizeof path, MPI_BYTE, 0, MPI_COMM_WORLD);
-    if (world->rank != 0)
-        data = strdup(path);
-    return data == NULL;
+    mp_data_make(&data, "mp_equivalence");
+    return 0;
 }
 
 static int remove_data(void **state)
 {
     (void)state;
-    MPI_Barrier(MPI_COMM_WORLD);
-    if (world->rank == 0)
-        tiny_remove(folder);
-    free(data);
+    mp_data_remove(&data);
     return 0;
 }
 
@@ -161,5 +142,5 @@ int main(void)
                                         remove_data),
     };
 
-    return mp_run(tests, DEADLINE_NS);
+    return mp_run(tests, 60000000000u);
 }

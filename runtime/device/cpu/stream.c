@@ -8,9 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ITEMS_AT_FIRST 256
-#define ITEMS_AT_FIRST_DEFERRED \
-    4096 /* a whole step may lie in the queue; untouched it costs nothing */
+/* A whole step may lie in the queue of a deferred stream, and of a worker that fell behind all that a
+ * step has for it. Enough for most from the start, so that steps take no memory; untouched it costs none. */
+#define ITEMS_AT_FIRST 4096
 
 ds_status ds_cpu_stream_status(struct cpu_stream *stream)
 {
@@ -140,11 +140,7 @@ ds_status ds_cpu_stream_open(struct ds_device *base, uint32_t flags, struct ds_s
     pthread_mutex_init(&stream->lock, NULL);
     pthread_cond_init(&stream->filled, NULL);
     pthread_cond_init(&stream->moved, NULL);
-    DS_TRY_GOTO(st,
-                ds_cpu_queue_init(&stream->queue, stream->driver == CPU_DRIVER_DEFERRED
-                                                      ? ITEMS_AT_FIRST_DEFERRED
-                                                      : ITEMS_AT_FIRST),
-                fail);
+    DS_TRY_GOTO(st, ds_cpu_queue_init(&stream->queue, ITEMS_AT_FIRST), fail);
     if (stream->driver == CPU_DRIVER_WORKER)
         DS_TRY_GOTO(st, ds_cpu_worker_start(stream), fail);
     stream->next = device->streams;

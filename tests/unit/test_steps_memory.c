@@ -1,0 +1,243 @@
+// link: launch
+// private: launch
+/* test_steps_memory.c - a run that survives step 2 survives the night: from then on dstrain's own code
+ * takes no memory, on any layout, inline and deferred, evaluations, metrics and console included. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "allocations.h"
+#include "capture.h"
+#include "command.h"
+#include "test.h"
+#include "tiny_run.h"
+
+#include "dstrain/trainer.h"
+
+enum { STEPS = 24, EVAL_INTERVAL = 5 };
+
+static char *folder, *data, *text;
+static uint64_t seed;
+
+/* ---- the stretch: from the end of step 2 on every rank to the first rank that has done all */
+
+static uint32_t rank_count;
+static atomic_uint ranks_in_stretch;
+static int spoils; /* the test allocates in a step itself */
+
+static void *volatile spoilt;
+
+static void watch_step(uint64_t step)
+{
+    if (step == 2 && atomic_fetch_add(&ranks_in_stretch, 1) + 1 == rank_count)
+        allocations_begin();
+    if (step == STEPS)
+        allocations_end();
+    if (step == STEPS / 2 && spoils)
+        spoilt = strdup("memory");
+}
+
+static void on_report(const struct ds_step_report *report)
+{
+    watch_step(report->step);
+}
+
+static void watch(uint32_t ranks)
+{
+    rank_count = ranks;
+    atomic_store(&ranks_in_stretch, 0);
+    atomic_store(&allocations.own, 0);
+}
+
+/* ---- the trainer on every layout */
+
+static struct tiny_case case_of(uint32_t ranks, int stage, int mode)
+{
+    return (struct tiny_case){.ranks = ranks,
+                              .stage = stage,
+                              .mode = mode,
+                              .steps = STEPS,
+                              .global_batch = 8,
+                              .micro_batch = 1,
+                              .seed = seed,
+                              .data = data,
+                              .step = on_report};
+}
+
+static void expect_none(const struct tiny_case *c)
+{
+    struct tiny_result result;
+    char where[64];
+
+    watch(c->ranks);
+    tiny_run(c, &result);
+    assert_int_equal(result.status, DS_OK);
+    assert_int_equal(atomic_load(&ranks_in_stretch), c->ranks);
+    snprintf(where, sizeof where, "%u ranks, stage %d, %s", c->ranks, c->stage,
+             c->mode == DS_DEVICE_DEFERRED ? "deferred" : "inline");
+    assert_int_equal(allocations_told(where), 0);
+    tiny_result_fini(&result);
+}
+
+static void evaluate_often(struct ds_config *config)
+{
+    config->train.eval_interval = EVAL_INTERVAL;
+}
+
+static void a_step_takes_no_memory_on_any_layout(void **state)
+{
+    (void)state;
+    for (uint32_t ranks = 1; ranks <= 4; ranks *= 4)
+        for (int stage = 0; stage <= 3; stage++)
+            for (int mode = DS_DEVICE_INLINE; mode <= DS_DEVICE_DEFERRED; mode++) {
+                struct tiny_case c = case_of(ranks, stage, mode);
+                c.adjust = evaluate_often;
+                expect_none(&c);
+            }
+}
+
+static void read_text(struct ds_config *config)
+{
+    config->model.vocab_size = DS_BYTE_VOCAB;
+    config->data.format = DS_DATA_TEXT;
+    snprintf(config->data.train, sizeof config->data.train, "%s", text);
+    snprintf(config->data.eval, sizeof config->data.eval, "%s", text);
+    snprintf(config->data.cache, sizeof config->data.cache, "%s/cache", folder);
+    config->train.eval_interval = EVAL_INTERVAL;
+}
+
+static void a_step_on_text_takes_no_memory(void **state)
+{
+    (void)state;
+    for (uint32_t ranks = 1; ranks <= 4; ranks *= 4) {
+        struct tiny_case c = case_of(ranks, 3, DS_DEVICE_INLINE);
+        c.adjust = read_text;
+        expect_none(&c);
+    }
+}
+
+/* ---- `dstrain config.ini`: metrics, console, recorder and watchdog around it. Its steps are seen in
+ * the lines that go to metrics.jsonl. */
+
+static uint64_t line_count;
+
+static int64_t append_and_watch(struct ds_fs *fs, int file, const void *from, size_t bytes)
+{
+    const int64_t done = ds_fs_posix()->ops->append(fs, file, from, bytes);
+
+    if (bytes > 8 && memcmp(from, "{\"step\"", 7) == 0)
+        watch_step(++line_count);
+    return done;
+}
+
+static void the_whole_program_takes_no_memory_in_a_step(void **state)
+{
+    static struct ds_config config;
+    struct ds_fs_ops ops = *ds_fs_posix()->ops;
+    struct ds_fs fs = {&ops};
+    struct ds_command command = {
+        .config = &config, .fs = &fs, .clock = ds_clock_system(), .thread_count = 1};
+    const struct tiny_case c = case_of(1, 3, DS_DEVICE_INLINE);
+    struct capture capture;
+    ds_status st;
+
+    (void)state;
+    ops.append = append_and_watch;
+    tiny_config(&c, &config);
+    read_text(&config);
+    snprintf(config.run.dir, sizeof config.run.dir, "%s/run", folder);
+    config.run.export = DS_EXPORT_LAST;
+    line_count = 0;
+    watch(1);
+    assert_ok(ds_comm_self_open(ds_clock_system(), &command.world));
+    ds_log.is_leader = 1;
+    capture_begin(&capture);
+    st = ds_train_main(&command);
+    const char *said = capture_end(&capture);
+    ds_log.is_leader = 0;
+    ds_comm_close(command.world);
+    assert_int_equal(st, DS_OK);
+    assert_non_null(strstr(said, "evaluation after step 10"));
+    assert_int_equal(line_count, STEPS);
+    assert_int_equal(allocations_told("dstrain config.ini"), 0);
+}
+
+/* ---- the counting itself */
+
+static void every_way_to_take_memory_is_counted(void **state)
+{
+    void *(*volatile take)(size_t) = malloc;
+    void *taken[8] = {NULL};
+
+    (void)state;
+    allocations_begin();
+    taken[0] = take(10);
+    taken[1] = calloc(2, 10);
+    taken[0] = realloc(taken[0], 1000);
+    taken[2] = aligned_alloc(64, 128);
+    assert_int_equal(posix_memalign(&taken[3], 64, 100), 0);
+    taken[4] = strdup("through libc"); /* libc calls malloc, but who called libc? */
+    taken[5] = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    FILE *file = fopen("/dev/null", "re");
+    allocations_end();
+    assert_int_equal(atomic_load(&allocations.own), 8);
+    fclose(file);
+    munmap(taken[5], 4096);
+    for (int i = 0; i < 5; i++)
+        free(taken[i]);
+}
+
+static void an_allocation_in_a_step_is_seen(void **state)
+{
+    struct tiny_case c = case_of(1, 3, DS_DEVICE_INLINE);
+    struct tiny_result result;
+
+    (void)state;
+    watch(1);
+    spoils = 1;
+    tiny_run(&c, &result);
+    spoils = 0;
+    free(spoilt);
+    assert_int_equal(result.status, DS_OK);
+    assert_int_equal(atomic_load(&allocations.own), 1);
+    tiny_result_fini(&result);
+}
+
+static void write_text(void)
+{
+    static const char line[] = "All that is gold does not glitter, not all who wander are lost.\n";
+    FILE *file;
+
+    text = malloc(512);
+    snprintf(text, 512, "%s/text.txt", folder);
+    file = fopen(text, "we");
+    for (int i = 0; i < 400; i++)
+        fwrite(line, 1, sizeof line - 1, file);
+    fclose(file);
+}
+
+int main(void)
+{
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_way_to_take_memory_is_counted),
+        cmocka_unit_test(an_allocation_in_a_step_is_seen),
+        cmocka_unit_test(a_step_takes_no_memory_on_any_layout),
+        cmocka_unit_test(a_step_on_text_takes_no_memory),
+        cmocka_unit_test(the_whole_program_takes_no_memory_in_a_step),
+    };
+    int failed;
+
+    if (!ALLOCATIONS_ARE_COUNTED) {
+        fprintf(stderr, "skipped: the sanitizer has malloc for itself\n");
+        return 77;
+    }
+    ds_log.is_leader = 0;
+    seed = test_seed("test_steps_memory");
+    folder = tiny_folder();
+    data = tiny_data(folder, seed, 64);
+    write_text();
+    failed = cmocka_run_group_tests(tests, NULL, NULL);
+    free(data);
+    free(text);
+    tiny_remove(folder);
+    return failed;
+}
