@@ -63,7 +63,8 @@ static float small_to_f32(uint32_t code, int exponent_bits, int mantissa_bits, i
         return float_of_bits(0x7fc00000u);
     if (exponent == 0)
         return sign * ldexpf((float)mantissa, 1 - bias - mantissa_bits);
-    return sign * ldexpf((float)(mantissa | 1u << mantissa_bits), (int)exponent - bias - mantissa_bits);
+    return sign *
+           ldexpf((float)(mantissa | 1u << mantissa_bits), (int)exponent - bias - mantissa_bits);
 }
 
 int ds_dtype_to_f32(float *to, const void *from, enum ds_dtype dtype, size_t count)
