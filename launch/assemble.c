@@ -116,7 +116,8 @@ static ds_status open_model(struct ds_trainer *t)
         DS_TRY(ds_hf_read_config(t->options.fs, path, &model));
     } else {
         config_from_keys(t->config, &model);
-        DS_TRY(ds_model_config_check("[model]", &model));
+        if (ds_model_config_check("[model]", &model) != DS_OK)
+            return DS_ERR_CONFIG; /* of the keys, not of a folder's config.json */
     }
     DS_TRY(ds_model_open(&model, &t->model));
     if (!path[0])

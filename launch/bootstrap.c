@@ -145,13 +145,15 @@ int ds_bootstrap_configure(struct ds_bootstrap *boot, const struct ds_config *co
     return threads;
 }
 
+static const uint64_t peer_ends_ns = 2000000000u;
+
 /* Can the others still be asked? After these statuses, or inside a step, they are elsewhere. */
 static int can_agree(ds_status st, int peers_wait)
 {
     return !peers_wait && st != DS_ERR_COMM && st != DS_ERR_DEADLINE;
 }
 
-int ds_bootstrap_close(struct ds_bootstrap *boot, ds_status st, int peers_wait)
+int ds_bootstrap_close(struct ds_bootstrap *boot, ds_status st, int peers_wait, int peer_ends)
 {
     struct ds_comm *world = boot->world;
     ds_status verdict = st;
@@ -163,6 +165,8 @@ int ds_bootstrap_close(struct ds_bootstrap *boot, ds_status st, int peers_wait)
         ds_status agreement =
             can_agree(st, peers_wait && st != DS_OK) ? ds_comm_agree(world, st, &verdict) : st;
 
+        if (agreement != DS_OK && (peer_ends || agreement == DS_ERR_COMM))
+            ds_clock_sleep_ns(boot->clock, peer_ends_ns); /* mostly it ends here */
         if (agreement != DS_OK)
             ds_comm_mpi_abort(ds_status_exit_code(st != DS_OK ? st : agreement));
     }

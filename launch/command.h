@@ -25,6 +25,7 @@ struct ds_command {
     int thread_count; /* for arithmetic of this rank, already set for OpenMP */
     int local_count;  /* ranks on this host, of which this is one */
     int peers_wait;   /* out: this rank fails inside a step, where nothing can be agreed any more */
+    int peer_ends; /* out, with peers_wait: another rank ends the job, this one only if that fails */
 };
 
 struct ds_command_row {

@@ -84,5 +84,5 @@ int main(int argc, char **argv)
                                  .thread_count = boot.core_count,
                                  .local_count = boot.local_count};
     ds_status st = run(&boot, row, &command);
-    return ds_bootstrap_close(&boot, st, command.peers_wait);
+    return ds_bootstrap_close(&boot, st, command.peers_wait, command.peer_ends);
 }

@@ -1,5 +1,6 @@
 /* run_dir.c - see run_dir.h. Made in an order in which every prefix is either nothing or taken away
- * again: directories first, config.ini last and in one rename. */
+ * again: directories first, config.ini last and in one rename. Whoever reads or changes what is in it
+ * has its lock. */
 #include "run_dir.h"
 #include "ini.h"
 
@@ -88,22 +89,43 @@ static ds_status read_stored(struct ds_fs *fs, const char *path, char **text, si
     return st == DS_ERR_DATA ? DS_ERR_CONFIG : st;
 }
 
+/* No step has left its numbers: a launch that failed at once (a wrong path, say) claims nothing. */
+static int has_steps(struct ds_fs *fs, const char *dir)
+{
+    char path[DS_RUN_PATH_BYTES];
+    struct ds_fs_stat stat;
+
+    join(path, dir, "metrics.jsonl");
+    int code = ds_fs_stat(fs, path, &stat);
+    return code == 0 ? stat.bytes > 0 : code != -ENOENT;
+}
+
+static ds_status check_stored(const char *dir, const char *path, const char *stored, size_t bytes,
+                              const struct ds_config *config)
+{
+    struct ds_config there;
+    struct ds_places places;
+
+    DS_TRY(ds_config_parse(path, stored, bytes, NULL, 0, &there, &places));
+    ds_config_resolve(&there, 0);
+    return compare(dir, &there, config);
+}
+
 /* The stored text is ours to rewrite if we wrote it; a person's own config.ini stays as it is. */
 static ds_status continue_run(struct ds_fs *fs, const char *dir, const char *path,
                               const struct ds_config *config, const char *text)
 {
-    struct ds_config there;
-    struct ds_places places;
     char *stored = NULL;
     size_t bytes = 0;
+    int is_ours;
     ds_status st;
 
-    DS_TRY_GOTO(st, read_stored(fs, path, &stored, &bytes), done);
-    DS_TRY_GOTO(st, ds_config_parse(path, stored, bytes, NULL, 0, &there, &places), done);
-    ds_config_resolve(&there, 0);
-    DS_TRY_GOTO(st, compare(dir, &there, config), done);
-    if (strncmp(stored, MARK, sizeof MARK - 1) == 0 && strcmp(stored, text) != 0)
-        st = ds_fs_write_file(fs, path, text, strlen(text));
+    DS_TRY(read_stored(fs, path, &stored, &bytes));
+    is_ours = strncmp(stored, MARK, sizeof MARK - 1) == 0;
+    if (!is_ours || has_steps(fs, dir))
+        DS_TRY_GOTO(st, check_stored(dir, path, stored, bytes, config), done);
+    st = is_ours && strcmp(stored, text) != 0 ? ds_fs_write_file(fs, path, text, strlen(text))
+                                              : DS_OK;
 done:
     free(stored);
     return st;
@@ -144,37 +166,26 @@ static int sync_parent(struct ds_fs *fs, const char *path)
     return ds_fs_fsync_dir(fs, parent);
 }
 
-static ds_status fill(struct ds_fs *fs, const char *dir, const char *missing, const char *text,
-                      int made[PART_COUNT])
+static ds_status fill(struct ds_fs *fs, const char *dir, const char *text, int made[PART_COUNT])
 {
     char path[DS_RUN_PATH_BYTES];
-    int code = ds_fs_mkdirs(fs, dir, 0750);
 
-    if (code < 0)
-        return refuse(dir, code);
     for (size_t i = 0; i < PART_COUNT; i++) {
         join(path, dir, parts[i]);
-        code = ds_fs_mkdir(fs, path, 0750);
+        int code = ds_fs_mkdir(fs, path, 0750);
         made[i] = code == 0;
         if (code < 0 && code != -EEXIST)
             return refuse(path, code);
     }
-    if (missing[0] != '\0' && (code = sync_parent(fs, missing)) < 0)
-        return refuse(dir, code);
     join(path, dir, "config.ini");
     return ds_fs_write_file(fs, path, text, strlen(text));
 }
 
 /* config.ini was not there before; it is now, if what failed came after its rename. */
-static void unmake(struct ds_fs *fs, const char *dir, const char *missing,
-                   const int made[PART_COUNT])
+static void unmake(struct ds_fs *fs, const char *dir, const int made[PART_COUNT])
 {
     char path[DS_RUN_PATH_BYTES];
 
-    if (missing[0] != '\0') {
-        (void)ds_fs_remove_tree(fs, missing);
-        return;
-    }
     join(path, dir, "config.ini");
     (void)ds_fs_unlink(fs, path);
     for (size_t i = 0; i < PART_COUNT; i++) {
@@ -186,17 +197,60 @@ static void unmake(struct ds_fs *fs, const char *dir, const char *missing,
 
 static ds_status make_run(struct ds_fs *fs, const char *dir, const char *text)
 {
-    char missing[DS_RUN_PATH_BYTES];
     int made[PART_COUNT] = {0};
-    int code = first_missing(fs, dir, missing);
+    ds_status st = fill(fs, dir, text, made);
+
+    if (st != DS_OK)
+        unmake(fs, dir, made);
+    return st;
+}
+
+/* ---- the lock: one launch at a time */
+
+static ds_status refuse_second(struct ds_fs *fs, const char *dir, int file)
+{
+    char owner[160] = "";
+
+    if (ds_fs_pread(fs, file, owner, sizeof owner - 1, 0) < 0)
+        owner[0] = '\0';
+    owner[strcspn(owner, "\n")] = '\0';
+    return ds_fail(
+        DS_ERR_FENCED,
+        "run.dir: %s: another launch is at work there (%s); wait until it ends, or choose "
+        "another directory",
+        dir, owner[0] ? owner : "unknown process");
+}
+
+/* Who it is, for those who come second. Only words: the lock holds without them. */
+static void sign(struct ds_fs *fs, int file)
+{
+    char host[64] = "", text[160];
+
+    (void)gethostname(host, sizeof host - 1);
+    snprintf(text, sizeof text, "process %ld on host %s\n", (long)getpid(), host);
+    if (ds_fs_truncate(fs, file, 0) == 0)
+        (void)ds_fs_pwrite(fs, file, text, strlen(text), 0);
+}
+
+static ds_status lock(struct ds_fs *fs, const char *dir, const char *path, int *out)
+{
+    int file, code;
     ds_status st;
 
-    if (code < 0)
-        return refuse(dir, code);
-    st = fill(fs, dir, missing, text, made);
-    if (st == DS_OK)
+    file = ds_fs_open(fs, path, DS_FS_READ | DS_FS_WRITE | DS_FS_CREATE, 0640);
+    if (file < 0)
+        return refuse(path, file);
+    code = ds_fs_lock(fs, file);
+    if (code == 0 || code == -ENOTSUP) {
+        if (code == -ENOTSUP)
+            ds_warn("run.dir: %s: this file system has no locks; a second launch would not be seen",
+                    dir);
+        sign(fs, file);
+        *out = file;
         return DS_OK;
-    unmake(fs, dir, missing, made);
+    }
+    st = code == -EAGAIN ? refuse_second(fs, dir, file) : refuse(path, code);
+    (void)ds_fs_close(fs, file);
     return st;
 }
 
@@ -222,13 +276,8 @@ static ds_status make_or_continue(struct ds_fs *fs, const struct ds_config *conf
     const char *dir = config->run.dir;
     char path[DS_RUN_PATH_BYTES];
     struct ds_fs_stat stat;
-    int code = ds_fs_stat(fs, dir, &stat);
+    int code;
 
-    if (code == -ENOENT)
-        return make_run(fs, dir, text);
-    if (code < 0)
-        return refuse(dir, code);
-    DS_TRY(check_directory(dir, &stat));
     join(path, dir, "config.ini");
     code = ds_fs_stat(fs, path, &stat);
     if (code == -ENOENT)
@@ -238,14 +287,75 @@ static ds_status make_or_continue(struct ds_fs *fs, const struct ds_config *conf
     return continue_run(fs, dir, path, config, text);
 }
 
-ds_status ds_run_dir_prepare(struct ds_fs *fs, const struct ds_config *config)
+static ds_status make_directory(struct ds_fs *fs, const char *dir, const char *missing)
+{
+    int code = ds_fs_mkdirs(fs, dir, 0750);
+
+    if (code == 0)
+        code = sync_parent(fs, missing);
+    return code < 0 ? refuse(dir, code) : DS_OK;
+}
+
+static ds_status find_directory(struct ds_fs *fs, const char *dir, char missing[DS_RUN_PATH_BYTES])
+{
+    struct ds_fs_stat stat;
+    int code = first_missing(fs, dir, missing);
+
+    if (code < 0)
+        return refuse(dir, code);
+    if (missing[0] != '\0')
+        return DS_OK;
+    code = ds_fs_stat(fs, dir, &stat);
+    return code < 0 ? refuse(dir, code) : check_directory(dir, &stat);
+}
+
+/* The lock is ours; all below happens under it. */
+static ds_status prepare_locked(struct ds_fs *fs, const struct ds_config *config, const char *path,
+                                int is_new)
 {
     char *text = NULL;
-    ds_status st;
+    ds_status st = text_of(config, &text);
 
-    DS_TRY(text_of(config, &text));
-    st = make_or_continue(fs, config, text);
+    if (st == DS_OK)
+        st = make_or_continue(fs, config, text);
     free(text);
+    if (st != DS_OK && is_new)
+        (void)ds_fs_unlink(fs, path);
+    return st;
+}
+
+static void unlock(struct ds_fs *fs, int *file)
+{
+    if (*file >= 0)
+        (void)ds_fs_close(fs, *file);
+    *file = -1;
+}
+
+ds_status ds_run_dir_prepare(struct ds_fs *fs, const struct ds_config *config, int *lock_file)
+{
+    const char *dir = config->run.dir;
+    char missing[DS_RUN_PATH_BYTES], path[DS_RUN_PATH_BYTES];
+    struct ds_fs_stat stat;
+    int is_new;
+    ds_status st = DS_OK;
+
+    *lock_file = -1;
+    join(path, dir, "lock");
+    DS_TRY(find_directory(fs, dir, missing));
+    is_new = missing[0] != '\0' || ds_fs_stat(fs, path, &stat) == -ENOENT;
+    if (missing[0] != '\0')
+        st = make_directory(fs, dir, missing);
+    if (st == DS_OK)
+        st = lock(fs, dir, path, lock_file);
+    if (st == DS_OK)
+        st = prepare_locked(fs, config, path, is_new);
+    if (st == DS_OK)
+        return DS_OK;
+    if (missing[0] != '\0' && st != DS_ERR_FENCED)
+        (void)ds_fs_remove_tree(fs, missing);
+    else if (*lock_file < 0 && is_new && st != DS_ERR_FENCED)
+        (void)ds_fs_unlink(fs, path); /* made, but not locked */
+    unlock(fs, lock_file);
     return st;
 }
 
@@ -263,26 +373,27 @@ ds_status ds_run_dir_open_log(struct ds_fs *fs, const char *dir, uint32_t rank, 
 }
 
 ds_status ds_run_dir_open(struct ds_comm *world, struct ds_fs *fs, const struct ds_config *config,
-                          int *log_file)
+                          struct ds_run_files *files)
 {
     ds_status local = DS_OK;
 
-    *log_file = -1;
+    *files = (struct ds_run_files){-1, -1};
     if (world->rank == 0)
-        local = ds_run_dir_prepare(fs, config);
+        local = ds_run_dir_prepare(fs, config, &files->lock);
     DS_TRY(ds_comm_agreed(world, local));
-    local = ds_run_dir_open_log(fs, config->run.dir, world->rank, log_file);
+    local = ds_run_dir_open_log(fs, config->run.dir, world->rank, &files->log);
     if (local == DS_OK) {
-        int native = ds_fs_native(fs, *log_file);
+        int native = ds_fs_native(fs, files->log);
         ds_log.file = native >= 0 ? native : -1;
     }
     return ds_comm_agreed(world, local);
 }
 
-void ds_run_dir_close(struct ds_fs *fs, int *log_file)
+void ds_run_dir_close(struct ds_fs *fs, struct ds_run_files *files)
 {
     ds_log.file = -1;
-    if (*log_file >= 0)
-        (void)ds_fs_close(fs, *log_file);
-    *log_file = -1;
+    if (files->log >= 0)
+        (void)ds_fs_close(fs, files->log);
+    files->log = -1;
+    unlock(fs, &files->lock);
 }

@@ -3,6 +3,7 @@
  *   config.ini        as resolved; written last, so a directory that has one is whole
  *   log/              rank-NNNN.log
  *   incidents/        what a watchdog leaves
+ *   lock              whose launch it is, while it runs
  *
  * and what other parts add: metrics.jsonl, checkpoints/, export/, data/. It goes through ds_fs alone. */
 #ifndef DSTRAIN_LAUNCH_RUN_DIR_H
@@ -12,9 +13,17 @@
 
 #define DS_RUN_PATH_BYTES (DS_TEXT_MAX + 64)
 
+/* Descriptors of fs; -1: not open. */
+struct ds_run_files {
+    int log;  /* log/rank-NNNN.log */
+    int lock; /* rank 0: held as long as it is open */
+};
+
 /* local, rank 0: make the directory, or see that it holds a run that `config` may go on with: owned by
- * us, not writable by everybody, equal in every key that is fixed. If it fails, nothing has changed. */
-DS_CHECKED ds_status ds_run_dir_prepare(struct ds_fs *fs, const struct ds_config *config);
+ * us, not writable by everybody, no other launch at work (DS_ERR_FENCED), equal in every key that is
+ * fixed - or without a step so far, then it becomes this run. If it fails, nothing has changed. */
+DS_CHECKED ds_status ds_run_dir_prepare(struct ds_fs *fs, const struct ds_config *config,
+                                        int *lock_file);
 
 /* local: open log/rank-NNNN.log for appending; a descriptor of fs */
 DS_CHECKED ds_status ds_run_dir_open_log(struct ds_fs *fs, const char *dir, uint32_t rank,
@@ -22,7 +31,7 @@ DS_CHECKED ds_status ds_run_dir_open_log(struct ds_fs *fs, const char *dir, uint
 
 /* collective: both, on every rank; from here on the log goes to the file, too */
 DS_CHECKED ds_status ds_run_dir_open(struct ds_comm *world, struct ds_fs *fs,
-                                     const struct ds_config *config, int *log_file);
-void ds_run_dir_close(struct ds_fs *fs, int *log_file); /* local; -1 is allowed */
+                                     const struct ds_config *config, struct ds_run_files *files);
+void ds_run_dir_close(struct ds_fs *fs, struct ds_run_files *files); /* local */
 
 #endif

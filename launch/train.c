@@ -24,7 +24,7 @@ struct train {
     struct ds_trainer *trainer;
     struct ds_recorder *recorder;
     struct ds_metrics metrics; /* rank 0 */
-    int log_file;
+    struct ds_run_files files;
     struct ds_console console;
     char metrics_path[DS_RUN_PATH_BYTES], export_path[DS_RUN_PATH_BYTES];
     char incidents_path[DS_RUN_PATH_BYTES], pages_path[64], run_id[32];
@@ -184,8 +184,8 @@ static ds_status open_files(struct train *train)
     snprintf(train->metrics_path, sizeof train->metrics_path, "%s/metrics.jsonl", dir);
     snprintf(train->export_path, sizeof train->export_path, "%s/export", dir);
     snprintf(train->incidents_path, sizeof train->incidents_path, "%s/incidents", dir);
-    DS_TRY(ds_run_dir_open(train->command->world, train->command->fs, train->config,
-                           &train->log_file));
+    DS_TRY(
+        ds_run_dir_open(train->command->world, train->command->fs, train->config, &train->files));
     return ds_comm_agreed(
         train->command->world,
         is_leader(train) ? ds_metrics_open(&train->metrics, train->command->fs, train->metrics_path)
@@ -213,8 +213,12 @@ static ds_status run_steps(struct train *train)
 {
     ds_status st = ds_trainer_run(train->trainer);
 
-    train->command->peers_wait = st != DS_OK && st != DS_ERR_COMM;
     ds_console_clear(&train->console);
+    if (st == DS_OK)
+        return st;
+    train->command->peers_wait = 1;
+    train->command->peer_ends =
+        st == DS_ERR_COMM || !ds_recorder_accuse(train->recorder, ds_status_exit_code(st));
     return st;
 }
 
@@ -248,7 +252,7 @@ static ds_status run(struct train *train)
 ds_status ds_train_main(struct ds_command *command)
 {
     struct train train = {
-        .command = command, .config = command->config, .log_file = -1, .metrics = {.file = -1}};
+        .command = command, .config = command->config, .files = {-1, -1}, .metrics = {.file = -1}};
     ds_status st;
 
     ds_console_init(&train.console, command->config->train.steps, command->config->log.interval,
@@ -258,9 +262,9 @@ ds_status ds_train_main(struct ds_command *command)
         ds_watchdog_stop(train.recorder);
         ds_recorder_close(train.recorder, ds_status_exit_code(st));
     }
-    if (!command->peers_wait && st != DS_ERR_COMM)
+    if (!command->peers_wait && st != DS_ERR_COMM && st != DS_ERR_DEADLINE)
         ds_trainer_close(train.trainer); /* collective: only where all ranks come here */
     ds_metrics_close(&train.metrics);
-    ds_run_dir_close(command->fs, &train.log_file);
+    ds_run_dir_close(command->fs, &train.files);
     return st;
 }

@@ -54,6 +54,12 @@ void ds_record_end(struct ds_recorder *recorder, struct ds_record *record);
 /* local, any thread: the last events, oldest first; returns how many, at most `count` */
 size_t ds_recorder_last(const struct ds_recorder *recorder, struct ds_record *to, size_t count);
 
+/* local, main thread, once: this rank fails where its peers wait for it, or it for them, and its process
+ * will end with `code`. Evidence before the end: an incident file with the pages of this host's ranks and,
+ * after a passed deadline, one line about the rank that is behind, if it is on this host. Only the first
+ * of a host's ranks to call does this; 1: it was this one, so it may end the job. */
+int ds_recorder_accuse(struct ds_recorder *recorder, int code);
+
 /* local: start the thread. On a passed deadline it writes one ERROR line (rank, section, step, action),
  * an incident file with the pages of this host's ranks, and calls `end` (NULL: _exit) with 71. */
 DS_CHECKED ds_status ds_watchdog_start(struct ds_recorder *recorder, uint64_t tick_ns,

@@ -65,10 +65,10 @@ static const struct ds_record *latest_event(const struct ds_record *events, size
     return count > 0 ? &events[count - 1] : NULL;
 }
 
-static void describe_action(const struct ds_recorder *recorder, struct incident *incident, char *to,
-                            size_t bytes)
+void incident_describe(const struct ds_recorder *recorder, const struct recorder_page *page,
+                       struct incident *incident, char *to, size_t bytes)
 {
-    const size_t count = page_events_load(recorder->page, incident->events, INCIDENT_EVENTS_MAX);
+    const size_t count = page_events_load(page, incident->events, INCIDENT_EVENTS_MAX);
     const struct ds_record *event = latest_event(incident->events, count);
     char where[96], ago[SECONDS_BYTES];
 
@@ -91,7 +91,7 @@ void incident_log(struct ds_recorder *recorder, struct incident *incident)
 {
     char action[256], late[SECONDS_BYTES], deadline[SECONDS_BYTES];
 
-    describe_action(recorder, incident, action, sizeof action);
+    incident_describe(recorder, recorder->page, incident, action, sizeof action);
     (void)ds_fail(DS_ERR_DEADLINE,
                   "rank %" PRIu32 " hangs in section '%s', step %" PRIu64
                   ": no beat for %s s, the deadline is %s s; %s",
@@ -218,51 +218,24 @@ static void put_page(const struct ds_recorder *recorder, struct incident *incide
     put(incident, "]}");
 }
 
-/* A neighbour's page, mapped to read; NULL: no such rank here, or not of this run. */
-static const struct recorder_page *map_neighbour(const struct ds_recorder *recorder, uint32_t rank)
-{
-    const struct recorder_page *page = NULL;
-    char name[PAGE_NAME_BYTES];
-    struct stat about;
-    int file;
-
-    page_name(name, recorder->page->run_id, rank);
-    file = openat(recorder->directory, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
-    if (file < 0)
-        return NULL;
-    if (fstat(file, &about) == 0 && S_ISREG(about.st_mode) &&
-        about.st_size == DS_RECORDER_PAGE_BYTES)
-        page = mmap(NULL, DS_RECORDER_PAGE_BYTES, PROT_READ, MAP_SHARED, file, 0);
-    close(file);
-    if (!page || page == MAP_FAILED)
-        return NULL;
-    if (PAGE_LOAD(&page->magic) == PAGE_MAGIC &&
-        strncmp(page->run_id, recorder->page->run_id, sizeof page->run_id) == 0)
-        return page;
-    munmap((void *)(uintptr_t)page, DS_RECORDER_PAGE_BYTES);
-    return NULL;
-}
-
 static void put_neighbours(const struct ds_recorder *recorder, struct incident *incident)
 {
     if (recorder->directory < 0)
         return;
     for (uint32_t rank = 0; rank < recorder->rank_count; rank++) {
-        const struct recorder_page *page =
-            rank == recorder->rank ? NULL : map_neighbour(recorder, rank);
+        struct recorder_page *page = rank == recorder->rank ? NULL : page_map(recorder, rank);
 
         if (page) {
             put(incident, ",\n");
             put_page(recorder, incident, page, EVENTS_OF_NEIGHBOURS);
-            munmap((void *)(uintptr_t)page, DS_RECORDER_PAGE_BYTES);
+            page_unmap(page);
         }
     }
 }
 
 static void put_incident(const struct ds_recorder *recorder, struct incident *incident)
 {
-    put(incident, "{\"format\": \"dstrain-incident-1\", \"code\": %d, ",
-        ds_status_exit_code(DS_ERR_DEADLINE));
+    put(incident, "{\"format\": \"dstrain-incident-1\", \"code\": %d, ", incident->code);
     put_text(incident, "run", recorder->page->run_id);
     put(incident, ", \"rank\": %" PRIu32 ", \"rank_count\": %" PRIu32 ", ", recorder->rank,
         recorder->rank_count);

@@ -64,6 +64,7 @@ static ds_status open_page_file(struct ds_recorder *recorder, const char *run_id
         openat(recorder->directory, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (recorder->file < 0)
         return ds_fail(DS_ERR_IO, "create page '%s': %s", name, strerror(errno));
+    page_hold(recorder->file);
     code =
         posix_fallocate(recorder->file, 0, DS_RECORDER_PAGE_BYTES); /* or a full disk is a SIGBUS */
     if (code != 0)
@@ -144,6 +145,7 @@ ds_status ds_recorder_open(const struct ds_recorder_options *options, struct ds_
         DS_TRY_GOTO(st, ds_fail(DS_ERR_NO_MEMORY, "no memory for the recorder"), fail);
     if (options->directory) {
         DS_TRY_GOTO(st, open_directory(options->directory, &recorder->directory), fail);
+        page_sweep(recorder->directory);
         DS_TRY_GOTO(st, open_page_file(recorder, run_id), fail);
     }
     DS_TRY_GOTO(st, map_page(recorder), fail);
@@ -271,4 +273,34 @@ size_t page_events_load(const struct recorder_page *page, struct ds_record *to, 
 size_t ds_recorder_last(const struct ds_recorder *recorder, struct ds_record *to, size_t count)
 {
     return page_events_load(recorder->page, to, count);
+}
+
+/* Writable, for the one word that neighbours share; everything else in it is only read. */
+struct recorder_page *page_map(const struct ds_recorder *recorder, uint32_t rank)
+{
+    struct recorder_page *page = NULL;
+    char name[PAGE_NAME_BYTES];
+    struct stat about;
+    int file;
+
+    page_name(name, recorder->page->run_id, rank);
+    file = openat(recorder->directory, name, O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+    if (file < 0)
+        return NULL;
+    if (fstat(file, &about) == 0 && S_ISREG(about.st_mode) &&
+        about.st_size == DS_RECORDER_PAGE_BYTES)
+        page = mmap(NULL, DS_RECORDER_PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    close(file);
+    if (!page || page == MAP_FAILED)
+        return NULL;
+    if (PAGE_LOAD(&page->magic) == PAGE_MAGIC &&
+        strncmp(page->run_id, recorder->page->run_id, sizeof page->run_id) == 0)
+        return page;
+    page_unmap(page);
+    return NULL;
+}
+
+void page_unmap(struct recorder_page *page)
+{
+    munmap(page, DS_RECORDER_PAGE_BYTES);
 }

@@ -28,6 +28,8 @@ struct recorder_page {
     uint64_t beat_ns, step, event_count;
     uint64_t section_sequence; /* odd while a section is being named */
     uint64_t section_name[PAGE_SECTION_WORDS], section_begin_ns, section_deadline_ns;
+    /* of the lowest rank on the host: a rank has told why the run ends, the others need not */
+    uint64_t is_told;
     /* the leave mark, the last act of an orderly end */
     uint64_t leave_ns, leave_code; /* PAGE_NOT_LEFT: still here, or gone without a word */
     /* ring: event n (from 1) lies at (n - 1) % DS_RECORDER_EVENTS; its sequence is 0 while it is
@@ -63,6 +65,14 @@ void page_name(char to[PAGE_NAME_BYTES], const char *run_id, uint32_t rank);
 int page_section_load(const struct recorder_page *page, struct page_section *to); /* 0: torn */
 size_t page_events_load(const struct recorder_page *page, struct ds_record *to, size_t count);
 void page_leave(struct ds_recorder *recorder, int code);
+/* another rank's page; NULL: no such rank on this host, or not of this run */
+struct recorder_page *page_map(const struct ds_recorder *recorder, uint32_t rank);
+void page_unmap(struct recorder_page *page);
+
+/* sweep.c */
+void page_hold(int file); /* this process has the page */
+void page_sweep(
+    int directory); /* remove old pages that no process has; trouble with it is no failure */
 
 /* incident.c - what the host's pages say now, as words and as a file. Neither allocates: the main
  * thread may hold the allocator's lock for ever. */
@@ -74,10 +84,13 @@ struct incident {
     struct ds_record events[INCIDENT_EVENTS_MAX]; /* scratch */
     char text[8192];
     size_t length;
-    int file, failed;
+    int file, failed, code; /* code: what the process will exit with */
 };
 
 void incident_log(struct ds_recorder *recorder, struct incident *incident);
+/* "action 12 FORWARD (micro 0, block 2) has run for 2.0 s" */
+void incident_describe(const struct ds_recorder *recorder, const struct recorder_page *page,
+                       struct incident *incident, char *to, size_t bytes);
 void incident_write(struct ds_recorder *recorder, struct incident *incident);
 
 #endif

@@ -40,7 +40,7 @@ const char *ds_status_text(ds_status st)
 static int speaks_of_input(ds_status st)
 {
     return st == DS_ERR_CONFIG || st == DS_ERR_DATA || st == DS_ERR_UNSUPPORTED ||
-           st == DS_ERR_CORRUPT;
+           st == DS_ERR_CORRUPT || st == DS_ERR_FENCED;
 }
 
 static void write_whole(int file, const char *text, size_t bytes)
@@ -67,7 +67,8 @@ static void log_line(enum ds_log_level level, const char *message)
     if (level == DS_LOG_INFO)
         length = snprintf(line, sizeof line, "%s\n", message);
     else
-        length = snprintf(line, sizeof line, "dstrain%s: %s: %s\n", rank, level_names[level], message);
+        length =
+            snprintf(line, sizeof line, "dstrain%s: %s: %s\n", rank, level_names[level], message);
     if (length < 0)
         return;
     if ((size_t)length >= sizeof line) {

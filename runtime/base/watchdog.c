@@ -62,6 +62,7 @@ static int is_late(struct watchdog *watchdog, uint64_t now_ns)
     if (since_ns < watchdog->armed_ns)
         since_ns = watchdog->armed_ns;
     incident->now_ns = now_ns;
+    incident->code = ds_status_exit_code(DS_ERR_DEADLINE);
     incident->late_ns = now_ns > since_ns ? now_ns - since_ns : 0;
     return incident->late_ns > incident->section.deadline_ns;
 }

@@ -494,6 +494,75 @@ static void a_neighbour_sees_the_leave_mark_of_a_hang(void **state)
     ds_recorder_close(second, 71);
 }
 
+/* ---- a failure where ranks wait for each other ---- */
+
+static void one_rank_of_a_host_names_the_one_that_is_behind(void **state)
+{
+    struct place *place = *state;
+    struct ds_recorder *ranks[3];
+    json_t *incident;
+    char *text;
+
+    for (uint32_t i = 0; i < 3; i++) {
+        ranks[i] = open_rank(place, i);
+        ds_recorder_section(ranks[i], "step", 1000 * MS);
+        ds_recorder_step(ranks[i], 5);
+        for (uint32_t action = 0; action < (i == 1 ? 3 : 4); action++)
+            ds_record_end(ranks[i], ds_record_begin(ranks[i], action, 1, 0, 0, 0));
+    }
+    assert_int_equal(ds_recorder_accuse(ranks[2], 71), 1);
+    assert_int_equal(ds_recorder_accuse(ranks[0], 71), 0);
+    assert_int_equal(ds_recorder_accuse(ranks[1], 71), 0);
+    text = read_file(place->log);
+    assert_non_null(strstr(text, "is behind: section 'step', step 5; last action 2 reduce"));
+    assert_non_null(strstr(text, "error: rank 1 (process "));
+    assert_null(strchr(strchr(text, '\n') + 1, '\n')); /* one line */
+    free(text);
+    incident = read_incident(place, 2);
+    assert_int_equal(number_of(incident, "code"), 71);
+    assert_int_equal(json_array_size(json_object_get(incident, "pages")), 3);
+    json_decref(incident);
+    for (uint32_t i = 0; i < 3; i++)
+        ds_recorder_close(ranks[i], 71);
+}
+
+static void nobody_is_named_where_all_came_equally_far(void **state)
+{
+    struct place *place = *state;
+    struct ds_recorder *first = open_rank(place, 0), *second = open_rank(place, 1);
+    char *text;
+
+    assert_int_equal(ds_recorder_accuse(second, 71), 1);
+    text = read_file(place->log);
+    assert_string_equal(text, "");
+    free(text);
+    ds_recorder_close(first, 71);
+    ds_recorder_close(second, 71);
+}
+
+static void old_pages_that_nobody_has_are_removed(void **state)
+{
+    static const struct timespec long_ago[2] = {{1000000000, 0}, {1000000000, 0}};
+    struct place *place = *state;
+    struct ds_recorder *alive = open_rank(place, 1), *other;
+    char path[3][128];
+
+    for (int i = 0; i < 3; i++) {
+        static const char *const names[] = {"dead-0.page", "young-0.page", "run-7-1.page"};
+        snprintf(path[i], sizeof path[i], "%s/%s", place->pages, names[i]);
+    }
+    for (int i = 0; i < 2; i++)
+        close(open(path[i], O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+    assert_int_equal(utimensat(AT_FDCWD, path[0], long_ago, 0), 0);
+    assert_int_equal(utimensat(AT_FDCWD, path[2], long_ago, 0), 0);
+    other = open_rank(place, 0);
+    assert_int_equal(access(path[0], F_OK), -1);
+    assert_int_equal(access(path[1], F_OK), 0);
+    assert_int_equal(access(path[2], F_OK), 0);
+    ds_recorder_close(other, 0);
+    ds_recorder_close(alive, 0);
+}
+
 static void beats_and_new_sections_put_the_deadline_off(void **state)
 {
     struct ds_clock_manual manual;
@@ -632,6 +701,9 @@ int main(void)
         IN_A_PLACE(an_incident_shows_a_page_that_outlived_its_process),
         IN_A_PLACE(an_incident_leaves_out_pages_of_other_runs_and_broken_ones),
         IN_A_PLACE(a_neighbour_sees_the_leave_mark_of_a_hang),
+        IN_A_PLACE(one_rank_of_a_host_names_the_one_that_is_behind),
+        IN_A_PLACE(nobody_is_named_where_all_came_equally_far),
+        IN_A_PLACE(old_pages_that_nobody_has_are_removed),
         IN_A_PLACE(beats_and_new_sections_put_the_deadline_off),
         IN_A_PLACE(a_stopped_process_is_armed_anew_and_the_gap_is_kept),
         IN_A_PLACE(a_log_that_nobody_reads_does_not_keep_the_end_away),

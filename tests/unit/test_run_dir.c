@@ -44,6 +44,27 @@ static void assert_holds(struct ds_fs *fs, const struct ds_config *config)
     assert_int_equal(ds_fs_stat(fs, path, &stat), 0);
 }
 
+/* one launch after the other */
+static ds_status prepare(struct ds_fs *fs, const struct ds_config *config)
+{
+    int lock_file;
+    ds_status st = ds_run_dir_prepare(fs, config, &lock_file);
+
+    assert_true((lock_file >= 0) == (st == DS_OK));
+    if (lock_file >= 0)
+        assert_int_equal(ds_fs_close(fs, lock_file), 0);
+    return st;
+}
+
+/* a step has left its numbers */
+static void make_step(struct ds_fs *fs, const struct ds_config *config)
+{
+    char path[DS_RUN_PATH_BYTES];
+
+    snprintf(path, sizeof path, "%s/metrics.jsonl", config->run.dir);
+    assert_ok(ds_fs_write_file(fs, path, "{}\n", 3));
+}
+
 static size_t entries(struct ds_fs *fs, const char *path)
 {
     char **names;
@@ -64,13 +85,13 @@ static void a_run_is_made_once_and_gone_on_with(void **state)
     (void)state;
     assert_ok(ds_fs_sim_open(&fs));
     make_config(&config, NULL, 0);
-    assert_ok(ds_run_dir_prepare(fs, &config));
+    assert_ok(prepare(fs, &config));
     assert_holds(fs, &config);
-    assert_int_equal(entries(fs, "a/b/r"), 3);
-    assert_ok(ds_run_dir_prepare(fs, &config));
+    assert_int_equal(entries(fs, "a/b/r"), 4);
+    assert_ok(prepare(fs, &config));
     assert_holds(fs, &config);
     make_config(&config, other, 4); /* keys that may change */
-    assert_ok(ds_run_dir_prepare(fs, &config));
+    assert_ok(prepare(fs, &config));
     assert_holds(fs, &config);
     ds_fs_sim_crash(fs, 1); /* all of it was made durable */
     assert_holds(fs, &config);
@@ -89,10 +110,11 @@ static void another_run_is_refused_with_the_keys_that_differ(void **state)
     (void)state;
     assert_ok(ds_fs_sim_open(&fs));
     make_config(&mine, NULL, 0);
-    assert_ok(ds_run_dir_prepare(fs, &mine));
+    assert_ok(prepare(fs, &mine));
+    make_step(fs, &mine);
     make_config(&config, other, 4);
     capture_begin(&capture);
-    assert_int_equal(ds_run_dir_prepare(fs, &config), DS_ERR_CONFIG);
+    assert_int_equal(prepare(fs, &config), DS_ERR_CONFIG);
     assert_string_equal(
         capture_end(&capture),
         "dstrain: error: run.dir: a/b/r: holds another run; it differs in [run] seed = 2 "
@@ -100,12 +122,50 @@ static void another_run_is_refused_with_the_keys_that_differ(void **state)
         "16), [data] train = 'b.txt' (there 'a.txt')");
     make_config(&config, folder, 1);
     capture_begin(&capture);
-    assert_int_equal(ds_run_dir_prepare(fs, &config), DS_ERR_CONFIG);
+    assert_int_equal(prepare(fs, &config), DS_ERR_CONFIG);
     assert_string_equal(
         capture_end(&capture),
         "dstrain: error: run.dir: a/b/r: holds another run; it differs in [optimizer] "
         "learning_rate = 0.001 (there 0.0003)");
     assert_holds(fs, &mine);
+    ds_fs_sim_close(fs);
+}
+
+static void a_run_without_a_step_claims_nothing(void **state)
+{
+    static const char *const other[] = {"data.train=b.txt", "run.seed=2"};
+    struct ds_config config;
+    struct ds_fs *fs;
+
+    (void)state;
+    assert_ok(ds_fs_sim_open(&fs));
+    make_config(&config, NULL, 0);
+    assert_ok(prepare(fs, &config));
+    make_config(&config, other, 2);
+    assert_ok(prepare(fs, &config));
+    assert_holds(fs, &config);
+    ds_fs_sim_close(fs);
+}
+
+static void a_second_launch_is_refused_while_the_first_is_at_work(void **state)
+{
+    struct ds_config config;
+    struct capture capture;
+    struct ds_fs *fs;
+    int first, second;
+
+    (void)state;
+    assert_ok(ds_fs_sim_open(&fs));
+    make_config(&config, NULL, 0);
+    assert_ok(ds_run_dir_prepare(fs, &config, &first));
+    capture_begin(&capture);
+    assert_int_equal(ds_run_dir_prepare(fs, &config, &second), DS_ERR_FENCED);
+    const char *said = capture_end(&capture);
+    assert_non_null(strstr(said, "run.dir: a/b/r: another launch is at work there (process "));
+    assert_null(strchr(said, '\n'));
+    assert_holds(fs, &config);
+    assert_int_equal(ds_fs_close(fs, first), 0);
+    assert_ok(prepare(fs, &config));
     ds_fs_sim_close(fs);
 }
 
@@ -122,7 +182,7 @@ static void a_config_that_a_person_wrote_stays(void **state)
     assert_int_equal(ds_fs_mkdirs(fs, "a/b/r", 0750), 0);
     assert_ok(ds_fs_write_file(fs, "a/b/r/config.ini", mine, sizeof mine - 1));
     make_config(&config, NULL, 0);
-    assert_ok(ds_run_dir_prepare(fs, &config));
+    assert_ok(prepare(fs, &config));
     assert_ok(ds_fs_read_file(fs, "a/b/r/config.ini", 1 << 20, &text, &bytes));
     assert_string_equal(text, mine);
     free(text);
@@ -148,7 +208,7 @@ static void fail_each_call(int has_parent, int has_dir)
             assert_int_equal(ds_fs_mkdirs(disk, has_dir ? "a/b/r" : "a", 0750), 0);
         assert_ok(ds_fs_fault_open(disk, fail_at, &faulty));
         capture_begin(&capture);
-        ds_status st = ds_run_dir_prepare(faulty, &config);
+        ds_status st = prepare(faulty, &config);
         capture_end(&capture);
         hit = ds_fs_fault_hit(faulty);
         if (st == DS_OK)
@@ -191,13 +251,14 @@ static void a_failure_leaves_the_run_that_was_there(void **state)
 
         assert_true(fail_at < 100);
         assert_ok(ds_fs_sim_open(&disk));
-        assert_ok(ds_run_dir_prepare(disk, &before));
+        assert_ok(prepare(disk, &before));
+        make_step(disk, &before);
         assert_ok(ds_fs_fault_open(disk, fail_at, &faulty));
         capture_begin(&capture);
-        ds_status st = ds_run_dir_prepare(faulty, &after);
+        ds_status st = prepare(faulty, &after);
         capture_end(&capture);
         hit = ds_fs_fault_hit(faulty);
-        assert_int_equal(entries(disk, "a/b/r"), 3); /* no .tmp */
+        assert_int_equal(entries(disk, "a/b/r"), 5); /* no .tmp */
         struct ds_config there;
         struct ds_places places;
         char *text;
@@ -230,7 +291,7 @@ static void directories_that_are_not_ours_are_refused(void **state)
     make_config(&config, overrides, 1);
     assert_int_equal(chmod(dir, 0777), 0);
     capture_begin(&capture);
-    assert_int_equal(ds_run_dir_prepare(ds_fs_posix(), &config), DS_ERR_CONFIG);
+    assert_int_equal(prepare(ds_fs_posix(), &config), DS_ERR_CONFIG);
     snprintf(said, sizeof said,
              "dstrain: error: run.dir: %s: everybody may write there (mode 0777); chmod o-w", dir);
     assert_string_equal(capture_end(&capture), said);
@@ -238,17 +299,17 @@ static void directories_that_are_not_ours_are_refused(void **state)
     if (geteuid() == 0) {
         assert_int_equal(chown(dir, 12345, (gid_t)-1), 0);
         capture_begin(&capture);
-        assert_int_equal(ds_run_dir_prepare(ds_fs_posix(), &config), DS_ERR_CONFIG);
+        assert_int_equal(prepare(ds_fs_posix(), &config), DS_ERR_CONFIG);
         snprintf(said, sizeof said,
                  "dstrain: error: run.dir: %s: belongs to user 12345, this is user 0", dir);
         assert_string_equal(capture_end(&capture), said);
         assert_int_equal(chown(dir, 0, (gid_t)-1), 0);
     }
-    assert_ok(ds_run_dir_prepare(ds_fs_posix(), &config));
+    assert_ok(prepare(ds_fs_posix(), &config));
     snprintf(path, sizeof path, "%s/config.ini", dir);
     snprintf(config.run.dir, sizeof config.run.dir, "%s", path);
     capture_begin(&capture);
-    assert_int_equal(ds_run_dir_prepare(ds_fs_posix(), &config), DS_ERR_CONFIG);
+    assert_int_equal(prepare(ds_fs_posix(), &config), DS_ERR_CONFIG);
     snprintf(said, sizeof said, "dstrain: error: run.dir: %s: not a directory", path);
     assert_string_equal(capture_end(&capture), said);
     assert_int_equal(ds_fs_remove_tree(ds_fs_posix(), dir), 0);
@@ -263,7 +324,7 @@ static void a_place_that_cannot_be_written_is_a_mistake_of_the_configuration(voi
     (void)state;
     make_config(&config, overrides, 1);
     capture_begin(&capture);
-    assert_int_equal(ds_run_dir_prepare(ds_fs_posix(), &config), DS_ERR_CONFIG);
+    assert_int_equal(prepare(ds_fs_posix(), &config), DS_ERR_CONFIG);
     assert_string_equal(capture_end(&capture),
                         "dstrain: error: run.dir: /proc/dstrain/run: No such file or directory");
 }
@@ -276,18 +337,18 @@ static void ranks_log_into_files_of_their_own(void **state)
     struct ds_config config;
     char *text;
     size_t bytes;
-    int log_file;
+    struct ds_run_files files;
 
     (void)state;
     assert_non_null(mkdtemp(dir));
     snprintf(override, sizeof override, "run.dir=%s/r", dir);
     make_config(&config, overrides, 1);
     assert_ok(ds_comm_self_open(ds_clock_system(), &self));
-    assert_ok(ds_run_dir_open(self, ds_fs_posix(), &config, &log_file));
+    assert_ok(ds_run_dir_open(self, ds_fs_posix(), &config, &files));
     ds_log.is_leader = 0;
     ds_info("into the file alone");
     ds_log.is_leader = 1;
-    ds_run_dir_close(ds_fs_posix(), &log_file);
+    ds_run_dir_close(ds_fs_posix(), &files);
     assert_int_equal(ds_log.file, -1);
     snprintf(path, sizeof path, "%s/r/log/rank-0000.log", dir);
     assert_ok(ds_fs_read_file(ds_fs_posix(), path, 1000, &text, &bytes));
@@ -302,6 +363,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_run_is_made_once_and_gone_on_with),
         cmocka_unit_test(another_run_is_refused_with_the_keys_that_differ),
+        cmocka_unit_test(a_run_without_a_step_claims_nothing),
+        cmocka_unit_test(a_second_launch_is_refused_while_the_first_is_at_work),
         cmocka_unit_test(a_config_that_a_person_wrote_stays),
         cmocka_unit_test(a_failure_leaves_nothing_half_made),
         cmocka_unit_test(a_failure_leaves_the_run_that_was_there),
