@@ -47,7 +47,7 @@ void ds_recorder_close(struct ds_recorder *recorder, int exit_code); /* leave ma
 void ds_recorder_section(struct ds_recorder *recorder, const char *name, uint64_t deadline_ns);
 void ds_recorder_beat(struct ds_recorder *recorder);
 void ds_recorder_step(struct ds_recorder *recorder, uint64_t step);
-/* the pair around an action; returns where the record lies until 256 more have come */
+/* the pair around an action; a begin beats as well; returns where the record lies until 256 more have come */
 struct ds_record *ds_record_begin(struct ds_recorder *recorder, uint32_t action, uint32_t kind,
                                   uint32_t micro, uint32_t unit, uint32_t block);
 void ds_record_end(struct ds_recorder *recorder, struct ds_record *record);

@@ -220,9 +220,11 @@ struct ds_record *ds_record_begin(struct ds_recorder *recorder, uint32_t action,
     struct recorder_page *page = recorder->page;
     const uint64_t sequence = page->event_count + 1;
     struct ds_record *record = &page->events[(sequence - 1) % DS_RECORDER_EVENTS];
+    const uint64_t now = ds_clock_mono_ns(recorder->clock);
 
     PAGE_STORE(&record->sequence, 0);
-    PAGE_STORE(&record->begin_ns, ds_clock_mono_ns(recorder->clock));
+    PAGE_STORE(&record->begin_ns, now);
+    PAGE_STORE(&page->beat_ns, now);
     PAGE_STORE(&record->end_ns, 0);
     PAGE_STORE(&record->step, page->step);
     PAGE_STORE(&record->action, action);

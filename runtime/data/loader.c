@@ -129,7 +129,8 @@ ds_status ds_loader_next(struct ds_loader *loader, uint64_t step, struct ds_load
     want(loader, slot, step);
     while (slot->state == LOADER_WANTED)
         pthread_cond_wait(&loader->changed, &loader->lock);
-    if (!loader->options.step_limit || step + 1 < loader->options.step_limit)
+    if (slot->status == DS_OK && /* one failure is told, not the next one, too */
+        (!loader->options.step_limit || step + 1 < loader->options.step_limit))
         want(loader, &loader->slots[(step + 1) & 1], step + 1);
     pthread_mutex_unlock(&loader->lock);
     *waited_ns = ds_clock_mono_ns(ds_clock_system()) - begin_ns;
