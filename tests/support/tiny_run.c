@@ -125,6 +125,21 @@ static ds_status on_step(void *user, const struct ds_step_report *report)
     return DS_OK;
 }
 
+static void list_params(const struct ds_model *model, struct tiny_result *out)
+{
+    uint64_t start = 0;
+
+    out->param_count = model->param_count;
+    out->table = calloc(model->param_count, sizeof *out->table);
+    for (uint32_t i = 0; i < model->param_count; i++) {
+        struct tiny_param *row = &out->table[i];
+        snprintf(row->name, sizeof row->name, "%s", model->params[i].name);
+        row->start = start;
+        row->elems = model->params[i].elems;
+        start += row->elems;
+    }
+}
+
 static ds_status collect(struct ds_trainer *trainer, struct tiny_result *out)
 {
     const struct ds_model *model = ds_trainer_model(trainer);
@@ -134,6 +149,7 @@ static ds_status collect(struct ds_trainer *trainer, struct tiny_result *out)
         const struct ds_memory *memory = ds_trainer_memory(trainer);
         out->param_elems = model->elems_total;
         at = out->params = malloc(model->elems_total * sizeof *at);
+        list_params(model, out);
         memcpy(out->bytes, memory->bytes[DS_MEMORY_DEVICE], sizeof out->bytes);
         for (uint32_t i = 0; i < model->unit_count; i++)
             if (model->units[i].elems > out->largest_unit_elems)
@@ -207,5 +223,7 @@ void tiny_run(const struct tiny_case *c, struct tiny_result *out)
 void tiny_result_fini(struct tiny_result *result)
 {
     free(result->params);
+    free(result->table);
     result->params = NULL;
+    result->table = NULL;
 }

@@ -22,12 +22,19 @@ struct tiny_case {
     void (*step)(const struct ds_step_report *report);
 };
 
+struct tiny_param {
+    char name[96];
+    uint64_t start, elems; /* in params */
+};
+
 struct tiny_result {
     ds_status status; /* the worst of all ranks */
     uint64_t steps, skipped;
     double loss[TINY_STEPS_MAX], norm[TINY_STEPS_MAX], eval_loss;
     float *params; /* all of them, in model order; freed by tiny_result_fini */
     uint64_t param_elems;
+    struct tiny_param *table; /* [param_count] */
+    uint32_t param_count;
     uint64_t bytes[DS_MEMORY_LABEL_COUNT]; /* device memory of rank 0 */
     uint64_t largest_unit_elems;
     struct ds_step_report last;
