@@ -6,5 +6,8 @@ build=${1:?a build folder}
 shift
 
 tidy=$(command -v clang-tidy-14 || command -v clang-tidy) || { echo "clang-tidy is missing" >&2; exit 77; }
-{ [ $# = 0 ] && find runtime parallel checkpoint launch -name '*.c' | sort || printf '%s\n' "$@"; } |
-    xargs -n 1 -P "$(nproc)" "$tidy" --quiet -p "$build" 2>/dev/null
+if [ $# = 0 ]; then
+    set -- $(find runtime parallel checkpoint launch -name '*.c' | sort)
+fi
+printf '%s\n' "$@" | xargs -P "$(nproc)" -n 1 "$tidy" --quiet -p "$build" \
+    --extra-arg=-Wno-unknown-warning-option --extra-arg=-include"$PWD/tests/support/analyzer.h" 2>/dev/null
