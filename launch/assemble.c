@@ -31,9 +31,10 @@ static ds_status open_device(struct ds_trainer *t)
             t->options.thread_count ? t->options.thread_count : (int)config->run.threads,
         .clock = t->options.clock,
     };
-    const struct ds_device_ops *ops;
+    const struct ds_device_ops *ops = t->options.device;
 
-    DS_TRY(ds_device_find(config->run.device, &ops));
+    if (!ops)
+        DS_TRY(ds_device_find(config->run.device, &ops));
     DS_TRY(ops->open(0, &options, &t->device));
     DS_TRY(ops->event_open(t->device, &t->event));
     return ops->stream_open(t->device, 0, &t->compute);

@@ -20,8 +20,6 @@ static const struct ds_choice stream_modes[] = {
 static const struct ds_choice auto_bools[] = {{"auto", -1}, {"true", 1}, {"false", 0}, {NULL, 0}};
 static const struct ds_choice exports[] = {
     {"last", DS_EXPORT_LAST}, {"none", DS_EXPORT_NONE}, {NULL, 0}};
-static const struct ds_choice storage_names[] = {
-    {"auto", 0}, {"io_uring", 0}, {"threads", 0}, {NULL, 0}};
 static const struct ds_choice families[] = {
     {"llama", DS_FAMILY_LLAMA}, {"qwen2", DS_FAMILY_QWEN2}, {"qwen3", DS_FAMILY_QWEN3}, {NULL, 0}};
 static const struct ds_choice formats[] = {
@@ -86,7 +84,6 @@ const struct ds_field ds_config_fields[] = {
     CHOICE(run, deterministic, "auto", 0, auto_bools, "equal bits on equal layouts; auto: true on cpu", "deterministic_mode deterministic_algorithms full_determinism"),
     CHOICE(run, export, "last", 0, exports, "write the model as a Hugging Face folder at the end of the run", "save_final export_model save_only_model"),
     REAL(run, deadline, "300", 0, 0.1, 86400, "seconds any wait for another rank may take; then the run ends with 71", "timeout ddp_timeout nccl_timeout distributed_timeout_minutes init_timeout_seconds"),
-    NAME(run, storage, "auto", 0, storage_names, "how files are read and written in bulk; auto: the best that works here", "io_backend"),
 
     TEXT(model, path, FIXED, "Hugging Face folder to start from; empty: random weights in the shape of the keys below",
          "model_name_or_path base_model model_path hf_path model_name pretrained_model_name_or_path"),

@@ -27,7 +27,6 @@ struct ds_config {
         int deterministic; /* 0, 1, -1 auto */
         int export;        /* enum ds_export_when */
         double deadline;   /* seconds any wait for another rank may take */
-        char storage[16];  /* auto, io_uring, threads */
     } run;
     struct {
         char path[DS_TEXT_MAX]; /* HF folder; "" : from the keys below, random weights */

@@ -12,7 +12,6 @@ void tiny_config(const struct tiny_case *c, struct ds_config *config)
 {
     memset(config, 0, sizeof *config);
     strcpy(config->run.device, "cpu");
-    strcpy(config->run.storage, "auto");
     config->run.cpu_streams = c->mode;
     config->run.threads = 1;
     config->run.seed = c->seed;
@@ -174,6 +173,7 @@ static ds_status run_rank(struct ds_comm *world, struct tiny_rank *rank)
                                                .world = world,
                                                .fs = ds_fs_posix(),
                                                .clock = ds_clock_system(),
+                                               .device = rank->c->device,
                                                .on_step = on_step,
                                                .user = rank};
     st = ds_trainer_open(&options, &trainer);

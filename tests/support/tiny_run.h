@@ -15,8 +15,9 @@ struct tiny_case {
     uint64_t steps, global_batch, micro_batch, seed;
     int is_tied;
     const char *inject;
-    const char *data; /* safetensors file */
-    int transport;    /* enum ds_transport */
+    const char *data;                   /* safetensors file */
+    const struct ds_device_ops *device; /* NULL: the cpu device that is built in */
+    int transport;                      /* enum ds_transport */
     /* or NULL: the last word about the configuration; every finished step of every rank */
     void (*adjust)(struct ds_config *config);
     void (*step)(const struct ds_step_report *report);

@@ -6,6 +6,8 @@
 
 #include "tiny_run.h"
 
+#include "dstrain/plugin.h"
+
 #include <math.h>
 
 enum { STEPS = 30 };
@@ -66,6 +68,24 @@ static void stages_and_streams_agree_to_the_bit(void **state)
         }
         assert_true(base.loss[STEPS - 1] < base.loss[0]); /* and it learned something */
         tiny_result_fini(&base);
+    }
+}
+
+/* The same code behind the plugin boundary: nothing of it may depend on what it is linked with. */
+static void a_device_that_is_a_plugin_agrees_to_the_bit(void **state)
+{
+    const struct ds_plugin *plugin;
+
+    (void)state;
+    assert_ok(ds_plugin_load(DS_BINARY_DIR "/libdstrain_cpu.so", &plugin));
+    for (int mode = DS_DEVICE_INLINE; mode <= DS_DEVICE_DEFERRED; mode++) {
+        struct tiny_case c = case_of(2, 3, mode);
+        struct tiny_result built_in = run(&c);
+        c.device = plugin->device;
+        struct tiny_result other = run(&c);
+        assert_same_bits(&built_in, &other);
+        tiny_result_fini(&built_in);
+        tiny_result_fini(&other);
     }
 }
 
@@ -209,6 +229,7 @@ int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(stages_and_streams_agree_to_the_bit),
+        cmocka_unit_test(a_device_that_is_a_plugin_agrees_to_the_bit),
         cmocka_unit_test(ranks_agree_with_one_rank_to_rounding),
         cmocka_unit_test(two_ranks_agree_with_two_micro_batches_to_the_bit),
         cmocka_unit_test(hybrid_sharding_agrees_across_stages),
