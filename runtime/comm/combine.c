@@ -5,14 +5,17 @@
 
 #if defined(__x86_64__)
 #include <emmintrin.h>
-#define CLONES __attribute__((target_clones("avx2", "default")))
-#else
-#define CLONES
 #endif
 
-/* Sanitizers instrument before the choice between clones can be made. */
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-#undef CLONES
+/* The choice between clones is made before main; the thread sanitizer is not ready for it then. */
+#if defined(__has_feature)
+#define HAS_FEATURE(feature) __has_feature(feature)
+#else
+#define HAS_FEATURE(feature) 0
+#endif
+#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__) && !HAS_FEATURE(thread_sanitizer)
+#define CLONES __attribute__((target_clones("avx2", "default")))
+#else
 #define CLONES
 #endif
 
@@ -20,13 +23,20 @@
 #define LARGEST_OF(x, y)  ((x) > (y) || (x) != (x) ? (x) : (y))
 #define SMALLEST_OF(x, y) ((x) < (y) || (x) != (x) ? (x) : (y))
 
-/* ivdep: `to` is `a` or `b` itself or does not touch them. Integers add as unsigned: they wrap. */
-#define COMBINE(name, type, f)                                                          \
-    CLONES static void name(void *to, const void *a, const void *b, size_t count)       \
-    {                                                                                   \
-        type *out = to;                                                                 \
-        const type *x = a, *y = b;                                                      \
-        _Pragma("GCC ivdep") for (size_t i = 0; i < count; i++) out[i] = f(x[i], y[i]); \
+/* `to` is `a` or `b` itself or does not touch them, so that whole vectors may be read first. */
+#if defined(__clang__)
+#define NO_OVERLAP _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define NO_OVERLAP _Pragma("GCC ivdep")
+#endif
+
+/* Integers add as unsigned: they wrap. */
+#define COMBINE(name, type, f)                                                    \
+    CLONES static void name(void *to, const void *a, const void *b, size_t count) \
+    {                                                                             \
+        type *out = to;                                                           \
+        const type *x = a, *y = b;                                                \
+        NO_OVERLAP for (size_t i = 0; i < count; i++) out[i] = f(x[i], y[i]);     \
     }
 
 COMBINE(sum_f32, float, SUM_OF)

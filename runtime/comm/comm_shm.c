@@ -28,7 +28,7 @@ static int open_new(char *name)
     return -1;
 }
 
-/* The largest size that fits, halving from `bytes`. 0 or an errno. */
+/* `bytes`, or a quarter as long as that does not fit: other groups want some, too. 0 or an errno. */
 static int reserve(int file, size_t bytes, size_t bytes_min, size_t *got_bytes)
 {
     for (;;) {
@@ -41,7 +41,7 @@ static int reserve(int file, size_t bytes, size_t bytes_min, size_t *got_bytes)
             return code;
         if (ftruncate(file, 0) != 0)
             return errno;
-        bytes = bytes / 2 > bytes_min ? bytes / 2 : bytes_min;
+        bytes = bytes / 4 > bytes_min ? bytes / 4 : bytes_min;
     }
 }
 

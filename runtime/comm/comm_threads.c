@@ -80,7 +80,8 @@ ds_status ds_comm_threads_open(uint32_t size, const struct ds_clock *clock, uint
     void *at = NULL;
     ds_status st;
 
-    memset(out, 0, size * sizeof *out);
+    for (uint32_t rank = 0; rank < size; rank++)
+        out[rank] = NULL;
     if (job == NULL)
         return ds_fail(DS_ERR_NO_MEMORY, "no memory for %u ranks", size);
     comm_init(&model, &threads_ops, 0, size, clock, deadline_ns, "world");

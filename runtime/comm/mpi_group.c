@@ -21,7 +21,7 @@ ds_status mpi_comm_new(MPI_Comm mpi, struct mpi_job *job, const struct ds_comm *
     comm->direct_ranks_max = DS_COMM_MPI_DIRECT_RANKS;
     comm->staging_bytes = staging_bytes > least_bytes ? staging_bytes : least_bytes;
     comm->staging = malloc(comm->staging_bytes);
-    comm->requests = malloc(2 * model->size * sizeof *comm->requests);
+    comm->requests = calloc(2 * (size_t)model->size, sizeof(MPI_Request));
     *out = &comm->base;
     if (comm->staging == NULL || comm->requests == NULL) {
         mpi_close(*out);

@@ -17,7 +17,7 @@
 #include "wait.h"
 
 #define SHARED_SLOTS          2
-#define SHARED_SLOT_BYTES     (512u << 10)
+#define SHARED_SLOT_BYTES     (256u << 10)
 #define SHARED_SLOT_BYTES_MIN (4u << 10)
 
 struct shared_line {

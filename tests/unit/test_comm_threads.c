@@ -7,6 +7,7 @@
 #include "comm_cases.h"
 #include "test.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 
 #define SIZE_MAX_HERE  8
@@ -44,6 +45,13 @@ static void run_ranks(struct seat *seats, uint32_t size, const struct seat *mode
     for (uint32_t rank = 0; rank < size; rank++)
         pthread_join(threads[rank], NULL);
     ds_comm_threads_close(world, size);
+}
+
+/* Lines of several threads: one must not land on another. */
+static void capture_threads(struct capture *capture)
+{
+    capture_begin(capture);
+    assert_int_equal(fcntl(capture->file, F_SETFL, O_APPEND), 0);
 }
 
 static const uint32_t sizes[] = {1, 2, 3, 4, 8}; /* streams: without the last one */
@@ -164,7 +172,7 @@ static void missing_ranks_are_named_when_the_deadline_passes(void **state)
     const char *text;
 
     (void)state;
-    capture_begin(&capture);
+    capture_threads(&capture);
     run_ranks(seats, 5, &(struct seat){.body = absent_body}, DEADLINE_NS);
     text = capture_end(&capture);
     assert_true(ds_clock_mono_ns(ds_clock_system()) - begin_ns < 20u * (uint64_t)SHORT_DEADLINE);
@@ -195,7 +203,7 @@ static void deadlines_follow_the_given_clock(void **state)
     ds_clock_manual_init(&manual);
     assert_ok(ds_comm_threads_open(3, &manual.clock, 20000000u, world)); /* 20 ms */
     seat = (struct seat){.comm = world[0]};
-    capture_begin(&capture);
+    capture_threads(&capture);
     lonely_body(&seat);
     text = capture_end(&capture);
     assert_int_equal(seat.status, DS_ERR_DEADLINE);
@@ -227,7 +235,7 @@ static void poison_ends_the_waits_of_every_group_quietly(void **state)
     struct capture capture;
 
     (void)state;
-    capture_begin(&capture);
+    capture_threads(&capture);
     run_ranks(seats, 4, &(struct seat){.body = poison_body}, DEADLINE_NS);
     assert_string_equal(capture_end(&capture), "");
     for (int rank = 0; rank < 4; rank++) {
@@ -251,7 +259,7 @@ static void different_calls_are_an_error_and_not_a_sum(void **state)
     const char *text;
 
     (void)state;
-    capture_begin(&capture);
+    capture_threads(&capture);
     run_ranks(seats, 2, &(struct seat){.body = mismatch_body}, DEADLINE_NS);
     text = capture_end(&capture);
     assert_int_equal(seats[0].status, DS_ERR_COMM);
@@ -287,7 +295,7 @@ static void a_deadline_on_a_stream_comes_back_from_its_wait(void **state)
     struct capture capture;
 
     (void)state;
-    capture_begin(&capture);
+    capture_threads(&capture);
     run_ranks(seats, 2, &(struct seat){.body = late_stream_body}, SHORT_DEADLINE);
     assert_non_null(strstr(capture_end(&capture), "for rank 1 (of 2)"));
     assert_int_equal(seats[0].status, DS_ERR_DEADLINE);
