@@ -1,11 +1,13 @@
 /* hf_write.c - the model as a Hugging Face folder. All ranks gather unit after unit; rank 0 writes them
- * into `folder`.tmp, which becomes `folder` when everything in it is durable: whole or absent. A
- * failure on rank 0 does not leave the others waiting: gathering goes on, writing stops, and the
+ * into `folder`.tmp, which becomes `folder` when everything in it is durable: whole or absent. An older
+ * export waits as `folder`.old meanwhile and comes back if that fails; what a killed process left of
+ * either is put in order by the next export. A failure on rank 0 does not leave the others waiting: gathering goes on, writing stops, and the
  * verdict is agreed at the end. */
 #include "hf_tokenizer.h"
 
 #include "dstrain/hf.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,7 +19,7 @@ struct hf_writer {
     float *host;                        /* one whole unit */
     uint32_t *file_of;                  /* [param_count] which file a parameter goes to */
     uint32_t file_count;
-    char temporary[PATH_BYTES];
+    char temporary[PATH_BYTES], old[PATH_BYTES];
     /* borrows */
     const struct ds_hf_write_options *options;
 };
@@ -170,8 +172,11 @@ static ds_status copy_companions(struct hf_writer *w)
         ds_status st;
 
         snprintf(from, sizeof from, "%s/%s", w->options->companions, names[i]);
-        if (ds_fs_stat(fs, from, &stat) != 0)
+        int code = ds_fs_stat(fs, from, &stat);
+        if (code == -ENOENT)
             continue;
+        if (code != 0)
+            return failed(w, from, code);
         DS_TRY(ds_fs_read_file(fs, from, 256u << 20, &text, &bytes));
         snprintf(to, sizeof to, "%s/%s", w->temporary, names[i]);
         st = ds_fs_write_file(fs, to, text, bytes);
@@ -197,14 +202,36 @@ done:
 
 /* ---- begin and end, on rank 0 */
 
-static ds_status begin(struct hf_writer *w)
+static int exists(struct ds_fs *fs, const char *path, int *code)
+{
+    struct ds_fs_stat stat;
+    int got = ds_fs_stat(fs, path, &stat);
+
+    if (got != 0 && got != -ENOENT)
+        *code = got;
+    return got == 0;
+}
+
+/* A process that ended between two renames left the older export under its other name. */
+static int settle(struct hf_writer *w)
 {
     struct ds_fs *fs = w->options->fs;
     int code = ds_fs_remove_tree(fs, w->temporary);
 
+    if (code != 0 || !exists(fs, w->old, &code) || code != 0)
+        return code;
+    if (exists(fs, w->options->folder, &code))
+        return ds_fs_remove_tree(fs, w->old);
+    return code != 0 ? code : ds_fs_rename(fs, w->old, w->options->folder);
+}
+
+static ds_status begin(struct hf_writer *w)
+{
+    int code = settle(w);
+
     if (code != 0)
         return failed(w, "cannot remove an unfinished one", code);
-    code = ds_fs_mkdirs(fs, w->temporary, 0750);
+    code = ds_fs_mkdirs(w->options->fs, w->temporary, 0750);
     if (code != 0)
         return failed(w, "cannot make its folder", code);
     plan_files(w);
@@ -227,31 +254,43 @@ static int sync_parent(struct ds_fs *fs, const char *path)
     return ds_fs_fsync_dir(fs, parent);
 }
 
-/* An older export steps aside until the new one has its name. */
+/* Names change places; if one of the changes fails, those before it are taken back. */
+static ds_status swap(struct hf_writer *w)
+{
+    struct ds_fs *fs = w->options->fs;
+    const char *folder = w->options->folder, *what = "cannot move the older one aside";
+    int code = 0, has_old = exists(fs, folder, &code);
+
+    if (code == 0 && has_old)
+        code = ds_fs_rename(fs, folder, w->old);
+    if (code != 0)
+        return failed(w, what, code);
+    what = "cannot give it its name";
+    code = ds_fs_rename(fs, w->temporary, folder);
+    if (code == 0) {
+        what = "cannot make it durable";
+        code = sync_parent(fs, folder);
+        if (code == 0)
+            return DS_OK;
+        (void)ds_fs_rename(fs, folder, w->temporary);
+    }
+    if (has_old)
+        (void)ds_fs_rename(fs, w->old, folder);
+    return failed(w, what, code);
+}
+
+/* The new one stands; the older one goes. */
 static ds_status commit(struct hf_writer *w)
 {
     struct ds_fs *fs = w->options->fs;
-    const char *folder = w->options->folder;
-    char old[PATH_BYTES];
-    struct ds_fs_stat stat;
     int code = ds_fs_fsync_dir(fs, w->temporary);
 
-    snprintf(old, sizeof old, "%s.old", folder);
-    if (code == 0)
-        code = ds_fs_remove_tree(fs, old);
-    if (code == 0 && ds_fs_stat(fs, folder, &stat) == 0)
-        code = ds_fs_rename(fs, folder, old);
-    if (code != 0)
-        return failed(w, "cannot move the older one aside", code);
-    code = ds_fs_rename(fs, w->temporary, folder);
-    if (code != 0) {
-        (void)ds_fs_rename(fs, old, folder);
-        return failed(w, "cannot give it its name", code);
-    }
-    code = sync_parent(fs, folder);
     if (code != 0)
         return failed(w, "cannot make it durable", code);
-    (void)ds_fs_remove_tree(fs, old); /* the new one stands; a leftover goes with the next export */
+    DS_TRY(swap(w));
+    if (ds_fs_remove_tree(fs, w->old) != 0 && ds_fs_remove_tree(fs, w->old) != 0)
+        ds_warn("export to %s: the older one stays as %s: it cannot be removed", w->options->folder,
+                w->old);
     return DS_OK;
 }
 
@@ -304,6 +343,7 @@ ds_status ds_hf_write(const struct ds_hf_write_options *options)
     ds_status st = DS_OK;
 
     snprintf(w.temporary, sizeof w.temporary, "%s.tmp", options->folder);
+    snprintf(w.old, sizeof w.old, "%s.old", options->folder);
     if (is_writer) {
         st = take_host(&w);
         if (st == DS_OK)
