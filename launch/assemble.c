@@ -393,17 +393,15 @@ ds_status trainer_assemble(struct ds_trainer *t)
 
 void trainer_dismantle(struct ds_trainer *t)
 {
-    const struct ds_device_ops *ops = t->device ? t->device->ops : NULL;
-
     ds_loader_close(t->train_loader);
     ds_loader_close(t->eval_loader);
     ds_dataset_close(t->train_data);
     ds_dataset_close(t->eval_data);
     ds_hf_close(t->weights);
     if (t->comm)
-        ops->stream_close(t->comm);
+        t->device->ops->stream_close(t->comm);
     if (t->compute)
-        ops->stream_close(t->compute);
+        t->device->ops->stream_close(t->compute);
     ds_executor_close(t->executor);
     ds_optim_close(t->optim);
     ds_zero_close(t->zero);
@@ -413,13 +411,13 @@ void trainer_dismantle(struct ds_trainer *t)
     ds_schedule_fini(&t->eval_list);
     for (int i = 0; i < 2; i++)
         if (t->exchanges[i].done)
-            ops->event_close(t->exchanges[i].done);
+            t->device->ops->event_close(t->exchanges[i].done);
     if (t->event)
-        ops->event_close(t->event);
+        t->device->ops->event_close(t->event);
     if (t->memory.device)
         ds_memory_fini(&t->memory);
     if (t->device)
-        ops->close(t->device);
+        t->device->ops->close(t->device);
     free(t->batches);
     free(t->unit_specs);
     free(t->param_spans);

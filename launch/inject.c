@@ -13,15 +13,19 @@ static const char *const kind_names[INJECT_KIND_COUNT] = {"hang", "fail", "kill"
 static int is_mine(const struct ds_trainer *t, uint64_t *step, enum inject_kind *kind)
 {
     const char *text = t->config->debug.inject;
-    char name[16] = "";
-    unsigned long long rank = 0, at = 0;
+    size_t kind_length = strcspn(text, ":");
+    char *end;
+    uint64_t rank;
 
-    if (sscanf(text, "%15[a-z]:%llu:%llu", name, &rank, &at) != 3)
+    if (text[kind_length] == '\0')
         return 0;
     for (int i = 0; i < INJECT_KIND_COUNT; i++)
-        if (strcmp(name, kind_names[i]) == 0)
+        if (strlen(kind_names[i]) == kind_length && strncmp(text, kind_names[i], kind_length) == 0)
             *kind = (enum inject_kind)i;
-    *step = at;
+    rank = strtoull(text + kind_length + 1, &end, 10);
+    if (*end != ':')
+        return 0;
+    *step = strtoull(end + 1, NULL, 10);
     return rank == t->options.world->rank;
 }
 

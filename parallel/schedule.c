@@ -279,7 +279,7 @@ static ds_status make_variant(const struct ds_schedule_shape *shape, uint32_t va
                           .works = works,
                           .work_count = work_count,
                           .keeps = !(variant & 4)};
-    uint32_t *unit_slots = malloc(2 * n * sizeof *unit_slots);
+    uint32_t *unit_slots = malloc(sizeof *unit_slots * 2 * n);
     ds_status st;
 
     maker.is_acquired = calloc(n, 1);

@@ -10,7 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define KEPT_S (24 * 60 * 60)
+#define KEPT_S (24L * 60 * 60)
 
 void page_hold(int file)
 {

@@ -2,6 +2,7 @@
  * is an address, so that a hostile file cannot know which names would collide. */
 #include "safetensors_private.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -14,7 +15,7 @@ struct safetensors_shown safetensors_show(const char *name)
 
     for (size_t i = 0; i < kept; i++)
         shown.text[i] = (char)(name[i] >= ' ' && name[i] < 0x7f ? name[i] : '?');
-    strcpy(shown.text + kept, kept < length ? "..." : "");
+    snprintf(shown.text + kept, sizeof shown.text - kept, "%s", kept < length ? "..." : "");
     return shown;
 }
 

@@ -121,7 +121,7 @@ static ds_status parse_text(struct parser *p, const char *what, size_t bytes_max
 static ds_status parse_object(struct parser *p, const char *what, size_t name_bytes_max,
                               member_do *member)
 {
-    const char *name = NULL;
+    const char *name = "";
 
     DS_TRY(expect(p, '{'));
     skip_space(p);
