@@ -139,26 +139,39 @@ static void list_params(const struct ds_model *model, struct tiny_result *out)
     }
 }
 
+/* Through a place that is used again at once: what read_param gives is there when it returns. */
+static ds_status read_params(struct ds_trainer *trainer, float *to)
+{
+    const struct ds_model *model = ds_trainer_model(trainer);
+    float *scratch = calloc(model->elems_total, sizeof *scratch);
+    ds_status st = DS_OK;
+
+    for (uint32_t i = 0; i < model->param_count && st == DS_OK; i++) {
+        const struct ds_param *param = &model->params[i];
+        st = ds_trainer_read_param(trainer, param->name, to ? scratch : NULL);
+        if (!to)
+            continue;
+        memcpy(to, scratch, param->elems * sizeof *to);
+        to += param->elems;
+    }
+    free(scratch);
+    return st;
+}
+
 static ds_status collect(struct ds_trainer *trainer, struct tiny_result *out)
 {
     const struct ds_model *model = ds_trainer_model(trainer);
-    float *at = NULL;
 
-    if (out) {
-        const struct ds_memory *memory = ds_trainer_memory(trainer);
-        out->param_elems = model->elems_total;
-        at = out->params = malloc(model->elems_total * sizeof *at);
-        list_params(model, out);
-        memcpy(out->bytes, memory->bytes[DS_MEMORY_DEVICE], sizeof out->bytes);
-        for (uint32_t i = 0; i < model->unit_count; i++)
-            if (model->units[i].elems > out->largest_unit_elems)
-                out->largest_unit_elems = model->units[i].elems;
-    }
-    for (uint32_t i = 0; i < model->param_count; i++) {
-        DS_TRY(ds_trainer_read_param(trainer, model->params[i].name, at));
-        at = at ? at + model->params[i].elems : NULL;
-    }
-    return DS_OK;
+    if (!out)
+        return read_params(trainer, NULL);
+    out->param_elems = model->elems_total;
+    out->params = malloc(model->elems_total * sizeof *out->params);
+    list_params(model, out);
+    memcpy(out->bytes, ds_trainer_memory(trainer)->bytes[DS_MEMORY_DEVICE], sizeof out->bytes);
+    for (uint32_t i = 0; i < model->unit_count; i++)
+        if (model->units[i].elems > out->largest_unit_elems)
+            out->largest_unit_elems = model->units[i].elems;
+    return read_params(trainer, out->params);
 }
 
 static ds_status run_rank(struct ds_comm *world, struct tiny_rank *rank)

@@ -10,7 +10,11 @@
 
 #include <math.h>
 
+#ifdef __SANITIZE_THREAD__
+enum { STEPS = 6 }; /* every thread and every wait is there in each; more only takes minutes */
+#else
 enum { STEPS = 30 };
+#endif
 
 static char *folder, *data;
 static uint64_t seed;
@@ -66,7 +70,8 @@ static void stages_and_streams_agree_to_the_bit(void **state)
             assert_same_bits(&base, &other);
             tiny_result_fini(&other);
         }
-        assert_true(base.loss[STEPS - 1] < base.loss[0]); /* and it learned something */
+        assert_true(STEPS < 30 ||
+                    base.loss[STEPS - 1] < base.loss[0]); /* and it learned something */
         tiny_result_fini(&base);
     }
 }
