@@ -29,9 +29,9 @@ struct ds_record {
 struct ds_recorder;
 
 struct ds_recorder_options {
-    const char *directory;  /* host-local; NULL: memory of the process only */
-    const char *run_id;     /* part of the file name: [A-Za-z0-9._-] */
-    const char *incidents;  /* folder for what the watchdog writes before the end, or NULL */
+    const char *directory;         /* host-local; NULL: memory of the process only */
+    const char *run_id;            /* part of the file name: [A-Za-z0-9._-] */
+    const char *incidents;         /* folder for what the watchdog writes before the end, or NULL */
     const char *const *kind_names; /* of actions, for messages */
     uint32_t kind_count;
     uint32_t rank, rank_count;
@@ -40,7 +40,8 @@ struct ds_recorder_options {
 
 DS_CHECKED ds_status ds_recorder_open(const struct ds_recorder_options *options,
                                       struct ds_recorder **out);
-void ds_recorder_close(struct ds_recorder *recorder, int exit_code); /* leave mark, removes the page */
+/* leave mark, removes the page */
+void ds_recorder_close(struct ds_recorder *recorder, int exit_code);
 
 /* local: name what the main thread is doing now ("load", "step", "eval"); `deadline_ns` from now, 0:
  * none. Beats as well. */
