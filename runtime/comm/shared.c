@@ -5,7 +5,6 @@
  * `has_failed`. Works of one communicator run in the order of the calls, on whatever streams. */
 #include "shared.h"
 
-#include <sched.h>
 #include <string.h>
 
 /* all_reduce up to here: every rank sums everything itself, which saves the second wait. */
@@ -384,9 +383,9 @@ static ds_status advance(struct shared_work *work)
             work->base.progress++;
             turns_left = POLL_YIELDS;
         } else if (st == DS_OK) {
-            if (turns_left-- == 0)
+            if (turns_left-- == 0 || work->base.is_crowded)
                 return stalled(work);
-            sched_yield();
+            comm_yield(&work->comm->base, &work->base);
         }
     }
     return st;

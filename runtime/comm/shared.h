@@ -16,7 +16,7 @@
 #include "combine.h"
 #include "wait.h"
 
-#define SHARED_SLOTS          2
+#define SHARED_SLOTS          4
 #define SHARED_SLOT_BYTES     (256u << 10)
 #define SHARED_SLOT_BYTES_MIN (4u << 10)
 

@@ -9,17 +9,30 @@
 #define SPIN_TURNS  64   /* pauses: some microseconds */
 #define YIELD_TURNS 1500 /* about a millisecond where nobody takes the core */
 #define SLEEP_NS    50000
+#define NAP_NS      5000    /* instead of yields, where they cost too much */
+#define LONG_NS     1500000 /* peers come back sooner: their turns are pieces that fit a cache */
 
-static void relax(uint32_t turn, const struct ds_clock *clock)
+void comm_yield(const struct ds_comm *comm, struct comm_work *work)
 {
-    if (turn < SPIN_TURNS) {
+    uint64_t begin_ns = ds_clock_mono_ns(comm->clock);
+
+    sched_yield();
+    if (ds_clock_mono_ns(comm->clock) - begin_ns > LONG_NS)
+        work->is_crowded = 1;
+}
+
+static void relax(const struct ds_comm *comm, struct comm_work *work, uint32_t turn)
+{
+    if (turn >= SPIN_TURNS + YIELD_TURNS) {
+        ds_clock_sleep_ns(comm->clock, SLEEP_NS);
+    } else if (work->is_crowded) {
+        ds_clock_sleep_ns(comm->clock, NAP_NS);
+    } else if (turn >= SPIN_TURNS) {
+        comm_yield(comm, work);
+    } else {
 #if defined(__x86_64__)
         __builtin_ia32_pause();
 #endif
-    } else if (turn < SPIN_TURNS + YIELD_TURNS) {
-        sched_yield();
-    } else {
-        ds_clock_sleep_ns(clock, SLEEP_NS);
     }
 }
 
@@ -35,7 +48,7 @@ ds_status comm_drive(struct ds_comm *comm, ds_work_fn work, struct comm_work *ar
             return DS_OK;
         turn = args->progress != seen ? 0 : turn + 1;
         seen = args->progress;
-        relax(turn, comm->clock);
+        relax(comm, args, turn);
     }
 }
 

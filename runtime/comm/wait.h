@@ -17,10 +17,14 @@ struct comm_work {
     const char *call;    /* "all_gather", for messages */
     uint64_t started_ns; /* the first poll; 0: not yet polled */
     uint64_t progress;   /* grows whenever a poll got somewhere */
+    int is_crowded;      /* who yields loses the core to somebody who computes: better sleep */
 };
 
 /* local: poll `work` (which begins with a comm_work) until it is done. */
 DS_CHECKED ds_status comm_drive(struct ds_comm *comm, ds_work_fn work, struct comm_work *args);
+
+/* local: let others run, and notice if that costs a time slice */
+void comm_yield(const struct ds_comm *comm, struct comm_work *work);
 
 /* local: queue `work` on `stream`, or drive it here and now if there is none. */
 DS_CHECKED ds_status comm_submit(struct ds_comm *comm, struct ds_stream *stream, ds_work_fn work,
