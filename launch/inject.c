@@ -29,18 +29,25 @@ static int is_mine(const struct ds_trainer *t, uint64_t *step, enum inject_kind 
     return rank == t->options.world->rank;
 }
 
-/* The first weight of this rank's part of the first layer is NaN for one step. */
-static ds_status spoil_weight(struct ds_trainer *t)
+static ds_status copy_float(struct ds_trainer *t, float *to, const float *from)
+{
+    DS_TRY(t->device->ops->copy(t->compute, to, from, sizeof *to));
+    return t->device->ops->stream_sync(t->compute);
+}
+
+/* A cosine of this rank is NaN for one step: nothing but its own arithmetic reads it, so that it cannot
+ * travel except through the loss and the gradients. */
+static ds_status spoil_rotary(struct ds_trainer *t)
 {
     const float bad = NAN;
 
-    DS_TRY(ds_zero_read_shard(t->zero, 1, 0, 1, &t->spoilt_weight));
-    return ds_zero_write_shard(t->zero, 1, 0, 1, &bad);
+    DS_TRY(copy_float(t, &t->spoilt, t->rotary));
+    return copy_float(t, t->rotary, &bad);
 }
 
-static ds_status mend_weight(struct ds_trainer *t)
+static ds_status mend_rotary(struct ds_trainer *t)
 {
-    return ds_zero_write_shard(t->zero, 1, 0, 1, &t->spoilt_weight);
+    return copy_float(t, t->rotary, &t->spoilt);
 }
 
 ds_status inject_into_step(struct ds_trainer *t, uint64_t step)
@@ -52,7 +59,7 @@ ds_status inject_into_step(struct ds_trainer *t, uint64_t step)
     if (!t->config->debug.inject[0] || !is_mine(t, &due, &kind))
         return DS_OK;
     if (kind == INJECT_NAN && step == due + 1)
-        return mend_weight(t);
+        return mend_rotary(t);
     if (step != due)
         return DS_OK;
     switch (kind) {
@@ -66,7 +73,7 @@ ds_status inject_into_step(struct ds_trainer *t, uint64_t step)
         (void)raise(SIGKILL);
         return DS_OK;
     case INJECT_NAN:
-        return spoil_weight(t);
+        return spoil_rotary(t);
     case INJECT_KIND_COUNT:
         break;
     }

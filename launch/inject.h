@@ -1,6 +1,6 @@
 /* inject.h (private) - faults on request, so that what a run does about them can be tested on a real run.
  * `debug.inject = KIND:RANK:STEP`: hang (the rank sleeps for ever), fail (a failure in the middle of the
- * step), kill (SIGKILL), nan (a weight is NaN during this step). */
+ * step), kill (SIGKILL), nan (what attention turns by is NaN during this step). */
 #ifndef DSTRAIN_INJECT_H
 #define DSTRAIN_INJECT_H
 

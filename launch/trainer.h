@@ -50,7 +50,7 @@ struct ds_trainer {
     uint32_t data_size, share, share_count, shard_rank;
     struct ds_lr_schedule lr;
     uint64_t last_end_ns, tokens;
-    float spoilt_weight; /* inject.c */
+    float spoilt; /* inject.c */
 };
 
 static inline int is_training(const struct ds_trainer *t)
