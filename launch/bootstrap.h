@@ -3,7 +3,7 @@
 #ifndef DSTRAIN_LAUNCH_BOOTSTRAP_H
 #define DSTRAIN_LAUNCH_BOOTSTRAP_H
 
-#include "config.h"
+#include "config/config.h"
 
 struct ds_bootstrap {
     /* owns */

@@ -3,7 +3,7 @@
 #ifndef DSTRAIN_LAUNCH_COMMAND_H
 #define DSTRAIN_LAUNCH_COMMAND_H
 
-#include "config.h"
+#include "config/config.h"
 
 enum ds_command_flag {
     /* every rank of mpirun takes part; without it only one process works, whatever mpirun started */

@@ -1,7 +1,7 @@
 /* metrics.c - see metrics.h. Numbers are written with as many digits as it takes to read them back
  * exactly; after a resume a step may appear again, and the last line counts. */
 #include "metrics.h"
-#include "number.h"
+#include "config/number.h"
 
 #include <stdio.h>
 #include <string.h>

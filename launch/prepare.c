@@ -2,7 +2,7 @@
  * what is missing; what is there and unchanged is used again. */
 #include "command.h"
 #include "console.h"
-#include "sources.h"
+#include "trainer/sources.h"
 
 #include <stdio.h>
 

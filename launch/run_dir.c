@@ -2,7 +2,7 @@
  * again: directories first, config.ini last and in one rename. Whoever reads or changes what is in it
  * has its lock. */
 #include "run_dir.h"
-#include "ini.h"
+#include "config/ini.h"
 
 #include <errno.h>
 #include <stdio.h>

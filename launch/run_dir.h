@@ -9,7 +9,7 @@
 #ifndef DSTRAIN_LAUNCH_RUN_DIR_H
 #define DSTRAIN_LAUNCH_RUN_DIR_H
 
-#include "config.h"
+#include "config/config.h"
 
 #define DS_RUN_PATH_BYTES (DS_TEXT_MAX + 64)
 

@@ -49,7 +49,7 @@ exits() {
         { print }'
 }
 
-# A file sees the contracts and its own folder. What climbs undoes the layers, and so does
+# A file sees the contracts and its own folder (in launch, launch's sub-folders too). What climbs undoes the layers, and so does
 # reaching for the private header of another folder.
 climbing_includes() { echo "$code" | grep -E '#[[:space:]]*include[[:space:]]+["<]([^">]*/)?\.\./'; }
 foreign_includes() {
@@ -57,7 +57,7 @@ foreign_includes() {
         while read -r file line header; do
             case $header in
             dstrain/*) [ -f "include/$header" ] ;;
-            *) [ -f "${file%/*}/$header" ] ;;
+            *) [ -f "${file%/*}/$header" ] || { [ "${file%%/*}" = launch ] && [ -f "launch/$header" ]; } ;;
             esac || echo "$file:$line:#include \"$header\""
         done
 }

@@ -1,5 +1,5 @@
 /* config.h - everything a person can set: one struct, filled from config.ini and `section.key=value`
- * by the one table in launch/config_table.c. Const once it is loaded. A knob exists if it has a row. */
+ * by the one table in launch/config/config_table.c. Const once it is loaded. A knob exists if it has a row. */
 #ifndef DSTRAIN_CONFIG_H
 #define DSTRAIN_CONFIG_H
 

@@ -2,7 +2,7 @@
 // private: launch
 /* fuzz_ini.c - any bytes as a config.ini: refused with a status, or a configuration that resolves, is
  * judged, and reads back from its own text as what it was. */
-#include "config.h"
+#include "config/config.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -6,8 +6,8 @@
 #include "capture.h"
 #include "tiny_run.h"
 
-#include "bench.h"
-#include "bench_kernels.h"
+#include "bench/bench.h"
+#include "bench/bench_kernels.h"
 
 static struct ds_comm *self;
 

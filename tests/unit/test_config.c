@@ -3,7 +3,7 @@
 // link: launch
 // private: launch
 #include "capture.h"
-#include "config.h"
+#include "config/config.h"
 #include "test.h"
 
 #include "dstrain/random.h"

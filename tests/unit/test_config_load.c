@@ -3,7 +3,7 @@
 // private: launch
 #include "bootstrap.h"
 #include "capture.h"
-#include "config.h"
+#include "config/config.h"
 #include "test.h"
 
 #include <pthread.h>

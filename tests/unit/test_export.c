@@ -7,7 +7,7 @@
 #include "capture.h"
 #include "ranks.h"
 #include "tiny_run.h"
-#include "trainer.h"
+#include "trainer/trainer.h"
 
 #include "dstrain/json.h"
 

@@ -3,7 +3,7 @@
 // link: launch
 // private: launch
 #include "capture.h"
-#include "ini.h"
+#include "config/ini.h"
 #include "test.h"
 
 struct seen {

@@ -2,8 +2,8 @@
 // link: launch
 // private: launch
 #include "capture.h"
+#include "config/number.h"
 #include "metrics.h"
-#include "number.h"
 #include "test.h"
 
 #include "dstrain/json.h"
