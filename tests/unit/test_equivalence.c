@@ -10,7 +10,7 @@
 
 #include <math.h>
 
-#ifdef __SANITIZE_THREAD__
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 enum { STEPS = 6 }; /* every thread and every wait is there in each; more only takes minutes */
 #else
 enum { STEPS = 30 };
