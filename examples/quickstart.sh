@@ -9,8 +9,16 @@ cd "$(dirname "$0")/.."
 ./examples/install.sh $build_packages fortunes
 
 echo "== building"
-[ -f build/build.ninja ] || cmake --preset default -DDS_TESTS=OFF >/dev/null
-cmake --build build --target dstrain | tail -n 1
+build_program() {
+    [ -f build/build.ninja ] || cmake --preset default -DDS_TESTS=OFF || return 1
+    cmake --build build --target dstrain
+}
+mkdir -p build
+if ! build_program >build/quickstart.log 2>&1; then
+    tail -n 30 build/quickstart.log >&2
+    echo "quickstart: the build failed; all of its output is in build/quickstart.log" >&2
+    exit 1
+fi
 
 # Every 20th fortune is held out; the rest is for training. Text that samples should not imitate is left out.
 echo "== corpus"
