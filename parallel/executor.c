@@ -6,7 +6,7 @@
 
 struct ds_executor {
     /* owns: device memory of the run's ledger, borrowed from it */
-    uint8_t **saved; /* [saved_slot_count] */
+    uint8_t **saved; /* [plan->saved_slot_count] */
     float **streams; /* [block_count] residual stream: streams[b] is what block b leaves, [T, C] */
     float *gradient; /* of the residual stream, handed down in place, [T, C] */
     uint8_t *workspace;
@@ -32,17 +32,20 @@ static ds_status take(struct ds_executor *x, enum ds_memory_label label, size_t 
     return ds_memory_take(x->options.memory, DS_MEMORY_DEVICE, label, bytes, at);
 }
 
-/* Where nothing is trained one place serves all blocks, else each slot has one block. */
+/* The largest block that the plan ever puts there. */
 static size_t saved_bytes_max(const struct ds_executor *x, uint32_t slot)
 {
-    const struct ds_model *model = x->options.model;
+    const struct ds_schedule *plan = x->options.plan;
     size_t most = 0;
 
-    for (uint32_t b = 0; b < model->block_count; b++) {
-        const struct ds_block *block = &model->blocks[b];
+    for (uint32_t i = 0; i < plan->action_count; i++) {
+        const struct ds_action *action = &plan->actions[i];
+        if (action->slot != slot ||
+            (action->kind != DS_ACTION_FORWARD && action->kind != DS_ACTION_LOSS))
+            continue;
+        const struct ds_block *block = &x->options.model->blocks[action->block];
         size_t bytes = block->ops->saved_bytes(block, x->options.tokens_per_micro);
-        if ((b == slot || !x->options.is_training) && bytes > most)
-            most = bytes;
+        most = bytes > most ? bytes : most;
     }
     return most;
 }
@@ -64,12 +67,8 @@ static ds_status take_memory(struct ds_executor *x)
 {
     const uint32_t blocks = x->options.model->block_count;
 
-    for (uint32_t i = 0; i < x->options.saved_slot_count; i++) {
-        if (x->options.is_training || i == 0)
-            DS_TRY(take(x, DS_MEMORY_LABEL_ACTIVATIONS, saved_bytes_max(x, i), &x->saved[i]));
-        else
-            x->saved[i] = x->saved[0];
-    }
+    for (uint32_t i = 0; i < x->options.plan->saved_slot_count; i++)
+        DS_TRY(take(x, DS_MEMORY_LABEL_ACTIVATIONS, saved_bytes_max(x, i), &x->saved[i]));
     /* Every block's output stays in training; evaluation needs the last one and the next. */
     for (uint32_t b = 0; b + 1 < blocks; b++) {
         if (x->options.is_training || b < 2)
@@ -94,7 +93,7 @@ ds_status ds_executor_open(const struct ds_executor_options *options, struct ds_
         return ds_fail(DS_ERR_NO_MEMORY, "the executor");
     x->options = *options;
     x->kernels = options->device->ops->kernels;
-    x->saved = calloc(options->saved_slot_count, sizeof *x->saved);
+    x->saved = calloc(options->plan->saved_slot_count, sizeof *x->saved);
     x->streams = calloc(options->model->block_count, sizeof *x->streams);
     if (!x->saved || !x->streams)
         st = ds_fail(DS_ERR_NO_MEMORY, "the executor's tables");
@@ -176,6 +175,13 @@ static ds_status do_forward(struct ds_executor *x, const struct ds_action *actio
                                              x->streams[action->block]);
 }
 
+static ds_status do_recompute(struct ds_executor *x, const struct ds_action *action)
+{
+    struct ds_pass pass = pass_of(x, action);
+
+    return block_of(x, action)->ops->forward(block_of(x, action), &pass, input_of(x, action), NULL);
+}
+
 static ds_status do_loss(struct ds_executor *x, const struct ds_action *action)
 {
     struct ds_pass pass = pass_of(x, action);
@@ -241,17 +247,23 @@ static ds_status do_update(struct ds_executor *x, const struct ds_action *action
 
 typedef ds_status executor_do(struct ds_executor *x, const struct ds_action *action);
 static executor_do *const executor_table[DS_ACTION_KIND_COUNT] = {
-    [DS_ACTION_BEGIN] = do_begin,       [DS_ACTION_FORWARD] = do_forward,
-    [DS_ACTION_LOSS] = do_loss,         [DS_ACTION_BACKWARD] = do_backward,
-    [DS_ACTION_PREFETCH] = do_prefetch, [DS_ACTION_ACQUIRE] = do_acquire,
-    [DS_ACTION_RELEASE] = do_release,   [DS_ACTION_GRAD_ACQUIRE] = do_grad_acquire,
-    [DS_ACTION_REDUCE] = do_reduce,     [DS_ACTION_NORM] = do_norm,
+    [DS_ACTION_BEGIN] = do_begin,
+    [DS_ACTION_FORWARD] = do_forward,
+    [DS_ACTION_LOSS] = do_loss,
+    [DS_ACTION_RECOMPUTE] = do_recompute,
+    [DS_ACTION_BACKWARD] = do_backward,
+    [DS_ACTION_PREFETCH] = do_prefetch,
+    [DS_ACTION_ACQUIRE] = do_acquire,
+    [DS_ACTION_RELEASE] = do_release,
+    [DS_ACTION_GRAD_ACQUIRE] = do_grad_acquire,
+    [DS_ACTION_REDUCE] = do_reduce,
+    [DS_ACTION_NORM] = do_norm,
     [DS_ACTION_UPDATE] = do_update,
 };
 
 ds_status ds_executor_run(struct ds_executor *x, const struct ds_schedule *list)
 {
-    DS_ASSERT(list->saved_slot_count <= x->options.saved_slot_count);
+    DS_ASSERT(list->saved_slot_count <= x->options.plan->saved_slot_count);
     DS_ASSERT(x->options.is_training || !list->is_training);
     x->list = list;
     for (uint32_t i = 0; i < list->action_count; i++) {

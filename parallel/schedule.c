@@ -54,8 +54,11 @@ static uint32_t plan_works(const struct ds_schedule_shape *shape, struct work *w
         for (uint32_t b = 0; b < head; b++)
             works[n++] = (struct work){DS_ACTION_FORWARD, m, b, 1, 0};
         works[n++] = (struct work){DS_ACTION_LOSS, m, head, 1, (uint8_t)shape->is_training};
-        for (uint32_t b = head; shape->is_training && b-- > 0;)
+        for (uint32_t b = head; shape->is_training && b-- > 0;) {
+            if (shape->recomputes && b > 0 && b + 1 < head) /* the last layer's are still there */
+                works[n++] = (struct work){DS_ACTION_RECOMPUTE, m, b, 1, 0};
             works[n++] = (struct work){DS_ACTION_BACKWARD, m, b, b > 0, 1}; /* 0: the embedding */
+        }
     }
     return n;
 }
@@ -146,6 +149,8 @@ static ds_status emit_release(struct maker *maker, uint32_t index, uint32_t unit
     const struct work *work = &maker->works[index];
     uint32_t slot = maker->weight_slot[unit];
 
+    if (work->kind == DS_ACTION_RECOMPUTE)
+        return DS_OK;
     if (maker->keeps && (work_needs(maker, index + 1, unit) || work_needs(maker, index + 2, unit)))
         return DS_OK;
     pool_give(&maker->weights[maker->list->slot_class[unit]], slot, ++maker->now);
@@ -183,16 +188,36 @@ static ds_status emit_reduce(struct maker *maker, uint32_t index, uint32_t unit)
                                 (unit = (maker)->shape->blocks[block].units[i_], 1); \
          i_++)
 
+/* The next piece with a unit that is not here yet and not on its way. */
+static uint32_t next_gather(const struct maker *maker, uint32_t index)
+{
+    for (uint32_t next = index + 1; next < maker->work_count; next++)
+        if (maker->works[next].needs_weights)
+            FOR_UNITS(maker, maker->works[next].block, unit)
+    if (maker->weight_slot[unit] == NO_SLOT)
+        return next;
+    return maker->work_count;
+}
+
+/* Where a block's activations lie: a place each; one for all layers where they are made again; one for
+ * everything where nothing is kept. */
+static uint32_t saved_slot(const struct ds_schedule_shape *shape, uint32_t block)
+{
+    if (!shape->is_training && !shape->like)
+        return 0;
+    if (!shape->recomputes || block == 0)
+        return block;
+    return block + 1 < shape->block_count ? 1 : 2;
+}
+
 static ds_status emit_before(struct maker *maker, uint32_t index)
 {
     const struct work *work = &maker->works[index];
-    uint32_t next = index + 1;
+    const uint32_t next = next_gather(maker, index);
 
     if (work->needs_weights)
         FOR_UNITS(maker, work->block, unit)
     DS_TRY(emit_acquire(maker, work, unit));
-    while (next < maker->work_count && !maker->works[next].needs_weights)
-        next++;
     if (next < maker->work_count)
         FOR_UNITS(maker, maker->works[next].block, unit)
     DS_TRY(emit_prefetch(maker, &maker->works[next], unit));
@@ -224,9 +249,9 @@ static ds_status emit_step(struct maker *maker)
     for (uint32_t i = 0; i < maker->work_count; i++) {
         const struct work *work = &maker->works[i];
         DS_TRY(emit_before(maker, i));
-        DS_TRY(emit(maker,
-                    (struct ds_action){work->kind, work->micro, work->block,
-                                       maker->shape->blocks[work->block].units[0], work->block}));
+        DS_TRY(emit(maker, (struct ds_action){work->kind, work->micro, work->block,
+                                              maker->shape->blocks[work->block].units[0],
+                                              saved_slot(maker->shape, work->block)}));
         DS_TRY(emit_after(maker, i));
     }
     if (!is_training)
@@ -303,7 +328,7 @@ static ds_status make_variant(const struct ds_schedule_shape *shape, uint32_t va
         out->slots.weight_count[c] = maker.weights[c].count;
         out->slots.grad_count[c] = maker.grads[c].count;
     }
-    out->saved_slot_count = shape->block_count;
+    out->saved_slot_count = saved_slot(shape, shape->block_count - 1) + 1;
     out->is_training = shape->is_training;
 
 done:
@@ -329,7 +354,7 @@ static uint64_t slot_elems(const struct ds_schedule_shape *shape, const struct d
 
 ds_status ds_schedule_make(const struct ds_schedule_shape *shape, struct ds_schedule *out)
 {
-    const size_t works_max = (size_t)shape->micro_count * 2 * shape->block_count;
+    const size_t works_max = (size_t)shape->micro_count * 3 * shape->block_count;
     struct work *works = malloc(works_max * sizeof *works);
     struct ds_schedule best = {0};
     ds_status st = DS_OK;

@@ -18,6 +18,8 @@ struct player {
     uint8_t *forward, *backward;
     uint32_t weight_holder[DS_ZERO_SLOT_CLASSES][SLOTS_MAX]; /* unit + 1, 0: free */
     uint32_t grad_holder[DS_ZERO_SLOT_CLASSES][SLOTS_MAX];
+    size_t
+        *saved_holder; /* [saved_slot_count] the (micro, block) whose activations are there, + 1 */
     int is_decided;
     uint32_t update_count;
 };
@@ -118,12 +120,14 @@ static ds_status play_arithmetic(struct player *player, const struct ds_action *
 {
     const uint32_t blocks = player->shape->block_count;
     const int is_backward = action->kind == DS_ACTION_BACKWARD;
+    const int is_again = action->kind == DS_ACTION_RECOMPUTE;
     const size_t here = (size_t)action->micro * blocks + action->block;
 
     PROMISE(player, action->micro < player->shape->micro_count && action->block < blocks,
             "out of range");
     PROMISE(player,
-            (action->kind == DS_ACTION_LOSS) == (!is_backward && action->block + 1 == blocks),
+            (action->kind == DS_ACTION_LOSS) ==
+                (!is_backward && !is_again && action->block + 1 == blocks),
             "the last block is the loss");
     PROMISE(player,
             (is_backward && action->block == 0) ||
@@ -135,9 +139,18 @@ static ds_status play_arithmetic(struct player *player, const struct ds_action *
         PROMISE(player, all_units(player, action->block, player->is_announced),
                 "no place for the gradient");
     memset(player->is_announced, 0, player->shape->unit_count);
+    if (!is_backward)
+        player->saved_holder[action->slot] = here + 1;
+    if (is_again) {
+        PROMISE(player, player->forward[here] && !player->backward[here],
+                "not between its two turns");
+        return DS_OK;
+    }
     if (is_backward) {
         PROMISE(player, player->forward[here] && player->backward[here + 1],
                 "its turn has not come");
+        PROMISE(player, player->saved_holder[action->slot] == here + 1,
+                "another block's activations are there");
         PROMISE(player, !player->backward[here]++, "backward twice");
         return DS_OK;
     }
@@ -179,6 +192,7 @@ static ds_status play(struct player *player, const struct ds_action *action)
         return play_reduce(player, action);
     case DS_ACTION_FORWARD:
     case DS_ACTION_LOSS:
+    case DS_ACTION_RECOMPUTE:
     case DS_ACTION_BACKWARD:
         return play_arithmetic(player, action);
     case DS_ACTION_NORM:
@@ -218,7 +232,8 @@ ds_status ds_schedule_check(const struct ds_schedule_shape *shape,
     uint8_t *flags = calloc(4 * units + 2 * cells + 1, 1);
     ds_status st;
 
-    if (!numbers || !flags) {
+    player.saved_holder = calloc(schedule->saved_slot_count + 1u, sizeof *player.saved_holder);
+    if (!numbers || !flags || !player.saved_holder) {
         st = ds_fail(DS_ERR_NO_MEMORY, "to check a schedule of %zu units", units);
     } else {
         player.weight_slot = numbers;
@@ -232,6 +247,7 @@ ds_status ds_schedule_check(const struct ds_schedule_shape *shape,
         player.backward = player.forward + cells;
         st = play_all(&player);
     }
+    free(player.saved_holder);
     free(numbers);
     free(flags);
     return st;

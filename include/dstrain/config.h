@@ -15,6 +15,7 @@
 #define DS_AUTO     0 /* of a count written as "auto" */
 
 enum ds_export_when { DS_EXPORT_NONE, DS_EXPORT_LAST };
+enum ds_recompute { DS_RECOMPUTE_NONE, DS_RECOMPUTE_SELECTIVE, DS_RECOMPUTE_FULL };
 enum ds_decay_on { DS_DECAY_MATRICES, DS_DECAY_ALL };
 
 struct ds_config {
@@ -48,8 +49,9 @@ struct ds_config {
     struct {
         uint64_t steps, global_batch_size, micro_batch_size, seq_length;
         double grad_clip;
-        uint64_t eval_interval; /* steps; 0: only at the end, where there is data.eval */
-        uint64_t eval_samples;  /* at most; 0: all */
+        int activation_checkpointing; /* enum ds_recompute */
+        uint64_t eval_interval;       /* steps; 0: only at the end, where there is data.eval */
+        uint64_t eval_samples;        /* at most; 0: all */
     } train;
     struct {
         double learning_rate, beta1, beta2, eps, weight_decay;

@@ -20,7 +20,7 @@ struct ds_executor_options {
     struct ds_memory *memory;
     struct ds_recorder *recorder; /* may be NULL */
     uint64_t tokens_per_micro, seq_length;
-    uint32_t saved_slot_count;
+    const struct ds_schedule *plan; /* the list with the most slots of saved activations */
     int is_training;
 };
 

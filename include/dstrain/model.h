@@ -119,7 +119,7 @@ struct ds_block_ops {
     const char *name;
     size_t (*saved_bytes)(const struct ds_block *block, uint64_t token_count);
     size_t (*workspace_bytes)(const struct ds_block *block, uint64_t token_count);
-    /* x, y: [T, C] F32. The embedding has no x. */
+    /* x, y: [T, C] F32. The embedding has no x. y NULL: only what backward reads is made, in `saved`. */
     ds_status (*forward)(const struct ds_block *block, struct ds_pass *pass, const void *x,
                          void *y);
     /* dy, dx: [T, C]; may be the same memory. x: the block's input, still there. The embedding has no
@@ -142,8 +142,13 @@ struct ds_block {
     uint32_t units[DS_BLOCK_UNITS_MAX];
 };
 
+/* What a layer keeps between forward and backward: everything, or all but what memory-bound operations make
+ * again on the way back. */
+enum ds_keeps { DS_KEEPS_ALL, DS_KEEPS_PRODUCTS };
+
 struct ds_model {
     struct ds_model_config config;
+    enum ds_keeps keeps; /* set before anything asks for sizes */
     /* owns */
     struct ds_param *params;
     struct ds_unit *units;

@@ -15,6 +15,7 @@
     X(BEGIN, "begin")              /* the record: trained tokens of the global batch */    \
     X(FORWARD, "forward")          /* one block, one micro-batch */                        \
     X(LOSS, "loss")                /* the head, forward and backward in one */             \
+    X(RECOMPUTE, "recompute")      /* what a block's backward reads, made again */         \
     X(BACKWARD, "backward")        /* one block, input and weight parts */                 \
     X(PREFETCH, "prefetch") X(ACQUIRE, "acquire") X(RELEASE, "release")                    \
     X(GRAD_ACQUIRE, "grad_acquire") X(REDUCE, "reduce")                                    \
@@ -47,6 +48,7 @@ struct ds_schedule_shape {
     uint32_t micro_count;
     uint32_t zero_stage;
     int is_training; /* 0: forward and loss only */
+    int recomputes;  /* layers keep only their input: what backward reads is made again before it */
     /* or NULL: use this list's slots and classes, so that both run on what was taken for it */
     const struct ds_schedule *like;
 };

@@ -121,6 +121,9 @@ static ds_status open_model(struct ds_trainer *t)
             return DS_ERR_CONFIG; /* of the keys, not of a folder's config.json */
     }
     DS_TRY(ds_model_open(&model, &t->model));
+    t->model->keeps = t->config->train.activation_checkpointing == DS_RECOMPUTE_SELECTIVE
+                          ? DS_KEEPS_PRODUCTS
+                          : DS_KEEPS_ALL;
     if (!path[0])
         return DS_OK;
     DS_TRY(ds_hf_open(t->options.fs, path, &t->weights));
@@ -139,7 +142,9 @@ static ds_status make_lists(struct ds_trainer *t)
                                       .unit_count = t->model->unit_count,
                                       .micro_count = (uint32_t)t->micro_count,
                                       .zero_stage = (uint32_t)t->config->zero.stage,
-                                      .is_training = is_training(t)};
+                                      .is_training = is_training(t),
+                                      .recomputes = t->config->train.activation_checkpointing ==
+                                                    DS_RECOMPUTE_FULL};
     ds_status st = DS_OK;
 
     if (!blocks || !elems)
@@ -343,7 +348,7 @@ static ds_status open_executor(struct ds_trainer *t)
         .recorder = t->options.recorder,
         .tokens_per_micro = t->tokens_per_micro,
         .seq_length = t->config->train.seq_length,
-        .saved_slot_count = plan_of(t)->saved_slot_count,
+        .plan = plan_of(t),
         .is_training = is_training(t),
     };
 

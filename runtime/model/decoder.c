@@ -4,8 +4,8 @@
  *   o = attention        h = x + o Wo^T        n2 = norm2(h)
  *   gu = n2 Wgu^T        y = h + (silu(g) * u) Wd^T
  *
- * Forward keeps what backward reads in `saved`; only the product silu(g) * u is made again. The sum h is
- * made by norm2 on its way. Backward writes nothing into `saved`, so it may be run in two calls or
+ * Forward keeps what backward reads in `saved`; only the product silu(g) * u is made again and, where
+ * the model keeps products alone, n1 and n2. The sum h is made by norm2 on its way. Backward writes nothing into `saved`, so it may be run in two calls or
  * again. Asked for one part it goes through the same chain and leaves the other part's outputs away. */
 #include "linear.h"
 
@@ -19,6 +19,7 @@ struct decoder {
     const struct ds_param *q_norm, *k_norm; /* NULL: none */
     uint64_t T, C, H, G, D, I, N;           /* N = (H + 2G) D; kernels.h has the others */
     float epsilon;
+    int keeps_norms;
 };
 
 static struct decoder decoder_of(const struct ds_block *block, uint64_t token_count)
@@ -39,6 +40,7 @@ static struct decoder decoder_of(const struct ds_block *block, uint64_t token_co
         .q_norm = model_param(model, unit, ROLE_Q_NORM),
         .k_norm = model_param(model, unit, ROLE_K_NORM),
         .epsilon = epsilon,
+        .keeps_norms = model->keeps == DS_KEEPS_ALL,
     };
 
     d.N = (d.H + 2 * d.G) * d.D;
@@ -71,11 +73,13 @@ struct decoder_saved {
 
 struct forward_space {
     float *qkv_TN, *product_TI;
+    float *norm_TC; /* n1, then n2, where they are not kept */
 };
 
 /* The MLP's and the attention's scratch lie in the same place: they are used one after the other. */
 struct backward_space {
     float *dnorm_TC, *dh_TC;
+    float *norm_TC, *rstd_T; /* n2, then n1, made again where they are not kept */
     float *dproduct_TI, *product_TI, *dgate_up_TN;
     float *do_THD, *dq_THD, *dk_TGD, *dv_TGD, *delta_TH, *dqkv_TN;
 };
@@ -89,7 +93,10 @@ static struct decoder_saved take_saved(struct ds_arena *arena, const struct deco
 {
     struct decoder_saved s = {0};
 
-    s.n1_TC = take(arena, d->T, d->C);
+    if (d->keeps_norms) {
+        s.n1_TC = take(arena, d->T, d->C);
+        s.n2_TC = take(arena, d->T, d->C);
+    }
     s.rstd1_T = take(arena, d->T, 1);
     s.q_THD = take(arena, d->T, d->H * d->D);
     s.k_TGD = take(arena, d->T, d->G * d->D);
@@ -97,7 +104,6 @@ static struct decoder_saved take_saved(struct ds_arena *arena, const struct deco
     s.o_THD = take(arena, d->T, d->H * d->D);
     s.lse_TH = take(arena, d->T, d->H);
     s.h_TC = take(arena, d->T, d->C);
-    s.n2_TC = take(arena, d->T, d->C);
     s.rstd2_T = take(arena, d->T, 1);
     s.gate_up_TN = take(arena, d->T, 2 * d->I);
     if (d->q_norm) {
@@ -115,6 +121,8 @@ static struct forward_space take_forward(struct ds_arena *arena, const struct de
     if (!d->q_norm)
         w.qkv_TN = take(arena, d->T, d->N);
     w.product_TI = take(arena, d->T, d->I);
+    if (!d->keeps_norms)
+        w.norm_TC = take(arena, d->T, d->C);
     return w;
 }
 
@@ -125,6 +133,10 @@ static struct backward_space take_backward(struct ds_arena *arena, const struct 
 
     w.dnorm_TC = take(arena, d->T, d->C);
     w.dh_TC = take(arena, d->T, d->C);
+    if (!d->keeps_norms) {
+        w.norm_TC = take(arena, d->T, d->C);
+        w.rstd_T = take(arena, d->T, 1);
+    }
     shared = arena->used;
     w.dproduct_TI = take(arena, d->T, d->I);
     w.product_TI = take(arena, d->T, d->I);
@@ -219,9 +231,10 @@ static ds_status attention_half(const struct decoder *d, struct ds_pass *pass,
 {
     const struct ds_attention_args attention = attention_of(d, pass, s);
     float *qkv = s->qkv_TN ? s->qkv_TN : w->qkv_TN;
+    float *n1 = d->keeps_norms ? s->n1_TC : w->norm_TC;
 
-    DS_TRY(norm_forward(pass, &d->norm1, d->T, x, NULL, NULL, s->n1_TC, s->rstd1_T));
-    DS_TRY(linear_forward(pass, &d->qkv, d->T, s->n1_TC, qkv));
+    DS_TRY(norm_forward(pass, &d->norm1, d->T, x, NULL, NULL, n1, s->rstd1_T));
+    DS_TRY(linear_forward(pass, &d->qkv, d->T, n1, qkv));
     DS_TRY(split_heads(d, pass, s, qkv));
     DS_TRY(pass->kernels->attention_forward(pass->stream, &attention));
     return linear_forward(pass, &d->o, d->T, s->o_THD, s->h_TC);
@@ -236,9 +249,12 @@ static ds_status mlp_half(const struct decoder *d, struct ds_pass *pass,
         .y_TI = matrix_of(w->product_TI, d->T, d->I),
     };
     struct ds_add_args residual = {matrix_of(y, d->T, d->C), matrix_of(s->h_TC, d->T, d->C)};
+    float *n2 = d->keeps_norms ? s->n2_TC : w->norm_TC;
 
-    DS_TRY(norm_forward(pass, &d->norm2, d->T, s->h_TC, x, s->h_TC, s->n2_TC, s->rstd2_T));
-    DS_TRY(linear_forward(pass, &d->gate_up, d->T, s->n2_TC, s->gate_up_TN));
+    DS_TRY(norm_forward(pass, &d->norm2, d->T, s->h_TC, x, s->h_TC, n2, s->rstd2_T));
+    DS_TRY(linear_forward(pass, &d->gate_up, d->T, n2, s->gate_up_TN));
+    if (!y)
+        return DS_OK;
     DS_TRY(pass->kernels->swiglu_forward(pass->stream, &swiglu));
     DS_TRY(linear_forward(pass, &d->down, d->T, w->product_TI, y));
     return pass->kernels->add(pass->stream, &residual);
@@ -268,6 +284,15 @@ static ds_status join_residual(const struct decoder *d, struct ds_pass *pass, co
     return dy == dh ? DS_OK : pass->kernels->add(pass->stream, &args);
 }
 
+/* n1 or n2 for backward: kept, or made again from the norm's input, with the same bits. */
+static ds_status norm_again(const struct decoder *d, struct ds_pass *pass, const struct norm *norm,
+                            const float *x, float *kept, const struct backward_space *w, float **n)
+{
+    *n = d->keeps_norms ? kept : w->norm_TC;
+    return d->keeps_norms ? DS_OK
+                          : norm_forward(pass, norm, d->T, x, NULL, NULL, w->norm_TC, w->rstd_T);
+}
+
 static ds_status mlp_backward(const struct decoder *d, struct ds_pass *pass, uint32_t parts,
                               const struct decoder_saved *s, const struct backward_space *w,
                               const float *dy, float *dh)
@@ -279,12 +304,14 @@ static ds_status mlp_backward(const struct decoder *d, struct ds_pass *pass, uin
         .dgate_up_TN = matrix_of(w->dgate_up_TN, d->T, 2 * d->I),
         .y_TI = matrix_of(has_weight ? w->product_TI : NULL, d->T, d->I),
     };
+    float *n2;
 
     DS_TRY(linear_backward_input(pass, &d->down, d->T, dy, w->dproduct_TI));
     DS_TRY(pass->kernels->swiglu_backward(pass->stream, &swiglu));
     if (has_weight) {
         DS_TRY(linear_backward_weight(pass, &d->down, d->T, w->product_TI, dy, add));
-        DS_TRY(linear_backward_weight(pass, &d->gate_up, d->T, s->n2_TC, w->dgate_up_TN, add));
+        DS_TRY(norm_again(d, pass, &d->norm2, s->h_TC, s->n2_TC, w, &n2));
+        DS_TRY(linear_backward_weight(pass, &d->gate_up, d->T, n2, w->dgate_up_TN, add));
     }
     DS_TRY(linear_backward_input(pass, &d->gate_up, d->T, w->dgate_up_TN, w->dnorm_TC));
     DS_TRY(norm_backward(pass, &d->norm2, d->T, parts, s->h_TC, s->rstd2_T, w->dnorm_TC, dh,
@@ -331,14 +358,17 @@ static ds_status attention_backward(const struct decoder *d, struct ds_pass *pas
         .dv_TGD = heads_of(w->dv_TGD, d->T, d->G, d->D),
         .delta_TH = matrix_of(w->delta_TH, d->T, d->H),
     };
+    float *n1;
 
     DS_TRY(linear_backward_input(pass, &d->o, d->T, dh, w->do_THD));
     if (has_weight)
         DS_TRY(linear_backward_weight(pass, &d->o, d->T, s->o_THD, dh, add));
     DS_TRY(pass->kernels->attention_backward(pass->stream, &attention));
     DS_TRY(join_heads(d, pass, parts, s, w));
-    if (has_weight)
-        DS_TRY(linear_backward_weight(pass, &d->qkv, d->T, s->n1_TC, w->dqkv_TN, add));
+    if (has_weight) {
+        DS_TRY(norm_again(d, pass, &d->norm1, x, s->n1_TC, w, &n1));
+        DS_TRY(linear_backward_weight(pass, &d->qkv, d->T, n1, w->dqkv_TN, add));
+    }
     DS_TRY(linear_backward_input(pass, &d->qkv, d->T, w->dqkv_TN, w->dnorm_TC));
     return norm_backward(pass, &d->norm1, d->T, parts, x, s->rstd1_T, w->dnorm_TC,
                          parts & DS_BACKWARD_INPUT ? dh : NULL, 1);

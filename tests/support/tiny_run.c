@@ -37,6 +37,7 @@ void tiny_config(const struct tiny_case *c, struct ds_config *config)
     config->train.micro_batch_size = c->micro_batch;
     config->train.seq_length = TINY_SEQ;
     config->train.grad_clip = 1;
+    config->train.activation_checkpointing = c->recompute;
     config->train.eval_samples = 6;
     config->optimizer.learning_rate = 1e-3;
     config->optimizer.beta1 = 0.9;

@@ -13,7 +13,7 @@ struct tiny_case {
     uint32_t ranks, shard; /* shard 0: all */
     int stage, mode;       /* enum ds_device_mode */
     uint64_t steps, global_batch, micro_batch, seed;
-    int is_tied;
+    int is_tied, recompute; /* enum ds_recompute */
     const char *inject;
     const char *data;                   /* safetensors file */
     const struct ds_device_ops *device; /* NULL: the cpu device that is built in */

@@ -94,6 +94,31 @@ static void a_device_that_is_a_plugin_agrees_to_the_bit(void **state)
     }
 }
 
+/* What is made again is what was there, to the bit, and takes less room. */
+static void recomputation_changes_memory_alone(void **state)
+{
+    (void)state;
+    for (int stage = 0; stage <= 3; stage += 3)
+        for (int is_tied = 0; is_tied < 2; is_tied++) {
+            struct tiny_case c = case_of(2, stage, is_tied ? DS_DEVICE_DEFERRED : DS_DEVICE_INLINE);
+            uint64_t before = UINT64_MAX;
+            struct tiny_result base;
+            c.is_tied = is_tied;
+            for (c.recompute = DS_RECOMPUTE_NONE; c.recompute <= DS_RECOMPUTE_FULL; c.recompute++) {
+                struct tiny_result next = run(&c);
+                assert_true(next.bytes[DS_MEMORY_LABEL_ACTIVATIONS] < before);
+                before = next.bytes[DS_MEMORY_LABEL_ACTIVATIONS];
+                if (c.recompute == DS_RECOMPUTE_NONE) {
+                    base = next;
+                    continue;
+                }
+                assert_same_bits(&base, &next);
+                tiny_result_fini(&next);
+            }
+            tiny_result_fini(&base);
+        }
+}
+
 static void ranks_agree_with_one_rank_to_rounding(void **state)
 {
     const struct tiny_case one_case = case_of(1, 3, DS_DEVICE_INLINE);
@@ -235,6 +260,7 @@ int main(void)
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(stages_and_streams_agree_to_the_bit),
         cmocka_unit_test(a_device_that_is_a_plugin_agrees_to_the_bit),
+        cmocka_unit_test(recomputation_changes_memory_alone),
         cmocka_unit_test(ranks_agree_with_one_rank_to_rounding),
         cmocka_unit_test(two_ranks_agree_with_two_micro_batches_to_the_bit),
         cmocka_unit_test(hybrid_sharding_agrees_across_stages),
