@@ -8,11 +8,9 @@
 #include "dstrain/schedule.h"
 #include "dstrain/trainer.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 static const uint64_t watchdog_tick_ns = 250000000u;
@@ -148,24 +146,10 @@ static void show_banner(struct train *train)
 
 /* ---- opening and closing */
 
-/* A folder of this user on the host's own memory: pages outlive the process, not the host. */
-static const char *pages_folder(struct train *train)
+static ds_status start_recorder(struct train *train)
 {
-    snprintf(train->pages_path, sizeof train->pages_path, "/dev/shm/dstrain-%u",
-             (unsigned)getuid());
-    if (mkdir(train->pages_path, 0700) != 0 && errno != EEXIST)
-        return NULL;
-    return train->pages_path;
-}
-
-static ds_status open_recorder(struct train *train)
-{
-    struct ds_comm *world = train->command->world;
-    uint64_t id = ds_clock_real_ns(train->command->clock) ^ (uint64_t)getpid() << 40;
-
-    DS_TRY(ds_comm_broadcast(world, &id, sizeof id, 0, NULL));
-    snprintf(train->run_id, sizeof train->run_id, "%016llx", (unsigned long long)id);
-    const struct ds_recorder_options options = {.directory = pages_folder(train),
+    const struct ds_comm *world = train->command->world;
+    const struct ds_recorder_options options = {.directory = train->pages_path,
                                                 .run_id = train->run_id,
                                                 .incidents = train->incidents_path,
                                                 .kind_names = ds_action_names,
@@ -173,8 +157,22 @@ static ds_status open_recorder(struct train *train)
                                                 .rank = world->rank,
                                                 .rank_count = world->size,
                                                 .clock = train->command->clock};
+
     DS_TRY(ds_recorder_open(&options, &train->recorder));
     return ds_watchdog_start(train->recorder, watchdog_tick_ns, NULL);
+}
+
+/* Pages lie in a folder of this user on the host's own memory: they outlive the process, not the host. */
+static ds_status open_recorder(struct train *train)
+{
+    struct ds_comm *world = train->command->world;
+    uint64_t id = ds_clock_real_ns(train->command->clock) ^ (uint64_t)getpid() << 40;
+
+    DS_TRY(ds_comm_broadcast(world, &id, sizeof id, 0, NULL));
+    snprintf(train->pages_path, sizeof train->pages_path, "/dev/shm/dstrain-%u",
+             (unsigned)getuid());
+    snprintf(train->run_id, sizeof train->run_id, "%016llx", (unsigned long long)id);
+    return ds_comm_agreed(world, start_recorder(train));
 }
 
 static ds_status open_files(struct train *train)
