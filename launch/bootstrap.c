@@ -153,12 +153,21 @@ static int can_agree(ds_status st, int peers_wait)
     return !peers_wait && st != DS_ERR_COMM && st != DS_ERR_DEADLINE;
 }
 
+/* The one place that asks whether what was printed has arrived: the disk may be full, the reader gone. */
+static ds_status flush_output(ds_status st)
+{
+    const int is_lost = fflush(stdout) != 0 || ferror(stdout);
+
+    return st == DS_OK && is_lost ? ds_fail(DS_ERR_IO, "standard output cannot be written") : st;
+}
+
 int ds_bootstrap_close(struct ds_bootstrap *boot, ds_status st, int peers_wait, int peer_ends)
 {
     struct ds_comm *world = boot->world;
-    ds_status verdict = st;
+    ds_status verdict;
 
-    (void)fflush(stdout);
+    st = flush_output(st);
+    verdict = st;
     if (!world)
         return ds_status_exit_code(st);
     if (world->size > 1) {

@@ -23,7 +23,7 @@ void ds_bootstrap_init(struct ds_bootstrap *boot);
 DS_CHECKED ds_status ds_bootstrap_open(struct ds_bootstrap *boot, int with_ranks);
 /* local: what the configuration says about waits and threads; returns the threads of this rank */
 int ds_bootstrap_configure(struct ds_bootstrap *boot, const struct ds_config *config);
-/* collective: agree on how it ended, leave MPI; the exit code. `peers_wait`: this rank failed where the
+/* collective: write out what was printed, agree on how it ended, leave MPI; the exit code. `peers_wait`: this rank failed where the
  * others wait for it, so the job is ended at once with its code; `peer_ends`: by another rank, whose
  * code counts, and by this one if that one does not come to it. */
 int ds_bootstrap_close(struct ds_bootstrap *boot, ds_status st, int peers_wait, int peer_ends);

@@ -13,11 +13,13 @@ const struct ds_command_row ds_commands[] = {
     {"prepare", "config.ini [section.key=value ...]", "text into token shards, ahead of a run",
      ds_prepare_main, DS_COMMAND_CONFIG | DS_COMMAND_ANY_RANKS, DS_CONFIG_PREPARE},
     {"eval", "config.ini [section.key=value ...]", "loss and perplexity on the evaluation data",
-     ds_eval_main, DS_COMMAND_RANKS | DS_COMMAND_CONFIG, DS_CONFIG_EVAL},
+     ds_eval_main, DS_COMMAND_RANKS | DS_COMMAND_CONFIG | DS_COMMAND_QUIET, DS_CONFIG_EVAL},
     {"generate", "MODEL --prompt TEXT [--tokens N] [--temperature T] [--top-k K] [--seed S]",
-     "a few tokens, to see what was learned", ds_generate_main, 0, 0},
-    {"inspect", "PATH", "what is in a safetensors file or a Hugging Face folder", ds_inspect_main, 0, 0},
-    {"bench", "kernels|comm|storage|step config.ini [--quick]", "measure this machine: a line of JSON a figure",
+     "a few tokens, to see what was learned", ds_generate_main, DS_COMMAND_QUIET, 0},
+    {"inspect", "PATH", "what is in a safetensors file or a Hugging Face folder", ds_inspect_main, DS_COMMAND_QUIET, 0},
+    {"bench", "kernels [--device NAME] [--threads N] | comm | storage [FOLDER] [--mib N] [--buffered] | "
+     "step config.ini [section.key=value ...] [--steps N]; each: [--quick]",
+     "measure this machine: a line of JSON a figure",
      ds_bench_main, DS_COMMAND_RANKS, 0},
     {"help", "[SECTION[.KEY] | --markdown]", "this, or what a section or key means", ds_help_main, 0, 0},
     {"version", "", "print the version", ds_version_main, 0, 0},
@@ -38,13 +40,14 @@ ds_status ds_command_usage(const char *name)
     const struct ds_command_row *row = ds_command_find(name);
 
     DS_ASSERT(row);
-    return ds_fail(DS_ERR_CONFIG, "usage: dstrain %s%s%s", row->name, row->name[0] ? " " : "",
-                   row->usage);
+    return ds_fail(DS_ERR_CONFIG, "usage: dstrain %s%s%s", row->name,
+                   row->name[0] && row->usage[0] ? " " : "", row->usage);
 }
 
 ds_status ds_version_main(struct ds_command *command)
 {
-    (void)command;
+    if (command->argc > 0)
+        return ds_command_usage("version");
     printf("dstrain " DS_VERSION "\n");
     return DS_OK;
 }

@@ -13,6 +13,8 @@ enum ds_command_flag {
     /* with CONFIG: outside mpirun the number of ranks is not known, so rules about it are left out; so
      * they are always without RANKS */
     DS_COMMAND_ANY_RANKS = 1u << 2,
+    /* what it prints is the whole answer: no INFO lines around it */
+    DS_COMMAND_QUIET = 1u << 3,
 };
 
 struct ds_command {

@@ -153,5 +153,5 @@ ds_status ds_inspect_main(struct ds_command *command)
                              : inspect_file(command->fs, path, &totals));
     printf("total: %llu tensors, %llu elements, %llu bytes\n", (unsigned long long)totals.tensors,
            (unsigned long long)totals.elems, (unsigned long long)totals.bytes);
-    return fflush(stdout) == 0 ? DS_OK : ds_fail(DS_ERR_IO, "standard output cannot be written");
+    return DS_OK;
 }

@@ -11,13 +11,13 @@ static const struct ds_command_row *choose(int argc, char **argv, int *used)
     const struct ds_command_row *row = NULL;
 
     *used = 2;
-    if (argc < 2)
+    if (argc < 2 || argv[1][0] == '\0')
         return NULL;
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)
         return ds_command_find("help");
     if (strcmp(argv[1], "--version") == 0)
         return ds_command_find("version");
-    if (argv[1][0] != '\0' && argv[1][0] != '-')
+    if (argv[1][0] != '-')
         row = ds_command_find(argv[1]);
     if (row)
         return row;
@@ -68,14 +68,17 @@ int main(int argc, char **argv)
     ds_bootstrap_init(&boot);
     row = choose(argc, argv, &used);
     if (!row) {
+        const int is_missing = argc < 2 || argv[1][0] == '\0';
         if (boot.rank == 0)
             (void)ds_fail(DS_ERR_CONFIG, "%s%s; 'dstrain help' lists what can be done",
-                          argc < 2 ? "a configuration or a subcommand is missing" : "unknown: ",
-                          argc < 2 ? "" : argv[1]);
+                          is_missing ? "a configuration or a subcommand is missing" : "unknown: ",
+                          is_missing ? "" : argv[1]);
         return ds_status_exit_code(DS_ERR_CONFIG);
     }
     if (!(row->flags & DS_COMMAND_RANKS) && boot.rank != 0)
         return 0; /* work for one process */
+    if ((row->flags & DS_COMMAND_QUIET) && ds_log.level == DS_LOG_INFO)
+        ds_log.level = DS_LOG_WARN;
 
     struct ds_command command = {.argc = argc - used,
                                  .argv = argv + used,

@@ -95,6 +95,12 @@ refused 64 "command line: 'steps=3' must read section.key=value; did you mean 't
 refused 64 "command line: train.steps is given twice" check config.ini train.steps=3 train.steps=4
 refused 64 "usage: dstrain check config.ini [section.key=value ...]" check
 refused 64 "a configuration or a subcommand is missing; 'dstrain help' lists what can be done"
+refused 64 "a configuration or a subcommand is missing; 'dstrain help' lists what can be done" ""
+refused 64 "usage: dstrain version" version x
+refused 64 "usage: dstrain version" --version x
+"$program" bench unheard >out 2>err
+[ $? = 64 ] && [ "$(grep -c 'usage: dstrain bench kernels .*--threads N.* step config.ini' err)" = 1 ] ||
+    fail "bench: no usage that names its parts: $(cat err)"
 refused 64 "unknown: --verbose; 'dstrain help' lists what can be done" --verbose
 refused 64 "no section or key is called 'stepz'; did you mean 'steps' in [train]?" help stepz
 
@@ -105,6 +111,17 @@ refused 65 "missing: No such file or directory" inspect missing
 printf 'abc' >short.safetensors
 "$program" inspect short.safetensors >out 2>err
 [ $? = 65 ] && [ "$(wc -l <err)" = 1 ] || fail "inspect of a short file: $(cat err)"
+
+# standard output that takes nothing
+if [ -c /dev/full ]; then
+    for arguments in version help "help --markdown" "help steps" "check config.ini"; do
+        "$program" $arguments >/dev/full 2>err
+        got=$?
+        count=$((count + 1))
+        [ $got = 70 ] && [ "$(wc -l <err)" = 1 ] && grep -q 'standard output cannot be written' err ||
+            fail "$arguments: to /dev/full: exit code $got, $(cat err)"
+    done
+fi
 
 # several ranks: one line all the same, and every rank with the code
 if command -v mpirun >/dev/null; then
