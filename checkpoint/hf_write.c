@@ -241,19 +241,6 @@ static ds_status begin(struct hf_writer *w)
     return w->options->companions ? copy_companions(w) : write_byte_tokenizer(w);
 }
 
-static int sync_parent(struct ds_fs *fs, const char *path)
-{
-    char parent[PATH_BYTES];
-    char *slash;
-
-    snprintf(parent, sizeof parent, "%s", path);
-    slash = strrchr(parent, '/');
-    if (!slash)
-        return ds_fs_fsync_dir(fs, ".");
-    *(slash == parent ? slash + 1 : slash) = '\0';
-    return ds_fs_fsync_dir(fs, parent);
-}
-
 /* Names change places; if one of the changes fails, those before it are taken back. */
 static ds_status swap(struct hf_writer *w)
 {
@@ -269,7 +256,7 @@ static ds_status swap(struct hf_writer *w)
     code = ds_fs_rename(fs, w->temporary, folder);
     if (code == 0) {
         what = "cannot make it durable";
-        code = sync_parent(fs, folder);
+        code = ds_fs_fsync_parent(fs, folder);
         if (code == 0)
             return DS_OK;
         (void)ds_fs_rename(fs, folder, w->temporary);

@@ -152,20 +152,6 @@ static int first_missing(struct ds_fs *fs, const char *dir, char to[DS_RUN_PATH_
     return 0;
 }
 
-/* its name must last as long as it does */
-static int sync_parent(struct ds_fs *fs, const char *path)
-{
-    char parent[DS_RUN_PATH_BYTES];
-    char *slash;
-
-    snprintf(parent, sizeof parent, "%s", path);
-    slash = strrchr(parent, '/');
-    if (!slash)
-        return ds_fs_fsync_dir(fs, ".");
-    slash[slash == parent] = '\0';
-    return ds_fs_fsync_dir(fs, parent);
-}
-
 static ds_status fill(struct ds_fs *fs, const char *dir, const char *text, int made[PART_COUNT])
 {
     char path[DS_RUN_PATH_BYTES];
@@ -292,7 +278,7 @@ static ds_status make_directory(struct ds_fs *fs, const char *dir, const char *m
     int code = ds_fs_mkdirs(fs, dir, 0750);
 
     if (code == 0)
-        code = sync_parent(fs, missing);
+        code = ds_fs_fsync_parent(fs, missing);
     return code < 0 ? refuse(dir, code) : DS_OK;
 }
 

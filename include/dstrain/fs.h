@@ -110,6 +110,8 @@ int ds_fs_lock(struct ds_fs *fs, int file);
 /* all of `bytes` or -errno (-EIO at an early end of file); loops over short counts */
 int ds_fs_read_all(struct ds_fs *fs, int file, void *to, size_t bytes, uint64_t offset);
 int ds_fs_write_all(struct ds_fs *fs, int file, const void *from, size_t bytes, uint64_t offset);
+/* local: the directory that holds `path` (which need not be there): its names last from here on */
+int ds_fs_fsync_parent(struct ds_fs *fs, const char *path);
 /* parents too; there is fine */
 int ds_fs_mkdirs(struct ds_fs *fs, const char *path, uint32_t mode);
 /* local: the whole file with a NUL behind it, malloc'ed; DS_ERR_DATA names the path when it is not

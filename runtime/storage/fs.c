@@ -55,6 +55,27 @@ int ds_fs_fsync_dir(struct ds_fs *fs, const char *path)
     return fs->ops->fsync_dir(fs, path);
 }
 
+/* "a/b" and "a//b/" lie in "a", "/a" in "/", "a" in ".". */
+int ds_fs_fsync_parent(struct ds_fs *fs, const char *path)
+{
+    char *parent = strdup(path);
+    size_t length = strlen(path);
+    int code;
+
+    if (!parent)
+        return -ENOMEM;
+    while (length > 1 && parent[length - 1] == '/')
+        length--;
+    while (length > 0 && parent[length - 1] != '/')
+        length--;
+    while (length > 1 && parent[length - 1] == '/')
+        length--;
+    parent[length] = '\0';
+    code = ds_fs_fsync_dir(fs, length ? parent : ".");
+    free(parent);
+    return code;
+}
+
 int ds_fs_rename(struct ds_fs *fs, const char *from, const char *to)
 {
     return fs->ops->rename(fs, from, to);

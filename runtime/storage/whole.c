@@ -1,7 +1,6 @@
 /* whole.c - write beside, make durable, rename, make the name durable. */
 #include "whole.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,25 +41,6 @@ ds_status whole_begin(struct whole_file *whole, struct ds_fs *fs, const char *pa
     return st;
 }
 
-/* The directory part of a path, malloc'ed. */
-static char *parent_of(const char *path)
-{
-    const char *slash = strrchr(path, '/');
-
-    if (!slash)
-        return strdup(".");
-    return strndup(path, slash == path ? 1 : (size_t)(slash - path));
-}
-
-static int sync_parent(struct ds_fs *fs, const char *path)
-{
-    char *parent = parent_of(path);
-    int code = parent ? ds_fs_fsync_dir(fs, parent) : -ENOMEM;
-
-    free(parent);
-    return code;
-}
-
 ds_status whole_commit(struct whole_file *whole)
 {
     ds_status st = DS_OK;
@@ -81,7 +61,7 @@ ds_status whole_commit(struct whole_file *whole)
         whole_abandon(whole);
         return st;
     }
-    code = sync_parent(whole->fs, whole->path);
+    code = ds_fs_fsync_parent(whole->fs, whole->path);
     if (code != 0)
         st = ds_fail(DS_ERR_IO, "fsync of the directory of %s: %s", whole->path, strerror(-code));
     whole_fini(whole);

@@ -465,6 +465,26 @@ static void a_name_is_lost_without_a_sync_of_its_folder(void **state)
     assert_int_equal(ds_fs_stat(row->fs, row->root, &stat), 0);
 }
 
+static void a_name_lasts_once_its_parent_is_synced(void **state)
+{
+    static const char *const spellings[] = {"d", "d/", "d//"};
+    struct row *row = *state;
+    struct ds_fs_stat stat;
+    char path[128];
+
+    assert_int_equal(ds_fs_fsync_parent(row->fs, row->root), 0); /* "/x" lies in "/" */
+    for (size_t i = 0; i < sizeof spellings / sizeof spellings[0]; i++) {
+        strcpy(path, in_root(row, "d"));
+        assert_int_equal(ds_fs_mkdir(row->fs, path, 0755), 0);
+        assert_int_equal(ds_fs_fsync_parent(row->fs, in_root(row, spellings[i])), 0);
+        ds_fs_sim_crash(row->fs, 0);
+        assert_int_equal(ds_fs_stat(row->fs, path, &stat), 0);
+        assert_int_equal(ds_fs_rmdir(row->fs, path), 0);
+    }
+    assert_int_equal(ds_fs_fsync_parent(row->fs, in_root(row, "none/d")), -ENOENT);
+    assert_int_equal(ds_fs_fsync_parent(ds_fs_posix(), "no folder in the name"), 0);
+}
+
 /* Each half of a write lives its own life: over some seeds all four outcomes are seen. */
 static void a_write_may_be_torn(void **state)
 {
@@ -619,6 +639,7 @@ int main(void)
         ROW(unsynced_data_is_lost_and_synced_data_stays, "sim"),
         ROW(everything_may_survive_a_crash, "sim"),
         ROW(a_name_is_lost_without_a_sync_of_its_folder, "sim"),
+        ROW(a_name_lasts_once_its_parent_is_synced, "sim"),
         ROW(a_write_may_be_torn, "sim"),
         ROW(a_crash_leaves_the_old_file_or_the_new_one, "sim"),
         ROW(a_rename_without_fsync_is_caught, "sim"),
