@@ -210,7 +210,7 @@ ds_status ds_config_print(const struct ds_config *config, char **text)
     int is_bad = ferror(out);
     if (fclose(out) != 0 || is_bad) {
         free(made);
-        return ds_fail(DS_ERR_NO_MEMORY, "configuration as text: out of memory");
+        return ds_fail(DS_ERR_NO_MEMORY, "the configuration as text");
     }
     *text = made;
     return DS_OK;

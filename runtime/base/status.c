@@ -99,10 +99,12 @@ ds_status ds_fail_at(ds_status st, const char *file, int line, const char *forma
 {
     char message[7168];
     va_list args;
-    int length;
+    /* a failure to get memory is named as what it is, however the place puts it */
+    int length =
+        st == DS_ERR_NO_MEMORY ? snprintf(message, sizeof message, "%s: ", ds_status_text(st)) : 0;
 
     va_start(args, format);
-    length = vsnprintf(message, sizeof message, format, args);
+    length += vsnprintf(message + length, sizeof message - (size_t)length, format, args);
     va_end(args);
     if (!speaks_of_input(st) && length >= 0 && (size_t)length < sizeof message)
         snprintf(message + length, sizeof message - (size_t)length, " (%s:%d)", file, line);

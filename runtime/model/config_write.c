@@ -124,7 +124,7 @@ ds_status ds_model_config_write(const struct ds_model_config *config, char **tex
         made = shortest_text(writer.object);
     json_decref(writer.object);
     if (!made)
-        return ds_fail(DS_ERR_NO_MEMORY, "write config.json: out of memory");
+        return ds_fail(DS_ERR_NO_MEMORY, "to write config.json");
     *text = made;
     return DS_OK;
 }

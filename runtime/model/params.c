@@ -190,7 +190,7 @@ ds_status ds_model_open(const struct ds_model_config *config, struct ds_model **
     struct ds_model *model = calloc(1, sizeof *model);
 
     if (!model)
-        return ds_fail(DS_ERR_NO_MEMORY, "model: out of memory");
+        return ds_fail(DS_ERR_NO_MEMORY, "a model");
     model->config = *config;
     ds_model_config_complete(&model->config);
     ds_status st = ds_model_config_check("model", &model->config);
@@ -201,7 +201,7 @@ ds_status ds_model_open(const struct ds_model_config *config, struct ds_model **
     model->units = calloc(model->unit_count, sizeof *model->units);
     model->blocks = calloc(model->block_count, sizeof *model->blocks);
     if (!model->params || !model->units || !model->blocks) {
-        st = ds_fail(DS_ERR_NO_MEMORY, "model: out of memory for the list of parameters");
+        st = ds_fail(DS_ERR_NO_MEMORY, "the list of parameters");
         goto fail;
     }
     for (uint32_t i = 0; i < model->unit_count; i++)

@@ -158,6 +158,18 @@ static void a_failure_is_one_line_and_comes_back(void **state)
     free(caught);
 }
 
+static void a_line_about_memory_begins_with_what_it_is(void **state)
+{
+    struct caught *caught = catch_log(0, 1, DS_LOG_INFO);
+    ds_status st = ds_fail(DS_ERR_NO_MEMORY, "%d slots", 3);
+
+    (void)state;
+    release_log(caught);
+    assert_int_equal(st, DS_ERR_NO_MEMORY);
+    assert_non_null(strstr(caught->terminal_text, "dstrain: error: out of memory: 3 slots ("));
+    free(caught);
+}
+
 static void only_the_leader_informs_the_terminal_and_all_warn(void **state)
 {
     (void)state;
@@ -403,6 +415,7 @@ int main(void)
         cmocka_unit_test(every_status_has_a_name_a_text_and_the_exit_code_of_the_manual),
         cmocka_unit_test(try_passes_the_first_failure_on),
         cmocka_unit_test(a_failure_is_one_line_and_comes_back),
+        cmocka_unit_test(a_line_about_memory_begins_with_what_it_is),
         cmocka_unit_test(only_the_leader_informs_the_terminal_and_all_warn),
         cmocka_unit_test(a_line_that_is_too_long_is_cut_and_still_ends),
         cmocka_unit_test(a_broken_assertion_ends_the_process_and_says_which),
