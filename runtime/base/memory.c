@@ -2,6 +2,7 @@
  * booked under a label, and given back in one place. Arenas cut what was taken. */
 #include "dstrain/memory.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #define ALIGNMENT ((size_t)256)
@@ -62,10 +63,29 @@ static ds_status check_limit(const struct ds_memory *memory, enum ds_memory_kind
                    (unsigned long long)limit);
 }
 
+/* What the line of the failure cannot know: who has the memory, and what a person can do about it. */
+static void explain(const struct ds_memory *memory, enum ds_memory_kind kind,
+                    enum ds_memory_label label, size_t bytes)
+{
+    char taken[1024] = "";
+    size_t used = 0;
+
+    for (int i = 0; i < DS_MEMORY_LABEL_COUNT; i++)
+        if (memory->bytes[kind][i] > 0 && used < sizeof taken)
+            used +=
+                (size_t)snprintf(taken + used, sizeof taken - used, "%s%s %llu", used ? ", " : "",
+                                 label_names[i], (unsigned long long)memory->bytes[kind][i]);
+    ds_log_write(DS_LOG_ERROR,
+                 "%zu bytes of %s memory for %s come on top of %llu (%s): lower "
+                 "train.micro_batch_size or train.seq_length, or raise zero.stage",
+                 bytes, kind_names[kind], label_names[label],
+                 (unsigned long long)ds_memory_total(memory, kind), used ? taken : "nothing");
+}
+
 ds_status ds_memory_take(struct ds_memory *memory, enum ds_memory_kind kind,
                          enum ds_memory_label label, size_t bytes, void **at)
 {
-    struct ds_memory_piece *piece;
+    struct ds_memory_piece *piece = NULL;
     ds_status st;
 
     DS_ASSERT((unsigned)kind < DS_MEMORY_KIND_COUNT && (unsigned)label < DS_MEMORY_LABEL_COUNT);
@@ -74,7 +94,7 @@ ds_status ds_memory_take(struct ds_memory *memory, enum ds_memory_kind kind,
         *at = NULL;
         return DS_OK;
     }
-    DS_TRY(check_limit(memory, kind, label, bytes));
+    DS_TRY_GOTO(st, check_limit(memory, kind, label, bytes), fail);
     piece = malloc(sizeof *piece);
     if (!piece)
         return ds_fail(DS_ERR_NO_MEMORY, "no memory to book %zu bytes for %s", bytes,
@@ -87,6 +107,8 @@ ds_status ds_memory_take(struct ds_memory *memory, enum ds_memory_kind kind,
     return DS_OK;
 
 fail:
+    if (st == DS_ERR_NO_MEMORY && kind != DS_MEMORY_HOST)
+        explain(memory, kind, label, bytes);
     free(piece);
     return st;
 }

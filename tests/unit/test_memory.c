@@ -1,6 +1,7 @@
 // link: base
 /* test_memory.c - the ledger books what it takes and gives all of it back; arenas place what they
  * measured. On a device table of two functions. */
+#include "capture.h"
 #include "dstrain/memory.h"
 #include "dstrain/random.h"
 #include "test.h"
@@ -132,6 +133,31 @@ static void a_failed_take_books_nothing(void **state)
     assert_int_equal(fake.live_count, 0);
 }
 
+static void a_failed_take_says_who_has_the_memory_and_what_helps(void **state)
+{
+    struct fake_device fake = {.device = {&fake_ops}, .fail_at = 4};
+    struct ds_memory memory;
+    struct capture capture;
+    void *at;
+
+    (void)state;
+    ds_memory_init(&memory, &fake.device);
+    assert_ok(ds_memory_take(&memory, DS_MEMORY_DEVICE, DS_MEMORY_LABEL_PARAMS, 1000, &at));
+    assert_ok(ds_memory_take(&memory, DS_MEMORY_DEVICE, DS_MEMORY_LABEL_GRADS, 5000, &at));
+    assert_ok(ds_memory_take(&memory, DS_MEMORY_HOST, DS_MEMORY_LABEL_STAGING, 7, &at));
+    capture_begin(&capture);
+    assert_int_equal(
+        ds_memory_take(&memory, DS_MEMORY_DEVICE, DS_MEMORY_LABEL_ACTIVATIONS, 123, &at),
+        DS_ERR_NO_MEMORY);
+    const char *text = capture_end(&capture);
+    assert_non_null(strstr(text, "123 bytes of device memory for activations come on top of 6000 "
+                                 "(parameters 1000, gradients 5000)"));
+    assert_non_null(strstr(text, "train.micro_batch_size"));
+    assert_non_null(strstr(text, "train.seq_length"));
+    assert_non_null(strstr(text, "raise zero.stage"));
+    ds_memory_fini(&memory);
+}
+
 static void a_limit_is_reached_exactly_and_not_passed(void **state)
 {
     struct fake_device fake = {.device = {&fake_ops}};
@@ -222,6 +248,7 @@ int main(void)
         cmocka_unit_test(fini_gives_everything_back_and_may_be_repeated),
         cmocka_unit_test(nothing_taken_is_null_and_costs_nothing),
         cmocka_unit_test(a_failed_take_books_nothing),
+        cmocka_unit_test(a_failed_take_says_who_has_the_memory_and_what_helps),
         cmocka_unit_test(a_limit_is_reached_exactly_and_not_passed),
         cmocka_unit_test(a_take_after_the_freeze_is_a_bug),
         cmocka_unit_test(an_arena_places_exactly_what_it_measured),
