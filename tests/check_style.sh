@@ -62,6 +62,12 @@ foreign_includes() {
         done
 }
 
+# The configuration and the trainer are launch's objects: what lies below is given numbers, not them.
+launch_objects() {
+    echo "$code" | grep -E '#[[:space:]]*include[[:space:]]+"dstrain/(config|trainer)\.h"' |
+        grep -vE '^(launch/|include/dstrain/trainer\.h:)'
+}
+
 # A contract stands on contracts alone.
 private_contracts() {
     echo "$code" | grep -E '^include/' | grep -E '#[[:space:]]*include[[:space:]]+"' | grep -v '"dstrain/'
@@ -82,6 +88,7 @@ check "build switch outside storage.c"    build_switches
 check "process ends below launch"         exits
 check "include climbs out of its folder"  climbing_includes
 check "private header of another folder"  foreign_includes
+check "object of launch seen below it"    launch_objects
 check "contract needs a private header"   private_contracts
 check "cmocka.h outside of test.h"        cmocka_includes
 check "mutable global"                    mutable_globals
