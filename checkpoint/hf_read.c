@@ -251,35 +251,36 @@ ds_status ds_hf_check(const struct ds_hf *hf, const struct ds_model *model)
 typedef ds_status fill_fn(const void *source, const struct ds_model *model,
                           const struct ds_param *param, uint64_t start, uint64_t count, float *to);
 
-static ds_status fill_param(const struct ds_model *model, const struct ds_param *param,
-                            struct ds_zero *zero, uint32_t shard_rank, fill_fn *fill,
-                            const void *source, float *buffer)
+static ds_status fill_param(const struct ds_hf_target *target, const struct ds_param *param,
+                            fill_fn *fill, const void *source, float *buffer)
 {
-    const struct ds_zero_layout *layout = ds_zero_unit_layout(zero, param->unit);
-    const struct ds_span owned =
-        ds_zero_layout_owned(layout, shard_rank, (struct ds_span){param->offset, param->elems});
+    const struct ds_zero_layout *layout = ds_zero_unit_layout(target->zero, param->unit);
+    const struct ds_span owned = ds_zero_layout_owned(
+        layout, target->shard_rank, (struct ds_span){param->offset, param->elems});
+    const uint64_t shard_start = ds_zero_layout_shard(layout, target->shard_rank).start;
 
     for (uint64_t done = 0; done < owned.count;) {
         uint64_t count = owned.count - done < piece_elems ? owned.count - done : piece_elems;
         uint64_t at = owned.start + done;
-        DS_TRY(fill(source, model, param, at - param->offset, count, buffer));
-        DS_TRY(ds_zero_write_shard(
-            zero, param->unit, at - ds_zero_layout_shard(layout, shard_rank).start, count, buffer));
+        DS_TRY(fill(source, target->model, param, at - param->offset, count, buffer));
+        DS_TRY(ds_zero_write_shard(target->zero, param->unit, at - shard_start, count, buffer));
         done += count;
+        if (target->beat)
+            target->beat(target->user);
     }
     return DS_OK;
 }
 
-static ds_status fill_all(const struct ds_model *model, struct ds_zero *zero, uint32_t shard_rank,
-                          fill_fn *fill, const void *source)
+static ds_status fill_all(const struct ds_hf_target *target, fill_fn *fill, const void *source)
 {
+    const struct ds_model *model = target->model;
     float *buffer = malloc(piece_elems * sizeof *buffer);
     ds_status st = DS_OK;
 
     if (!buffer)
         return ds_fail(DS_ERR_NO_MEMORY, "to load weights");
     for (uint32_t i = 0; i < model->param_count && st == DS_OK; i++)
-        st = fill_param(model, &model->params[i], zero, shard_rank, fill, source, buffer);
+        st = fill_param(target, &model->params[i], fill, source, buffer);
     free(buffer);
     return st;
 }
@@ -304,14 +305,12 @@ static ds_status fill_from_seed(const void *source, const struct ds_model *model
     return DS_OK;
 }
 
-ds_status ds_hf_load(const struct ds_hf *hf, const struct ds_model *model, struct ds_zero *zero,
-                     uint32_t shard_rank)
+ds_status ds_hf_load(const struct ds_hf *hf, const struct ds_hf_target *target)
 {
-    return fill_all(model, zero, shard_rank, fill_from_file, hf);
+    return fill_all(target, fill_from_file, hf);
 }
 
-ds_status ds_hf_init(const struct ds_model *model, uint64_t seed, struct ds_zero *zero,
-                     uint32_t shard_rank)
+ds_status ds_hf_init(const struct ds_hf_target *target, uint64_t seed)
 {
-    return fill_all(model, zero, shard_rank, fill_from_seed, &seed);
+    return fill_all(target, fill_from_seed, &seed);
 }

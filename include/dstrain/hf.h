@@ -20,13 +20,19 @@ DS_CHECKED ds_status ds_hf_open(struct ds_fs *fs, const char *folder, struct ds_
 void ds_hf_close(struct ds_hf *hf); /* NULL is allowed */
 /* local: every parameter of the model is there, is a float and has the shape that config.json says */
 DS_CHECKED ds_status ds_hf_check(const struct ds_hf *hf, const struct ds_model *model);
-/* local: fill the shards that this rank owns of all units. ds_zero_publish() comes after. */
-DS_CHECKED ds_status ds_hf_load(const struct ds_hf *hf, const struct ds_model *model,
-                                struct ds_zero *zero, uint32_t shard_rank);
-
+/* Where weights go: the shards that this rank owns of all units. `beat` (or NULL) is called after every
+ * piece, as a sign of life. */
+struct ds_hf_target {
+    const struct ds_model *model;
+    struct ds_zero *zero;
+    uint32_t shard_rank;
+    void (*beat)(void *user);
+    void *user;
+};
+/* local: fill them from a folder that was checked; ds_zero_publish() comes after */
+DS_CHECKED ds_status ds_hf_load(const struct ds_hf *hf, const struct ds_hf_target *target);
 /* local: the same from the model's initial distribution */
-DS_CHECKED ds_status ds_hf_init(const struct ds_model *model, uint64_t seed, struct ds_zero *zero,
-                                uint32_t shard_rank);
+DS_CHECKED ds_status ds_hf_init(const struct ds_hf_target *target, uint64_t seed);
 
 struct ds_hf_write_options {
     struct ds_fs *fs;

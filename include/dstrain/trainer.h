@@ -16,7 +16,7 @@ struct ds_step_report {
     uint64_t step, trained_tokens, tokens; /* tokens: positions read so far, all ranks */
     double loss;                           /* mean over trained tokens of the global batch */
     double grad_norm, learning_rate;
-    double step_s, tokens_per_s, wait_data_s;
+    double step_s, tokens_per_s, wait_data_s, wait_comm_s;
     uint64_t skipped; /* steps skipped so far */
     int is_skipped, has_eval;
     double eval_loss;

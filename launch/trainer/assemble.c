@@ -126,6 +126,13 @@ static ds_status open_model(struct ds_trainer *t)
                           : DS_KEEPS_ALL;
     if (!path[0])
         return DS_OK;
+    if (t->config->train.seq_length > model.max_position_embeddings)
+        return ds_fail(
+            DS_ERR_CONFIG,
+            "train.seq_length = %llu is more than the model's max_position_embeddings = %llu "
+            "(%s/config.json)",
+            (unsigned long long)t->config->train.seq_length,
+            (unsigned long long)model.max_position_embeddings, path);
     DS_TRY(ds_hf_open(t->options.fs, path, &t->weights));
     return ds_hf_check(t->weights, t->model);
 }
@@ -214,6 +221,7 @@ static ds_status open_zero(struct ds_trainer *t)
         .compute = t->compute,
         .comm = t->comm,
         .memory = &t->memory,
+        .clock = t->options.clock,
     };
 
     return ds_zero_open(&options, &t->zero);
@@ -355,10 +363,19 @@ static ds_status open_executor(struct ds_trainer *t)
     return ds_executor_open(&options, &t->executor);
 }
 
+static void beat(void *user)
+{
+    struct ds_trainer *t = user;
+
+    if (t->options.recorder)
+        ds_recorder_beat(t->options.recorder);
+}
+
 static ds_status fill_weights(struct ds_trainer *t)
 {
-    return t->weights ? ds_hf_load(t->weights, t->model, t->zero, t->shard_rank)
-                      : ds_hf_init(t->model, t->config->run.seed, t->zero, t->shard_rank);
+    const struct ds_hf_target target = {t->model, t->zero, t->shard_rank, beat, t};
+
+    return t->weights ? ds_hf_load(t->weights, &target) : ds_hf_init(&target, t->config->run.seed);
 }
 
 /* ---- the picture, as a list of calls */
@@ -389,7 +406,7 @@ ds_status trainer_assemble(struct ds_trainer *t)
     DS_TRY(open_mesh(t));
     DS_TRY(trainer_leader_first(t, open_model));
     DS_TRY(trainer_open_data(t));
-    DS_TRY(trainer_together(t, take_all));
+    DS_TRY(trainer_leader_first(t, take_all)); /* what does not fit one will not fit the others */
     DS_TRY(trainer_together(t, fill_weights));
     ds_hf_close(t->weights);
     t->weights = NULL;

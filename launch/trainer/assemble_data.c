@@ -3,6 +3,17 @@
 #include "sources.h"
 #include "trainer.h"
 
+/* Text that grows is a sign of life. */
+static void on_progress(void *user, uint64_t done_bytes, uint64_t total_bytes)
+{
+    struct ds_trainer *t = user;
+
+    if (t->options.recorder)
+        ds_recorder_beat(t->options.recorder);
+    if (t->options.progress)
+        t->options.progress(t->options.user, done_bytes, total_bytes);
+}
+
 static ds_status open_set(struct ds_trainer *t, const char *where, const char *text, int shuffle,
                           struct ds_dataset **out)
 {
@@ -12,8 +23,8 @@ static ds_status open_set(struct ds_trainer *t, const char *where, const char *t
     const struct ds_prepare_options prepare = {.fs = t->options.fs,
                                                .clock = t->options.clock,
                                                .cache = cache,
-                                               .progress = t->options.progress,
-                                               .user = t->options.user};
+                                               .progress = on_progress,
+                                               .user = t};
     struct ds_sources sources;
     ds_status st;
 
@@ -88,11 +99,12 @@ ds_status trainer_open_data(struct ds_trainer *t)
 
     if (t->options.mode == DS_TRAINER_GENERATE)
         return DS_OK;
-    trainer_enter(t, "prepare data", 0, 0);
+    /* rank 0 shows that it goes on; the others wait for it as long as it does */
+    trainer_enter(t, "prepare data", 0, world->rank == 0 ? trainer_deadline_ns(t) : 0);
     world->deadline_ns = UINT64_MAX;
     st = trainer_leader_first(t, open_sets);
     world->deadline_ns = deadline_ns;
     trainer_enter(t, "start", 0, trainer_deadline_ns(t));
     DS_TRY(st);
-    return trainer_together(t, open_loaders);
+    return trainer_leader_first(t, open_loaders);
 }

@@ -83,6 +83,7 @@ static void fill_report(struct ds_trainer *t, const struct trainer_exchange *exc
         .learning_rate = r->learning_rate,
         .step_s = (double)(now_ns - t->last_end_ns) * 1e-9,
         .wait_data_s = (double)exchange->waited_data_ns * 1e-9,
+        .wait_comm_s = (double)exchange->waited_comm_ns * 1e-9,
         .skipped = r->skipped,
         .is_skipped = r->skip != 0,
         .device_peak_bytes = ds_memory_total(&t->memory, DS_MEMORY_DEVICE),
@@ -134,9 +135,11 @@ static ds_status finish_step(struct ds_trainer *t, struct trainer_exchange *exch
 static ds_status queue_step(struct ds_trainer *t, struct trainer_exchange *exchange, uint64_t step)
 {
     const struct ds_device_ops *ops = t->device->ops;
+    const uint64_t waited_ns = ds_zero_waited_ns(t->zero);
 
     DS_TRY(send_step(t, exchange, step));
     DS_TRY(ds_executor_run(t->executor, &t->train_list));
+    exchange->waited_comm_ns = ds_zero_waited_ns(t->zero) - waited_ns;
     exchange->step = step;
     DS_TRY(ops->copy(t->compute, exchange->result, t->record, sizeof *t->record));
     return ops->event_record(exchange->done, t->compute);

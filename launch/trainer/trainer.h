@@ -17,7 +17,7 @@ struct trainer_exchange {
     int32_t *batch;                /* pinned: ids, targets, positions, documents */
     struct ds_event *done;         /* the result is there */
     uint64_t step;                 /* whose numbers; 0: none outstanding */
-    uint64_t waited_data_ns;
+    uint64_t waited_data_ns, waited_comm_ns;
 };
 
 struct ds_trainer {

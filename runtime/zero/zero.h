@@ -47,6 +47,7 @@ struct ds_zero {
     const struct ds_device_ops *device_ops;
     const struct ds_kernel_ops *kernels;
     uint32_t shard_rank, shard_count;
+    uint64_t waited_ns;
 };
 
 static inline size_t f32_bytes(uint64_t elems)

@@ -236,6 +236,17 @@ static uint64_t state_bytes(const struct tiny_result *r)
 }
 
 /* P parameters in fp32 on 8 ranks: what each stage leaves on one of them, and four units in flight. */
+/* Time that arithmetic waits for other ranks is told, step by step. */
+static void waits_for_communication_are_counted(void **state)
+{
+    struct tiny_case c = case_of(4, 3, DS_DEVICE_INLINE);
+    struct tiny_result r = run(&c);
+
+    (void)state;
+    assert_true(r.last.wait_comm_s > 0 && r.last.wait_comm_s < r.last.step_s);
+    tiny_result_fini(&r);
+}
+
 static void zero_really_shards(void **state)
 {
     (void)state;
@@ -268,6 +279,7 @@ int main(void)
         cmocka_unit_test(three_ranks_that_divide_nothing_agree),
         cmocka_unit_test(a_step_that_is_not_finite_is_skipped_everywhere),
         cmocka_unit_test(a_rank_that_fails_ends_the_run_on_all),
+        cmocka_unit_test(waits_for_communication_are_counted),
         cmocka_unit_test(zero_really_shards),
     };
     int failed;

@@ -345,7 +345,8 @@ static ds_status export_and_load(struct job *job, struct ds_trainer *t)
     DS_TRY(ds_trainer_run(t));
     DS_TRY(export_to(job, t, ds_fs_posix(), job->to));
     DS_TRY(read_all(t, trained));
-    MUST(ds_hf_init(t->model, 99, t->zero, t->shard_rank) == DS_OK);
+    MUST(ds_hf_init(&(struct ds_hf_target){t->model, t->zero, t->shard_rank, NULL, NULL}, 99) ==
+         DS_OK);
     MUST(ds_zero_publish(t->zero) == DS_OK);
     DS_TRY(read_all(t, loaded));
     MUST(memcmp(trained, loaded, bytes) != 0);
@@ -353,7 +354,8 @@ static ds_status export_and_load(struct job *job, struct ds_trainer *t)
     MUST(memcmp(&config, &t->model->config, sizeof config) == 0);
     MUST(ds_hf_open(ds_fs_posix(), job->to, &hf) == DS_OK);
     MUST(ds_hf_check(hf, t->model) == DS_OK);
-    MUST(ds_hf_load(hf, t->model, t->zero, t->shard_rank) == DS_OK);
+    MUST(ds_hf_load(hf, &(struct ds_hf_target){t->model, t->zero, t->shard_rank, NULL, NULL}) ==
+         DS_OK);
     ds_hf_close(hf);
     MUST(ds_zero_publish(t->zero) == DS_OK);
     DS_TRY(read_all(t, loaded));
