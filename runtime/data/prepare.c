@@ -8,6 +8,8 @@
 #include "corpus.h"
 #include "shard_file.h"
 
+#include <errno.h>
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -147,6 +149,15 @@ static ds_status fill_shard(struct preparing *p, const char *source, const char 
     return strcmp(again, checksum) == 0 ? DS_OK : changed(source);
 }
 
+/* The header is JSON: a name that is not UTF-8 cannot stand in it. */
+static int is_utf8(const char *text)
+{
+    json_t *string = json_string(text);
+
+    json_decref(string);
+    return string != NULL;
+}
+
 static ds_status make_shard(struct preparing *p, const char *source, const char *path)
 {
     const struct ds_safetensors_item items[] = {
@@ -154,8 +165,15 @@ static ds_status make_shard(struct preparing *p, const char *source, const char 
         [ITEM_DOCUMENTS] = {"documents", DS_U64, 1, {p->corpus.count + 1}},
     };
     char checksum[SHARD_SUM_BYTES];
-    const char *const metadata[] = {"checksum",  checksum, "fingerprint", p->fingerprint,
-                                    "tokenizer", "bytes",  NULL};
+    const char *const metadata[] = {"checksum",
+                                    checksum,
+                                    "fingerprint",
+                                    p->fingerprint,
+                                    "tokenizer",
+                                    "bytes",
+                                    is_utf8(source) ? "source" : NULL,
+                                    source,
+                                    NULL};
     ds_status st;
 
     place_documents(p);
@@ -232,22 +250,23 @@ static void check_shard(const struct preparing *p, const char *path, char why[SH
 }
 
 /* Asked first, since a reader would log what it thinks of a truncated file. */
-static int has_size(const struct preparing *p, uint64_t file_bytes)
+static int has_size(const struct preparing *p, const char *source, uint64_t file_bytes)
 {
+    const uint64_t header_bytes_max = HEADER_BYTES_MAX + 6 * strlen(source); /* escaped: \u001f */
     const uint64_t data_bytes =
         token_count(p) * sizeof *p->tokens + (p->corpus.count + 1) * sizeof *p->documents;
 
-    return file_bytes > data_bytes && file_bytes - data_bytes <= HEADER_BYTES_MAX;
+    return file_bytes > data_bytes && file_bytes - data_bytes <= header_bytes_max;
 }
 
-static int can_reuse(const struct preparing *p, const char *path)
+static int can_reuse(const struct preparing *p, const char *source, const char *path)
 {
     struct ds_fs_stat stat;
     char why[SHARD_WHY_BYTES];
 
     if (ds_fs_stat(p->options->fs, path, &stat) != 0)
         return 0;
-    if (has_size(p, stat.bytes))
+    if (has_size(p, source, stat.bytes))
         check_shard(p, path, why);
     else
         snprintf(why, sizeof why, "%llu bytes are not its size", (unsigned long long)stat.bytes);
@@ -258,16 +277,44 @@ static int can_reuse(const struct preparing *p, const char *path)
 
 /* ---- */
 
+/* A folder that a person chose wrongly is theirs to mend; what the disk does is not. */
+static ds_status refuse_cache(const struct preparing *p, int code)
+{
+    const int is_choice = code == -ENOENT || code == -ENOTDIR || code == -EEXIST ||
+                          code == -EACCES || code == -EPERM || code == -EROFS ||
+                          code == -ENAMETOOLONG || code == -ELOOP;
+
+    return ds_fail(is_choice ? DS_ERR_CONFIG : DS_ERR_IO,
+                   "data.cache = %s: no prepared data can be kept there: %s", p->options->cache,
+                   strerror(-code));
+}
+
+/* There, and open to us: asked with the file that the shard begins as. */
+static ds_status make_cache(const struct preparing *p, const char *path)
+{
+    struct ds_fs *fs = p->options->fs;
+    char temporary[CORPUS_PATH_BYTES + 8];
+    int code = ds_fs_mkdirs(fs, p->options->cache, 0750);
+
+    if (code < 0)
+        return refuse_cache(p, code);
+    snprintf(temporary, sizeof temporary, "%s.tmp", path);
+    code = ds_fs_open(fs, temporary, DS_FS_WRITE | DS_FS_CREATE, 0640);
+    if (code < 0)
+        return refuse_cache(p, code);
+    (void)ds_fs_close(fs, code);
+    if (ds_fs_unlink(fs, temporary) < 0)
+        (void)ds_fs_unlink(fs, temporary); /* if that fails, too, the shard takes its place */
+    return DS_OK;
+}
+
 static ds_status prepare_listed(struct preparing *p, const char *source, const char *path,
                                 struct ds_prepare_report *report)
 {
-    const int is_reused = can_reuse(p, path);
+    const int is_reused = can_reuse(p, source, path);
 
     if (!is_reused) {
-        int code = ds_fs_mkdirs(p->options->fs, p->options->cache, 0750);
-        if (code < 0)
-            return ds_fail(DS_ERR_IO, "%s: cannot make the folder for prepared data: %s",
-                           p->options->cache, strerror(-code));
+        DS_TRY(make_cache(p, path));
         DS_TRY(take_buffers(p));
         DS_TRY(make_shard(p, source, path));
     }

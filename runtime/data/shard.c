@@ -51,6 +51,18 @@ static ds_status read_shard(const struct source *s, uint64_t index, const struct
 
 static const struct source_ops shard_ops = {read_shard};
 
+/* A person knows the text, not the shard that was made of it. */
+static ds_status refuse_short(const struct source *s, const char *path)
+{
+    const char *text = ds_safetensors_metadata(s->file, "source");
+
+    return ds_fail(DS_ERR_DATA,
+                   "%s: %llu tokens are less than one sample of train.seq_length + 1 = %llu%s%s%s",
+                   text ? text : path, (unsigned long long)s->token_count,
+                   (unsigned long long)s->seq_length + 1, text ? " (prepared as " : "",
+                   text ? path : "", text ? ")" : "");
+}
+
 ds_status source_open_shard(struct ds_fs *fs, const char *path, struct source *out)
 {
     char why[SHARD_WHY_BYTES];
@@ -64,9 +76,7 @@ ds_status source_open_shard(struct ds_fs *fs, const char *path, struct source *o
                        why);
     out->token_count = out->shard.token_count;
     if (out->token_count <= out->seq_length)
-        return ds_fail(
-            DS_ERR_DATA, "%s: %llu tokens are less than one sample of train.seq_length + 1 = %llu",
-            path, (unsigned long long)out->token_count, (unsigned long long)out->seq_length + 1);
+        return refuse_short(out, path);
     out->sample_count = (out->token_count - 1) / out->seq_length;
     return DS_OK;
 }

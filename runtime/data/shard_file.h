@@ -1,6 +1,6 @@
 /* shard_file.h (private) - a token shard as a file: a safetensors file with `tokens` U16 [N] and `documents`
  * U64 [n + 1], where each document begins and the last one ends. Its metadata says what it was made of
- * (fingerprint) and what its contents sum to (checksum). Written by prepare.c, read by shard.c. */
+ * (fingerprint; source, the path as it was given) and what its contents sum to (checksum). Written by prepare.c, read by shard.c. */
 #ifndef DSTRAIN_DATA_SHARD_FILE_H
 #define DSTRAIN_DATA_SHARD_FILE_H
 

@@ -224,8 +224,9 @@ test_text() {
     refused 65 'empty.txt: no text' 2 data.train=empty.txt
     refused 65 'missing.txt: cannot read this text: No such file or directory' 2 data.train=missing.txt
     refused 65 'none: no text' 3 data.train=none
-    refused 65 'tokens are less than one sample of train.seq_length + 1 = 17' 2 data.train=short.txt
+    refused 65 'short.txt: 5 tokens are less than one sample of train.seq_length + 1 = 17' 2 data.train=short.txt
     refused 65 'missing.txt' 2 data.eval=missing.txt
+    refused 64 'data.cache = empty.txt/below: no prepared data can be kept there: Not a directory' 2 data.cache=empty.txt/below
     if [ "$(id -u)" != 0 ]; then
         cp t.txt closed.txt
         chmod 0 closed.txt

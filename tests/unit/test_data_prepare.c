@@ -679,7 +679,7 @@ static void a_hostile_shard_is_refused_with_its_path_and_what_to_do(void **state
     }
 }
 
-static void a_text_shorter_than_a_sample_is_refused_with_the_numbers(void **state)
+static void a_text_shorter_than_a_sample_is_refused_with_its_path_and_the_numbers(void **state)
 {
     struct ds_fs *fs = *state;
     struct ds_prepare_report report = {0};
@@ -694,8 +694,45 @@ static void a_text_shorter_than_a_sample_is_refused_with_the_numbers(void **stat
     const char *said = capture_end(&log);
     assert_int_equal(st, DS_ERR_DATA);
     assert_non_null(strstr(said, shard));
-    assert_non_null(strstr(said, "9 tokens are less than one sample of train.seq_length + 1 = 10"));
+    assert_non_null(
+        strstr(said, "text: 9 tokens are less than one sample of train.seq_length + 1 = 10"));
     free(shard);
+}
+
+static void a_path_that_no_header_can_hold_is_prepared_all_the_same(void **state)
+{
+    static const char *const paths[] = {"text\xff", "text\x1f\x1f\x1f"};
+    struct ds_fs *fs = *state;
+
+    for (size_t i = 0; i < 2; i++) {
+        struct ds_prepare_report report = {0};
+        char *shard = NULL;
+        put_text(fs, paths[i], "1234567");
+        for (int again = 0; again < 2; again++) {
+            assert_ok(prepare(fs, paths[i], &shard, &report));
+            assert_ok(open_shard(fs, shard, 8));
+            free(shard);
+        }
+        assert_int_equal(report.files_made, 1);
+        assert_int_equal(report.files_reused, 1);
+    }
+}
+
+static void a_cache_that_cannot_be_is_an_error_of_the_configuration(void **state)
+{
+    struct ds_fs *fs = *state;
+    struct ds_prepare_report report = {0};
+    struct capture log;
+    char *shard = NULL;
+
+    put_text(fs, "text", "1234567");
+    put_text(fs, "cache", "no folder");
+    capture_begin(&log);
+    ds_status st = prepare(fs, "text", &shard, &report);
+    const char *said = capture_end(&log);
+    assert_int_equal(st, DS_ERR_CONFIG);
+    assert_non_null(strstr(said, "data.cache = cache/data: "));
+    assert_null(strstr(said, ".c:"));
 }
 
 /* ---- links, on a real disk */
@@ -815,7 +852,9 @@ int main(void)
         ON_DISK(a_call_that_fails_while_reusing_leaves_a_sound_shard),
         ON_DISK(after_a_power_cut_the_shard_is_whole_or_made_again),
         ON_DISK(a_hostile_shard_is_refused_with_its_path_and_what_to_do),
-        ON_DISK(a_text_shorter_than_a_sample_is_refused_with_the_numbers),
+        ON_DISK(a_text_shorter_than_a_sample_is_refused_with_its_path_and_the_numbers),
+        ON_DISK(a_path_that_no_header_can_hold_is_prepared_all_the_same),
+        ON_DISK(a_cache_that_cannot_be_is_an_error_of_the_configuration),
         cmocka_unit_test(links_to_files_are_taken_and_dangling_ones_named),
         cmocka_unit_test(parts_are_parsed_as_documented),
     };
