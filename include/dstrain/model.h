@@ -24,6 +24,19 @@ struct ds_rope {
     int truncate;                                    /* yarn; floor and ceil of the ramp's ends */
 };
 
+/* The limits of sizes, of a folder's and of a configuration's alike: every product of a model stays within
+ * 64 bits and every side of a matrix within 31, since token ids and BLAS count in 32 bits. */
+#define DS_MODEL_VOCAB_MAX        2147483647u
+#define DS_MODEL_HIDDEN_MAX       1048576u
+#define DS_MODEL_INTERMEDIATE_MAX 16777216u
+#define DS_MODEL_LAYERS_MAX       16384u
+#define DS_MODEL_HEADS_MAX        65536u
+#define DS_MODEL_HEAD_DIM_MIN     2u
+#define DS_MODEL_HEAD_DIM_MAX     1024u
+#define DS_MODEL_POSITIONS_MAX    2147483647u
+#define DS_MODEL_INIT_RANGE_MAX   100.0
+#define DS_MODEL_ROPE_THETA_MAX   1e15
+
 /* Numbers of a model under HF's names. Read-only once a model is made of it. */
 struct ds_model_config {
     enum ds_family family;

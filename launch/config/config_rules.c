@@ -106,6 +106,11 @@ static ds_status heads_fit(const struct check *check)
                "= %" PRIu64 " must be a multiple of num_attention_heads = %" PRIu64 "%s",
                c->model.hidden_size, heads,
                c->model.family == DS_FAMILY_LLAMA ? "" : " where head_dim is not given");
+    if (c->model.head_dim < DS_MODEL_HEAD_DIM_MIN || c->model.head_dim > DS_MODEL_HEAD_DIM_MAX)
+        REFUSE(check, "model", "head_dim",
+               "= %" PRIu64 " (hidden_size / num_attention_heads where it is not given) must be in "
+               "%u..%u",
+               c->model.head_dim, DS_MODEL_HEAD_DIM_MIN, DS_MODEL_HEAD_DIM_MAX);
     if (c->model.head_dim % 2 != 0)
         REFUSE(check, "model", "head_dim",
                "= %" PRIu64 " must be even: rotary positions turn pairs", c->model.head_dim);

@@ -5,7 +5,6 @@
 #include <string.h>
 
 #define COUNT_MAX 9007199254740992.0 /* 2^53: exact as a double and in JSON */
-#define SIZE_MAX_ 1048576.0
 #define RANKS_MAX 65536.0
 
 #define FIXED   DS_FIELD_FIXED
@@ -92,17 +91,17 @@ const struct ds_field ds_config_fields[] = {
     TEXT(model, path, FIXED, "Hugging Face folder to start from; empty: random weights in the shape of the keys below",
          "model_name_or_path base_model model_path hf_path model_name pretrained_model_name_or_path"),
     CHOICE(model, family, "llama", MODEL, families, "architecture of a new model", "model_type architecture arch"),
-    AUTO(model, vocab_size, MODEL, 1, 16777216, "rows of the embedding; auto: the tokenizer's", "padded_vocab_size n_vocab num_embeddings"),
-    COUNT(model, hidden_size, NULL, MODEL | TRAIN, 1, SIZE_MAX_, "width of the model", "n_embd d_model dim embedding_size model_dim"),
-    COUNT(model, intermediate_size, NULL, MODEL | TRAIN, 1, SIZE_MAX_ * 4, "width inside the MLP", "ffn_hidden_size ffn_dim hidden_dim mlp_dim n_inner"),
-    COUNT(model, num_hidden_layers, NULL, MODEL | TRAIN, 1, 4096, "decoder layers", "num_layers n_layer n_layers depth layers"),
-    COUNT(model, num_attention_heads, NULL, MODEL | TRAIN, 1, 65536, "query heads", "n_head n_heads num_heads heads"),
-    AUTO(model, num_key_value_heads, MODEL, 1, 65536, "key and value heads; auto: as many as query heads", "num_query_groups n_kv_heads num_kv_heads n_kv_head kv_heads"),
-    AUTO(model, head_dim, MODEL, 1, 4096, "width of a head; auto: 128 for qwen3, else hidden_size / num_attention_heads", "kv_channels head_size d_head"),
-    AUTO(model, max_position_embeddings, MODEL, 1, 1073741824, "longest context the model is made for; auto: train.seq_length", "n_positions n_ctx block_size context_length max_seq_len"),
+    AUTO(model, vocab_size, MODEL, 1, DS_MODEL_VOCAB_MAX, "rows of the embedding; auto: the tokenizer's", "padded_vocab_size n_vocab num_embeddings"),
+    COUNT(model, hidden_size, NULL, MODEL | TRAIN, 1, DS_MODEL_HIDDEN_MAX, "width of the model", "n_embd d_model dim embedding_size model_dim"),
+    COUNT(model, intermediate_size, NULL, MODEL | TRAIN, 1, DS_MODEL_INTERMEDIATE_MAX, "width inside the MLP", "ffn_hidden_size ffn_dim hidden_dim mlp_dim n_inner"),
+    COUNT(model, num_hidden_layers, NULL, MODEL | TRAIN, 1, DS_MODEL_LAYERS_MAX, "decoder layers", "num_layers n_layer n_layers depth layers"),
+    COUNT(model, num_attention_heads, NULL, MODEL | TRAIN, 1, DS_MODEL_HEADS_MAX, "query heads", "n_head n_heads num_heads heads"),
+    AUTO(model, num_key_value_heads, MODEL, 1, DS_MODEL_HEADS_MAX, "key and value heads; auto: as many as query heads", "num_query_groups n_kv_heads num_kv_heads n_kv_head kv_heads"),
+    AUTO(model, head_dim, MODEL, DS_MODEL_HEAD_DIM_MIN, DS_MODEL_HEAD_DIM_MAX, "width of a head; auto: 128 for qwen3, else hidden_size / num_attention_heads", "kv_channels head_size d_head"),
+    AUTO(model, max_position_embeddings, MODEL, 1, DS_MODEL_POSITIONS_MAX, "longest context the model is made for; auto: train.seq_length", "n_positions n_ctx block_size context_length max_seq_len"),
     REAL(model, rms_norm_eps, "1e-06", MODEL, 0, 1, "added under the root in RMSNorm", "norm_eps layernorm_epsilon norm_epsilon layer_norm_epsilon"),
-    REAL(model, initializer_range, "0.02", MODEL, 0, 10, "standard deviation of new weights", "init_method_std init_std"),
-    REAL(model, rope_theta, "10000", MODEL, 1, 1e12, "base of the rotary frequencies", "rotary_base rope_base"),
+    REAL(model, initializer_range, "0.02", MODEL, 0, DS_MODEL_INIT_RANGE_MAX, "standard deviation of new weights", "init_method_std init_std"),
+    REAL(model, rope_theta, "10000", MODEL, 1, DS_MODEL_ROPE_THETA_MAX, "base of the rotary frequencies", "rotary_base rope_base"),
     BOOL(model, tie_word_embeddings, "false", MODEL, "the head shares the embedding's weights", "tie_embeddings weight_tying tied_embeddings"),
 
     TEXT(data, train, FIXED | TRAIN, "files or folders, comma separated, each with a weight if wanted: a.txt, b.txt:0.5",

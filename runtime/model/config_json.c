@@ -159,7 +159,8 @@ static ds_status read_config(const char *name, const json_t *root, struct ds_mod
     ds_model_config_default(config->family, config);
     DS_TRY(read_sizes(name, root, config));
     DS_TRY(ds_json_real(name, root, "rms_norm_eps", 0, 1, &config->rms_norm_eps));
-    DS_TRY(ds_json_real(name, root, "initializer_range", 0, 100, &config->initializer_range));
+    DS_TRY(ds_json_real(name, root, "initializer_range", 0, DS_MODEL_INIT_RANGE_MAX,
+                        &config->initializer_range));
     DS_TRY(ds_json_bool(name, root, "tie_word_embeddings", &config->tie_word_embeddings));
     DS_TRY(read_biases(name, root, config));
     DS_TRY(refuse_what_is_missing(name, root, config));

@@ -29,20 +29,18 @@ const struct family_row family_rows[DS_FAMILY_COUNT] = {
                          .eos_token_id = -1},
 };
 
-/* The upper limits keep every product of a model within 64 bits and every side of a matrix within 31:
- * token ids and BLAS count in 32 bits. */
 /* clang-format off */
 #define SIZE(key, min, max, llama, qwen2, qwen3, is_essential)                             \
     {#key, offsetof(struct ds_model_config, key), min, max, {llama, qwen2, qwen3}, is_essential}
 const struct size_row size_rows[MODEL_SIZE_COUNT] = {
-    SIZE(vocab_size,              1, INT32_MAX, 32000, 151936, 151936, 1),
-    SIZE(hidden_size,             1, 1u << 20,   4096,   4096,   4096, 1),
-    SIZE(intermediate_size,       1, 1u << 24,  11008,  22016,  22016, 1),
-    SIZE(num_hidden_layers,       1, 1u << 14,     32,     32,     32, 1),
-    SIZE(num_attention_heads,     1, 1u << 16,     32,     32,     32, 1),
-    SIZE(num_key_value_heads,     1, 1u << 16,      0,      0,      0, 0),
-    SIZE(head_dim,                2, 1024,          0,      0,    128, 0),
-    SIZE(max_position_embeddings, 1, INT32_MAX,  2048,  32768,  32768, 0),
+    SIZE(vocab_size,              1, DS_MODEL_VOCAB_MAX, 32000, 151936, 151936, 1),
+    SIZE(hidden_size,             1, DS_MODEL_HIDDEN_MAX,   4096,   4096,   4096, 1),
+    SIZE(intermediate_size,       1, DS_MODEL_INTERMEDIATE_MAX,  11008,  22016,  22016, 1),
+    SIZE(num_hidden_layers,       1, DS_MODEL_LAYERS_MAX,     32,     32,     32, 1),
+    SIZE(num_attention_heads,     1, DS_MODEL_HEADS_MAX,     32,     32,     32, 1),
+    SIZE(num_key_value_heads,     1, DS_MODEL_HEADS_MAX,      0,      0,      0, 0),
+    SIZE(head_dim,                DS_MODEL_HEAD_DIM_MIN, DS_MODEL_HEAD_DIM_MAX,          0,      0,    128, 0),
+    SIZE(max_position_embeddings, 1, DS_MODEL_POSITIONS_MAX,  2048,  32768,  32768, 0),
 };
 /* clang-format on */
 
@@ -155,8 +153,8 @@ ds_status ds_model_config_check(const char *name, const struct ds_model_config *
     if (!(full.rms_norm_eps >= 0 && full.rms_norm_eps <= 1))
         return ds_fail(DS_ERR_DATA, "%s: 'rms_norm_eps' must be in 0..1, is %g", name,
                        full.rms_norm_eps);
-    if (!(full.initializer_range >= 0 && full.initializer_range <= 100))
-        return ds_fail(DS_ERR_DATA, "%s: 'initializer_range' must be in 0..100, is %g", name,
-                       full.initializer_range);
+    if (!(full.initializer_range >= 0 && full.initializer_range <= DS_MODEL_INIT_RANGE_MAX))
+        return ds_fail(DS_ERR_DATA, "%s: 'initializer_range' must be in 0..%g, is %g", name,
+                       DS_MODEL_INIT_RANGE_MAX, full.initializer_range);
     return rope_check(name, &full);
 }

@@ -66,7 +66,7 @@ static ds_status read_numbers(struct rope_source *source)
         double min, max;
         double *out;
     } rows[] = {
-        {"rope_theta", 1, 1e15, &source->rope.theta},
+        {"rope_theta", 1, DS_MODEL_ROPE_THETA_MAX, &source->rope.theta},
         {"factor", 1, 1e6, &source->rope.factor},
         {"low_freq_factor", 1e-6, 1e6, &source->rope.low_freq_factor},
         {"high_freq_factor", 1e-6, 1e6, &source->rope.high_freq_factor},
@@ -157,7 +157,7 @@ ds_status rope_read(const char *name, const json_t *root, struct ds_rope *rope)
     double theta = rope->theta, merged = 0;
 
     DS_TRY(refuse_partial(name, root));
-    DS_TRY(ds_json_real(name, root, "rope_theta", 1, 1e15, &theta));
+    DS_TRY(ds_json_real(name, root, "rope_theta", 1, DS_MODEL_ROPE_THETA_MAX, &theta));
     DS_TRY(read_source(name, root, "rope_scaling", rope, &old));
     DS_TRY(read_source(name, root, "rope_parameters", rope, &new));
     if (old.object && new.object && !rope_agrees(&old.rope, &new.rope))

@@ -74,6 +74,63 @@ static void every_row_is_sound(void **state)
     }
 }
 
+static int model_refuses(const struct ds_model_config *config, const char *key)
+{
+    struct capture capture;
+    char wanted[128];
+    const char *said;
+
+    capture_begin(&capture);
+    (void)!ds_model_config_check("m", config);
+    said = capture_end(&capture);
+    snprintf(wanted, sizeof wanted, "'%s' must be in", key);
+    return strstr(said, wanted) != NULL;
+}
+
+/* A size that the table lets through and the model refuses would be told too late, and the other way
+ * round a folder could hold what no configuration can ask for. */
+static void sizes_of_a_model_have_the_limits_of_the_model(void **state)
+{
+    static const struct {
+        const char *key;
+        size_t offset;
+    } sizes[] = {
+#define SIZE(key) {#key, offsetof(struct ds_model_config, key)}
+        SIZE(vocab_size),
+        SIZE(hidden_size),
+        SIZE(intermediate_size),
+        SIZE(num_hidden_layers),
+        SIZE(num_attention_heads),
+        SIZE(num_key_value_heads),
+        SIZE(head_dim),
+        SIZE(max_position_embeddings),
+#undef SIZE
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        const struct ds_field *field = ds_field_find("model", sizes[i].key);
+        struct ds_model_config config;
+        uint64_t *at = (uint64_t *)(void *)((char *)&config + sizes[i].offset);
+
+        ds_model_config_default(DS_FAMILY_LLAMA, &config);
+        config.vocab_size = config.hidden_size = config.intermediate_size = 64;
+        config.num_hidden_layers = config.num_attention_heads = config.num_key_value_heads = 1;
+        config.head_dim = config.max_position_embeddings = 64;
+        assert_ok(ds_model_config_check("m", &config));
+        *at = (uint64_t)field->max;
+        assert_false(model_refuses(&config, sizes[i].key));
+        *at = (uint64_t)field->max + 1;
+        assert_true(model_refuses(&config, sizes[i].key));
+        *at = (uint64_t)field->min;
+        assert_false(model_refuses(&config, sizes[i].key));
+        if (field->min > 1) { /* 0 is "auto" */
+            *at = (uint64_t)field->min - 1;
+            assert_true(model_refuses(&config, sizes[i].key));
+        }
+    }
+}
+
 /* a struct is the table's: every byte of it that is not padding belongs to one row */
 static void rows_do_not_overlap(void **state)
 {
@@ -479,6 +536,10 @@ static const struct {
      1, 0},
     {"", 0, "model.hidden_size=60",
      SAYS("c.ini: [model] head_dim = 15 must be even: rotary positions turn pairs"), 1, 0},
+    {"", 0, "model.hidden_size=4100",
+     SAYS("c.ini: [model] head_dim = 1025 (hidden_size / num_attention_heads where it is not "
+          "given) must be in 2..1024"),
+     1, 0},
     {"", 0, "model.vocab_size=100",
      SAYS("command line: [model] vocab_size = 100 is smaller than the tokenizer's 259 ([data] "
           "tokenizer = bytes)"),
@@ -633,6 +694,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_row_is_sound),
+        cmocka_unit_test(sizes_of_a_model_have_the_limits_of_the_model),
         cmocka_unit_test(rows_do_not_overlap),
         cmocka_unit_test(sections_are_in_the_order_of_the_rows),
         cmocka_unit_test(a_legal_value_of_every_row_round_trips),
