@@ -1,10 +1,10 @@
 /* config_rules.c - what no single key can know: combinations that cannot be, said with their numbers.
  * Each rule is a row of functions over a resolved configuration; the first that fails, speaks. */
 #include "config.h"
+#include "inject_text.h"
 
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 struct check {
@@ -257,47 +257,19 @@ static ds_status devices_fit(const struct check *check)
     return DS_OK;
 }
 
-/* Up to 15 digits and what ends them; NULL: not so. */
-static const char *read_digits(const char *at, char end, uint64_t *value)
-{
-    char *stop;
-
-    if (*at < '0' || *at > '9')
-        return NULL;
-    *value = strtoull(at, &stop, 10);
-    return *stop == end && stop - at <= 15 ? stop : NULL;
-}
-
-static int parse_fault(const char *text, uint64_t *rank)
-{
-    static const char *const kinds[] = {"hang:", "fail:", "kill:", "nan:"};
-    uint64_t step;
-
-    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
-        const size_t length = strlen(kinds[i]);
-
-        if (strncmp(text, kinds[i], length) != 0)
-            continue;
-        text = read_digits(text + length, ':', rank);
-        return text && read_digits(text + 1, '\0', &step);
-    }
-    return 0;
-}
-
-/* KIND:RANK:STEP; the trainer reads it again, after it has been found good here. */
 static ds_status fault_is_known(const struct check *check)
 {
     const char *text = check->config->debug.inject;
-    uint64_t rank;
+    struct ds_inject inject;
 
     if (text[0] == '\0')
         return DS_OK;
-    if (!parse_fault(text, &rank))
+    if (!ds_inject_parse(text, &inject))
         REFUSE(check, "debug", "inject",
                "= '%s' must be KIND:RANK:STEP with KIND hang, fail, kill or nan", text);
-    if (check->rank_count > 0 && rank >= check->rank_count)
-        REFUSE(check, "debug", "inject", "= '%s' names rank %" PRIu64 " of %" PRIu64, text, rank,
-               check->rank_count);
+    if (check->rank_count > 0 && inject.rank >= check->rank_count)
+        REFUSE(check, "debug", "inject", "= '%s' names rank %" PRIu64 " of %" PRIu64, text,
+               inject.rank, check->rank_count);
     return DS_OK;
 }
 

@@ -4,6 +4,7 @@
 // private: launch
 #include "capture.h"
 #include "config/config.h"
+#include "config/inject_text.h"
 #include "test.h"
 
 #include "dstrain/random.h"
@@ -648,6 +649,30 @@ static void the_command_line_overrides_the_file_once(void **state)
     assert_string_equal(l.said, SAYS("command line: train.steps is given twice"));
 }
 
+static void a_fault_reads_whole_or_not_at_all(void **state)
+{
+    static const char *const bad[] = {
+        "",         "nan",     "nan:",     "nan:1",    "nan:1:",
+        "nan:1:2:", "nan:1:x", "na:1:2",   "nann:1:2", ":1:2",
+        "nan:-1:2", "nan::2",  "nan:1: 2", "NAN:1:2",  "nan:1:1234567890123456"};
+    static const char *const kinds[] = {"hang", "fail", "kill", "nan"};
+    struct ds_inject inject;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+        assert_false(ds_inject_parse(bad[i], &inject));
+    assert_int_equal(DS_INJECT_KIND_COUNT, sizeof kinds / sizeof kinds[0]);
+    for (int kind = 0; kind < DS_INJECT_KIND_COUNT; kind++) {
+        char text[64];
+
+        snprintf(text, sizeof text, "%s:12:123456789012345", kinds[kind]);
+        assert_true(ds_inject_parse(text, &inject));
+        assert_int_equal(inject.kind, kind);
+        assert_int_equal(inject.rank, 12);
+        assert_true(inject.step == 123456789012345u);
+    }
+}
+
 static void good_configurations_say_nothing(void **state)
 {
     static const char *const overrides[] = {"train.steps=10",
@@ -706,6 +731,7 @@ int main(void)
         cmocka_unit_test(errors_name_place_key_and_remedy),
         cmocka_unit_test(long_values_are_cut_in_messages_and_too_long_ones_refused),
         cmocka_unit_test(the_command_line_overrides_the_file_once),
+        cmocka_unit_test(a_fault_reads_whole_or_not_at_all),
         cmocka_unit_test(good_configurations_say_nothing),
         cmocka_unit_test(names_of_peers_are_not_our_names),
     };

@@ -1,0 +1,27 @@
+/* inject_text.h (private to launch) - a fault on request as text, `debug.inject = KIND:RANK:STEP`: the one
+ * place that reads it, for the rules of the configuration and for the trainer that obeys. */
+#ifndef DSTRAIN_INJECT_TEXT_H
+#define DSTRAIN_INJECT_TEXT_H
+
+#include <stdint.h>
+
+/* clang-format off */
+#define DS_INJECT_LIST(X)                                                        \
+    X(HANG, "hang")   /* the rank sleeps for ever */                             \
+    X(FAIL, "fail")   /* a failure in the middle of the step */                  \
+    X(KILL, "kill")   /* SIGKILL */                                              \
+    X(NAN, "nan")     /* what attention turns by is NaN during this step */
+/* clang-format on */
+#define DS_INJECT_ENUM(name, text) DS_INJECT_##name,
+enum ds_inject_kind { DS_INJECT_LIST(DS_INJECT_ENUM) DS_INJECT_KIND_COUNT };
+#undef DS_INJECT_ENUM
+
+struct ds_inject {
+    enum ds_inject_kind kind;
+    uint64_t rank, step;
+};
+
+/* pure: 0: the text is not one; "" is none, too. Numbers have up to 15 digits. */
+int ds_inject_parse(const char *text, struct ds_inject *out);
+
+#endif
