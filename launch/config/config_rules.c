@@ -254,6 +254,9 @@ static ds_status devices_fit(const struct check *check)
     if (c->run.cpu_streams == DS_DEVICE_DEFERRED && strcmp(c->run.device, "cuda") == 0)
         REFUSE(check, "run", "cpu_streams", "= %s",
                "deferred is a mode of the cpu, device is cuda");
+    if (c->run.deterministic == 0 && strcmp(c->run.device, "cpu") == 0)
+        REFUSE(check, "run", "deterministic", "= %s",
+               "false has no meaning with device = cpu, which always is deterministic");
     return DS_OK;
 }
 

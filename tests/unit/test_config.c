@@ -537,6 +537,10 @@ static const struct {
      1, 0},
     {"", 0, "model.hidden_size=60",
      SAYS("c.ini: [model] head_dim = 15 must be even: rotary positions turn pairs"), 1, 0},
+    {"[run]\ndevice = cpu\n", 0, "run.deterministic=false",
+     SAYS("command line: [run] deterministic = false has no meaning with device = cpu, which always "
+          "is deterministic"),
+     1, 0},
     {"", 0, "model.hidden_size=4100",
      SAYS("c.ini: [model] head_dim = 1025 (hidden_size / num_attention_heads where it is not "
           "given) must be in 2..1024"),
