@@ -10,6 +10,8 @@ const struct ds_command_row ds_commands[] = {
      ds_train_main, DS_COMMAND_RANKS | DS_COMMAND_CONFIG, DS_CONFIG_TRAIN},
     {"check", "config.ini [section.key=value ...]", "parse and validate; print the resolved configuration",
      ds_check_main, DS_COMMAND_RANKS | DS_COMMAND_CONFIG | DS_COMMAND_ANY_RANKS, DS_CONFIG_TRAIN},
+    {"plan", "config.ini --ranks N [section.key=value ...]", "memory of every rank by kind, and what would change it",
+     ds_plan_main, 0, DS_CONFIG_TRAIN},
     {"prepare", "config.ini [section.key=value ...]", "text into token shards, ahead of a run",
      ds_prepare_main, DS_COMMAND_CONFIG | DS_COMMAND_ANY_RANKS, DS_CONFIG_PREPARE},
     {"eval", "config.ini [section.key=value ...]", "loss and perplexity on the evaluation data",

@@ -50,6 +50,7 @@ ds_status ds_bench_main(struct ds_command *command);
 ds_status ds_check_main(struct ds_command *command);
 ds_status ds_eval_main(struct ds_command *command);
 ds_status ds_generate_main(struct ds_command *command);
+ds_status ds_plan_main(struct ds_command *command);
 ds_status ds_prepare_main(struct ds_command *command);
 ds_status ds_train_main(struct ds_command *command);
 ds_status ds_help_main(struct ds_command *command);

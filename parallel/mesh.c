@@ -172,6 +172,10 @@ static ds_status open_group(struct ds_mesh *mesh, struct ds_comm *world, enum ds
     struct ds_comm *control = NULL;
     ds_status st;
 
+    if (world->ops->place)
+        return world->ops->place(world, ds_mesh_index(&mesh->shape, group, mesh->rank),
+                                 ds_mesh_group_size(&mesh->shape, group), group_names[group],
+                                 &mesh->groups[group]);
     DS_TRY(ds_comm_split(world, (int)ds_mesh_color(&mesh->shape, group, mesh->rank),
                          (int)ds_mesh_index(&mesh->shape, group, mesh->rank), group_names[group],
                          &control));

@@ -52,6 +52,10 @@ struct ds_comm_ops {
     /* collective: a communicator over the same ranks for data in a step, the best for where they are
      * (a control group only): threads -> threads, one host -> shm, else mpi. */
     ds_status (*open_data)(struct ds_comm *control, const char *group, struct ds_comm **out);
+    /* local, optional: the caller's own place in a group whose shape it knows; for a backend that sends
+     * nothing and so cannot be asked who else there is */
+    ds_status (*place)(struct ds_comm *comm, uint32_t rank, uint32_t size, const char *group,
+                       struct ds_comm **out);
     /* local: make every wait of every rank of this job end with DS_ERR_COMM, if that is possible */
     void (*poison)(struct ds_comm *comm);
     void (*close)(struct ds_comm *comm); /* collective; not for the world of mpi or threads */
@@ -123,6 +127,10 @@ void ds_comm_mpi_abort(int exit_code) __attribute__((noreturn));
 DS_CHECKED ds_status ds_comm_threads_open(uint32_t size, const struct ds_clock *clock,
                                           uint64_t deadline_ns, struct ds_comm **out);
 void ds_comm_threads_close(struct ds_comm **world, uint32_t size);
+
+/* local: rank `rank` of `size` that are not there; nothing moves. For the planner. */
+DS_CHECKED ds_status ds_comm_null_open(uint32_t rank, uint32_t size, const struct ds_clock *clock,
+                                       struct ds_comm **out);
 
 /* local: a world of one rank, no threads, no MPI. */
 DS_CHECKED ds_status ds_comm_self_open(const struct ds_clock *clock, struct ds_comm **out);

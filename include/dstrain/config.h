@@ -70,6 +70,9 @@ struct ds_config {
         uint64_t stage;
     } zero;
     struct {
+        uint64_t device_limit, host_limit; /* bytes a rank may take; DS_AUTO: no limit */
+    } memory;
+    struct {
         uint64_t interval;
     } log;
     struct {

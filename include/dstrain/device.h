@@ -92,6 +92,7 @@ struct ds_device_ops {
  * beside the program. */
 DS_CHECKED ds_status ds_device_find(const char *name, const struct ds_device_ops **out);
 extern const struct ds_device_ops ds_device_cpu_ops;
+extern const struct ds_device_ops ds_device_null_ops; /* counts memory, computes nothing */
 
 /* local: one more stream wait in one line: `waiter` goes on after all that `first` has so far. */
 DS_CHECKED ds_status ds_stream_after(struct ds_stream *waiter, struct ds_stream *first,

@@ -9,7 +9,13 @@
 #include "dstrain/memory.h"
 #include "dstrain/recorder.h"
 
-enum ds_trainer_mode { DS_TRAINER_TRAIN, DS_TRAINER_EVALUATE, DS_TRAINER_GENERATE };
+/* PLAN: training, assembled up to the weights and data, which are left out. */
+enum ds_trainer_mode {
+    DS_TRAINER_TRAIN,
+    DS_TRAINER_EVALUATE,
+    DS_TRAINER_GENERATE,
+    DS_TRAINER_PLAN
+};
 
 /* One finished step, on every rank. */
 struct ds_step_report {

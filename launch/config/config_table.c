@@ -142,6 +142,9 @@ const struct ds_field ds_config_fields[] = {
 
     COUNT(zero, stage, "3", 0, 0, 3, "what shard ranks share out: 1 optimizer states, 2 and gradients, 3 and parameters", "zero_stage zero_optimization sharding_strategy"),
 
+    AUTO(memory, device_limit, 0, 1, COUNT_MAX, "bytes of device memory a rank may take; auto: no limit but the device's", "max_device_memory gpu_memory_limit"),
+    AUTO(memory, host_limit, 0, 1, COUNT_MAX, "bytes of pinned and other host memory a rank may take; auto: no limit", "max_host_memory cpu_memory_limit"),
+
     COUNT(log, interval, "10", 0, 1, COUNT_MAX, "steps between lines on the console", "logging_steps log_interval log_freq log_every log_every_n_steps steps_per_print"),
 
     TEXT(debug, inject, 0, "a fault, for tests: hang, fail, kill or nan, as KIND:RANK:STEP", ""),
@@ -160,6 +163,7 @@ const struct ds_section ds_config_sections[] = {
     {"schedule", "the learning rate over time"},
     {"parallel", "how ranks divide the work; it never changes the result"},
     {"zero", "how ranks divide the memory; it never changes the result"},
+    {"memory", "how much a rank may take"},
     {"log", "what the console shows"},
     {"debug", "for tests of the program itself"},
 };

@@ -133,6 +133,8 @@ static ds_status open_model(struct ds_trainer *t)
             "(%s/config.json)",
             (unsigned long long)t->config->train.seq_length,
             (unsigned long long)model.max_position_embeddings, path);
+    if (t->options.mode == DS_TRAINER_PLAN)
+        return DS_OK;
     DS_TRY(ds_hf_open(t->options.fs, path, &t->weights));
     return ds_hf_check(t->weights, t->model);
 }
@@ -407,6 +409,8 @@ ds_status trainer_assemble(struct ds_trainer *t)
     DS_TRY(trainer_leader_first(t, open_model));
     DS_TRY(trainer_open_data(t));
     DS_TRY(trainer_leader_first(t, take_all)); /* what does not fit one will not fit the others */
+    if (t->options.mode == DS_TRAINER_PLAN)
+        return DS_OK;
     DS_TRY(trainer_together(t, fill_weights));
     ds_hf_close(t->weights);
     t->weights = NULL;

@@ -97,7 +97,7 @@ ds_status trainer_open_data(struct ds_trainer *t)
     const uint64_t deadline_ns = world->deadline_ns;
     ds_status st;
 
-    if (t->options.mode == DS_TRAINER_GENERATE)
+    if (t->options.mode == DS_TRAINER_GENERATE || t->options.mode == DS_TRAINER_PLAN)
         return DS_OK;
     /* rank 0 shows that it goes on; the others wait for it as long as it does */
     trainer_enter(t, "prepare data", 0, world->rank == 0 ? trainer_deadline_ns(t) : 0);

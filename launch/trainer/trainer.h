@@ -55,7 +55,7 @@ struct ds_trainer {
 
 static inline int is_training(const struct ds_trainer *t)
 {
-    return t->options.mode == DS_TRAINER_TRAIN;
+    return t->options.mode == DS_TRAINER_TRAIN || t->options.mode == DS_TRAINER_PLAN;
 }
 
 /* assemble.c */

@@ -29,15 +29,16 @@ static struct ds_adamw_span cut(const struct ds_optim_range *range, uint64_t sta
     return (struct ds_adamw_span){lo - start, hi - lo, range->weight_decay, 0};
 }
 
+/* Room for all of a unit's spans, however many this rank's part has: ranks of one role take the same. */
 static ds_status copy_spans(struct ds_optim *optim, const struct ds_adamw_span *from, size_t count,
-                            struct optim_spans *to)
+                            size_t count_max, struct optim_spans *to)
 {
     const size_t bytes = count * sizeof *from;
     struct ds_stream *compute = optim->options.compute;
     void *at = NULL;
 
-    DS_TRY(ds_memory_take(optim->options.memory, DS_MEMORY_DEVICE, DS_MEMORY_LABEL_WORKSPACE, bytes,
-                          &at));
+    DS_TRY(ds_memory_take(optim->options.memory, DS_MEMORY_DEVICE, DS_MEMORY_LABEL_WORKSPACE,
+                          count_max * sizeof *from, &at));
     to->spans = at;
     to->count = count;
     if (count == 0)
@@ -62,7 +63,7 @@ static ds_status open_unit(struct ds_optim *optim, uint32_t unit)
         if (span.count > 0)
             spans[count++] = span;
     }
-    st = copy_spans(optim, spans, count, &optim->spans[unit]);
+    st = copy_spans(optim, spans, count, range_count, &optim->spans[unit]);
     free(spans);
     return st;
 }
