@@ -1,8 +1,9 @@
 /* hf_write.c - the model as a Hugging Face folder. All ranks gather unit after unit; rank 0 writes them
  * into `folder`.tmp, which becomes `folder` when everything in it is durable: whole or absent. An older
  * export waits as `folder`.old meanwhile and comes back if that fails; what a killed process left of
- * either is put in order by the next export. A failure on rank 0 does not leave the others waiting: gathering goes on, writing stops, and the
- * verdict is agreed at the end. */
+ * either is put in order by the next export. An older folder that holds what no export writes is kept
+ * as `folder`.kept-N. A failure on rank 0 does not leave the others waiting: gathering goes on, writing
+ * stops, and the verdict is agreed at the end. */
 #include "hf_tokenizer.h"
 
 #include "dstrain/hf.h"
@@ -151,34 +152,31 @@ static ds_status write_config(struct hf_writer *w)
 }
 
 /* Tokenizer and generation settings travel with the model they belong to. */
+static const char *const companions[] = {
+    "tokenizer.json",     "tokenizer_config.json", "special_tokens_map.json", "vocab.json",
+    "merges.txt",         "tokenizer.model",       "generation_config.json",  "added_tokens.json",
+    "chat_template.jinja"};
+#define COMPANION_COUNT (sizeof companions / sizeof *companions)
+
 static ds_status copy_companions(struct hf_writer *w)
 {
-    static const char *const names[] = {"tokenizer.json",
-                                        "tokenizer_config.json",
-                                        "special_tokens_map.json",
-                                        "vocab.json",
-                                        "merges.txt",
-                                        "tokenizer.model",
-                                        "generation_config.json",
-                                        "added_tokens.json",
-                                        "chat_template.jinja"};
     struct ds_fs *fs = w->options->fs;
 
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    for (size_t i = 0; i < COMPANION_COUNT; i++) {
         char from[PATH_BYTES], to[PATH_BYTES + 64];
         struct ds_fs_stat stat;
         char *text = NULL;
         size_t bytes = 0;
         ds_status st;
 
-        snprintf(from, sizeof from, "%s/%s", w->options->companions, names[i]);
+        snprintf(from, sizeof from, "%s/%s", w->options->companions, companions[i]);
         int code = ds_fs_stat(fs, from, &stat);
         if (code == -ENOENT)
             continue;
         if (code != 0)
             return failed(w, from, code);
         DS_TRY(ds_fs_read_file(fs, from, 256u << 20, &text, &bytes));
-        snprintf(to, sizeof to, "%s/%s", w->temporary, names[i]);
+        snprintf(to, sizeof to, "%s/%s", w->temporary, companions[i]);
         st = ds_fs_write_file(fs, to, text, bytes);
         free(text);
         DS_TRY(st);
@@ -198,6 +196,68 @@ done:
     free(tokenizer);
     free(settings);
     return st;
+}
+
+/* ---- an older export goes, but nothing with it that is not ours */
+
+static int is_ours(const char *name)
+{
+    unsigned file, count;
+    int end = 0;
+
+    if (strcmp(name, "config.json") == 0 || strcmp(name, "model.safetensors") == 0 ||
+        strcmp(name, "model.safetensors.index.json") == 0)
+        return 1;
+    for (size_t i = 0; i < COMPANION_COUNT; i++)
+        if (strcmp(name, companions[i]) == 0)
+            return 1;
+    return sscanf(name, "model-%5u-of-%5u.safetensors%n", &file, &count, &end) == 2 && end > 0 &&
+           name[end] == '\0';
+}
+
+/* Is there anything that no export writes? 1, 0 or -errno */
+static int holds_more(struct ds_fs *fs, const char *path)
+{
+    char **names = NULL;
+    size_t count = 0;
+    int code = ds_fs_readdir(fs, path, &names, &count), more = 0;
+
+    if (code == -ENOTDIR)
+        return 1; /* no folder: no export at all */
+    if (code < 0)
+        return code;
+    for (size_t i = 0; i < count; i++)
+        more |= !is_ours(names[i]);
+    free(names);
+    return more;
+}
+
+static int keep(const struct hf_writer *w)
+{
+    struct ds_fs *fs = w->options->fs;
+    char path[PATH_BYTES + 32];
+    struct ds_fs_stat stat;
+    int code = 0;
+
+    for (unsigned n = 1; code == 0; n++) {
+        snprintf(path, sizeof path, "%s.kept-%u", w->options->folder, n);
+        code = ds_fs_stat(fs, path, &stat);
+    }
+    if (code == -ENOENT)
+        code = ds_fs_rename(fs, w->old, path);
+    if (code == 0)
+        ds_warn("export to %s: what was there holds more than an export; it is kept as %s",
+                w->options->folder, path);
+    return code;
+}
+
+static int discard_old(const struct hf_writer *w)
+{
+    int more = holds_more(w->options->fs, w->old);
+
+    if (more < 0)
+        return more == -ENOENT ? 0 : more;
+    return more ? keep(w) : ds_fs_remove_tree(w->options->fs, w->old);
 }
 
 /* ---- begin and end, on rank 0 */
@@ -221,7 +281,7 @@ static int settle(struct hf_writer *w)
     if (code != 0 || !exists(fs, w->old, &code) || code != 0)
         return code;
     if (exists(fs, w->options->folder, &code))
-        return ds_fs_remove_tree(fs, w->old);
+        return discard_old(w);
     return code != 0 ? code : ds_fs_rename(fs, w->old, w->options->folder);
 }
 
@@ -266,7 +326,7 @@ static ds_status swap(struct hf_writer *w)
     return failed(w, what, code);
 }
 
-/* The new one stands; the older one goes. */
+/* The new one stands; the older one goes. What fails once may be done the second time. */
 static ds_status commit(struct hf_writer *w)
 {
     struct ds_fs *fs = w->options->fs;
@@ -275,7 +335,7 @@ static ds_status commit(struct hf_writer *w)
     if (code != 0)
         return failed(w, "cannot make it durable", code);
     DS_TRY(swap(w));
-    if (ds_fs_remove_tree(fs, w->old) != 0 && ds_fs_remove_tree(fs, w->old) != 0)
+    if (discard_old(w) != 0 && discard_old(w) != 0)
         ds_warn("export to %s: the older one stays as %s: it cannot be removed", w->options->folder,
                 w->old);
     return DS_OK;

@@ -36,7 +36,8 @@ DS_CHECKED ds_status ds_hf_init(const struct ds_hf_target *target, uint64_t seed
 
 struct ds_hf_write_options {
     struct ds_fs *fs;
-    const char *folder;     /* becomes the export, whole or not at all; an older one is replaced */
+    const char *folder;     /* becomes the export, whole or not at all; an older one is replaced,
+                               kept as `folder`.kept-N if it holds what no export writes */
     const char *companions; /* folder to copy tokenizer files from; NULL: the byte tokenizer's */
     const struct ds_model *model;
     struct ds_zero *zero;

@@ -279,6 +279,41 @@ static void what_a_killed_export_left_is_put_in_order(void **state)
     run_job(&job, 1, 0); /* the same where an export stands */
 }
 
+static ds_status export_over_more(struct job *job, struct ds_trainer *t)
+{
+    static const char *const first[] = {"%s/notes.txt", "%s.kept-2/notes.txt"};
+    struct ds_fs *fs = ds_fs_posix();
+    char path[PATH + 32], kept[PATH + 32];
+    struct capture capture;
+
+    for (int i = 0; i < 2; i++) { /* 0: kept-1 is taken; 1: nothing of somebody's */
+        DS_TRY(export_to(job, t, fs, job->to));
+        snprintf(kept, sizeof kept, "%s.kept-%d", job->to, i + 1);
+        MUST(i || ds_fs_mkdirs(fs, kept, 0750) == 0);
+        snprintf(path, sizeof path, first[0], job->to);
+        MUST(i || ds_fs_write_file(fs, path, "mine", 4) == DS_OK);
+        capture_begin(&capture);
+        ds_status st = export_to(job, t, fs, job->to);
+        const char *said = capture_end(&capture);
+        MUST(st == DS_OK && !is_there(fs, path));
+        MUST(i ? said[0] == '\0' : strstr(said, ".kept-2") != NULL);
+        snprintf(path, sizeof path, first[1], job->to);
+        MUST(is_there(fs, path));
+    }
+    snprintf(path, sizeof path, "%s.kept-3", job->to);
+    MUST(!is_there(fs, path));
+    return DS_OK;
+}
+
+static void what_is_not_of_an_export_is_kept(void **state)
+{
+    struct job job = {.body = export_over_more, .file_bytes_max = 20000};
+
+    (void)state;
+    snprintf(job.to, sizeof job.to, "%s/more", folder);
+    run_job(&job, 1, 0);
+}
+
 /* ---- layouts */
 
 static ds_status export_only(struct job *job, struct ds_trainer *t)
@@ -471,6 +506,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_failed_call_leaves_the_old_export_or_none),
         cmocka_unit_test(what_a_killed_export_left_is_put_in_order),
+        cmocka_unit_test(what_is_not_of_an_export_is_kept),
         cmocka_unit_test(every_layout_writes_the_same_bytes),
         cmocka_unit_test(every_stage_writes_the_same_bytes_after_training),
         cmocka_unit_test(an_export_is_read_back_as_it_was),
