@@ -3,6 +3,7 @@
 #include "metrics.h"
 #include "config/number.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -110,6 +111,37 @@ ds_status ds_metrics_open(struct ds_metrics *metrics, struct ds_fs *fs, const ch
         return DS_OK;
     ds_metrics_close(metrics);
     return ds_fail(DS_ERR_IO, "%s: %s", path, strerror(-code));
+}
+
+static int move_aside(struct ds_fs *fs, const char *path, char *to, size_t bytes)
+{
+    const char *dot = strrchr(path, '.');
+    struct ds_fs_stat stat;
+    int code = 0;
+
+    for (unsigned n = 1; code == 0; n++) {
+        snprintf(to, bytes, "%.*s-%u%s", (int)(dot - path), path, n, dot);
+        code = ds_fs_stat(fs, to, &stat);
+    }
+    if (code == -ENOENT)
+        code = ds_fs_rename(fs, path, to);
+    return code < 0 ? code : ds_fs_fsync_parent(fs, path);
+}
+
+ds_status ds_metrics_set_aside(struct ds_fs *fs, const char *path, char *to, size_t bytes)
+{
+    struct ds_fs_stat stat;
+    int code = ds_fs_stat(fs, path, &stat);
+
+    DS_ASSERT(strrchr(path, '.') && strlen(path) + 16 < bytes);
+    to[0] = '\0';
+    if (code == -ENOENT || (code == 0 && stat.bytes == 0))
+        return DS_OK;
+    if (code == 0)
+        code = move_aside(fs, path, to, bytes);
+    return code == 0 ? DS_OK
+                     : ds_fail(DS_ERR_IO, "%s: cannot make room for a new one: %s", path,
+                               strerror(-code));
 }
 
 ds_status ds_metrics_write(struct ds_metrics *metrics, const struct ds_metrics_row *row)

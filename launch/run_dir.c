@@ -92,12 +92,17 @@ static ds_status read_stored(struct ds_fs *fs, const char *path, char **text, si
 /* No step has left its numbers: a launch that failed at once (a wrong path, say) claims nothing. */
 static int has_steps(struct ds_fs *fs, const char *dir)
 {
+    static const char *const names[] = {"metrics.jsonl", "metrics-1.jsonl"}; /* -1: set aside */
     char path[DS_RUN_PATH_BYTES];
     struct ds_fs_stat stat;
 
-    join(path, dir, "metrics.jsonl");
-    int code = ds_fs_stat(fs, path, &stat);
-    return code == 0 ? stat.bytes > 0 : code != -ENOENT;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        join(path, dir, names[i]);
+        int code = ds_fs_stat(fs, path, &stat);
+        if (code == 0 ? stat.bytes > 0 : code != -ENOENT)
+            return 1;
+    }
+    return 0;
 }
 
 static ds_status check_stored(const char *dir, const char *path, const char *stored, size_t bytes,

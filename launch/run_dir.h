@@ -5,7 +5,7 @@
  *   incidents/        what a watchdog leaves
  *   lock              whose launch it is, while it runs
  *
- * and what other parts add: metrics.jsonl, checkpoints/, export/, data/. It goes through ds_fs alone. */
+ * and what other parts add: metrics.jsonl (metrics-N.jsonl: of earlier launches), checkpoints/, export/, data/. It goes through ds_fs alone. */
 #ifndef DSTRAIN_LAUNCH_RUN_DIR_H
 #define DSTRAIN_LAUNCH_RUN_DIR_H
 

@@ -3,6 +3,7 @@
 #include "command.h"
 #include "console.h"
 #include "metrics.h"
+#include "plan.h"
 #include "run_dir.h"
 
 #include "dstrain/schedule.h"
@@ -176,6 +177,35 @@ static ds_status open_recorder(struct train *train)
     return ds_comm_agreed(world, start_recorder(train));
 }
 
+/* Better now than after the last step. */
+static ds_status check_export(const struct train *train)
+{
+    struct ds_fs_stat stat;
+
+    if (train->config->run.export == DS_EXPORT_LAST &&
+        ds_fs_stat(train->command->fs, train->export_path, &stat) == 0 && !stat.is_directory)
+        return ds_fail(DS_ERR_CONFIG,
+                       "run.dir: %s: not a directory, but the model is to be written there; move "
+                       "it away",
+                       train->export_path);
+    return DS_OK;
+}
+
+/* rank 0, which has the run's lock */
+static ds_status open_metrics(struct train *train)
+{
+    struct ds_fs *fs = train->command->fs;
+    char aside[DS_RUN_PATH_BYTES + 32];
+
+    DS_TRY(check_export(train));
+    DS_TRY(ds_metrics_set_aside(fs, train->metrics_path, aside, sizeof aside));
+    if (aside[0])
+        ds_info("run.dir: %s: holds an earlier run of the same model and data; this version does "
+                "not resume, it starts again at step 1; the earlier metrics are now %s",
+                train->config->run.dir, aside);
+    return ds_metrics_open(&train->metrics, fs, train->metrics_path);
+}
+
 static ds_status open_files(struct train *train)
 {
     const char *dir = train->config->run.dir;
@@ -185,10 +215,7 @@ static ds_status open_files(struct train *train)
     snprintf(train->incidents_path, sizeof train->incidents_path, "%s/incidents", dir);
     DS_TRY(
         ds_run_dir_open(train->command->world, train->command->fs, train->config, &train->files));
-    return ds_comm_agreed(
-        train->command->world,
-        is_leader(train) ? ds_metrics_open(&train->metrics, train->command->fs, train->metrics_path)
-                         : DS_OK);
+    return ds_comm_agreed(train->command->world, is_leader(train) ? open_metrics(train) : DS_OK);
 }
 
 static ds_status open_trainer(struct train *train)
@@ -237,8 +264,20 @@ static ds_status finish(struct train *train)
     return DS_OK;
 }
 
+/* Before anything is touched: does it fit? Ranks are alike; one says what does not. */
+static ds_status check_plan(struct train *train)
+{
+    struct ds_comm *world = train->command->world;
+
+    return ds_comm_agreed(world, is_leader(train)
+                                     ? ds_plan_check(train->config, train->command->fs,
+                                                     train->command->clock, 0, world->size)
+                                     : DS_OK);
+}
+
 static ds_status run(struct train *train)
 {
+    DS_TRY(check_plan(train));
     DS_TRY(open_files(train));
     DS_TRY(open_recorder(train));
     DS_TRY(open_trainer(train));

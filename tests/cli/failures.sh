@@ -324,6 +324,20 @@ test_launches() {
     said "run.dir: r: holds another run; it differs in [data] train = 'missing.txt' (there 't.txt'), [optimizer] learning_rate = 0.5"
     cmp -s r/metrics.jsonl kept || fail "$what: the other run's metrics have changed"
 
+    again 2
+    ended 0
+    grep -q 'starts again at step 1; the earlier metrics are now r/metrics-1.jsonl' err ||
+        fail "$what: nothing is said of the earlier run"
+    cmp -s r/metrics-1.jsonl kept || fail "$what: the earlier metrics have changed"
+    [ "$(wc -l <r/metrics.jsonl)" = 6 ] || fail "$what: not a line a step"
+    rm -rf r/export
+    echo mine >r/export
+    again 2
+    [ "$code" = 64 ] || fail "$what: exit code $code"
+    said 'run.dir: r/export: not a directory'
+    [ "$(cat r/export)" = mine ] || fail "$what: a file called export is gone"
+    [ ! -e r/metrics-2.jsonl ] || fail "$what: metrics moved without a run"
+
     rm -rf r
     mpirun -n 2 "$program" c.ini train.steps=1000000 >first.out 2>first.err &
     first=$!

@@ -9,6 +9,7 @@
 #include "dstrain/json.h"
 #include "dstrain/random.h"
 
+#include <errno.h>
 #include <locale.h>
 #include <math.h>
 
@@ -235,6 +236,47 @@ static void a_failed_write_leaves_whole_lines(void **state)
     assert_true(fail_at > 4);
 }
 
+/* move aside and open, with the 1st, 2nd, ... call failing: the earlier lines are in one place or the other */
+static void earlier_metrics_make_room_and_are_never_lost(void **state)
+{
+    struct ds_metrics_row row = {.step = 1};
+    static char text[8192];
+    int hit = 1;
+
+    (void)state;
+    for (uint64_t fail_at = 1; hit; fail_at++) {
+        struct ds_metrics metrics;
+        struct capture capture;
+        struct ds_fs *disk, *faulty;
+        struct ds_fs_stat stat;
+        char aside[64];
+
+        assert_ok(ds_fs_sim_open(&disk));
+        assert_ok(ds_metrics_set_aside(disk, "m.jsonl", aside, sizeof aside));
+        assert_string_equal(aside, "");
+        assert_ok(ds_fs_write_file(disk, "m-1.jsonl", "older", 5));
+        assert_ok(ds_metrics_open(&metrics, disk, "m.jsonl"));
+        assert_ok(ds_metrics_write(&metrics, &row));
+        ds_metrics_close(&metrics);
+        assert_ok(ds_fs_fault_open(disk, fail_at, &faulty));
+        capture_begin(&capture);
+        ds_status st = ds_metrics_set_aside(faulty, "m.jsonl", aside, sizeof aside);
+        capture_end(&capture);
+        hit = ds_fs_fault_hit(faulty);
+        assert_true(hit || st == DS_OK);
+        if (st == DS_OK) {
+            assert_string_equal(aside, "m-2.jsonl");
+            assert_int_equal(ds_fs_stat(disk, "m.jsonl", &stat), -ENOENT);
+        }
+        if (ds_fs_stat(disk, "m.jsonl", &stat) == -ENOENT)
+            assert_int_equal(ds_fs_rename(disk, "m-2.jsonl", "m.jsonl"), 0);
+        read_whole(disk, text, sizeof text);
+        assert_int_equal(count_whole_lines(text), 1);
+        ds_fs_fault_close(faulty);
+        ds_fs_sim_close(disk);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -245,6 +287,7 @@ int main(void)
         cmocka_unit_test(a_locale_does_not_change_numbers),
         cmocka_unit_test(a_torn_line_is_cut_off_and_nothing_else),
         cmocka_unit_test(a_failed_write_leaves_whole_lines),
+        cmocka_unit_test(earlier_metrics_make_room_and_are_never_lost),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
