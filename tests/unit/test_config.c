@@ -537,8 +537,11 @@ static const struct {
      1, 0},
     {"", 0, "model.hidden_size=60",
      SAYS("c.ini: [model] head_dim = 15 must be even: rotary positions turn pairs"), 1, 0},
-    {"[run]\ndevice = cpu\n", 0, "run.deterministic=false",
-     SAYS("command line: [run] deterministic = false has no meaning with device = cpu, which always "
+    {0,
+     "[run]\ndir = r\ndevice = cpu\ndeterministic = false\n[model]\npath = m\n[data]\ntrain = a\n"
+     "[train]\nsteps = 1\nglobal_batch_size = 1\nseq_length = 1\n",
+     0,
+     SAYS("c.ini:4: [run] deterministic = false has no meaning with device = cpu, which always "
           "is deterministic"),
      1, 0},
     {"", 0, "model.hidden_size=4100",
