@@ -85,6 +85,7 @@ DS_CHECKED ds_status ds_dataset_read(const struct ds_dataset *dataset, uint64_t 
 
 /* ---- loader: the micro-batches of one rank, one step ahead on a worker thread */
 struct ds_loader_options {
+    const struct ds_clock *clock; /* of waited_ns */
     const struct ds_dataset *dataset;
     uint64_t seq_length, micro_batch_size, micro_count;
     uint32_t share, share_count; /* of the samples of a step: global batch = micro_batch_size *

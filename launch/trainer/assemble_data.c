@@ -68,6 +68,7 @@ static ds_status open_loader(struct ds_trainer *t, const struct ds_dataset *data
                              struct ds_loader **out)
 {
     const struct ds_loader_options options = {
+        .clock = t->options.clock,
         .dataset = data,
         .seq_length = t->config->train.seq_length,
         .micro_batch_size = t->config->train.micro_batch_size,

@@ -123,7 +123,7 @@ ds_status ds_loader_next(struct ds_loader *loader, uint64_t step, struct ds_load
                          uint64_t *waited_ns)
 {
     struct loader_slot *slot = &loader->slots[step & 1];
-    const uint64_t begin_ns = ds_clock_mono_ns(ds_clock_system());
+    const uint64_t begin_ns = ds_clock_mono_ns(loader->options.clock);
 
     pthread_mutex_lock(&loader->lock);
     want(loader, slot, step);
@@ -133,7 +133,7 @@ ds_status ds_loader_next(struct ds_loader *loader, uint64_t step, struct ds_load
         (!loader->options.step_limit || step + 1 < loader->options.step_limit))
         want(loader, &loader->slots[(step + 1) & 1], step + 1);
     pthread_mutex_unlock(&loader->lock);
-    *waited_ns = ds_clock_mono_ns(ds_clock_system()) - begin_ns;
+    *waited_ns = ds_clock_mono_ns(loader->options.clock) - begin_ns;
     DS_TRY(slot->status);
     *out = (struct ds_loader_batch){slot->arrays, slot->arrays + loader->array_ints,
                                     slot->arrays + 2 * loader->array_ints,
@@ -166,7 +166,7 @@ ds_status ds_loader_open(const struct ds_loader_options *options, struct ds_load
     ds_status st;
 
     DS_ASSERT(options->micro_count > 0 && options->micro_batch_size > 0);
-    DS_ASSERT(options->share < options->share_count);
+    DS_ASSERT(options->share < options->share_count && options->clock);
     loader = calloc(1, sizeof *loader);
     if (!loader)
         return ds_fail(DS_ERR_NO_MEMORY, "a loader");

@@ -147,7 +147,8 @@ struct layout {
 static struct ds_loader *open_share(const struct ds_dataset *dataset, const struct layout *layout,
                                     uint32_t share, uint64_t sample_limit)
 {
-    const struct ds_loader_options options = {.dataset = dataset,
+    const struct ds_loader_options options = {.clock = ds_clock_system(),
+                                              .dataset = dataset,
                                               .seq_length = SEQ,
                                               .micro_batch_size = layout->micro_batch_size,
                                               .micro_count = layout->micro_count,
@@ -473,8 +474,11 @@ static void documents_begin_anew_and_nobody_predicts_across_them(void **state)
     static const int32_t target[] = {'a', 'b', E, -100, 'c', E, -100, 'd', 'e', 'f', 'g', 'h'};
     static const int32_t position[] = {0, 1, 2, 3, 0, 1, 2, 0, 0, 1, 2, 3};
     static const int32_t document[] = {0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0};
-    struct ds_loader_options with = {
-        .seq_length = 4, .micro_batch_size = 1, .micro_count = 3, .share_count = 1};
+    struct ds_loader_options with = {.clock = ds_clock_system(),
+                                     .seq_length = 4,
+                                     .micro_batch_size = 1,
+                                     .micro_count = 3,
+                                     .share_count = 1};
     struct ds_loader *loader = NULL;
     struct ds_dataset *dataset;
 
@@ -494,6 +498,35 @@ static void documents_begin_anew_and_nobody_predicts_across_them(void **state)
     assert_memory_equal(batch.position, position, sizeof position);
     assert_memory_equal(batch.document, document, sizeof document);
     assert_int_equal(batch.trained_tokens, 10);
+    ds_loader_close(loader);
+    ds_dataset_close(dataset);
+}
+
+/* Each look at it finds 5 ns gone. */
+static uint64_t ticking_ns(void *self)
+{
+    return *(uint64_t *)self += 5;
+}
+
+static void waiting_is_measured_by_the_clock_that_was_given(void **state)
+{
+    uint64_t now_ns = 0, waited_ns = 0;
+    const struct ds_clock clock = {.mono_ns = ticking_ns, .self = &now_ns};
+    struct ds_loader_options with = {.clock = &clock,
+                                     .seq_length = 4,
+                                     .micro_batch_size = 1,
+                                     .micro_count = 1,
+                                     .share_count = 1};
+    struct ds_loader *loader = NULL;
+    struct ds_loader_batch batch;
+    struct ds_dataset *dataset;
+
+    put_text(*state, "text", "1234567");
+    dataset = open_prepared(*state, "text", 4, DS_BYTE_VOCAB);
+    with.dataset = dataset;
+    assert_ok(ds_loader_open(&with, &loader));
+    assert_ok(ds_loader_next(loader, 0, &batch, &waited_ns));
+    assert_int_equal(waited_ns, 5);
     ds_loader_close(loader);
     ds_dataset_close(dataset);
 }
@@ -692,8 +725,11 @@ static void a_loader_takes_no_memory_after_it_is_open(void **state)
     static const struct ds_safetensors_item item = {"input_ids", DS_I64, 2, {4, LONG}};
     static int64_t ids[4 * LONG];
     struct ds_dataset_options options = options_of(ds_fs_posix(), paths, 1);
-    struct ds_loader_options with = {
-        .seq_length = LONG, .micro_batch_size = 2, .micro_count = 2, .share_count = 1};
+    struct ds_loader_options with = {.clock = ds_clock_system(),
+                                     .seq_length = LONG,
+                                     .micro_batch_size = 2,
+                                     .micro_count = 2,
+                                     .share_count = 1};
     struct ds_safetensors_writer *writer = NULL;
     struct ds_dataset *dataset = NULL;
     struct ds_loader *loader = NULL;
@@ -735,6 +771,7 @@ int main(void)
         ON_DISK(ids_of_every_whole_number_type_are_read),
         ON_DISK(a_long_row_is_shifted_over_the_seams_of_its_pieces),
         ON_DISK(documents_begin_anew_and_nobody_predicts_across_them),
+        ON_DISK(waiting_is_measured_by_the_clock_that_was_given),
         ON_DISK(the_last_sample_ends_with_the_last_token),
         ON_DISK(an_id_outside_the_vocabulary_is_refused_with_file_sample_and_id),
         ON_DISK(files_of_another_shape_are_refused_with_the_tensor_and_the_numbers),
