@@ -145,7 +145,7 @@ ds_status ds_recorder_open(const struct ds_recorder_options *options, struct ds_
         DS_TRY_GOTO(st, ds_fail(DS_ERR_NO_MEMORY, "no memory for the recorder"), fail);
     if (options->directory) {
         DS_TRY_GOTO(st, open_directory(options->directory, &recorder->directory), fail);
-        page_sweep(recorder->directory);
+        page_sweep(recorder->clock, recorder->directory);
         DS_TRY_GOTO(st, open_page_file(recorder, run_id), fail);
     }
     DS_TRY_GOTO(st, map_page(recorder), fail);

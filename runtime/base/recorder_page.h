@@ -71,8 +71,8 @@ void page_unmap(struct recorder_page *page);
 
 /* sweep.c */
 void page_hold(int file); /* this process has the page */
-void page_sweep(
-    int directory); /* remove old pages that no process has; trouble with it is no failure */
+/* remove old pages that no process has; trouble with it is no failure */
+void page_sweep(const struct ds_clock *clock, int directory);
 
 /* incident.c - what the host's pages say now, as words and as a file. Neither allocates: the main
  * thread may hold the allocator's lock for ever. */

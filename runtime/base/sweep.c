@@ -37,10 +37,11 @@ static void sweep_one(int directory, const char *name, time_t now)
     close(file);
 }
 
-void page_sweep(int directory)
+void page_sweep(const struct ds_clock *clock, int directory)
 {
     int again = openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *list = again >= 0 ? fdopendir(again) : NULL;
+    const time_t now = (time_t)(ds_clock_real_ns(clock) / 1000000000u);
     const struct dirent *entry;
 
     if (!list) {
@@ -50,6 +51,6 @@ void page_sweep(int directory)
     }
     while ((entry = readdir(list)) != NULL)
         if (is_page(entry->d_name))
-            sweep_one(directory, entry->d_name, time(NULL));
+            sweep_one(directory, entry->d_name, now);
     closedir(list);
 }

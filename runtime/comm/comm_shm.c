@@ -14,13 +14,11 @@
 #include <unistd.h>
 
 /* A name nobody else has: the process, and the time for those that died with the same number. */
-static int open_new(char *name)
+static int open_new(const struct ds_clock *clock, char *name)
 {
-    const struct ds_clock *clock = ds_clock_system();
-
-    for (int attempt = 0; attempt < 100; attempt++) {
+    for (unsigned attempt = 0; attempt < 100; attempt++) {
         snprintf(name, SHARED_HANDLE_BYTES, "/dstrain-%ld-%llx", (long)getpid(),
-                 (unsigned long long)ds_clock_mono_ns(clock));
+                 (unsigned long long)ds_clock_mono_ns(clock) + attempt);
         int file = shm_open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
         if (file >= 0 || errno != EEXIST)
             return file;
@@ -58,10 +56,10 @@ static ds_status map(int file, size_t bytes, void **at)
 }
 
 /* Failures are warnings here: the group can still go over MPI. */
-static ds_status shm_create(size_t bytes, size_t bytes_min, void *handle, void **at,
-                            size_t *got_bytes)
+static ds_status shm_create(const struct ds_clock *clock, size_t bytes, size_t bytes_min,
+                            void *handle, void **at, size_t *got_bytes)
 {
-    int file = open_new(handle);
+    int file = open_new(clock, handle);
     ds_status st = DS_ERR_NO_MEMORY;
 
     if (file < 0) {

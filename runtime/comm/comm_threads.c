@@ -5,11 +5,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-static ds_status threads_create(size_t bytes, size_t bytes_min, void *handle, void **at,
-                                size_t *got_bytes)
+static ds_status threads_create(const struct ds_clock *clock, size_t bytes, size_t bytes_min,
+                                void *handle, void **at, size_t *got_bytes)
 {
     void *memory = NULL;
 
+    (void)clock;
     (void)bytes_min;
     if (posix_memalign(&memory, 4096, bytes) != 0)
         return ds_fail(DS_ERR_NO_MEMORY, "no memory for a group of threads (%zu bytes)", bytes);
@@ -85,7 +86,7 @@ ds_status ds_comm_threads_open(uint32_t size, const struct ds_clock *clock, uint
     if (job == NULL)
         return ds_fail(DS_ERR_NO_MEMORY, "no memory for %u ranks", size);
     comm_init(&model, &threads_ops, 0, size, clock, deadline_ns, "world");
-    DS_TRY_GOTO(st, threads_create(bytes, bytes, handle, &at, &bytes), fail);
+    DS_TRY_GOTO(st, threads_create(clock, bytes, bytes, handle, &at, &bytes), fail);
     shared_format(at, size, bytes);
     DS_TRY_GOTO(st, open_ranks(at, job, size, &model, out), fail);
     return DS_OK;

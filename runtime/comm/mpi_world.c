@@ -27,7 +27,7 @@ void ds_comm_mpi_environment(void)
 }
 
 /* One page for the ranks of a host. Never a failure: without it poison reaches this process alone. */
-static void *share_page(MPI_Comm host)
+static void *share_page(const struct ds_clock *clock, MPI_Comm host)
 {
     char handle[SHARED_HANDLE_BYTES + 1] = ""; /* the last byte: there is one */
     void *page = NULL;
@@ -36,7 +36,8 @@ static void *share_page(MPI_Comm host)
 
     MPI_Comm_rank(host, &rank);
     if (rank == 0)
-        handle[SHARED_HANDLE_BYTES] = shm_source.create(4096, 4096, handle, &page, &bytes) == DS_OK;
+        handle[SHARED_HANDLE_BYTES] =
+            shm_source.create(clock, 4096, 4096, handle, &page, &bytes) == DS_OK;
     MPI_Bcast(handle, sizeof handle, MPI_BYTE, 0, host);
     if (rank != 0 && handle[SHARED_HANDLE_BYTES] && shm_source.attach(handle, &page) != DS_OK)
         page = NULL;
@@ -51,7 +52,7 @@ static void *share_page(MPI_Comm host)
     return page;
 }
 
-static ds_status job_open(struct mpi_job **out)
+static ds_status job_open(const struct ds_clock *clock, struct mpi_job **out)
 {
     struct mpi_job *job = calloc(1, sizeof *job);
     MPI_Comm host;
@@ -63,7 +64,7 @@ static ds_status job_open(struct mpi_job **out)
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
     MPI_Bcast(&rank, 1, MPI_INT, 0, host);
     job->host = rank;
-    job->shared = share_page(host);
+    job->shared = share_page(clock, host);
     MPI_Comm_free(&host);
     job->shared_bytes = job->shared != NULL ? 4096 : 0;
     if (job->shared == NULL)
@@ -97,7 +98,7 @@ static ds_status world_open(const struct ds_clock *clock, uint64_t deadline_ns,
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
     MPI_Comm_size(MPI_COMM_WORLD, &size);
     comm_init(&model, &mpi_ops, (uint32_t)rank, (uint32_t)size, clock, deadline_ns, "world");
-    DS_TRY(job_open(&job));
+    DS_TRY(job_open(clock, &job));
     DS_TRY_GOTO(st, mpi_check(&model, MPI_Comm_dup(MPI_COMM_WORLD, &mpi), "MPI_Comm_dup"), fail);
     DS_TRY_GOTO(st, mpi_comm_new(mpi, job, &model, MPI_CONTROL_STAGING_BYTES, out), fail);
     return DS_OK;

@@ -40,7 +40,8 @@ struct shared_segment {
 struct shared_source {
     const struct ds_comm_ops *ops; /* of the communicators made from it */
     /* memory of at most `bytes`; *handle is how others find it. *got_bytes may be less. */
-    ds_status (*create)(size_t bytes, size_t bytes_min, void *handle, void **at, size_t *got_bytes);
+    ds_status (*create)(const struct ds_clock *clock, size_t bytes, size_t bytes_min, void *handle,
+                        void **at, size_t *got_bytes);
     ds_status (*attach)(const void *handle, void **at);
     void (*settle)(const void *handle); /* all have attached, or will not */
     void (*detach)(struct shared_segment *segment);

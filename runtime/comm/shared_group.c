@@ -80,13 +80,13 @@ static struct seat find_seat(const struct card *cards, uint32_t count, uint32_t 
     return seat;
 }
 
-static ds_status create_segment(const struct shared_source *source, const struct seat *seat,
-                                void *handle, struct shared_segment **out)
+static ds_status create_segment(const struct shared_source *source, const struct ds_clock *clock,
+                                const struct seat *seat, void *handle, struct shared_segment **out)
 {
     void *at = NULL;
     size_t bytes = 0;
 
-    DS_TRY(source->create(shared_bytes(seat->size, SHARED_SLOT_BYTES),
+    DS_TRY(source->create(clock, shared_bytes(seat->size, SHARED_SLOT_BYTES),
                           shared_bytes(seat->size, SHARED_SLOT_BYTES_MIN), handle, &at, &bytes));
     shared_format(at, seat->size, bytes);
     *out = at;
@@ -104,7 +104,7 @@ static ds_status gather_segment(struct ds_comm *parent, const struct shared_sour
     void *at = NULL;
 
     if (is_leader)
-        *local = create_segment(source, seat, mine->handle, out);
+        *local = create_segment(source, parent->clock, seat, mine->handle, out);
     DS_TRY(ds_comm_agree(parent, *local, local));
     if (*local != DS_OK)
         return DS_OK;

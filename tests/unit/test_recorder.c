@@ -563,6 +563,25 @@ static void old_pages_that_nobody_has_are_removed(void **state)
     ds_recorder_close(alive, 0);
 }
 
+static void a_page_is_old_by_the_recorders_clock(void **state)
+{
+    static const struct timespec long_ago[2] = {{1000000000, 0}, {1000000000, 0}};
+    struct place *place = *state;
+    struct ds_clock_manual manual; /* its time is that of 1970: nothing is old yet */
+    char path[128];
+    int file;
+
+    ds_recorder_close(open_on_clock(place, &manual), 0); /* makes the folder */
+    snprintf(path, sizeof path, "%s/dead-0.page", place->pages);
+    file = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    assert_true(file >= 0);
+    close(file);
+    assert_int_equal(utimensat(AT_FDCWD, path, long_ago, 0), 0);
+    ds_recorder_close(open_on_clock(place, &manual), 0);
+    assert_int_equal(access(path, F_OK), 0);
+    assert_int_equal(unlink(path), 0);
+}
+
 static void beats_and_new_sections_put_the_deadline_off(void **state)
 {
     struct ds_clock_manual manual;
@@ -704,6 +723,7 @@ int main(void)
         IN_A_PLACE(one_rank_of_a_host_names_the_one_that_is_behind),
         IN_A_PLACE(nobody_is_named_where_all_came_equally_far),
         IN_A_PLACE(old_pages_that_nobody_has_are_removed),
+        IN_A_PLACE(a_page_is_old_by_the_recorders_clock),
         IN_A_PLACE(beats_and_new_sections_put_the_deadline_off),
         IN_A_PLACE(a_stopped_process_is_armed_anew_and_the_gap_is_kept),
         IN_A_PLACE(a_log_that_nobody_reads_does_not_keep_the_end_away),
