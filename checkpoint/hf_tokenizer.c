@@ -3,8 +3,11 @@
 #include "hf_tokenizer.h"
 
 #include "dstrain/data.h"
+#include "dstrain/hf.h"
 
+#include <errno.h>
 #include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 /* Printable bytes stand for themselves, the others for U+0100, U+0101, ... in order. */
@@ -91,4 +94,36 @@ ds_status hf_byte_tokenizer(char **tokenizer, char **settings)
     *tokenizer = first;
     *settings = second;
     return DS_OK;
+}
+
+/* The same JSON: whoever formats it anew changes nothing. What is no JSON is not ours. */
+static ds_status is_ours(const char *text, size_t bytes, int *out)
+{
+    json_t *ours = make_tokenizer(), *there = json_loadb(text, bytes, 0, NULL);
+
+    if (ours)
+        *out = there && json_equal(ours, there);
+    json_decref(there);
+    if (!ours)
+        return ds_fail(DS_ERR_NO_MEMORY, "the byte tokenizer's files");
+    json_decref(ours);
+    return DS_OK;
+}
+
+ds_status ds_hf_has_byte_tokenizer(struct ds_fs *fs, const char *folder, int *out)
+{
+    char path[4352], *text = NULL;
+    struct ds_fs_stat stat;
+    size_t bytes = 0;
+    ds_status st;
+
+    snprintf(path, sizeof path, "%s/tokenizer.json", folder);
+    if (ds_fs_stat(fs, path, &stat) == -ENOENT) {
+        *out = 0;
+        return DS_OK;
+    }
+    DS_TRY(ds_fs_read_file(fs, path, 256u << 20, &text, &bytes));
+    st = is_ours(text, bytes, out);
+    free(text);
+    return st;
 }

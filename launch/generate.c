@@ -1,6 +1,7 @@
 /* generate.c - `dstrain generate MODEL --prompt TEXT`: a few tokens, to see what was learned. One process;
  * the whole sequence goes through the model again for each token. */
 #include "command.h"
+#include "run_dir.h"
 
 #include "dstrain/hf.h"
 #include "dstrain/random.h"
@@ -13,6 +14,7 @@
 #include <string.h>
 
 struct generate {
+    char folder[DS_RUN_PATH_BYTES]; /* of the model: `model`, or its export if that is a run */
     const char *model, *prompt;
     uint64_t token_count, seed, top_k;
     double temperature;
@@ -154,7 +156,7 @@ static ds_status go_on(const struct generate *g, struct ds_trainer *trainer, str
         if (st != DS_OK)
             break;
         int32_t id =
-            draw(g, choices, logits, vocab < DS_BYTE_VOCAB ? vocab : DS_BYTE_VOCAB, s->count);
+            draw(g, choices, logits, DS_BYTE_VOCAB, s->count); /* rows above mean nothing */
         if (id >= DS_BYTE_BOS)
             break; /* the document ends */
         s->tokens[s->count++] = id;
@@ -173,12 +175,47 @@ static void make_config(const struct generate *g, const struct ds_model_config *
     uint64_t length = strlen(g->prompt) + 1 + g->token_count;
 
     ds_config_preset(config);
-    snprintf(config->model.path, sizeof config->model.path, "%s", g->model);
+    snprintf(config->model.path, sizeof config->model.path, "%.*s", DS_TEXT_MAX - 1, g->folder);
     config->train.seq_length =
         length < model->max_position_embeddings ? length : model->max_position_embeddings;
     config->train.global_batch_size = config->train.micro_batch_size = 1;
     config->train.steps = 1;
     ds_config_resolve(config, 1);
+}
+
+static int has_config(struct ds_fs *fs, const char *folder)
+{
+    char path[DS_RUN_PATH_BYTES + 16];
+    struct ds_fs_stat stat;
+
+    snprintf(path, sizeof path, "%s/config.json", folder);
+    return ds_fs_stat(fs, path, &stat) == 0;
+}
+
+static void find_folder(struct ds_fs *fs, struct generate *g)
+{
+    snprintf(g->folder, sizeof g->folder, "%s/export", g->model);
+    if (has_config(fs, g->model) || !has_config(fs, g->folder))
+        snprintf(g->folder, sizeof g->folder, "%s", g->model);
+}
+
+/* The files decide: a vocabulary may be of any size for its own reasons. */
+static ds_status check_tokenizer(struct ds_fs *fs, const struct generate *g,
+                                 const struct ds_model_config *model)
+{
+    int is_bytes = 0;
+
+    DS_TRY(ds_hf_has_byte_tokenizer(fs, g->folder, &is_bytes));
+    if (!is_bytes)
+        return ds_fail(
+            DS_ERR_UNSUPPORTED,
+            "%s: its tokenizer.json is missing or another one than the byte tokenizer's, "
+            "which is the only one so far",
+            g->folder);
+    if (model->vocab_size < DS_BYTE_VOCAB)
+        return ds_fail(DS_ERR_DATA, "%s: vocab_size is %llu, but the byte tokenizer has %d ids",
+                       g->folder, (unsigned long long)model->vocab_size, DS_BYTE_VOCAB);
+    return DS_OK;
 }
 
 static ds_status run(struct ds_command *command, const struct generate *g, struct ds_config *config,
@@ -194,13 +231,8 @@ static ds_status run(struct ds_command *command, const struct generate *g, struc
     struct ds_trainer *trainer = NULL;
     ds_status st;
 
-    DS_TRY(ds_hf_read_config(command->fs, g->model, &model));
-    if (model.vocab_size != DS_BYTE_VOCAB)
-        return ds_fail(
-            DS_ERR_UNSUPPORTED,
-            "%s: a vocabulary of %llu needs its own tokenizer; so far there is only the byte "
-            "tokenizer, with %d",
-            g->model, (unsigned long long)model.vocab_size, DS_BYTE_VOCAB);
+    DS_TRY(ds_hf_read_config(command->fs, g->folder, &model));
+    DS_TRY(check_tokenizer(command->fs, g, &model));
     make_config(g, &model, config);
     s->capacity = config->train.seq_length;
     DS_TRY(ds_trainer_open(&options, &trainer));
@@ -223,6 +255,7 @@ ds_status ds_generate_main(struct ds_command *command)
             st = ds_fail(DS_ERR_NO_MEMORY, "a sequence");
     }
     if (st == DS_OK) {
+        find_folder(command->fs, &g);
         s.tokens[s.count++] = DS_BYTE_BOS;
         for (const char *c = g.prompt; *c; c++)
             s.tokens[s.count++] = (unsigned char)*c;

@@ -15,6 +15,8 @@ struct ds_hf;
 /* local: config.json of a folder */
 DS_CHECKED ds_status ds_hf_read_config(struct ds_fs *fs, const char *folder,
                                        struct ds_model_config *out);
+/* local: is the folder's tokenizer.json the byte tokenizer's, as an export writes it? 0 where there is none */
+DS_CHECKED ds_status ds_hf_has_byte_tokenizer(struct ds_fs *fs, const char *folder, int *out);
 /* local: open the weights of a folder: model.safetensors, or what model.safetensors.index.json names */
 DS_CHECKED ds_status ds_hf_open(struct ds_fs *fs, const char *folder, struct ds_hf **out);
 void ds_hf_close(struct ds_hf *hf); /* NULL is allowed */

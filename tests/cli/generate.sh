@@ -1,0 +1,79 @@
+#!/bin/sh
+# `dstrain generate` and `dstrain eval` on what a run left: from the run's directory or from the export,
+# whatever the vocabulary, as long as the tokenizer is ours; the answer and nothing else is written.
+# Called with the program.
+set -u
+program=${1:?the dstrain program}
+work=$(mktemp -d) || exit 2
+trap 'rm -rf "$work"' EXIT
+cd "$work" || exit 2
+bad=0
+
+fail() {
+    echo "FAILED: $*"
+    sed 's/^/    /' err
+    bad=1
+}
+
+# refused CODE "words" MODEL: one line, nothing drawn
+refused() {
+    "$program" generate "$3" --prompt x >out 2>err
+    got=$?
+    [ $got = "$1" ] && [ "$(wc -l <err)" = 1 ] && grep -qF -- "$2" err && [ ! -s out ] ||
+        fail "generate $3: exit code $got, not the one line '$2'"
+}
+
+awk 'BEGIN { for (i = 0; i < 200; i++) print "line " i " of a small text" }' >t.txt
+cat >c.ini <<'EOT'
+[run]
+dir = r
+device = cpu
+[model]
+vocab_size = 400
+hidden_size = 16
+intermediate_size = 32
+num_hidden_layers = 1
+num_attention_heads = 2
+[data]
+train = t.txt
+eval = t.txt
+[train]
+steps = 2
+global_batch_size = 2
+micro_batch_size = 1
+seq_length = 16
+eval_samples = 4
+EOT
+"$program" c.ini >out 2>err || fail "training"
+
+for model in r r/export; do
+    "$program" generate $model --prompt "The " --tokens 40 --temperature 50 --seed 3 >out 2>err || fail "generate $model"
+    [ -s err ] && fail "generate $model: said something"
+    [ "$(head -c 4 out)" = "The " ] || fail "generate $model: does not begin with the prompt"
+    [ "$(wc -c <out)" -gt 5 ] || fail "generate $model: nothing drawn"
+    mv out "out-$(basename $model)"
+done
+cmp -s out-r out-export || fail "the run's directory and its export write differently"
+
+cp -r r/export other
+sed 's/"<bos>"/"<s>"/' r/export/tokenizer.json >other/tokenizer.json
+refused 64 "other: its tokenizer.json is missing or another one" other
+echo '{' >other/tokenizer.json
+refused 64 "other: its tokenizer.json is missing or another one" other
+rm other/tokenizer.json
+refused 64 "other: its tokenizer.json is missing or another one" other
+refused 65 "missing/config.json: No such file" missing
+
+"$program" eval c.ini >out 2>err || fail "eval"
+[ -s err ] && fail "eval: said something"
+grep -q '^r/export: loss [0-9.]*, perplexity [0-9.]*, [0-9]* tokens$' out || fail "eval: no figures"
+
+if [ -c /dev/full ]; then
+    for arguments in "eval c.ini" "generate r --prompt x --tokens 3" "inspect r/export"; do
+        # shellcheck disable=SC2086
+        "$program" $arguments >/dev/full 2>err
+        got=$?
+        [ $got = 70 ] && [ "$(wc -l <err)" = 1 ] || fail "$arguments: to /dev/full: exit code $got"
+    done
+fi
+exit $bad
