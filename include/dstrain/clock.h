@@ -1,5 +1,6 @@
 /* clock.h - everything that asks for the time or sleeps goes through here, so that tests can own
- * the time. A clock is a table with state; ds_clock_system() is the real one. */
+ * the time. A clock is a table with state; ds_clock_system() is the real one. local: everything here, from
+ * any thread. */
 #ifndef DSTRAIN_CLOCK_H
 #define DSTRAIN_CLOCK_H
 

@@ -33,8 +33,8 @@ struct ds_comm;
 struct ds_comm_ops {
     const char *name;
     uint32_t caps;
-    /* dtypes: all_reduce and reduce_scatter F32, F64, I32, I64, U64 (and BF16, F16 later); the others
-     * move bytes. In place is allowed: all_reduce always is; all_gather where `send` is rank * count
+    /* collective, all five, in the same order on every rank. Dtypes: all_reduce and reduce_scatter F32,
+     * F64, I32, I64, U64 (and BF16, F16 later); the others move bytes. In place is allowed: all_reduce always is; all_gather where `send` is rank * count
      * elements into `recv`; reduce_scatter where `recv` is that part of `send`. */
     ds_status (*all_reduce)(struct ds_comm *comm, void *data, size_t count, enum ds_dtype dtype,
                             enum ds_reduce op, struct ds_stream *stream);
@@ -70,7 +70,8 @@ struct ds_comm { /* the first member of a backend's own struct */
     char group[16]; /* "world", "shard", ... for messages */
 };
 
-/* The wrapper every caller goes through: asserts, and groups of one rank need no backend. */
+/* collective, all of these: the wrappers every caller goes through: asserts, and groups of one rank need
+ * no backend. */
 ds_status ds_comm_all_reduce(struct ds_comm *comm, void *data, size_t count, enum ds_dtype dtype,
                              enum ds_reduce op, struct ds_stream *stream);
 ds_status ds_comm_all_gather(struct ds_comm *comm, const void *send, void *recv, size_t count,
@@ -83,7 +84,7 @@ ds_status ds_comm_barrier(struct ds_comm *comm);
 ds_status ds_comm_split(struct ds_comm *comm, int color, int key, const char *group,
                         struct ds_comm **out);
 ds_status ds_comm_open_data(struct ds_comm *control, const char *group, struct ds_comm **out);
-void ds_comm_close(struct ds_comm *comm); /* NULL is allowed */
+void ds_comm_close(struct ds_comm *comm); /* NULL is allowed; local then */
 
 /* collective: turn "it failed here" into "we all know what failed". The way out of a stretch of
  * rank-local work that peers will wait for. Every rank gets the worst status. Returns whether the
@@ -96,7 +97,7 @@ DS_CHECKED ds_status ds_comm_agreed(struct ds_comm *control, ds_status local);
 /* ---- worlds. Control communicators: host memory, blocking. */
 
 /* collective: the world of mpirun; of one rank where the program was not started by mpirun. Call once,
- * from the main thread, after ds_comm_mpi_environment(). `level` as MPI has it is FUNNELED. */
+ * from the main thread, after ds_comm_mpi_environment(). */
 DS_CHECKED ds_status ds_comm_mpi_open(const struct ds_clock *clock, uint64_t deadline_ns,
                                       struct ds_comm **out);
 /* local: before MPI_Init: yield when idle, silence what would only alarm; never overrides the user. */
@@ -119,11 +120,13 @@ enum ds_comm_native {
 };
 DS_CHECKED ds_status ds_comm_mpi_native(struct ds_comm *control, enum ds_comm_native call,
                                         const void *send, void *recv, size_t count);
-void ds_comm_mpi_close(struct ds_comm *world, int exit_code); /* collective: MPI_Finalize */
+/* collective: MPI_Finalize */
+void ds_comm_mpi_close(struct ds_comm *world, int exit_code);
 /* local: end the whole job at once with `exit_code` (MPI_Abort); for launch/bootstrap.c alone. */
 void ds_comm_mpi_abort(int exit_code) __attribute__((noreturn));
 
-/* local: `size` ranks inside this process, for tests; out[i] is rank i's. Closed by one call. */
+/* local, both: `size` ranks inside this process, for tests; out[i] is rank i's. Closed by one call, when no
+ * rank is in one. */
 DS_CHECKED ds_status ds_comm_threads_open(uint32_t size, const struct ds_clock *clock,
                                           uint64_t deadline_ns, struct ds_comm **out);
 void ds_comm_threads_close(struct ds_comm **world, uint32_t size);

@@ -28,6 +28,7 @@ struct ds_data_parts {
  * is followed by a number. */
 DS_CHECKED ds_status ds_data_parts_parse(const char *where, const char *text,
                                          struct ds_data_parts *out);
+/* local */
 void ds_data_parts_fini(struct ds_data_parts *parts);
 
 /* ---- preparing text: token shards, safetensors files with `tokens` and `documents` [n+1] (offsets in
@@ -64,9 +65,12 @@ struct ds_dataset_options {
     uint64_t seed;
     int shuffle;
 };
+/* local: maps shards or opens files, and checks what they say of themselves; the options' lists may go */
 DS_CHECKED ds_status ds_dataset_open(const struct ds_dataset_options *options,
                                      struct ds_dataset **out);
+/* local: no loader may read it any more; NULL is allowed */
 void ds_dataset_close(struct ds_dataset *dataset);
+/* local */
 uint64_t ds_dataset_sample_count(const struct ds_dataset *dataset); /* of one epoch */
 uint64_t ds_dataset_token_count(const struct ds_dataset *dataset);
 /* pure in (dataset, position): which sample lies at `position` of the endless order of epochs. Every
@@ -80,6 +84,7 @@ uint64_t ds_dataset_order(const struct ds_dataset *dataset, uint64_t position);
 struct ds_sample {
     int32_t *id, *target, *position, *document;
 };
+/* local, any thread: the sample at `position` of the order */
 DS_CHECKED ds_status ds_dataset_read(const struct ds_dataset *dataset, uint64_t position,
                                      const struct ds_sample *to);
 
@@ -101,6 +106,7 @@ struct ds_loader_batch {
     uint64_t trained_tokens; /* of this rank's share */
 };
 struct ds_loader;
+/* local: takes the buffers and starts the thread; closing ends it, NULL is allowed */
 DS_CHECKED ds_status ds_loader_open(const struct ds_loader_options *options,
                                     struct ds_loader **out);
 void ds_loader_close(struct ds_loader *loader);

@@ -3,7 +3,7 @@
  * "cuda" maps onto streams and events; "cpu" works inside the call (inline) or, deferred, when
  * somebody waits. Everything that runs on a stream runs in the stream's order; between streams only
  * recorded events order work. A failure of queued work is kept by its stream and comes back from
- * the next wait on it. Calls are made by the rank's main thread. */
+ * the next wait on it. Calls are made by the rank's main thread. local: everything here. */
 #ifndef DSTRAIN_DEVICE_H
 #define DSTRAIN_DEVICE_H
 

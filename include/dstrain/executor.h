@@ -29,6 +29,7 @@ struct ds_executor;
 /* local: take activations and workspace */
 DS_CHECKED ds_status ds_executor_open(const struct ds_executor_options *options,
                                       struct ds_executor **out);
+/* local: the memory goes back with the ledger; NULL is allowed */
 void ds_executor_close(struct ds_executor *executor);
 /* collective: queue everything of one step; returns when it is queued, which on cpu inline means done
  * but for the last collectives */

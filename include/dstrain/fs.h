@@ -1,7 +1,8 @@
 /* fs.h - everything that names, creates or makes durable. Backends: posix is the disk, sim a disk in
  * memory that can lose what was not synced, fault wraps either and fails the n-th call. Calls return
  * 0 (or a count, or a descriptor) or -errno: whether EEXIST is a failure is for the caller to decide
- * and to log. Safe for several threads unless a backend says otherwise. */
+ * and to log. Safe for several threads unless a backend says otherwise. local: everything here; ranks that
+ * share a disk order their calls themselves. */
 #ifndef DSTRAIN_FS_H
 #define DSTRAIN_FS_H
 

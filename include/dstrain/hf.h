@@ -19,6 +19,7 @@ DS_CHECKED ds_status ds_hf_read_config(struct ds_fs *fs, const char *folder,
 DS_CHECKED ds_status ds_hf_has_byte_tokenizer(struct ds_fs *fs, const char *folder, int *out);
 /* local: open the weights of a folder: model.safetensors, or what model.safetensors.index.json names */
 DS_CHECKED ds_status ds_hf_open(struct ds_fs *fs, const char *folder, struct ds_hf **out);
+/* local */
 void ds_hf_close(struct ds_hf *hf); /* NULL is allowed */
 /* local: every parameter of the model is there, is a float and has the shape that config.json says */
 DS_CHECKED ds_status ds_hf_check(const struct ds_hf *hf, const struct ds_model *model);

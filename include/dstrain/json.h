@@ -13,7 +13,7 @@
  * is what the error calls the text. The caller json_decref()s. */
 DS_CHECKED ds_status ds_json_parse(const char *name, const char *text, size_t bytes, json_t **out);
 
-/* Fields of an object. Absent or null: `*out` keeps what it has (the default). */
+/* pure, all four: fields of an object. Absent or null: `*out` keeps what it has (the default). */
 DS_CHECKED ds_status ds_json_u64(const char *name, const json_t *object, const char *key,
                                  uint64_t min, uint64_t max, uint64_t *out);
 /* integers are taken, too */

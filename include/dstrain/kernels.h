@@ -5,7 +5,8 @@
  * device memory unless a comment says host. Sums are in one fixed order that depends on shapes only,
  * never on the number of threads. Shapes in names: T tokens (all sequences of the micro-batch, one
  * after another), S positions of one sequence, C hidden, H query heads, G kv heads, D head_dim,
- * I intermediate, V vocabulary rows. `add`: 0 overwrite the output, 1 add to it. */
+ * I intermediate, V vocabulary rows. `add`: 0 overwrite the output, 1 add to it.
+ * local: everything here, queued on the stream that is given. */
 #ifndef DSTRAIN_KERNELS_H
 #define DSTRAIN_KERNELS_H
 

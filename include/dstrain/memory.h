@@ -3,7 +3,7 @@
  * Everything for the run is taken before step 1: ds_memory_take() asks the device table and books
  * the bytes under a label; ds_memory_fini() gives all of it back. After the first full step the
  * trainer calls ds_memory_freeze(): later takes are a bug. The ledger is what a plan is compared
- * with, so nothing bypasses it. One owner thread. */
+ * with, so nothing bypasses it. One owner thread. local: everything here. */
 #ifndef DSTRAIN_MEMORY_H
 #define DSTRAIN_MEMORY_H
 

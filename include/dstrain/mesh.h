@@ -36,7 +36,7 @@ struct ds_mesh_place {
     uint32_t at[DS_AXIS_COUNT];
 };
 
-/* ---- pure */
+/* ---- pure: everything up to the communicators */
 uint32_t ds_mesh_rank_count(const struct ds_mesh_shape *shape);
 struct ds_mesh_place ds_mesh_place_of(const struct ds_mesh_shape *shape, uint32_t rank);
 uint32_t ds_mesh_rank_of(const struct ds_mesh_shape *shape, const struct ds_mesh_place *place);
@@ -59,9 +59,11 @@ struct ds_mesh;
 DS_CHECKED ds_status ds_mesh_open(struct ds_comm *world, const struct ds_mesh_shape *shape,
                                   uint32_t groups, enum ds_transport transport,
                                   struct ds_mesh **out);
+/* collective: closes what open made; NULL is allowed, and local */
 void ds_mesh_close(struct ds_mesh *mesh);
 /* local: this rank will not come any more: waits of its groups end with DS_ERR_COMM, where they can */
 void ds_mesh_poison(struct ds_mesh *mesh);
+/* local: looking in */
 const struct ds_mesh_shape *ds_mesh_shape_of(const struct ds_mesh *mesh);
 struct ds_mesh_place ds_mesh_here(const struct ds_mesh *mesh);
 struct ds_comm *ds_mesh_group(const struct ds_mesh *mesh, enum ds_group group); /* data; borrowed */

@@ -63,6 +63,7 @@ DS_CHECKED ds_status ds_model_config_parse(const char *name, const char *text, s
 DS_CHECKED ds_status ds_model_config_check(const char *name, const struct ds_model_config *config);
 /* local: the text of a config.json that transformers loads (both spellings of rope); malloc'ed */
 DS_CHECKED ds_status ds_model_config_write(const struct ds_model_config *config, char **text);
+/* pure: names of families as config.json has them */
 int ds_family_parse(const char *model_type, enum ds_family *out); /* 0: unknown */
 const char *ds_family_name(enum ds_family family);
 
@@ -172,6 +173,7 @@ struct ds_model {
 
 /* local: blocks, units and parameters, placed (dstrain/zero.h layout: groups start at 128 elements) */
 DS_CHECKED ds_status ds_model_open(const struct ds_model_config *config, struct ds_model **out);
+/* local, both */
 void ds_model_close(struct ds_model *model);
 const struct ds_param *ds_model_find(const struct ds_model *model, const char *name); /* or NULL */
 /* pure: elements start.. of a parameter's initial value for `seed`, whatever the layout */

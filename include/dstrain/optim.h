@@ -36,7 +36,9 @@ struct ds_optim_options {
 };
 struct ds_optim;
 
+/* local: take the memory */
 DS_CHECKED ds_status ds_optim_open(const struct ds_optim_options *options, struct ds_optim **out);
+/* local: the memory goes back with the ledger; NULL is allowed */
 void ds_optim_close(struct ds_optim *optim);
 /* collective: the verdict of the step in `record`, on every rank */
 DS_CHECKED ds_status ds_optim_verdict(struct ds_optim *optim, struct ds_step_record *record);

@@ -2,7 +2,7 @@
  * (seed, stream, index) only, so any rank can make any part of any tensor.
  *
  * Philox-4x32 with 10 rounds (Salmon et al., SC'11): key = 64 bits mixed from seed and stream,
- * counter = index / 4; element i of a stream is word i % 4 of block i / 4. */
+ * counter = index / 4; element i of a stream is word i % 4 of block i / 4. pure: everything here. */
 #ifndef DSTRAIN_RANDOM_H
 #define DSTRAIN_RANDOM_H
 
@@ -35,7 +35,7 @@ uint64_t ds_random_below(struct ds_random random, uint64_t index, uint64_t bound
 /* elements start..start+count of N(0, std^2), Box-Muller on words 2i, 2i+1 of element i */
 void ds_random_normal(struct ds_random random, uint64_t start, size_t count, float std, float *to);
 
-/* local: a permutation of 0..count-1 by position, O(1) memory (a 4-round-or-more Feistel network on
+/* pure: a permutation of 0..count-1 by position, O(1) memory (a 4-round-or-more Feistel network on
  * the next even power of two, cycle-walked). A bijection for every (random, count). */
 uint64_t ds_random_permute(struct ds_random random, uint64_t index, uint64_t count);
 

@@ -38,9 +38,10 @@ struct ds_recorder_options {
     const struct ds_clock *clock;
 };
 
+/* local: makes the page, and removes old ones that no process has */
 DS_CHECKED ds_status ds_recorder_open(const struct ds_recorder_options *options,
                                       struct ds_recorder **out);
-/* leave mark, removes the page */
+/* local: leave mark, removes the page */
 void ds_recorder_close(struct ds_recorder *recorder, int exit_code);
 
 /* local: name what the main thread is doing now ("load", "step", "eval"); `deadline_ns` from now, 0:
@@ -48,7 +49,7 @@ void ds_recorder_close(struct ds_recorder *recorder, int exit_code);
 void ds_recorder_section(struct ds_recorder *recorder, const char *name, uint64_t deadline_ns);
 void ds_recorder_beat(struct ds_recorder *recorder);
 void ds_recorder_step(struct ds_recorder *recorder, uint64_t step);
-/* the pair around an action; a begin beats as well; returns where the record lies until 256 more have come */
+/* local: the pair around an action; a begin beats as well; returns where the record lies until 256 more have come */
 struct ds_record *ds_record_begin(struct ds_recorder *recorder, uint32_t action, uint32_t kind,
                                   uint32_t micro, uint32_t unit, uint32_t block);
 void ds_record_end(struct ds_recorder *recorder, struct ds_record *record);
@@ -65,6 +66,7 @@ int ds_recorder_accuse(struct ds_recorder *recorder, int code);
  * an incident file with the pages of this host's ranks, and calls `end` (NULL: _exit) with 71. */
 DS_CHECKED ds_status ds_watchdog_start(struct ds_recorder *recorder, uint64_t tick_ns,
                                        void (*end)(int code));
+/* local: ends the thread; nothing to do where none was started */
 void ds_watchdog_stop(struct ds_recorder *recorder);
 
 #endif

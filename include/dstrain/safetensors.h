@@ -1,6 +1,7 @@
 /* safetensors.h - the file format of weights: 8 bytes of header length, a JSON header, the data.
  * Knows bytes and shapes only. The reader trusts nothing: every limit is checked before memory is
- * taken, ranges must tile the buffer exactly; data is read with pread, never mapped. */
+ * taken, ranges must tile the buffer exactly; data is read with pread, never mapped. local: everything
+ * here; what only looks at an open file may be called from several threads. */
 #ifndef DSTRAIN_SAFETENSORS_H
 #define DSTRAIN_SAFETENSORS_H
 

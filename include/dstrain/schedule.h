@@ -67,6 +67,7 @@ struct ds_schedule {
  * head - or everything rotates in class 0, where that takes fewer bytes. */
 DS_CHECKED ds_status ds_schedule_make(const struct ds_schedule_shape *shape,
                                       struct ds_schedule *out);
+/* local */
 void ds_schedule_fini(struct ds_schedule *schedule);
 /* pure: does the list keep its promises: acquire before use, one holder a slot, every micro-batch of
  * every block forward once and backward once, every unit reduced once a micro-batch, nothing held at

@@ -41,7 +41,8 @@ typedef enum { DS_STATUS_LIST(DS_STATUS_ENUM) DS_STATUS_COUNT } ds_status;
 #define DS_CHECKED __attribute__((warn_unused_result))
 
 /* local: decide a failure: log one ERROR line and return `st`. Statuses that speak of what a person
- * wrote (configuration, data) print the message alone; the others add the place in the code. */
+ * wrote (configuration, data) print the message alone; the others add the place in the code, and a failure
+ * to get memory begins with "out of memory: ". */
 ds_status ds_fail_at(ds_status st, const char *file, int line, const char *format, ...)
     __attribute__((format(printf, 4, 5), cold));
 #define ds_fail(st, ...) ds_fail_at((st), __FILE__, __LINE__, __VA_ARGS__)
@@ -62,10 +63,11 @@ ds_status ds_fail_at(ds_status st, const char *file, int line, const char *forma
             goto label;              \
     } while (0)
 
-/* Bugs, not failures. On in release builds, too: a wrong gradient costs more than the branch. */
+/* local: bugs, not failures. On in release builds, too: a wrong gradient costs more than the branch. */
 void ds_panic(const char *condition, const char *file, int line) __attribute__((noreturn, cold));
 #define DS_ASSERT(condition) ((condition) ? (void)0 : ds_panic(#condition, __FILE__, __LINE__))
 
+/* pure: what a status means */
 int ds_status_exit_code(ds_status st);
 const char *ds_status_name(ds_status st); /* "ERR_IO" */
 const char *ds_status_text(ds_status st); /* "storage failed" */
@@ -86,6 +88,7 @@ struct ds_log {
 };
 extern struct ds_log ds_log;
 
+/* local, any thread */
 void ds_log_write(enum ds_log_level level, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 #define ds_debug(...) ds_log_write(DS_LOG_DEBUG, __VA_ARGS__)

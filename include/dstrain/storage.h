@@ -1,6 +1,6 @@
 /* storage.h - queues of asynchronous block reads and writes, one submitting thread per ds_storage.
  * A request belongs to the caller again when reap hands it back; then its status is valid. A short
- * read or write is continued inside; end of file before `bytes` is DS_ERR_IO. */
+ * read or write is continued inside; end of file before `bytes` is DS_ERR_IO. local: everything here. */
 #ifndef DSTRAIN_STORAGE_H
 #define DSTRAIN_STORAGE_H
 

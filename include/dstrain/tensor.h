@@ -1,5 +1,5 @@
 /* tensor.h - dtypes and the three facts that describe a tensor: where, of what, how large.
- * Read by C and by nvcc. Tensors are contiguous and row-major. */
+ * Read by C and by nvcc. Tensors are contiguous and row-major. pure: everything here. */
 #ifndef DSTRAIN_TENSOR_H
 #define DSTRAIN_TENSOR_H
 
@@ -36,7 +36,7 @@ struct ds_tensor {
     uint64_t shape[DS_DIMS_MAX];
 };
 
-/* local: `count` elements of any float dtype to fp32 and back (round to nearest even; NaN stays
+/* pure: `count` elements of any float dtype to fp32 and back (round to nearest even; NaN stays
  * NaN). Used where files meet memory, not in a step. 0: that dtype is not a float. */
 int ds_dtype_to_f32(float *to, const void *from, enum ds_dtype dtype, size_t count);
 int ds_dtype_from_f32(void *to, enum ds_dtype dtype, const float *from, size_t count);

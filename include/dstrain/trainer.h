@@ -50,6 +50,7 @@ struct ds_trainer;
  * the same. */
 DS_CHECKED ds_status ds_trainer_open(const struct ds_trainer_options *options,
                                      struct ds_trainer **out);
+/* collective: ranks of a trainer close it together, as its groups do; NULL is allowed, and local */
 void ds_trainer_close(struct ds_trainer *trainer);
 /* collective: run to config->train.steps; reports every step */
 DS_CHECKED ds_status ds_trainer_run(struct ds_trainer *trainer);
@@ -59,7 +60,7 @@ DS_CHECKED ds_status ds_trainer_evaluate(struct ds_trainer *trainer, double *los
 /* collective: write the model to an HF folder */
 DS_CHECKED ds_status ds_trainer_export(struct ds_trainer *trainer, const char *folder);
 
-/* ---- looking in */
+/* ---- looking in. local: all five */
 const struct ds_model *ds_trainer_model(const struct ds_trainer *trainer);
 const struct ds_memory *ds_trainer_memory(const struct ds_trainer *trainer);
 struct ds_device *ds_trainer_device(const struct ds_trainer *trainer);
@@ -67,7 +68,7 @@ uint64_t ds_trainer_sample_count(const struct ds_trainer *trainer); /* of one ep
 uint64_t ds_trainer_micro_count(const struct ds_trainer *trainer);
 /* collective: a whole parameter in fp32, for tests and generation; `to` may be NULL on other ranks */
 DS_CHECKED ds_status ds_trainer_read_param(struct ds_trainer *trainer, const char *name, float *to);
-/* one process, GENERATE: logits [vocab] of the token after `count` tokens (count <= seq_length) */
+/* local, one process, GENERATE: logits [vocab] of the token after `count` tokens (count <= seq_length) */
 DS_CHECKED ds_status ds_trainer_predict(struct ds_trainer *trainer, const int32_t *tokens,
                                         uint64_t count, float *logits);
 

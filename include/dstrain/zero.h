@@ -74,8 +74,10 @@ struct ds_zero;
 
 /* collective: take the memory; parameters are zero until ds_zero_load_* has filled them. */
 DS_CHECKED ds_status ds_zero_open(const struct ds_zero_options *options, struct ds_zero **out);
+/* local: closes events; the memory goes back with the ledger. NULL is allowed. */
 void ds_zero_close(struct ds_zero *zero);
 
+/* local: where things are */
 const struct ds_zero_layout *ds_zero_unit_layout(const struct ds_zero *zero, uint32_t unit);
 /* local: bytes that ds_zero_open takes for its slots with these counts (pure) */
 uint64_t ds_zero_slot_bytes(const struct ds_zero_options *options, struct ds_zero_slots slots);
@@ -98,11 +100,13 @@ DS_CHECKED ds_status ds_zero_prefetch(struct ds_zero *zero, uint32_t unit, uint3
 DS_CHECKED ds_status ds_zero_acquire(struct ds_zero *zero, uint32_t unit, uint32_t slot);
 /* local: give the gathered copy back. The shard stays. */
 DS_CHECKED ds_status ds_zero_release(struct ds_zero *zero, uint32_t unit);
-void *ds_zero_weights(const struct ds_zero *zero, uint32_t unit); /* while acquired */
+/* local: the whole unit in device memory, while acquired */
+void *ds_zero_weights(const struct ds_zero *zero, uint32_t unit);
 /* local: from here to reduce the unit's local gradient has this slot; padding is zero. `*is_started`:
  * was it there already (a second block adds to it)? */
 DS_CHECKED ds_status ds_zero_grad_acquire(struct ds_zero *zero, uint32_t unit, uint32_t slot,
                                           int *is_started);
+/* local: the unit's local gradient, between grad_acquire and reduce */
 void *ds_zero_grads(const struct ds_zero *zero, uint32_t unit);
 /* collective: bring the local gradient home: add it to the owned part of the accumulator. The first
  * reduce of a step overwrites. */
