@@ -151,7 +151,8 @@ static void show_banner(struct train *train)
 static ds_status start_recorder(struct train *train)
 {
     const struct ds_comm *world = train->command->world;
-    const struct ds_recorder_options options = {.directory = train->pages_path,
+    const struct ds_recorder_options options = {.directory =
+                                                    train->pages_path[0] ? train->pages_path : NULL,
                                                 .run_id = train->run_id,
                                                 .incidents = train->incidents_path,
                                                 .kind_names = ds_action_names,
@@ -165,14 +166,28 @@ static ds_status start_recorder(struct train *train)
 }
 
 /* Pages lie in a folder of this user on the host's own memory: they outlive the process, not the host. */
+/* Pages outlive the process in the host's own memory. Where that is full a run goes on without. */
+static int has_room_for_pages(struct train *train)
+{
+    struct ds_fs_space space;
+    const int code = ds_fs_statvfs(train->command->fs, "/dev/shm", &space);
+
+    if (code == 0 && space.free_bytes >= 64 * DS_RECORDER_PAGE_BYTES)
+        return 1;
+    ds_warn("/dev/shm %s: this rank's recorder page is not visible to others",
+            code == 0 ? "is full" : "is not there");
+    return 0;
+}
+
 static ds_status open_recorder(struct train *train)
 {
     struct ds_comm *world = train->command->world;
     uint64_t id = ds_clock_real_ns(train->command->clock) ^ (uint64_t)getpid() << 40;
 
     DS_TRY(ds_comm_broadcast(world, &id, sizeof id, 0, NULL));
-    snprintf(train->pages_path, sizeof train->pages_path, "/dev/shm/dstrain-%u",
-             (unsigned)getuid());
+    if (has_room_for_pages(train))
+        snprintf(train->pages_path, sizeof train->pages_path, "/dev/shm/dstrain-%u",
+                 (unsigned)getuid());
     snprintf(train->run_id, sizeof train->run_id, "%016llx", (unsigned long long)id);
     return ds_comm_agreed(world, start_recorder(train));
 }
