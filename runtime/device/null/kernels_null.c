@@ -1,7 +1,8 @@
 /* kernels_null.c - every operation of the table, done by not doing it. */
 #include "null.h"
 
-/* clang-format off: a row an operation */
+/* a row an operation */
+/* clang-format off */
 #define NULL_KERNELS(X)                                                                      \
     X(matmul, matmul)                                                                        \
     X(bias_forward, bias)                                                                    \
