@@ -103,8 +103,9 @@ static inline double case_distance(const float *got, const double *want, size_t 
     return size > 0 ? sqrt(error / size) : sqrt(error);
 }
 
-#define assert_close(got, want, count) \
-    case_assert_close((got), (want), (count), CASE_CLOSE, #got, __FILE__, __LINE__)
+#define assert_within(got, want, count, limit) \
+    case_assert_close((got), (want), (count), (limit), #got, __FILE__, __LINE__)
+#define assert_close(got, want, count) assert_within(got, want, count, CASE_CLOSE)
 
 static inline void case_assert_close(const float *got, const double *want, size_t count,
                                      double limit, const char *text, const char *file, int line)

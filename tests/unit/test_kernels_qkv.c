@@ -243,6 +243,9 @@ static void split_matches_fp64(void **state)
     }
 }
 
+/* A norm over a few channels takes most of a gradient away; what is left has the error of all of it. */
+static const double through_norm = 4e-6;
+
 static void check_join(struct kernel_case *k, size_t row, int add)
 {
     struct qkv_case c = make_case(k, row);
@@ -258,10 +261,12 @@ static void check_join(struct kernel_case *k, size_t row, int add)
     reference_join(&c, dqkv, dq_gain, dk_gain);
     run_split(&c);
     assert_ok(ds_kernels_cpu.qkv_join(&fake_stream, &args));
-    assert_close(c.dqkv, dqkv, c.tokens * c.width);
+    if (!c.has_gains)
+        assert_close(c.dqkv, dqkv, c.tokens * c.width);
     if (c.has_gains) {
-        assert_close(c.dq_gain, dq_gain, c.dim);
-        assert_close(c.dk_gain, dk_gain, c.dim);
+        assert_within(c.dqkv, dqkv, c.tokens * c.width, through_norm);
+        assert_within(c.dq_gain, dq_gain, c.dim, through_norm);
+        assert_within(c.dk_gain, dk_gain, c.dim, through_norm);
     }
     case_free(k);
 }
