@@ -171,8 +171,9 @@ static int has_room_for_pages(struct train *train)
 {
     struct ds_fs_space space;
     const int code = ds_fs_statvfs(train->command->fs, "/dev/shm", &space);
+    const uint64_t pages = train->command->world->size; /* of this host: at most all */
 
-    if (code == 0 && space.free_bytes >= 64 * DS_RECORDER_PAGE_BYTES)
+    if (code == 0 && space.free_bytes >= pages * DS_RECORDER_PAGE_BYTES)
         return 1;
     ds_warn("/dev/shm %s: this rank's recorder page is not visible to others",
             code == 0 ? "is full" : "is not there");
@@ -188,6 +189,7 @@ static ds_status open_recorder(struct train *train)
     if (has_room_for_pages(train))
         snprintf(train->pages_path, sizeof train->pages_path, "/dev/shm/dstrain-%u",
                  (unsigned)getuid());
+    DS_TRY(ds_comm_barrier(world)); /* nobody's page is there before all have looked */
     snprintf(train->run_id, sizeof train->run_id, "%016llx", (unsigned long long)id);
     return ds_comm_agreed(world, start_recorder(train));
 }
