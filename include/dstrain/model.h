@@ -1,9 +1,10 @@
-/* model.h - what a model is: a list of blocks and of parameters with their logic; no communicator, no
- * sharding. A block has an explicit forward and backward that may be run again with the same result.
+/* model.h - what a model is: a list of blocks and of parameters with their logic, as this rank computes
+ * them: whole, or one tensor rank's part. No sharding, no stages. A block has an explicit forward and backward that may be run again with the same result.
  * It never meets ZeRO, and ZeRO never meets it: both know units by number. */
 #ifndef DSTRAIN_MODEL_H
 #define DSTRAIN_MODEL_H
 
+#include "dstrain/comm.h"
 #include "dstrain/device.h"
 #include "dstrain/json.h"
 #include "dstrain/kernels.h"
@@ -75,15 +76,38 @@ void ds_rope_table(const struct ds_model_config *config, uint64_t position_count
 
 enum ds_tp_split { DS_TP_WHOLE, DS_TP_ROWS, DS_TP_COLUMNS, DS_TP_VOCABULARY };
 
+/* Over which ranks the parts of one gradient must be added before it is whole: nobody; all tensor ranks
+ * (a gain that each applies to its own tokens or heads); the tensor ranks with a copy of the same kv head. */
+enum ds_param_sum { DS_PARAM_SUM_NONE, DS_PARAM_SUM_TP, DS_PARAM_SUM_COPIES };
+
+/* Which part of a model a rank computes: plain values. Zeroed: all of it, in fp32.
+ *
+ * Tensor parallelism (Shoeybi et al. 2019): rows of q, k, v, gate and up, columns of o and down, rows of
+ * the vocabulary. Heads are whole: tp_size divides the query heads; it divides the kv heads, or they
+ * divide it and tp_size / kv heads consecutive ranks hold a copy of one. Other sizes are cut into
+ * tp_size runs as even as they can be (ds_tp_cut), never padded. sequence_parallel (Korthikanti et al.
+ * 2022): between the matrices tokens are shared out too, the residual stream holds T / tp_size of them. */
+struct ds_model_share {
+    uint32_t tp_rank, tp_size; /* size 0 or 1: alone */
+    int sequence_parallel;
+    enum ds_dtype
+        compute; /* of weights, activations and their gradients: F32, BF16, F16; BOOL (0): F32 */
+};
+
 /* The one description of a weight. Initialisation, sharding, checkpoints and the HF importer all read
  * this; none of them matches on the name. */
 struct ds_param {
     char name[96]; /* logical, HF spelling; q,k,v and gate, up stay separate */
     uint32_t dim_count;
     uint64_t shape[DS_DIMS_MAX]; /* of the whole model, before any split */
-    uint64_t elems;
-    enum ds_tp_split tp_split; /* how tensor parallelism may cut it */
-    uint32_t fuse_group;       /* within the unit: members follow one another without a gap */
+    enum ds_tp_split tp_split;   /* how tensor parallelism may cut it */
+    /* what lies here: a box of the whole, [start, start + local) of each dim; all of it when alone */
+    uint64_t start[DS_DIMS_MAX], local[DS_DIMS_MAX];
+    uint64_t elems;   /* of the box */
+    uint32_t copies;  /* how many tensor ranks hold this same box */
+    uint8_t is_owner; /* of the ranks with a copy, the one that counts it: in the norm, in files */
+    enum ds_param_sum sum; /* of its gradient */
+    uint32_t fuse_group;   /* within the unit: members follow one another without a gap */
     uint8_t is_trainable, is_matrix;
     float init_std; /* N(0, std^2); with std 0 every element is init_value */
     float init_value;
@@ -120,7 +144,10 @@ struct ds_pass {
     void *weights[DS_BLOCK_UNITS_MAX];
     void *grads[DS_BLOCK_UNITS_MAX];
     uint8_t grads_add[DS_BLOCK_UNITS_MAX];
-    void *saved;     /* saved_bytes of the block, from forward to backward */
+    struct ds_comm *tp; /* the tensor ranks, in the order of share.tp_rank; NULL: alone */
+    void *saved;        /* saved_bytes of the block, from forward to backward */
+    void *
+        held; /* held_bytes, from the input part of a backward to its weight part; NULL: both at once */
     void *workspace; /* workspace_bytes, this action only */
     int is_training; /* 0: evaluation: no gradient, `saved` is scratch */
 };
@@ -133,7 +160,10 @@ struct ds_block_ops {
     const char *name;
     size_t (*saved_bytes)(const struct ds_block *block, uint64_t token_count);
     size_t (*workspace_bytes)(const struct ds_block *block, uint64_t token_count);
-    /* x, y: [T, C] F32. The embedding has no x. y NULL: only what backward reads is made, in `saved`. */
+    /* what a backward in two calls keeps between them; NULL: nothing */
+    size_t (*held_bytes)(const struct ds_block *block, uint64_t token_count);
+    /* token_count is always that of the micro-batch. x, y: [T, C], of the compute dtype; under sequence
+     * parallelism [T / tp_size, C], this rank's run of tokens. The embedding has no x. y NULL: only what backward reads is made, in `saved`. */
     ds_status (*forward)(const struct ds_block *block, struct ds_pass *pass, const void *x,
                          void *y);
     /* dy, dx: [T, C]; may be the same memory. x: the block's input, still there. The embedding has no
@@ -162,21 +192,37 @@ enum ds_keeps { DS_KEEPS_ALL, DS_KEEPS_PRODUCTS };
 
 struct ds_model {
     struct ds_model_config config;
+    struct ds_model_share share;
     enum ds_keeps keeps; /* set before anything asks for sizes */
     /* owns */
     struct ds_param *params;
     struct ds_unit *units;
     struct ds_block *blocks; /* embedding, decoder layers, head */
     uint32_t param_count, unit_count, block_count;
-    uint64_t elems_total; /* parameters, tied ones once */
+    uint64_t elems_total; /* parameters of the whole model, tied ones once */
 };
 
-/* local: blocks, units and parameters, placed (dstrain/zero.h layout: groups start at 128 elements) */
-DS_CHECKED ds_status ds_model_open(const struct ds_model_config *config, struct ds_model **out);
+/* local: blocks, units and parameters, placed (dstrain/zero.h layout: groups start at 128 elements).
+ * `share` NULL: the whole model in fp32. A share that heads forbid: DS_ERR_CONFIG with the numbers. */
+DS_CHECKED ds_status ds_model_open(const struct ds_model_config *config,
+                                   const struct ds_model_share *share, struct ds_model **out);
+/* pure: may `tp_size` ranks share this model? else the reason with its numbers and the nearest sizes that
+ * may, in `why` */
+int ds_model_may_share(const struct ds_model_config *config, uint32_t tp_size, char *why,
+                       size_t bytes);
+/* pure: run `rank` of `count` of `size` rows that any cut may part: multiples of 8 where each gets some */
+struct ds_span ds_tp_cut(uint64_t size, uint32_t rank, uint32_t count);
+/* pure: tokens of the residual stream that lie here: token_count, or this rank's share of it */
+uint64_t ds_model_stream_tokens(const struct ds_model *model, uint64_t token_count);
+/* pure: elements of the whole parameter */
+uint64_t ds_param_whole_elems(const struct ds_param *param);
+/* pure: elements start.. of the box are one run of the whole, as far as they are consecutive there: its start
+ * in the whole and its length, at most `count` */
+struct ds_span ds_param_run(const struct ds_param *param, uint64_t start, uint64_t count);
 /* local, both */
 void ds_model_close(struct ds_model *model);
 const struct ds_param *ds_model_find(const struct ds_model *model, const char *name); /* or NULL */
-/* pure: elements start.. of a parameter's initial value for `seed`, whatever the layout */
+/* pure: elements start.. of the whole parameter's initial value for `seed`, whatever the layout */
 void ds_model_init_values(const struct ds_model *model, const struct ds_param *param, uint64_t seed,
                           uint64_t start, uint64_t count, float *to);
 /* pure: matrix FLOPs of one training token, 6N + causal attention (performance.md section 0) */

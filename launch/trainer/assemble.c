@@ -120,7 +120,7 @@ static ds_status open_model(struct ds_trainer *t)
         if (ds_model_config_check("[model]", &model) != DS_OK)
             return DS_ERR_CONFIG; /* of the keys, not of a folder's config.json */
     }
-    DS_TRY(ds_model_open(&model, &t->model));
+    DS_TRY(ds_model_open(&model, NULL, &t->model));
     t->model->keeps = t->config->train.activation_checkpointing == DS_RECOMPUTE_SELECTIVE
                           ? DS_KEEPS_PRODUCTS
                           : DS_KEEPS_ALL;

@@ -9,7 +9,7 @@ void ds_model_init_values(const struct ds_model *model, const struct ds_param *p
     const uint64_t index = (uint64_t)(param - model->params);
 
     DS_ASSERT(index < model->param_count);
-    DS_ASSERT(start <= param->elems && count <= param->elems - start);
+    DS_ASSERT(start <= ds_param_whole_elems(param) && count <= ds_param_whole_elems(param) - start);
     if (param->init_std != 0) {
         ds_random_normal(ds_random_of(seed, DS_RANDOM_INIT, index), start, count, param->init_std,
                          to);
@@ -29,6 +29,6 @@ double ds_model_flops_per_token(const struct ds_model *model, uint64_t seq_lengt
 
     for (uint32_t i = 0; i < model->param_count; i++)
         if (model->params[i].is_matrix && model->params[i].tp_split != DS_TP_VOCABULARY)
-            matrices += (double)model->params[i].elems;
+            matrices += (double)ds_param_whole_elems(&model->params[i]);
     return 6 * matrices + 6 * (double)config->num_hidden_layers * (double)seq_length * heads;
 }

@@ -116,6 +116,45 @@ const struct ds_param *model_param(const struct ds_model *model, uint32_t unit,
     return param;
 }
 
+/* What of the dim that is cut lies with this rank. Heads stay whole, kv heads may be copies. */
+static struct ds_span cut_of(const struct ds_model *model, enum param_dim dim, uint64_t size)
+{
+    const struct ds_model_config *config = &model->config;
+    const uint64_t ranks = model->share.tp_size, rank = model->share.tp_rank, d = config->head_dim;
+    const uint64_t groups = config->num_key_value_heads;
+
+    if (dim == DIM_HD)
+        return (struct ds_span){rank * (size / ranks), size / ranks};
+    if (dim == DIM_GD && groups < ranks)
+        return (struct ds_span){rank / (ranks / groups) * d, d};
+    if (dim == DIM_GD)
+        return (struct ds_span){rank * (size / ranks), size / ranks};
+    return ds_tp_cut(size, (uint32_t)rank, (uint32_t)ranks);
+}
+
+/* The box that lies here, who else has it, and whose gradient it is a part of. */
+static void share_out(const struct ds_model *model, const struct param_row *row,
+                      struct ds_param *param)
+{
+    const uint32_t ranks = model->share.tp_size;
+    const uint64_t groups = model->config.num_key_value_heads;
+    const int dim = row->split == DS_TP_COLUMNS;
+
+    memcpy(param->local, param->shape, sizeof param->local);
+    param->copies = ranks;
+    if (row->split != DS_TP_WHOLE) {
+        struct ds_span cut = cut_of(model, row->dims[dim], param->shape[dim]);
+        param->start[dim] = cut.start;
+        param->local[dim] = cut.count;
+        param->copies = row->dims[dim] == DIM_GD && groups < ranks ? ranks / (uint32_t)groups : 1;
+        param->sum = param->copies > 1 ? DS_PARAM_SUM_COPIES : DS_PARAM_SUM_NONE;
+    } else if (ranks > 1 && (model->share.sequence_parallel || row->when == IF_QK_NORM)) {
+        param->sum = DS_PARAM_SUM_TP;
+    }
+    param->is_owner = model->share.tp_rank % param->copies == 0;
+    param->elems = param->local[0] * param->local[1];
+}
+
 static void describe(const struct ds_model *model, uint32_t unit, const struct param_row *row,
                      struct ds_param *param)
 {
@@ -131,7 +170,7 @@ static void describe(const struct ds_model *model, uint32_t unit, const struct p
         .init_value = row->kind == KIND_GAIN ? 1 : 0,
         .unit = unit,
     };
-    param->elems = param->shape[0] * param->shape[1];
+    share_out(model, row, param);
     if (row->unit == UNIT_DECODER)
         snprintf(param->name, sizeof param->name, "model.layers.%u.%s", unit - 1, row->name);
     else
@@ -158,7 +197,7 @@ static void make_unit(struct ds_model *model, uint32_t index)
         unit->elems = param->offset + param->elems;
         unit->param_count++;
         model->param_count++;
-        model->elems_total += param->elems;
+        model->elems_total += ds_param_whole_elems(param);
     }
 }
 
@@ -185,15 +224,35 @@ static void make_block(struct ds_model *model, uint32_t index)
     }
 }
 
-ds_status ds_model_open(const struct ds_model_config *config, struct ds_model **out)
+/* The numbers of the model and of this rank's share, checked and complete. */
+static ds_status settle(struct ds_model *model, const struct ds_model_config *config,
+                        const struct ds_model_share *share)
+{
+    char why[256];
+
+    model->config = *config;
+    ds_model_config_complete(&model->config);
+    DS_TRY(ds_model_config_check("model", &model->config));
+    if (share)
+        model->share = *share;
+    if (model->share.tp_size == 0)
+        model->share.tp_size = 1;
+    if (model->share.compute == 0)
+        model->share.compute = DS_F32;
+    DS_ASSERT(model->share.tp_rank < model->share.tp_size);
+    if (!ds_model_may_share(&model->config, model->share.tp_size, why, sizeof why))
+        return ds_fail(DS_ERR_CONFIG, "%s", why);
+    return DS_OK;
+}
+
+ds_status ds_model_open(const struct ds_model_config *config, const struct ds_model_share *share,
+                        struct ds_model **out)
 {
     struct ds_model *model = calloc(1, sizeof *model);
 
     if (!model)
         return ds_fail(DS_ERR_NO_MEMORY, "a model");
-    model->config = *config;
-    ds_model_config_complete(&model->config);
-    ds_status st = ds_model_config_check("model", &model->config);
+    ds_status st = settle(model, config, share);
     if (st != DS_OK)
         goto fail;
     model->unit_count = model->block_count = (uint32_t)model->config.num_hidden_layers + 2;

@@ -89,7 +89,7 @@ static inline void run_open(struct model_run *run, const struct ds_model_config 
     *run = (struct model_run){.token_count = token_count, .seq_length = seq_length};
     assert_ok(ds_device_cpu_ops.open(0, &options, &run->device));
     assert_ok(ds_device_cpu_ops.stream_open(run->device, 0, &run->stream));
-    assert_ok(ds_model_open(config, &run->model));
+    assert_ok(ds_model_open(config, NULL, &run->model));
     run->weights = calloc(run->model->unit_count, sizeof *run->weights);
     run->grads = calloc(run->model->unit_count, sizeof *run->grads);
     run->outputs = calloc(run->model->block_count, sizeof *run->outputs);

@@ -52,7 +52,7 @@ static struct ds_model *open_released(const struct released *r)
     struct ds_model_config c = config_of(r);
     struct ds_model *model = NULL;
 
-    assert_ok(ds_model_open(&c, &model));
+    assert_ok(ds_model_open(&c, NULL, &model));
     return model;
 }
 
@@ -111,7 +111,7 @@ static void parameters_fill_their_units_in_order(void **state)
     struct ds_model *model = NULL;
 
     (void)state;
-    assert_ok(ds_model_open(&odd, &model));
+    assert_ok(ds_model_open(&odd, NULL, &model));
     for (uint32_t i = 0; i < model->unit_count; i++)
         check_unit(model, i);
     ds_model_close(model);
@@ -170,7 +170,7 @@ static void what_one_product_computes_lies_without_a_gap(void **state)
     struct ds_model *model = NULL;
 
     (void)state;
-    assert_ok(ds_model_open(&odd, &model));
+    assert_ok(ds_model_open(&odd, NULL, &model));
     check_run(model, weights, 3);
     check_run(model, biases, 3);
     check_run(model, gate_up, 2);
@@ -222,7 +222,7 @@ static void initial_values_do_not_depend_on_the_cut(void **state)
     float whole[509 * 20], part[509 * 20];
 
     (void)state;
-    assert_ok(ds_model_open(&odd, &model));
+    assert_ok(ds_model_open(&odd, NULL, &model));
     for (uint32_t i = 0; i < model->param_count; i++) {
         const struct ds_param *param = &model->params[i];
 
@@ -249,7 +249,7 @@ static void initial_matrices_are_normal_with_the_configured_width(void **state)
     c.vocab_size = 300;
     c.hidden_size = 200;
     c.initializer_range = 0.07;
-    assert_ok(ds_model_open(&c, &model));
+    assert_ok(ds_model_open(&c, NULL, &model));
     ds_model_init_values(model, must_find(model, "model.embed_tokens.weight"), 5, 0, count, values);
     for (uint64_t i = 0; i < count; i++) {
         sum += (double)values[i];
@@ -276,7 +276,7 @@ static void no_two_parameters_start_alike(void **state)
     size_t count = 0;
 
     (void)state;
-    assert_ok(ds_model_open(&odd, &model));
+    assert_ok(ds_model_open(&odd, NULL, &model));
     for (uint32_t i = 0; i < model->param_count; i++) {
         if (!model->params[i].is_matrix)
             continue;
@@ -310,13 +310,13 @@ static void a_config_that_contradicts_itself_makes_no_model(void **state)
 
     (void)state;
     c.num_key_value_heads = 2; /* 7 heads */
-    assert_int_equal(ds_model_open(&c, &model), DS_ERR_DATA);
+    assert_int_equal(ds_model_open(&c, NULL, &model), DS_ERR_DATA);
     c = odd_config();
     c.has_o_bias = 0; /* no llama file can say that */
-    assert_int_equal(ds_model_open(&c, &model), DS_ERR_DATA);
+    assert_int_equal(ds_model_open(&c, NULL, &model), DS_ERR_DATA);
     c = odd_config();
     c.vocab_size = 0;
-    assert_int_equal(ds_model_open(&c, &model), DS_ERR_DATA);
+    assert_int_equal(ds_model_open(&c, NULL, &model), DS_ERR_DATA);
     assert_null(model);
 }
 
