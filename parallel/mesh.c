@@ -14,6 +14,8 @@ static const uint32_t group_axes[DS_GROUP_COUNT] = {
     [DS_GROUP_GRAD] = AXIS(REPLICA) | AXIS(SHARD) | AXIS(CP) | AXIS(EP),
     [DS_GROUP_TP] = AXIS(TP),
     [DS_GROUP_PP] = AXIS(PP),
+    [DS_GROUP_EMBED] = AXIS(PP),
+    [DS_GROUP_COPIES] = AXIS(TP),
 };
 static const char *const group_names[DS_GROUP_COUNT] = {
     [DS_GROUP_WORLD] = "world",
@@ -23,6 +25,8 @@ static const char *const group_names[DS_GROUP_COUNT] = {
     [DS_GROUP_GRAD] = "grad",
     [DS_GROUP_TP] = "tp",
     [DS_GROUP_PP] = "pp",
+    [DS_GROUP_EMBED] = "embed",
+    [DS_GROUP_COPIES] = "copies",
 };
 static const char *const axis_names[DS_AXIS_COUNT] = {
     [DS_AXIS_REPLICA] = "replica", [DS_AXIS_SHARD] = "shard", [DS_AXIS_CP] = "cp",
@@ -102,19 +106,42 @@ static uint32_t extent(const struct ds_mesh_shape *shape, uint32_t axes)
     return count;
 }
 
+/* The part of its axis to which a rank of `embed` or `copies` belongs: number, place in it, size. */
+struct part {
+    uint32_t number, index, size;
+};
+
+static struct part part_of(const struct ds_mesh_shape *shape, enum ds_group group, uint32_t rank)
+{
+    const struct ds_mesh_place place = ds_mesh_place_of(shape, rank);
+    const uint32_t stages = shape->size[DS_AXIS_PP], stage = place.at[DS_AXIS_PP];
+    const uint32_t copies = shape->tp_copies > 0 ? shape->tp_copies : 1;
+    const uint32_t tp = place.at[DS_AXIS_TP];
+
+    if (group == DS_GROUP_COPIES)
+        return (struct part){tp / copies, tp % copies, copies};
+    if (group == DS_GROUP_EMBED && stages > 1 && (stage == 0 || stage == stages - 1))
+        return (struct part){0, stage > 0, 2};
+    if (group == DS_GROUP_EMBED)
+        return (struct part){stage, 0, 1};
+    return (struct part){0, spell(shape, rank, group_axes[group]),
+                         extent(shape, group_axes[group])};
+}
+
 uint32_t ds_mesh_color(const struct ds_mesh_shape *shape, enum ds_group group, uint32_t rank)
 {
-    return spell(shape, rank, ~group_axes[group]);
+    return spell(shape, rank, ~group_axes[group]) * extent(shape, group_axes[group]) +
+           part_of(shape, group, rank).number;
 }
 
 uint32_t ds_mesh_index(const struct ds_mesh_shape *shape, enum ds_group group, uint32_t rank)
 {
-    return spell(shape, rank, group_axes[group]);
+    return part_of(shape, group, rank).index;
 }
 
-uint32_t ds_mesh_group_size(const struct ds_mesh_shape *shape, enum ds_group group)
+uint32_t ds_mesh_group_size(const struct ds_mesh_shape *shape, enum ds_group group, uint32_t rank)
 {
-    return extent(shape, group_axes[group]);
+    return part_of(shape, group, rank).size;
 }
 
 /* Ranks that differ along cp, pp or tp work on the same samples; ep ranks bring their own. */
@@ -174,8 +201,8 @@ static ds_status open_group(struct ds_mesh *mesh, struct ds_comm *world, enum ds
 
     if (world->ops->place)
         return world->ops->place(world, ds_mesh_index(&mesh->shape, group, mesh->rank),
-                                 ds_mesh_group_size(&mesh->shape, group), group_names[group],
-                                 &mesh->groups[group]);
+                                 ds_mesh_group_size(&mesh->shape, group, mesh->rank),
+                                 group_names[group], &mesh->groups[group]);
     DS_TRY(ds_comm_split(world, (int)ds_mesh_color(&mesh->shape, group, mesh->rank),
                          (int)ds_mesh_index(&mesh->shape, group, mesh->rank), group_names[group],
                          &control));

@@ -16,8 +16,10 @@ enum ds_axis {
     DS_AXIS_COUNT
 };
 
-/* A group is a *set* of axes: ranks that differ only along these belong together. Nobody below asks
- * for an axis; ZeRO is given `shard` and `replica`. */
+/* A group is a *set* of axes: ranks that differ only along these belong together. Two are parts of one:
+ * `embed` is the first and the last stage of pp, every other rank is alone in it; `copies` are the runs of
+ * tp_copies neighbours along tp that hold the same kv head. Nobody below asks for an axis; ZeRO is given
+ * `shard` and `replica`. */
 enum ds_group {
     DS_GROUP_WORLD,
     DS_GROUP_SHARD,        /* who shares a unit out */
@@ -26,11 +28,14 @@ enum ds_group {
     DS_GROUP_GRAD,         /* who adds to one gradient */
     DS_GROUP_TP,
     DS_GROUP_PP,
+    DS_GROUP_EMBED,  /* who holds a tied embedding */
+    DS_GROUP_COPIES, /* who holds a copy of the same kv heads */
     DS_GROUP_COUNT
 };
 
 struct ds_mesh_shape {
     uint32_t size[DS_AXIS_COUNT]; /* each >= 1; the product is the number of ranks */
+    uint32_t tp_copies;           /* divides the size of tp; 0: 1 */
 };
 struct ds_mesh_place {
     uint32_t at[DS_AXIS_COUNT];
@@ -43,7 +48,7 @@ uint32_t ds_mesh_rank_of(const struct ds_mesh_shape *shape, const struct ds_mesh
 /* Ranks with an equal color are one group; `index` is the rank's place in it, in rank order. */
 uint32_t ds_mesh_color(const struct ds_mesh_shape *shape, enum ds_group group, uint32_t rank);
 uint32_t ds_mesh_index(const struct ds_mesh_shape *shape, enum ds_group group, uint32_t rank);
-uint32_t ds_mesh_group_size(const struct ds_mesh_shape *shape, enum ds_group group);
+uint32_t ds_mesh_group_size(const struct ds_mesh_shape *shape, enum ds_group group, uint32_t rank);
 const char *ds_mesh_group_name(enum ds_group group);
 const char *ds_mesh_axis_name(enum ds_axis axis);
 /* Which share of the samples a rank reads: index and count over (replica, shard, ep). */

@@ -42,7 +42,7 @@ static ds_status open_device(struct ds_trainer *t)
 
 static struct ds_mesh_shape mesh_shape(const struct ds_config *config)
 {
-    struct ds_mesh_shape shape = {{1, 1, 1, 1, 1, 1}};
+    struct ds_mesh_shape shape = {.size = {1, 1, 1, 1, 1, 1}};
 
     shape.size[DS_AXIS_SHARD] = (uint32_t)config->parallel.shard;
     shape.size[DS_AXIS_REPLICA] = (uint32_t)(config->parallel.data / config->parallel.shard);

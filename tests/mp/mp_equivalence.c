@@ -104,7 +104,7 @@ static void hybrid_sharding_agrees_with_threads_to_the_bit(void **state)
 
 static void expect_plane(int transport, const char *name, uint32_t shard)
 {
-    const struct ds_mesh_shape shape = {{world->size / shard, shard, 1, 1, 1, 1}};
+    const struct ds_mesh_shape shape = {.size = {world->size / shard, shard, 1, 1, 1, 1}};
     const enum ds_group groups[] = {DS_GROUP_SHARD, DS_GROUP_REPLICA};
     struct ds_mesh *mesh = NULL;
 

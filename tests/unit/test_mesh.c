@@ -11,7 +11,7 @@ typedef void shape_check(const struct ds_mesh_shape *shape, uint32_t count);
 
 static void for_every_shape(shape_check *check)
 {
-    struct ds_mesh_shape shape;
+    struct ds_mesh_shape shape = {0};
     uint32_t seen = 0;
 
     for (uint32_t code = 0; code < 4096; code++) {
@@ -45,8 +45,8 @@ static void check_groups(const struct ds_mesh_shape *shape, uint32_t count)
 {
     for (int g = 0; g < DS_GROUP_COUNT; g++) {
         enum ds_group group = (enum ds_group)g;
-        uint32_t size = ds_mesh_group_size(shape, group);
         for (uint32_t rank = 0; rank < count; rank++) {
+            uint32_t size = ds_mesh_group_size(shape, group, rank);
             uint32_t color = ds_mesh_color(shape, group, rank), members = 0, before = 0;
             for (uint32_t other = 0; other < count; other++)
                 if (ds_mesh_color(shape, group, other) == color) {
@@ -90,9 +90,32 @@ static void ranks_that_split_a_model_read_the_same_samples(void **state)
     for_every_shape(check_shares);
 }
 
+/* `embed` is the two ends of a pipeline, `copies` runs of neighbours along tp. */
+static void groups_that_are_parts_of_an_axis(void **state)
+{
+    const struct ds_mesh_shape shape = {.size = {2, 1, 1, 4, 1, 6}, .tp_copies = 3};
+
+    (void)state;
+    for (uint32_t a = 0; a < 48; a++)
+        for (uint32_t b = 0; b < 48; b++) {
+            struct ds_mesh_place pa = ds_mesh_place_of(&shape, a), pb = ds_mesh_place_of(&shape, b);
+            int same_tp = pa.at[DS_AXIS_TP] == pb.at[DS_AXIS_TP];
+            int same_pp = pa.at[DS_AXIS_PP] == pb.at[DS_AXIS_PP];
+            int same_data = pa.at[DS_AXIS_REPLICA] == pb.at[DS_AXIS_REPLICA];
+            int both_ends = pa.at[DS_AXIS_PP] % 3 == 0 && pb.at[DS_AXIS_PP] % 3 == 0;
+            int same_copy = pa.at[DS_AXIS_TP] / 3 == pb.at[DS_AXIS_TP] / 3;
+            assert_int_equal(ds_mesh_color(&shape, DS_GROUP_EMBED, a) ==
+                                 ds_mesh_color(&shape, DS_GROUP_EMBED, b),
+                             same_data && same_tp && (same_pp || both_ends));
+            assert_int_equal(ds_mesh_color(&shape, DS_GROUP_COPIES, a) ==
+                                 ds_mesh_color(&shape, DS_GROUP_COPIES, b),
+                             same_data && same_pp && same_copy);
+        }
+}
+
 static void tensor_ranks_are_neighbours(void **state)
 {
-    const struct ds_mesh_shape shape = {{2, 2, 1, 2, 1, 4}};
+    const struct ds_mesh_shape shape = {.size = {2, 2, 1, 2, 1, 4}};
 
     (void)state;
     for (uint32_t rank = 0; rank < 32; rank++)
@@ -110,7 +133,8 @@ struct opening {
 static void open_mesh(struct ds_comm *world, void *user)
 {
     struct opening *opening = user;
-    const struct ds_mesh_shape shape = {{world->size / opening->shard, opening->shard, 1, 1, 1, 1}};
+    const struct ds_mesh_shape shape = {
+        .size = {world->size / opening->shard, opening->shard, 1, 1, 1, 1}};
     const uint32_t groups = 1u << DS_GROUP_SHARD | 1u << DS_GROUP_REPLICA;
     struct ds_mesh *mesh = NULL;
 
@@ -153,6 +177,7 @@ int main(void)
         cmocka_unit_test(groups_partition_the_ranks_in_rank_order),
         cmocka_unit_test(ranks_that_split_a_model_read_the_same_samples),
         cmocka_unit_test(tensor_ranks_are_neighbours),
+        cmocka_unit_test(groups_that_are_parts_of_an_axis),
         cmocka_unit_test(a_named_transport_is_obeyed_or_refused_by_all),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
