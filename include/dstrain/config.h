@@ -17,6 +17,16 @@
 enum ds_export_when { DS_EXPORT_NONE, DS_EXPORT_LAST };
 enum ds_recompute { DS_RECOMPUTE_NONE, DS_RECOMPUTE_SELECTIVE, DS_RECOMPUTE_FULL };
 enum ds_decay_on { DS_DECAY_MATRICES, DS_DECAY_ALL };
+/* The dtypes a person may ask for; a key allows some of them. */
+enum ds_precision { DS_PRECISION_FP32, DS_PRECISION_BF16, DS_PRECISION_FP16 };
+enum ds_master_choice { DS_MASTER_KEY_FP32, DS_MASTER_KEY_REMAINDER16, DS_MASTER_KEY_NONE };
+enum ds_pipeline_kind {
+    DS_PIPELINE_GPIPE,
+    DS_PIPELINE_1F1B,
+    DS_PIPELINE_INTERLEAVED,
+    DS_PIPELINE_ZERO_BUBBLE
+};
+enum ds_reshard_when { DS_RESHARD_KEY_AUTO, DS_RESHARD_KEY_ALWAYS, DS_RESHARD_KEY_NEVER };
 
 struct ds_config {
     struct {
@@ -63,17 +73,30 @@ struct ds_config {
         double min_learning_rate;
     } schedule;
     struct {
-        uint64_t data, shard; /* DS_AUTO; data = shard * replicas */
-        int transport;        /* enum ds_transport */
+        int compute;             /* enum ds_precision */
+        int master;              /* enum ds_master_choice */
+        int exp_avg, exp_avg_sq; /* enum ds_precision: fp32 or bf16 */
+        int gradients, reduce;   /* the same */
+    } precision;
+    struct {
+        uint64_t data, shard;      /* DS_AUTO; data = shard * replicas */
+        uint64_t tensor, pipeline; /* ranks = data * pipeline * tensor */
+        uint64_t chunks;           /* of layers a stage holds */
+        int schedule;              /* enum ds_pipeline_kind */
+        int sequence_parallel;
+        int transport; /* enum ds_transport */
     } parallel;
     struct {
         uint64_t stage;
+        int reshard_after_forward; /* enum ds_reshard_when */
+        uint64_t window;           /* micro-batches a gathered layer serves at once; DS_AUTO */
     } zero;
     struct {
         uint64_t device_limit, host_limit; /* bytes a rank may take; DS_AUTO: no limit */
     } memory;
     struct {
         uint64_t interval;
+        char trace[64]; /* "first..last" steps; "": none */
     } log;
     struct {
         /* fault for tests: "hang:RANK:STEP", "fail:RANK:STEP", "kill:RANK:STEP", "nan:RANK:STEP" */

@@ -162,12 +162,20 @@ static void resolve_cache(struct ds_config *config)
                  config->run.dir, glue);
 }
 
+/* For data, behind tensor and pipeline; at least 1, so that rules find something to speak about. */
+static uint64_t ranks_left(const struct ds_config *config, uint64_t rank_count)
+{
+    const uint64_t left = rank_count / (config->parallel.tensor * config->parallel.pipeline);
+
+    return left > 0 ? left : 1;
+}
+
 void ds_config_resolve(struct ds_config *config, uint64_t rank_count)
 {
     resolve_model(config);
     resolve_cache(config);
-    if (config->parallel.data == DS_AUTO)
-        config->parallel.data = rank_count;
+    if (config->parallel.data == DS_AUTO && rank_count > 0)
+        config->parallel.data = ranks_left(config, rank_count);
     if (config->parallel.shard == DS_AUTO)
         config->parallel.shard = config->parallel.data;
 }

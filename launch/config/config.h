@@ -50,7 +50,7 @@ struct ds_section {
     const char *name, *help;
 };
 
-#define DS_FIELDS_MAX 64
+#define DS_FIELDS_MAX 80
 extern const struct ds_field ds_config_fields[];
 extern const size_t ds_config_field_count;
 extern const struct ds_section ds_config_sections[];

@@ -1,22 +1,16 @@
 /* config_rules.c - what no single key can know: combinations that cannot be, said with their numbers.
  * Each rule is a row of functions over a resolved configuration; the first that fails, speaks. */
-#include "config.h"
+#include "config_rules.h"
 #include "inject_text.h"
+#include "trace_text.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
-struct check {
-    const struct ds_config *config;
-    const struct ds_places *places;
-    enum ds_config_use use;
-    uint64_t rank_count; /* 0: not known */
-};
-
 /* "config.ini:12", "command line", or the file alone where nobody wrote the key */
-static const char *place(const struct check *check, const char *section, const char *key,
-                         char to[DS_PLACE_BYTES])
+const char *ds_rule_place(const struct ds_rule_check *check, const char *section, const char *key,
+                          char to[DS_PLACE_BYTES])
 {
     const struct ds_field *field = ds_field_find(section, key);
 
@@ -31,14 +25,6 @@ static const char *place(const struct check *check, const char *section, const c
     return to;
 }
 
-/* The one way a rule ends badly: the place of the key, "[section] key", then the rest. */
-#define REFUSE(check, section, key, format, ...)                           \
-    do {                                                                   \
-        char place_[DS_PLACE_BYTES];                                       \
-        return ds_fail(DS_ERR_CONFIG, "%s: [" section "] " key " " format, \
-                       place((check), section, key, place_), __VA_ARGS__); \
-    } while (0)
-
 static int is_given(const struct ds_field *field, const struct ds_config *config)
 {
     const char *at = (const char *)config + field->offset;
@@ -46,7 +32,7 @@ static int is_given(const struct ds_field *field, const struct ds_config *config
     return field->kind == DS_FIELD_TEXT ? at[0] != '\0' : *(const uint64_t *)(const void *)at != 0;
 }
 
-static ds_status needed_keys_are_there(const struct check *check)
+static ds_status needed_keys_are_there(const struct ds_rule_check *check)
 {
     static const uint32_t flag_of[] = {[DS_CONFIG_TRAIN] = DS_FIELD_TRAIN_NEEDS,
                                        [DS_CONFIG_EVAL] = DS_FIELD_EVAL_NEEDS,
@@ -69,7 +55,7 @@ static ds_status needed_keys_are_there(const struct check *check)
     return DS_OK;
 }
 
-static ds_status folder_or_shape(const struct check *check)
+static ds_status folder_or_shape(const struct ds_rule_check *check)
 {
     char here[DS_PLACE_BYTES], path[DS_PLACE_BYTES];
 
@@ -83,13 +69,13 @@ static ds_status folder_or_shape(const struct check *check)
         return ds_fail(DS_ERR_CONFIG,
                        "%s: [model] %s cannot stand beside [model] path (%s): the folder's "
                        "config.json decides it",
-                       place(check, "model", field->key, here), field->key,
-                       place(check, "model", "path", path));
+                       ds_rule_place(check, "model", field->key, here), field->key,
+                       ds_rule_place(check, "model", "path", path));
     }
     return DS_OK;
 }
 
-static ds_status heads_fit(const struct check *check)
+static ds_status heads_fit(const struct ds_rule_check *check)
 {
     const struct ds_config *c = check->config;
     const uint64_t heads = c->model.num_attention_heads;
@@ -117,7 +103,7 @@ static ds_status heads_fit(const struct check *check)
     return DS_OK;
 }
 
-static ds_status vocabulary_fits(const struct check *check)
+static ds_status vocabulary_fits(const struct ds_rule_check *check)
 {
     const struct ds_config *c = check->config;
 
@@ -133,7 +119,7 @@ static ds_status vocabulary_fits(const struct check *check)
     return DS_OK;
 }
 
-static ds_status sequence_fits(const struct check *check)
+static ds_status sequence_fits(const struct ds_rule_check *check)
 {
     const struct ds_config *c = check->config;
 
@@ -144,36 +130,7 @@ static ds_status sequence_fits(const struct check *check)
     return DS_OK;
 }
 
-static ds_status ranks_fit(const struct check *check)
-{
-    const struct ds_config *c = check->config;
-
-    if (check->rank_count > 0 && c->parallel.data != check->rank_count)
-        REFUSE(check, "parallel", "data",
-               "= %" PRIu64 " wants %" PRIu64 " ranks, mpirun started %" PRIu64, c->parallel.data,
-               c->parallel.data, check->rank_count);
-    if (c->parallel.data != DS_AUTO && c->parallel.shard != DS_AUTO &&
-        c->parallel.data % c->parallel.shard != 0)
-        REFUSE(check, "parallel", "shard", "= %" PRIu64 " must divide data = %" PRIu64,
-               c->parallel.shard, c->parallel.data);
-    return DS_OK;
-}
-
-static ds_status batches_fit(const struct check *check)
-{
-    const struct ds_config *c = check->config;
-    const uint64_t data = c->parallel.data == DS_AUTO ? 1 : c->parallel.data;
-    const uint64_t at_once = c->train.micro_batch_size * data;
-
-    if (check->use == DS_CONFIG_TRAIN && c->train.global_batch_size % at_once != 0)
-        REFUSE(check, "train", "global_batch_size",
-               "= %" PRIu64 " must be a multiple of micro_batch_size * data = %" PRIu64
-               " * %" PRIu64 " = %" PRIu64,
-               c->train.global_batch_size, c->train.micro_batch_size, data, at_once);
-    return DS_OK;
-}
-
-static ds_status schedule_fits(const struct check *check)
+static ds_status schedule_fits(const struct ds_rule_check *check)
 {
     const struct ds_config *c = check->config;
     const uint64_t steps = c->train.steps, warmup = c->schedule.warmup_steps;
@@ -201,26 +158,26 @@ static ds_status schedule_fits(const struct check *check)
 }
 
 /* The list must read well before anything is opened; what it names is looked for later. */
-static ds_status list_reads(const struct check *check, const char *key, const char *text)
+static ds_status list_reads(const struct ds_rule_check *check, const char *key, const char *text)
 {
     char here[DS_PLACE_BYTES], where[DS_PLACE_BYTES + 32];
     struct ds_data_parts parts;
 
     if (text[0] == '\0')
         return DS_OK;
-    snprintf(where, sizeof where, "%s: [data] %s", place(check, "data", key, here), key);
+    snprintf(where, sizeof where, "%s: [data] %s", ds_rule_place(check, "data", key, here), key);
     DS_TRY(ds_data_parts_parse(where, text, &parts));
     ds_data_parts_fini(&parts);
     return DS_OK;
 }
 
-static ds_status lists_read(const struct check *check)
+static ds_status lists_read(const struct ds_rule_check *check)
 {
     DS_TRY(list_reads(check, "train", check->config->data.train));
     return list_reads(check, "eval", check->config->data.eval);
 }
 
-static ds_status data_fits(const struct check *check)
+static ds_status data_fits(const struct ds_rule_check *check)
 {
     const struct ds_config *c = check->config;
 
@@ -247,7 +204,7 @@ static ds_status data_fits(const struct check *check)
     return DS_OK;
 }
 
-static ds_status devices_fit(const struct check *check)
+static ds_status devices_fit(const struct ds_rule_check *check)
 {
     const struct ds_config *c = check->config;
 
@@ -260,7 +217,17 @@ static ds_status devices_fit(const struct check *check)
     return DS_OK;
 }
 
-static ds_status fault_is_known(const struct check *check)
+static ds_status trace_reads(const struct ds_rule_check *check)
+{
+    const char *text = check->config->log.trace;
+    uint64_t first, last;
+
+    if (text[0] != '\0' && !ds_trace_range_parse(text, &first, &last))
+        REFUSE(check, "log", "trace", "= '%s' must be first..last with 1 <= first <= last", text);
+    return DS_OK;
+}
+
+static ds_status fault_is_known(const struct ds_rule_check *check)
 {
     const char *text = check->config->debug.inject;
     struct ds_inject inject;
@@ -276,19 +243,17 @@ static ds_status fault_is_known(const struct check *check)
     return DS_OK;
 }
 
-static ds_status (*const rules[])(const struct check *check) = {
-    folder_or_shape, needed_keys_are_there,
-    devices_fit,     heads_fit,
-    vocabulary_fits, sequence_fits,
-    ranks_fit,       batches_fit,
-    schedule_fits,   lists_read,
-    data_fits,       fault_is_known,
+static ds_status (*const rules[])(const struct ds_rule_check *check) = {
+    folder_or_shape,   needed_keys_are_there, devices_fit,    heads_fit,      vocabulary_fits,
+    sequence_fits,     ds_rule_ranks,         ds_rule_stages, ds_rule_tensor, ds_rule_batches,
+    ds_rule_precision, ds_rule_zero,          schedule_fits,  lists_read,     data_fits,
+    trace_reads,       fault_is_known,
 };
 
 ds_status ds_config_validate(const struct ds_config *config, const struct ds_places *places,
                              enum ds_config_use use, uint64_t rank_count)
 {
-    const struct check check = {config, places, use, rank_count};
+    const struct ds_rule_check check = {config, places, use, rank_count};
 
     for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++)
         DS_TRY(rules[i](&check));

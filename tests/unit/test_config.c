@@ -560,16 +560,63 @@ static const struct {
      SAYS("c.ini:13: [train] seq_length = 32 is longer than [model] max_position_embeddings = 16"),
      1, 0},
     {"[parallel]\ndata = 4\n", 0, 0,
-     SAYS("c.ini:15: [parallel] data = 4 wants 4 ranks, mpirun started 2"), 2, 0},
-    {"", 0, "parallel.shard=3", SAYS("command line: [parallel] shard = 3 must divide data = 4"), 4,
-     0},
+     SAYS("c.ini:15: [parallel] data = 4 wants 4 ranks (tensor = 1, pipeline = 1), mpirun started "
+          "2; "
+          "nearest: data = 2"),
+     2, 0},
+    {"", 0, "parallel.shard=3",
+     SAYS("command line: [parallel] shard = 3 must divide data = 4; nearest: 2"), 4, 0},
+    {"[parallel]\npipeline = 2\n", 0, "parallel.tensor=3",
+     SAYS("command line: [parallel] tensor = 3 times pipeline = 2 must divide the 4 ranks that "
+          "mpirun "
+          "started; nearest: tensor * pipeline = 4"),
+     4, 0},
+    {"[parallel]\npipeline = 2\nchunks = 2\n", 0, 0,
+     SAYS("c.ini:16: [parallel] chunks = 2 needs schedule = interleaved and pipeline > 1 (pipeline "
+          "= "
+          "2); nearest: 1"),
+     2, 0},
+    {"[parallel]\npipeline = 2\nschedule = interleaved\n", 0, 0,
+     SAYS("c.ini:16: [parallel] schedule = interleaved needs chunks > 1: with 1 it is 1f1b; "
+          "nearest: "
+          "chunks = 2"),
+     2, 0},
+    {"[parallel]\npipeline = 8\n", 0, 0,
+     SAYS("c.ini:15: [parallel] pipeline = 8 times chunks = 1 is more than the 4 blocks of the "
+          "model "
+          "(2 layers, embedding, head); nearest: pipeline = 4"),
+     8, 0},
+    {"[parallel]\ntensor = 3\n", 0, 0,
+     SAYS("c.ini:15: [parallel] tensor = 3 cannot share 4 query heads and 4 kv heads: it must "
+          "divide "
+          "the first, and divide the second or be a multiple of it; nearest: 2 or 4"),
+     3, 0},
+    {"[parallel]\ntensor = 2\nsequence_parallel = true\n", 0, "train.seq_length=31",
+     SAYS("c.ini:16: [parallel] sequence_parallel = true needs micro_batch_size * seq_length = 1 * "
+          "31 "
+          "to be a multiple of tensor = 2; nearest: tensor = 1"),
+     2, 0},
+    {"[precision]\nmaster = none\n", 0, 0,
+     SAYS("c.ini:15: [precision] master = none is for compute = bf16, but compute = fp32; nearest: "
+          "master = fp32"),
+     1, 0},
+    {"[precision]\ncompute = fp16\nreduce = bf16\n", 0, 0,
+     SAYS("c.ini:16: [precision] reduce = bf16 would drop bits that compute = fp16 has; nearest: "
+          "fp32"),
+     1, 0},
+    {"[zero]\nstage = 2\nwindow = 4\n", 0, 0,
+     SAYS("c.ini:16: [zero] window = 4 is for stage = 3, which gathers parameters; stage = 2 keeps "
+          "them: nearest: 1"),
+     1, 0},
+    {"[log]\ntrace = 3..2\n", 0, 0,
+     SAYS("c.ini:15: [log] trace = '3..2' must be first..last with 1 <= first <= last"), 1, 0},
     {"micro_batch_size = 4\n", 0, 0,
      SAYS("c.ini:12: [train] global_batch_size = 8 must be a multiple of micro_batch_size * data = "
-          "4 * 4 = 16"),
+          "4 * 4 = 16; nearest: 16"),
      4, 0},
     {"", 0, "train.micro_batch_size=3",
      SAYS("c.ini:12: [train] global_batch_size = 8 must be a multiple of micro_batch_size * data = "
-          "3 * 1 = 3"),
+          "3 * 1 = 3; nearest: 6"),
      0, 0},
     {"[schedule]\nwarmup_steps = 11\n", 0, 0,
      SAYS("c.ini:15: [schedule] warmup_steps = 11 is more than [train] steps = 10"), 1, 0},

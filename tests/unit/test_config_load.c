@@ -95,7 +95,7 @@ static void one_rank_speaks_and_all_leave_with_the_code(void **state)
          "1..9007199254740992 (updates of the model)"},
         {GOOD, "train.global_batch_size=4",
          "dstrain: error: command line: [train] global_batch_size = 4 must be a multiple of "
-         "micro_batch_size * data = 1 * 3 = 3"},
+         "micro_batch_size * data = 1 * 3 = 3; nearest: 3"},
     };
 
     (void)state;
