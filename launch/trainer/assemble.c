@@ -392,6 +392,21 @@ static ds_status take_all(struct ds_trainer *t)
     return open_executor(t);
 }
 
+/* Keys whose parts are not joined up yet must not be taken for obeyed. */
+static ds_status is_joined(struct ds_trainer *t)
+{
+    const struct ds_config *c = t->config;
+
+    if (c->parallel.tensor > 1 || c->parallel.pipeline > 1 || c->precision.compute ||
+        c->precision.exp_avg || c->precision.exp_avg_sq || c->precision.gradients ||
+        c->precision.reduce || c->zero.reshard_after_forward == DS_RESHARD_KEY_NEVER ||
+        c->zero.window > 1 || c->log.trace[0])
+        return ds_fail(DS_ERR_UNSUPPORTED,
+                       "[parallel] tensor, pipeline, [precision], [zero] reshard_after_forward and "
+                       "window and [log] trace are not available yet");
+    return DS_OK;
+}
+
 ds_status trainer_assemble(struct ds_trainer *t)
 {
     const struct ds_config *config = t->config;
@@ -403,6 +418,7 @@ ds_status trainer_assemble(struct ds_trainer *t)
     t->tokens_per_micro = config->train.micro_batch_size * config->train.seq_length;
     t->batch_ints = t->micro_count * t->tokens_per_micro;
 
+    DS_TRY(trainer_leader_first(t, is_joined));
     DS_TRY(trainer_leader_first(t, open_device));
     ds_memory_init(&t->memory, t->device);
     DS_TRY(open_mesh(t));
