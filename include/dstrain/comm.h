@@ -28,14 +28,25 @@ enum ds_comm_cap {
     DS_COMM_CAP_WORKER = 1u << 0, /* collectives may be driven by a worker thread */
 };
 
+/* One message of a grouped exchange. `data` is only read where it is sent. */
+struct ds_message {
+    void *data;
+    size_t bytes; /* may be 0: then it only says that the sender has come so far */
+    uint32_t peer;
+    int is_send;
+};
+#define DS_MESSAGES_MAX 32 /* of one exchange */
+
 struct ds_comm;
 
 struct ds_comm_ops {
     const char *name;
     uint32_t caps;
     /* collective, all five, in the same order on every rank. Dtypes: all_reduce and reduce_scatter F32,
-     * F64, I32, I64, U64 (and BF16, F16 later); the others move bytes. In place is allowed: all_reduce always is; all_gather where `send` is rank * count
-     * elements into `recv`; reduce_scatter where `recv` is that part of `send`. */
+     * F64, BF16, F16, I32, I64, U64; the others move bytes. 16-bit floats are added in fp32 over all
+     * ranks and rounded once, to nearest even. In place is allowed: all_reduce always is; all_gather
+     * where `send` is rank * count elements into `recv`; reduce_scatter where `recv` is that part of
+     * `send`. */
     ds_status (*all_reduce)(struct ds_comm *comm, void *data, size_t count, enum ds_dtype dtype,
                             enum ds_reduce op, struct ds_stream *stream);
     ds_status (*all_gather)(struct ds_comm *comm, const void *send, void *recv, size_t count,
@@ -45,6 +56,12 @@ struct ds_comm_ops {
     ds_status (*broadcast)(struct ds_comm *comm, void *data, size_t bytes, uint32_t root,
                            struct ds_stream *stream);
     ds_status (*barrier)(struct ds_comm *comm);
+    /* collective among the ranks that name each other: the messages of a call progress together, none
+     * waits for another one. Between two ranks those of one direction are matched in the order of the
+     * calls and, inside a call, of the array; sizes that differ are DS_ERR_COMM. It has no place in the
+     * order of the collectives. The array is copied at the call. */
+    ds_status (*exchange)(struct ds_comm *comm, const struct ds_message *messages, uint32_t count,
+                          struct ds_stream *stream);
     /* collective: ranks of one color form a group, ordered by (key, old rank). A negative color:
      * *out = NULL. Host side, blocking. */
     ds_status (*split)(struct ds_comm *comm, int color, int key, const char *group,
@@ -81,6 +98,9 @@ ds_status ds_comm_reduce_scatter(struct ds_comm *comm, const void *send, void *r
 ds_status ds_comm_broadcast(struct ds_comm *comm, void *data, size_t bytes, uint32_t root,
                             struct ds_stream *stream);
 ds_status ds_comm_barrier(struct ds_comm *comm);
+ds_status
+ds_comm_exchange(struct ds_comm *comm, const struct ds_message *messages, uint32_t count,
+                 struct ds_stream *stream); /* none to itself; 0 messages: nothing to do */
 ds_status ds_comm_split(struct ds_comm *comm, int color, int key, const char *group,
                         struct ds_comm **out);
 ds_status ds_comm_open_data(struct ds_comm *control, const char *group, struct ds_comm **out);

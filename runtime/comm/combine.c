@@ -1,34 +1,18 @@
 /* combine.c - one loop per dtype and operation, vectorised for the processor at hand. */
 #include "combine.h"
 
+#include "clones.h"
+#include "narrow.h"
+
 #include <string.h>
 
 #if defined(__x86_64__)
 #include <emmintrin.h>
 #endif
 
-/* The choice between clones is made before main; the thread sanitizer is not ready for it then. */
-#if defined(__has_feature)
-#define HAS_FEATURE(feature) __has_feature(feature)
-#else
-#define HAS_FEATURE(feature) 0
-#endif
-#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__) && !HAS_FEATURE(thread_sanitizer)
-#define CLONES __attribute__((target_clones("avx2", "default")))
-#else
-#define CLONES
-#endif
-
 #define SUM_OF(x, y)      ((x) + (y))
 #define LARGEST_OF(x, y)  ((x) > (y) || (x) != (x) ? (x) : (y))
 #define SMALLEST_OF(x, y) ((x) < (y) || (x) != (x) ? (x) : (y))
-
-/* `to` is `a` or `b` itself or does not touch them, so that whole vectors may be read first. */
-#if defined(__clang__)
-#define NO_OVERLAP _Pragma("clang loop vectorize(assume_safety)")
-#else
-#define NO_OVERLAP _Pragma("GCC ivdep")
-#endif
 
 /* Integers add as unsigned: they wrap. */
 #define COMBINE(name, type, f)                                                    \
@@ -54,49 +38,87 @@ COMBINE(min_i32, int32_t, SMALLEST_OF)
 COMBINE(min_i64, int64_t, SMALLEST_OF)
 COMBINE(min_u64, uint64_t, SMALLEST_OF)
 
-static combine_fn *const combine_table[DS_DTYPE_COUNT][3] = {
-    [DS_F32] = {sum_f32, max_f32, min_f32}, [DS_F64] = {sum_f64, max_f64, min_f64},
-    [DS_I32] = {sum_32, max_i32, min_i32},  [DS_I64] = {sum_64, max_i64, min_i64},
-    [DS_U64] = {sum_64, max_u64, min_u64},
+#define ROW(bytes, sum, max, min)                           \
+    {                                                       \
+        {sum, NULL, NULL, bytes}, {max, NULL, NULL, bytes}, \
+        {                                                   \
+            min, NULL, NULL, bytes                          \
+        }                                                   \
+    }
+#define ROW_16(kind)                                                                          \
+    {                                                                                         \
+        {sum_f32, kind##_widen, kind##_narrow, 2}, {max_f32, kind##_widen, kind##_narrow, 2}, \
+        {                                                                                     \
+            min_f32, kind##_widen, kind##_narrow, 2                                           \
+        }                                                                                     \
+    }
+
+static const struct combine combine_table[DS_DTYPE_COUNT][3] = {
+    [DS_BF16] = ROW_16(bf16),
+    [DS_F16] = ROW_16(f16),
+    [DS_F32] = ROW(4, sum_f32, max_f32, min_f32),
+    [DS_F64] = ROW(8, sum_f64, max_f64, min_f64),
+    [DS_I32] = ROW(4, sum_32, max_i32, min_i32),
+    [DS_I64] = ROW(8, sum_64, max_i64, min_i64),
+    [DS_U64] = ROW(8, sum_64, max_u64, min_u64),
 };
 
-combine_fn *combine_find(enum ds_dtype dtype, enum ds_reduce op)
+const struct combine *combine_find(enum ds_dtype dtype, enum ds_reduce op)
 {
     DS_ASSERT(dtype < DS_DTYPE_COUNT && op <= DS_REDUCE_MIN);
-    return combine_table[dtype][op];
+    return combine_table[dtype][op].fold != NULL ? &combine_table[dtype][op] : NULL;
 }
 
 /* The running sum of a block stays in the nearest cache while the parts of all ranks pass by. */
 #define BLOCK_BYTES 8192
+#define WIDE_ELEMS  (BLOCK_BYTES / sizeof(float))
 
-static void combine_block(combine_fn *combine, void *to, const struct combine_parts *parts,
-                          size_t offset, size_t count)
+static const uint8_t *part_of(const struct combine_parts *parts, uint32_t rank, size_t offset)
+{
+    const uint8_t *part = rank == parts->own_rank ? parts->own : parts->base + rank * parts->stride;
+
+    return part + offset;
+}
+
+static void combine_block(const struct combine *combine, void *to,
+                          const struct combine_parts *parts, size_t offset, size_t count)
 {
     _Alignas(64) uint8_t sum[BLOCK_BYTES];
-    const void *left = NULL;
+    const void *left = part_of(parts, 0, offset);
 
-    for (uint32_t rank = 0; rank < parts->rank_count; rank++) {
-        const uint8_t *part = rank == parts->own_rank ? (const uint8_t *)parts->own
-                                                      : parts->base + rank * parts->stride;
-        if (rank == 0) {
-            left = part + offset;
-            continue;
-        }
+    for (uint32_t rank = 1; rank < parts->rank_count; rank++) {
         void *result = rank + 1 == parts->rank_count ? to : sum;
-        combine(result, left, part + offset, count);
+
+        combine->fold(result, left, part_of(parts, rank, offset), count);
         left = result;
     }
 }
 
-void combine_ranks(combine_fn *combine, size_t elem_bytes, void *to,
-                   const struct combine_parts *parts, size_t count)
+static void combine_wide(const struct combine *combine, void *to, const struct combine_parts *parts,
+                         size_t offset, size_t count)
 {
-    const size_t block = BLOCK_BYTES / elem_bytes;
+    _Alignas(64) float sum[WIDE_ELEMS], next[WIDE_ELEMS];
+
+    combine->widen(sum, (const uint16_t *)part_of(parts, 0, offset), count);
+    for (uint32_t rank = 1; rank < parts->rank_count; rank++) {
+        combine->widen(next, (const uint16_t *)part_of(parts, rank, offset), count);
+        combine->fold(sum, sum, next, count);
+    }
+    combine->narrow(to, sum, count);
+}
+
+void combine_ranks(const struct combine *combine, void *to, const struct combine_parts *parts,
+                   size_t count)
+{
+    const int is_wide = combine->widen != NULL;
+    const size_t block = is_wide ? WIDE_ELEMS : BLOCK_BYTES / combine->elem_bytes;
 
     DS_ASSERT(parts->rank_count > 1);
     for (size_t at = 0; at < count; at += block) {
-        size_t now = count - at < block ? count - at : block;
-        combine_block(combine, (uint8_t *)to + at * elem_bytes, parts, at * elem_bytes, now);
+        size_t now = count - at < block ? count - at : block, offset = at * combine->elem_bytes;
+
+        (is_wide ? combine_wide : combine_block)(combine, (uint8_t *)to + offset, parts, offset,
+                                                 now);
     }
 }
 

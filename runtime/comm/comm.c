@@ -68,6 +68,17 @@ ds_status ds_comm_barrier(struct ds_comm *comm)
     return comm->size == 1 ? DS_OK : comm->ops->barrier(comm);
 }
 
+ds_status ds_comm_exchange(struct ds_comm *comm, const struct ds_message *messages, uint32_t count,
+                           struct ds_stream *stream)
+{
+    DS_ASSERT(count <= DS_MESSAGES_MAX);
+    for (uint32_t i = 0; i < count; i++) {
+        DS_ASSERT(messages[i].peer < comm->size && messages[i].peer != comm->rank);
+        DS_ASSERT(messages[i].data != NULL || messages[i].bytes == 0);
+    }
+    return count == 0 ? DS_OK : comm->ops->exchange(comm, messages, count, stream);
+}
+
 ds_status ds_comm_split(struct ds_comm *comm, int color, int key, const char *group,
                         struct ds_comm **out)
 {

@@ -8,9 +8,8 @@
 
 #include <string.h>
 
-#define MESSAGE_BYTES (1u << 30) /* MPI counts are int */
-#define SMALL_BYTES   4096       /* all_reduce: every rank sends all to all and sums everything */
-#define TREE_BYTES    (1u << 20) /* all_gather through a tree, where there are many ranks */
+#define SMALL_BYTES 4096       /* all_reduce: every rank sends all to all and sums everything */
+#define TREE_BYTES  (1u << 20) /* all_gather through a tree, where there are many ranks */
 
 struct mpi_work;
 typedef ds_status mpi_step_fn(struct mpi_work *work, int *finished);
@@ -19,7 +18,7 @@ struct mpi_work {
     struct comm_work base;
     struct mpi_comm *comm;
     mpi_step_fn *step;
-    combine_fn *combine;
+    const struct combine *combine;
     const uint8_t *send;
     uint8_t *recv;
     size_t count, elem_bytes;
@@ -46,7 +45,7 @@ ds_status mpi_check(const struct ds_comm *comm, int code, const char *what)
 
 static int tag_of(const struct mpi_work *work)
 {
-    return (int)(work->call & 0x7fff);
+    return (int)(work->call % MPI_TAG_EXCHANGE);
 }
 
 static ds_status post_receive(struct mpi_work *work, uint32_t rank, void *to, size_t bytes)
@@ -109,7 +108,7 @@ static void combine_staged(struct mpi_work *work, void *to, const void *own, siz
                                   .own_rank = work->comm->base.rank,
                                   .rank_count = work->comm->base.size};
 
-    combine_ranks(work->combine, work->elem_bytes, to, &parts, count);
+    combine_ranks(work->combine, to, &parts, count);
 }
 
 /* ---- steps */
@@ -209,7 +208,7 @@ static ds_status tree_reduce_step(struct mpi_work *work, int *finished)
     *finished = work->at == work->count;
     if (*finished)
         return DS_OK;
-    work->now = round_elems(work, MESSAGE_BYTES / work->elem_bytes);
+    work->now = round_elems(work, work->comm->message_bytes / work->elem_bytes);
     work->at += work->now;
     return mpi_check(
         &comm->base,
@@ -256,7 +255,7 @@ static ds_status gather_step(struct mpi_work *work, int *finished)
         return DS_OK;
     if (work->at == 0 && work->recv + comm->base.rank * bytes != work->send)
         memcpy(work->recv + comm->base.rank * bytes, work->send, bytes);
-    work->now = round_elems(work, MESSAGE_BYTES / work->elem_bytes);
+    work->now = round_elems(work, work->comm->message_bytes / work->elem_bytes);
     work->at += work->now;
     if (has_trees(work) && bytes <= TREE_BYTES)
         return mpi_check(&comm->base,
@@ -274,7 +273,7 @@ static ds_status broadcast_step(struct mpi_work *work, int *finished)
     *finished = work->at == work->count;
     if (*finished)
         return DS_OK;
-    work->now = round_elems(work, MESSAGE_BYTES);
+    work->now = round_elems(work, work->comm->message_bytes);
     work->at += work->now;
     if (has_trees(work))
         return mpi_check(&comm->base,
@@ -382,7 +381,7 @@ static ds_status mpi_start(struct ds_comm *base, const char *call, struct mpi_wo
 
 static mpi_step_fn *reduce_path(const struct mpi_comm *comm, size_t bytes, enum ds_dtype dtype)
 {
-    const int is_integer = dtype != DS_F32 && dtype != DS_F64;
+    const int is_integer = dtype == DS_I32 || dtype == DS_I64 || dtype == DS_U64;
 
     if (is_integer && comm->base.size > comm->direct_ranks_max)
         return tree_reduce_step;
@@ -463,6 +462,7 @@ const struct ds_comm_ops mpi_ops = {
     .reduce_scatter = mpi_reduce_scatter,
     .broadcast = mpi_broadcast,
     .barrier = mpi_barrier,
+    .exchange = mpi_exchange,
     .split = mpi_split,
     .open_data = mpi_open_data,
     .poison = mpi_poison,

@@ -8,6 +8,11 @@
 
 #define MPI_CONTROL_STAGING_BYTES (64u << 10)
 #define MPI_DATA_STAGING_BYTES    (4u << 20)
+#define MPI_MESSAGE_BYTES         (1u << 30) /* MPI counts are int */
+
+/* Tags: collectives use those below, by their number; the least that MPI promises is 0..32767. */
+#define MPI_TAG_EXCHANGE       0x7ffe /* what an exchange moves */
+#define MPI_TAG_EXCHANGE_BYTES 0x7fff /* how much: ahead of each of its messages */
 
 struct mpi_job {             /* of this process; owned by the world */
     struct comm_job *shared; /* one page for the ranks of this host; our own if that cannot be */
@@ -24,8 +29,12 @@ struct mpi_comm {
         *requests; /* a receive from each rank, then a send to each; unused: MPI_REQUEST_NULL */
     uint8_t *staging;
     size_t staging_bytes;
+    size_t message_bytes; /* what is larger is cut */
     uint32_t direct_ranks_max;
-    uint64_t next_call, done_calls; /* works run in the order of the calls */
+    uint64_t next_call, done_calls;         /* collectives run in the order of the calls */
+    uint64_t next_exchange, done_exchanges; /* and so do exchanges, by themselves */
+    MPI_Request exchange_requests[2 * DS_MESSAGES_MAX]; /* of sizes, then of data */
+    uint64_t exchange_bytes[DS_MESSAGES_MAX];           /* the sizes */
     int has_failed;
     /* borrows */
     struct mpi_job *job;
@@ -45,6 +54,8 @@ DS_CHECKED ds_status mpi_comm_new(MPI_Comm mpi, struct mpi_job *job, const struc
 ds_status mpi_split(struct ds_comm *comm, int color, int key, const char *group,
                     struct ds_comm **out);
 ds_status mpi_open_data(struct ds_comm *control, const char *group, struct ds_comm **out);
+ds_status mpi_exchange(struct ds_comm *comm, const struct ds_message *messages, uint32_t count,
+                       struct ds_stream *stream);
 void mpi_close(struct ds_comm *base);
 
 #endif

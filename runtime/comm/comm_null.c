@@ -32,6 +32,13 @@ static ds_status null_barrier(struct ds_comm *comm)
     return DS_OK;
 }
 
+static ds_status null_exchange(struct ds_comm *comm, const struct ds_message *messages,
+                               uint32_t count, struct ds_stream *stream)
+{
+    (void)comm, (void)messages, (void)count, (void)stream;
+    return DS_OK;
+}
+
 /* Colors of ranks that are not here cannot be known: groups are made by `place`. */
 static ds_status null_split(struct ds_comm *comm, int color, int key, const char *group,
                             struct ds_comm **out)
@@ -69,6 +76,7 @@ static const struct ds_comm_ops null_ops = {
     .reduce_scatter = null_move,
     .broadcast = null_broadcast,
     .barrier = null_barrier,
+    .exchange = null_exchange,
     .split = null_split,
     .place = null_place,
     .close = null_close,

@@ -110,6 +110,7 @@ static const struct ds_comm_ops shm_ops = {
     .reduce_scatter = shared_reduce_scatter,
     .broadcast = shared_broadcast,
     .barrier = shared_barrier,
+    .exchange = shared_exchange,
     .split = shared_split,
     .open_data = shared_open_data,
     .poison = shared_poison,

@@ -19,6 +19,7 @@ ds_status mpi_comm_new(MPI_Comm mpi, struct mpi_job *job, const struct ds_comm *
     comm->mpi = mpi;
     comm->job = job;
     comm->direct_ranks_max = DS_COMM_MPI_DIRECT_RANKS;
+    comm->message_bytes = MPI_MESSAGE_BYTES;
     comm->staging_bytes = staging_bytes > least_bytes ? staging_bytes : least_bytes;
     comm->staging = malloc(comm->staging_bytes);
     comm->requests = calloc(2 * (size_t)model->size, sizeof(MPI_Request));
@@ -31,6 +32,8 @@ ds_status mpi_comm_new(MPI_Comm mpi, struct mpi_job *job, const struct ds_comm *
     }
     for (uint32_t i = 0; i < 2 * model->size; i++)
         comm->requests[i] = MPI_REQUEST_NULL;
+    for (uint32_t i = 0; i < 2 * DS_MESSAGES_MAX; i++)
+        comm->exchange_requests[i] = MPI_REQUEST_NULL;
     MPI_Comm_set_errhandler(mpi, MPI_ERRORS_RETURN);
     return DS_OK;
 }

@@ -12,8 +12,6 @@
 /* Results of at least this many bytes are written past the cache: nobody finds them there later. */
 #define LARGE_BYTES (8u << 20)
 
-#define POLL_YIELDS 64
-
 struct shared_work;
 typedef void round_fn(const struct shared_work *work, uint64_t round);
 
@@ -28,7 +26,7 @@ struct shared_work {
     struct comm_work base;
     struct shared_comm *comm;
     const struct shared_kind *kind;
-    combine_fn *combine;
+    const struct combine *combine;
     const uint8_t *send;
     uint8_t *recv;
     size_t count,
@@ -111,8 +109,7 @@ static void reduce_mix(const struct shared_work *work, uint64_t round)
                                   .own_rank = comm->rank,
                                   .rank_count = comm->size};
 
-    combine_ranks(work->combine, work->elem_bytes, slot_of(work, round, comm->rank) + start, &parts,
-                  own.count);
+    combine_ranks(work->combine, slot_of(work, round, comm->rank) + start, &parts, own.count);
 }
 
 static void reduce_take(const struct shared_work *work, uint64_t round)
@@ -145,7 +142,7 @@ static void small_mix(const struct shared_work *work, uint64_t round)
                                   .own_rank = comm->rank,
                                   .rank_count = comm->size};
 
-    combine_ranks(work->combine, work->elem_bytes, work->recv, &parts, work->count);
+    combine_ranks(work->combine, work->recv, &parts, work->count);
 }
 
 /* ---- reduce_scatter: a slot holds a piece for every rank; we sum ours straight into the result */
@@ -175,7 +172,7 @@ static void scatter_mix(const struct shared_work *work, uint64_t round)
         .own_rank = comm->rank,
         .rank_count = comm->size};
 
-    combine_ranks(work->combine, work->elem_bytes, work->recv + start * work->elem_bytes, &parts,
+    combine_ranks(work->combine, work->recv + start * work->elem_bytes, &parts,
                   round_elems(work, round));
 }
 
@@ -381,7 +378,7 @@ static ds_status advance(struct shared_work *work)
     while (st == DS_OK && work->done < work->round_count) {
         if (try_take(work) || try_mix(work, &st) || try_post(work)) {
             work->base.progress++;
-            turns_left = POLL_YIELDS;
+            turns_left = SHARED_POLL_YIELDS;
         } else if (st == DS_OK) {
             if (turns_left-- == 0 || work->base.is_crowded)
                 return stalled(work);

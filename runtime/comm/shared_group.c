@@ -1,4 +1,4 @@
-/* shared_group.c - how a group over shared memory comes to be and goes: the ranks of a parent tell
+/* shared_group.c - how a group over shared memory comes to be and goes, and what lies where: the ranks of a parent tell
  * each other color and key, the first rank of each color makes a segment and hands its handle round,
  * all attach, all agree that they have it. Works over any parent, so a split needs no MPI. */
 #include "shared.h"
@@ -13,26 +13,70 @@ static size_t round_up(size_t value, size_t step)
     return (value + step - 1) / step * step;
 }
 
+static size_t boxes_offset(uint32_t rank_count)
+{
+    return sizeof(struct shared_segment) + rank_count * sizeof(struct shared_line);
+}
+
 static size_t slots_offset(uint32_t rank_count)
 {
-    return round_up(sizeof(struct shared_segment) + rank_count * sizeof(struct shared_line), PAGE);
+    size_t boxes = (size_t)rank_count * (rank_count - 1);
+
+    return round_up(boxes_offset(rank_count) + boxes * sizeof(struct shared_box), PAGE);
+}
+
+/* Chunks of one rank's boxes: at least these. */
+static size_t chunks_bytes_min(uint32_t rank_count)
+{
+    return (size_t)(rank_count - 1) * SHARED_BOX_CHUNKS * SHARED_CHUNK_BYTES_MIN;
 }
 
 size_t shared_bytes(uint32_t rank_count, size_t slot_bytes)
 {
-    return slots_offset(rank_count) + (size_t)rank_count * SHARED_SLOTS * slot_bytes;
+    size_t chunks = SHARED_BOX_SLOTS * slot_bytes, least = chunks_bytes_min(rank_count);
+
+    chunks = chunks > least ? chunks : least;
+    return slots_offset(rank_count) + rank_count * (SHARED_SLOTS * slot_bytes + chunks);
 }
 
+/* `bytes` may be any number from shared_bytes of the smallest slots on. */
 void shared_format(struct shared_segment *segment, uint32_t rank_count, size_t bytes)
 {
-    size_t room = (bytes - slots_offset(rank_count)) / rank_count / SHARED_SLOTS;
+    const size_t room = (bytes - slots_offset(rank_count)) / rank_count;
+    const size_t beside_boxes = (room - chunks_bytes_min(rank_count)) / SHARED_SLOTS;
+    size_t slot = room / (SHARED_SLOTS + SHARED_BOX_SLOTS), chunk = 0;
 
+    slot =
+        (slot < beside_boxes ? slot : beside_boxes) / SHARED_SLOT_BYTES_MIN * SHARED_SLOT_BYTES_MIN;
+    if (rank_count > 1)
+        chunk = (room - SHARED_SLOTS * slot) / (rank_count - 1) / SHARED_BOX_CHUNKS;
     memset(segment, 0, slots_offset(rank_count));
     segment->bytes = bytes;
     segment->slots_offset = slots_offset(rank_count);
-    segment->slot_bytes = room / SHARED_SLOT_BYTES_MIN * SHARED_SLOT_BYTES_MIN;
+    segment->slot_bytes = slot;
+    segment->chunks_offset = segment->slots_offset + rank_count * SHARED_SLOTS * slot;
+    segment->chunk_bytes = chunk / SHARED_CHUNK_BYTES_MIN * SHARED_CHUNK_BYTES_MIN;
     segment->rank_count = rank_count;
     atomic_store(&segment->user_count, rank_count);
+}
+
+static size_t box_index(const struct shared_segment *segment, uint32_t from, uint32_t to)
+{
+    return (size_t)from * (segment->rank_count - 1) + to - (to > from);
+}
+
+struct shared_box *shared_box_of(struct shared_segment *segment, uint32_t from, uint32_t to)
+{
+    uint8_t *boxes = (uint8_t *)segment + boxes_offset(segment->rank_count);
+
+    return (struct shared_box *)(void *)boxes + box_index(segment, from, to);
+}
+
+uint8_t *shared_chunk_of(struct shared_segment *segment, uint32_t from, uint32_t to, uint64_t chunk)
+{
+    size_t index = box_index(segment, from, to) * SHARED_BOX_CHUNKS + chunk % SHARED_BOX_CHUNKS;
+
+    return (uint8_t *)segment + segment->chunks_offset + index * segment->chunk_bytes;
 }
 
 ds_status shared_comm_new(const struct shared_source *source, struct shared_segment *segment,

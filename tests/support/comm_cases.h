@@ -19,6 +19,7 @@ struct comm_case {
     struct ds_device *device; /* with a stream: buffers are its memory */
     struct ds_stream *stream; /* NULL: host memory, blocking calls */
     uint32_t stream_flags;
+    uint64_t seed; /* the same on all ranks */
     int fault_count;
 };
 
@@ -102,11 +103,25 @@ static inline double case_real(uint32_t rank, size_t i)
     return scales[hash % 8] * (1 + (double)((hash >> 8) & 0xffff) / 65536);
 }
 
+/* Of 16 bits: sums that rounding in between would change, and now and then a large or tiny one. */
+static inline float case_half(uint32_t rank, size_t i)
+{
+    static const float scales[] = {1, 1, -1, 0.01f, 100, -100, 20000, 1e-7f};
+    uint64_t hash = case_hash(i * 1000003u + rank + 1);
+
+    return scales[hash % 8] * (1 + (float)((hash >> 8) & 0xffff) / 65536);
+}
+
 static inline void case_value(void *to, enum ds_dtype dtype, uint32_t rank, size_t i)
 {
     uint64_t hash = case_hash(i * 1000003u + rank + 1);
+    float half = case_half(rank, i);
 
     switch (dtype) {
+    case DS_BF16:
+    case DS_F16:
+        (void)ds_dtype_from_f32(to, dtype, &half, 1);
+        break;
     case DS_F32:
         *(float *)to = (float)case_real(rank, i);
         break;
@@ -146,12 +161,34 @@ static inline void case_fold(void *to, const void *with, enum ds_dtype dtype, en
     }
 }
 
+/* In fp32 over all ranks, rounded once. */
+static inline void case_reduced_half(void *to, enum ds_dtype dtype, enum ds_reduce op,
+                                     uint32_t size, size_t i)
+{
+    uint16_t half;
+    float sum = 0, next;
+
+    for (uint32_t rank = 0; rank < size; rank++) {
+        case_value(&half, dtype, rank, i);
+        (void)ds_dtype_to_f32(&next, &half, dtype, 1);
+        if (rank == 0)
+            sum = next;
+        else
+            case_fold(&sum, &next, DS_F32, op);
+    }
+    (void)ds_dtype_from_f32(to, dtype, &sum, 1);
+}
+
 /* Element `i` of all ranks, folded in rank order. */
 static inline void case_reduced(void *to, enum ds_dtype dtype, enum ds_reduce op, uint32_t size,
                                 size_t i)
 {
     uint8_t next[8];
 
+    if (dtype == DS_BF16 || dtype == DS_F16) {
+        case_reduced_half(to, dtype, op, size, i);
+        return;
+    }
     case_value(to, dtype, 0, i);
     for (uint32_t rank = 1; rank < size; rank++) {
         case_value(next, dtype, rank, i);
@@ -217,9 +254,9 @@ static inline void case_sums_are_in_rank_order(struct comm_case *c)
 
 static inline void case_every_dtype_and_operation(struct comm_case *c)
 {
-    static const enum ds_dtype dtypes[] = {DS_F32, DS_F64, DS_I32, DS_I64, DS_U64};
+    static const enum ds_dtype dtypes[] = {DS_F32, DS_F64, DS_BF16, DS_F16, DS_I32, DS_I64, DS_U64};
 
-    for (int d = 0; d < 5; d++)
+    for (size_t d = 0; d < sizeof dtypes / sizeof dtypes[0]; d++)
         for (int op = DS_REDUCE_SUM; op <= DS_REDUCE_MIN; op++) {
             case_all_reduce_of(c, dtypes[d], (enum ds_reduce)op, 33);
             case_all_reduce_of(c, dtypes[d], (enum ds_reduce)op, 5001);
@@ -233,6 +270,7 @@ static inline void case_larger_than_staging(struct comm_case *c)
         return;
     case_all_reduce_of(c, DS_F32, DS_REDUCE_SUM, 1100003);
     case_all_reduce_of(c, DS_F64, DS_REDUCE_SUM, 600011);
+    case_all_reduce_of(c, DS_BF16, DS_REDUCE_SUM, 2300003);
 }
 
 static inline void case_scatter_of(struct comm_case *c, enum ds_dtype dtype, size_t count,
@@ -264,6 +302,9 @@ static inline void case_reduce_scatter(struct comm_case *c)
     case_scatter_of(c, DS_F32, 3, 0);
     case_scatter_of(c, DS_F32, 1025, 0);
     case_scatter_of(c, DS_F64, 4099, 1);
+    case_scatter_of(c, DS_BF16, 1, 0);
+    case_scatter_of(c, DS_BF16, 5003, 1);
+    case_scatter_of(c, DS_F16, 40009, 0);
     case_scatter_of(c, DS_I32, 37, 1);
     case_scatter_of(c, DS_I64, 77777, 0);
     case_scatter_of(c, DS_U64, 1, 0);
@@ -450,6 +491,8 @@ static inline void case_split(struct comm_case *c)
     ds_comm_close(group);
 }
 
+#include "exchange_cases.h"
+
 struct comm_case_row {
     const char *name;
     void (*run)(struct comm_case *c);
@@ -466,6 +509,11 @@ static const struct comm_case_row comm_case_rows[] = {
     {"broadcast", case_broadcast, 0},
     {"several in flight", case_several_in_flight, 0},
     {"two streams", case_two_streams, 0},
+    {"random exchanges", case_random_exchanges, 0},
+    {"both directions at once", case_both_directions_at_once, 0},
+    {"calls need not match", case_calls_need_not_match, 0},
+    {"no message waits for another", case_no_message_waits_for_another, 0},
+    {"exchanges on two streams", case_exchanges_on_two_streams, 0},
     {"not a number wins", case_not_a_number_wins, 1},
     {"agreement carries the worst", case_agreement_carries_the_worst, 1},
     {"split", case_split, 1},
@@ -476,7 +524,7 @@ static const struct comm_case_row comm_case_rows[] = {
 enum comm_drive { COMM_BLOCKING, COMM_WORKER, COMM_MAIN, COMM_DEFERRED, COMM_DRIVE_COUNT };
 static const char *const comm_drive_names[] = {"blocking", "worker", "main", "deferred"};
 
-/* All rows over one communicator. `seed` is deferred's. */
+/* All rows over one communicator. `seed`: the same on all ranks. */
 static inline int comm_cases_run(struct ds_comm *comm, enum comm_drive drive, uint64_t seed)
 {
     const struct ds_device_options options = {.mode = drive == COMM_DEFERRED ? DS_DEVICE_DEFERRED
@@ -484,7 +532,7 @@ static inline int comm_cases_run(struct ds_comm *comm, enum comm_drive drive, ui
                                               .seed = seed + comm->rank,
                                               .thread_count = 1,
                                               .clock = ds_clock_system()};
-    struct comm_case c = {.comm = comm};
+    struct comm_case c = {.comm = comm, .seed = seed};
 
     if (drive != COMM_BLOCKING) {
         case_check(&c, ds_device_cpu_ops.open(0, &options, &c.device) == DS_OK);
@@ -498,7 +546,8 @@ static inline int comm_cases_run(struct ds_comm *comm, enum comm_drive drive, ui
             continue;
         comm_case_rows[i].run(&c);
         if (c.fault_count > before && comm->rank == 0)
-            fprintf(stderr, "case '%s', %s\n", comm_case_rows[i].name, comm_drive_names[drive]);
+            fprintf(stderr, "case '%s', %s, seed %llu\n", comm_case_rows[i].name,
+                    comm_drive_names[drive], (unsigned long long)seed);
     }
     if (drive != COMM_BLOCKING) {
         c.device->ops->stream_close(c.stream);

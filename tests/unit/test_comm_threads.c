@@ -90,19 +90,22 @@ static void expect_no_fault(const struct seat *model)
 static void blocking_calls_give_the_rank_order_result(void **state)
 {
     (void)state;
-    expect_no_fault(&(struct seat){.body = world_body, .drive = COMM_BLOCKING});
+    expect_no_fault(
+        &(struct seat){.body = world_body, .drive = COMM_BLOCKING, .seed = test_seed("blocking")});
 }
 
 static void calls_on_a_worker_stream_give_the_same(void **state)
 {
     (void)state;
-    expect_no_fault(&(struct seat){.body = data_body, .drive = COMM_WORKER});
+    expect_no_fault(
+        &(struct seat){.body = data_body, .drive = COMM_WORKER, .seed = test_seed("worker")});
 }
 
 static void calls_on_a_main_stream_give_the_same(void **state)
 {
     (void)state;
-    expect_no_fault(&(struct seat){.body = data_body, .drive = COMM_MAIN});
+    expect_no_fault(
+        &(struct seat){.body = data_body, .drive = COMM_MAIN, .seed = test_seed("main")});
 }
 
 static void calls_on_a_deferred_device_give_the_same(void **state)
@@ -310,7 +313,7 @@ static void a_world_of_one_needs_nobody(void **state)
     (void)state;
     assert_ok(ds_comm_self_open(ds_clock_system(), &world));
     assert_ok(ds_comm_open_data(world, "data", &data));
-    assert_int_equal(comm_cases_run(data, COMM_BLOCKING, 0), 0);
+    assert_int_equal(comm_cases_run(data, COMM_BLOCKING, test_seed("self")), 0);
     assert_int_equal(comm_cases_run(data, COMM_DEFERRED, test_seed("self")), 0);
     assert_ok(ds_comm_reduce_scatter(data, from, to, 3, DS_F32, NULL));
     assert_memory_equal(from, to, sizeof from);
