@@ -156,10 +156,13 @@ struct ds_fill_args {
     size_t bytes; /* set to zero */
 };
 
-/* sums[i] = fp64 sum of squares of piece i (DS_NORM_PIECE elements, the last may be short). */
+/* sums[i] = fp64 sum of squares of piece i (DS_NORM_PIECE elements, the last may be short); elements of
+ * `skips` count as zero. */
 struct ds_norm_pieces_args {
     struct ds_tensor x;
-    struct ds_tensor sums; /* F64, ceil(count / DS_NORM_PIECE) */
+    struct ds_tensor sums;       /* F64, ceil(count / DS_NORM_PIECE) */
+    const struct ds_span *skips; /* device memory */
+    size_t skip_count;
 };
 /* record->norm_squared = sum of all pieces in index order */
 struct ds_norm_sum_args {

@@ -42,12 +42,23 @@ struct ds_span ds_zero_layout_owned(const struct ds_zero_layout *layout, uint32_
 
 /* ---- machinery */
 
-/* What ZeRO must know of a unit. */
+/* A part of a unit's local gradient that is a partial sum over another group, too: of norms where ranks
+ * see parts of a sequence, of kv heads that several ranks hold. */
+struct ds_zero_sum {
+    struct ds_span span; /* unit coordinates */
+    struct ds_comm *over;
+};
+
+/* What ZeRO must know of a unit. Its arrays are borrowed: they outlive the ds_zero. */
 struct ds_zero_unit_spec {
-    uint64_t elems;
-    uint32_t slot_class;          /* which set of slots its gathered copy and its gradient use */
+    uint64_t elems;      /* 0: another pipeline stage has it; nothing here is called for it */
+    uint32_t slot_class; /* which set of slots its gathered copy and its gradient use */
     const struct ds_span *params; /* where parameters lie: the rest is padding, kept zero */
     uint32_t param_count;
+    const struct ds_zero_sum *sums; /* made by reduce, before the gradient is shared out */
+    uint32_t sum_count;
+    const struct ds_span *foreign; /* copies of what another rank counts in the norm */
+    uint32_t foreign_count;
 };
 
 #define DS_ZERO_SLOT_CLASSES 2
@@ -62,8 +73,11 @@ struct ds_zero_options {
     const struct ds_zero_unit_spec *units;
     uint32_t unit_count;
     struct ds_zero_slots slots;
-    int is_training;                 /* 0: weights only */
-    struct ds_comm *shard, *replica; /* data communicators; replica may have size 1 */
+    int is_training; /* 0: weights only */
+    /* Data communicators, used on the stream `comm` alone, those of sums and `tie` included. */
+    struct ds_comm *shard, *replica; /* replica may have size 1 */
+    struct ds_comm *norm[2]; /* tensor and pipeline: the norm is a sum over them, too; NULL: none */
+    struct ds_comm *tie;     /* the two stages that hold a tied unit; NULL: none */
     struct ds_device *device;
     struct ds_stream *compute, *comm; /* where arithmetic and where collectives are queued */
     struct ds_memory *memory;         /* everything is taken here, in open */
@@ -77,7 +91,7 @@ DS_CHECKED ds_status ds_zero_open(const struct ds_zero_options *options, struct 
 /* local: closes events; the memory goes back with the ledger. NULL is allowed. */
 void ds_zero_close(struct ds_zero *zero);
 
-/* local: where things are */
+/* local: where things are; of a unit that is elsewhere: no element, owned by nobody */
 const struct ds_zero_layout *ds_zero_unit_layout(const struct ds_zero *zero, uint32_t unit);
 /* local: bytes that ds_zero_open takes for its slots with these counts (pure) */
 uint64_t ds_zero_slot_bytes(const struct ds_zero_options *options, struct ds_zero_slots slots);
@@ -111,8 +125,12 @@ void *ds_zero_grads(const struct ds_zero *zero, uint32_t unit);
 /* collective: bring the local gradient home: add it to the owned part of the accumulator. The first
  * reduce of a step overwrites. */
 DS_CHECKED ds_status ds_zero_reduce(struct ds_zero *zero, uint32_t unit);
-/* collective: norm_squared of the owned parts of all units, summed over shard and replica ranks in
- * record (each replica counts the same, once). Also sums record->loss_sum over both groups. */
+/* collective: the owned part of a tied unit's accumulator becomes the sum of both stages'; once, after the
+ * unit's last reduce of the step. Both then do the same update. */
+DS_CHECKED ds_status ds_zero_tied_reduce(struct ds_zero *zero, uint32_t unit);
+/* collective: norm_squared of the owned parts of all units, without what is foreign, summed over shard
+ * ranks and the groups of `norm` in record (each replica counts the same, once). Also sums
+ * record->loss_sum over shard, replica and norm[1]: stages without the head have 0. */
 DS_CHECKED ds_status ds_zero_norm(struct ds_zero *zero, struct ds_step_record *record);
 /* collective: trained_tokens of the record summed over both groups */
 DS_CHECKED ds_status ds_zero_sum_tokens(struct ds_zero *zero, struct ds_step_record *record);
@@ -127,7 +145,8 @@ struct ds_zero_state {
     struct ds_tensor master, param, grad, exp_avg, exp_avg_sq;
     uint64_t start, count;
 };
-/* local: which part of the unit this rank updates: all of it in stage 0, else the owned shard */
+/* local: which part of the unit this rank updates: all of it in stage 0, else the owned shard; nothing of
+ * a unit that is elsewhere */
 void ds_zero_update_part(const struct ds_zero *zero, uint32_t unit, uint64_t *start,
                          uint64_t *count);
 /* collective: stage 0 gathers the unit's gradient; gives the views */

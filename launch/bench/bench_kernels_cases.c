@@ -297,7 +297,7 @@ static void setup_norm_pieces(struct rig *r)
     const size_t count = r->shape->V * r->shape->C;
 
     r->args.norm_pieces = (struct ds_norm_pieces_args){
-        floats1(r, count), doubles(r, (count + DS_NORM_PIECE - 1) / DS_NORM_PIECE)};
+        .x = floats1(r, count), .sums = doubles(r, (count + DS_NORM_PIECE - 1) / DS_NORM_PIECE)};
     rows(r, 1, count, 1);
 }
 

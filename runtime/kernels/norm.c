@@ -5,6 +5,8 @@
 #include "lanes.h"
 #include "launch.h"
 
+#include <string.h>
+
 KERNEL_CLONES static double piece_sum(const float *x, size_t count)
 {
     double lane[LANES] = {0};
@@ -21,18 +23,41 @@ KERNEL_CLONES static double piece_sum(const float *x, size_t count)
     return lane[0];
 }
 
+/* Elements at .. at + count as they count: where a span is skipped, in `copy` with zeros there. */
+static const float *counted(const struct ds_norm_pieces_args *a, size_t at, size_t count,
+                            float *copy)
+{
+    const float *x = (const float *)a->x.data + at, *from = x;
+
+    for (size_t i = 0; i < a->skip_count; i++) {
+        const struct ds_span *skip = &a->skips[i];
+        const uint64_t skip_end = skip->start + skip->count, end = at + count;
+        const uint64_t lo = skip->start > at ? skip->start : at;
+        const uint64_t hi = skip_end < end ? skip_end : end;
+
+        if (lo >= hi)
+            continue;
+        if (from != copy)
+            memcpy(copy, x, count * sizeof *copy);
+        from = copy;
+        memset(copy + (lo - at), 0, (hi - lo) * sizeof *copy);
+    }
+    return from;
+}
+
 static ds_status pieces_work(void *args, int *done)
 {
     const struct ds_norm_pieces_args *a = args;
     size_t count = kernel_elems(&a->x), piece_count = kernel_elems(&a->sums);
-    const float *x = a->x.data;
     double *sums = a->sums.data;
 
 #pragma omp parallel for schedule(static) if (piece_count > 8)
     for (size_t i = 0; i < piece_count; i++) {
         size_t at = i * DS_NORM_PIECE, left = count - at;
+        size_t here = left < DS_NORM_PIECE ? left : DS_NORM_PIECE;
+        float copy[DS_NORM_PIECE];
 
-        sums[i] = piece_sum(x + at, left < DS_NORM_PIECE ? left : DS_NORM_PIECE);
+        sums[i] = piece_sum(counted(a, at, here, copy), here);
     }
     *done = 1;
     return DS_OK;

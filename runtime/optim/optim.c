@@ -50,14 +50,17 @@ static ds_status copy_spans(struct ds_optim *optim, const struct ds_adamw_span *
 static ds_status open_unit(struct ds_optim *optim, uint32_t unit)
 {
     const uint32_t range_count = optim->options.range_counts[unit];
-    struct ds_adamw_span *spans = calloc(range_count + 1u, sizeof *spans);
+    struct ds_adamw_span *spans;
     uint64_t part_start, part_count;
     size_t count = 0;
     ds_status st;
 
+    ds_zero_update_part(optim->options.zero, unit, &part_start, &part_count);
+    if (part_count == 0)
+        return DS_OK; /* another pipeline stage has it */
+    spans = calloc(range_count + 1u, sizeof *spans);
     if (!spans)
         return ds_fail(DS_ERR_NO_MEMORY, "%u spans of a unit", range_count);
-    ds_zero_update_part(optim->options.zero, unit, &part_start, &part_count);
     for (uint32_t i = 0; i < range_count; i++) {
         struct ds_adamw_span span = cut(&optim->options.ranges[unit][i], part_start, part_count);
         if (span.count > 0)

@@ -29,43 +29,45 @@ uint64_t ds_zero_slot_bytes(const struct ds_zero_options *options, struct ds_zer
     for (uint32_t c = 0; c < DS_ZERO_SLOT_CLASSES; c++) {
         uint64_t count = (options->is_training ? slots.grad_count[c] : 0) +
                          (needs_weight_slots(options) ? slots.weight_count[c] : 0);
-        bytes += count * f32_bytes(class_elems_max(options, c, options->shard->size));
+        bytes += count * dtype_bytes(DS_F32, class_elems_max(options, c, options->shard->size));
     }
     return bytes;
 }
 
-static ds_status take(struct ds_zero *zero, enum ds_memory_label label, uint64_t elems, float **at)
+static ds_status take(struct ds_zero *zero, enum ds_memory_label label, size_t bytes, uint8_t **at)
 {
     void *memory = NULL;
 
-    DS_TRY(
-        ds_memory_take(zero->options.memory, DS_MEMORY_DEVICE, label, f32_bytes(elems), &memory));
+    DS_TRY(ds_memory_take(zero->options.memory, DS_MEMORY_DEVICE, label, bytes, &memory));
     *at = memory;
+    return DS_OK;
+}
+
+static ds_status take_state(struct ds_zero *zero, const struct zero_unit *unit, int is_whole,
+                            enum ds_memory_label label, enum ds_dtype dtype,
+                            struct zero_state *state)
+{
+    const struct ds_zero_layout *layout = &unit->layout;
+
+    state->dtype = dtype;
+    if (!is_whole)
+        return take(zero, label, dtype_bytes(dtype, layout->shard_elems), &state->shard);
+    DS_TRY(take(zero, label, dtype_bytes(dtype, layout->full_elems), &state->whole));
+    state->shard = element(state->whole, dtype, layout->shard_elems * zero->shard_rank);
     return DS_OK;
 }
 
 static ds_status take_states(struct ds_zero *zero, struct zero_unit *unit)
 {
-    const uint64_t whole = unit->layout.full_elems, shard = unit->layout.shard_elems;
-    const uint64_t first = shard * zero->shard_rank;
-    const int is_replicated = zero->options.stage == 0;
+    const int is_whole = zero->options.stage == 0;
 
-    if (weights_stay(zero)) {
-        DS_TRY(take(zero, DS_MEMORY_LABEL_PARAMS, whole, &unit->param_whole));
-        unit->param_shard = unit->param_whole + first;
-    } else {
-        DS_TRY(take(zero, DS_MEMORY_LABEL_PARAMS, shard, &unit->param_shard));
-    }
+    DS_TRY(
+        take_state(zero, unit, weights_stay(zero), DS_MEMORY_LABEL_PARAMS, DS_F32, &unit->param));
     if (!zero->options.is_training)
         return DS_OK;
-    if (is_replicated) {
-        DS_TRY(take(zero, DS_MEMORY_LABEL_GRADS, whole, &unit->grad_whole));
-        unit->grad_shard = unit->grad_whole + first;
-    } else {
-        DS_TRY(take(zero, DS_MEMORY_LABEL_GRADS, shard, &unit->grad_shard));
-    }
-    DS_TRY(take(zero, DS_MEMORY_LABEL_EXP_AVG, is_replicated ? whole : shard, &unit->exp_avg));
-    return take(zero, DS_MEMORY_LABEL_EXP_AVG_SQ, is_replicated ? whole : shard, &unit->exp_avg_sq);
+    DS_TRY(take_state(zero, unit, is_whole, DS_MEMORY_LABEL_GRADS, DS_F32, &unit->grad));
+    DS_TRY(take_state(zero, unit, is_whole, DS_MEMORY_LABEL_EXP_AVG, DS_F32, &unit->exp_avg));
+    return take_state(zero, unit, is_whole, DS_MEMORY_LABEL_EXP_AVG_SQ, DS_F32, &unit->exp_avg_sq);
 }
 
 /* What lies between parameters is in every sum and so must be zero in every local gradient. */
@@ -88,6 +90,44 @@ static ds_status find_gaps(const struct ds_zero_unit_spec *spec, struct zero_uni
     return DS_OK;
 }
 
+/* Room for all of a unit's copies, however many this rank's shard has: ranks of one role take the same. */
+static ds_status place_skips(struct ds_zero *zero, const struct ds_zero_unit_spec *spec,
+                             struct zero_unit *unit, struct ds_span *cut)
+{
+    const struct ds_zero_options *o = &zero->options;
+    const uint64_t start = ds_zero_layout_shard(&unit->layout, zero->shard_rank).start;
+    uint8_t *at;
+
+    DS_TRY(take(zero, DS_MEMORY_LABEL_WORKSPACE, spec->foreign_count * sizeof *cut, &at));
+    unit->skips = (struct ds_span *)(void *)at;
+    for (uint32_t i = 0; i < spec->foreign_count; i++) {
+        struct ds_span owned =
+            ds_zero_layout_owned(&unit->layout, zero->shard_rank, spec->foreign[i]);
+        if (owned.count > 0)
+            cut[unit->skip_count++] = (struct ds_span){owned.start - start, owned.count};
+    }
+    if (unit->skip_count == 0)
+        return DS_OK;
+    DS_TRY(zero->device_ops->copy(o->compute, at, cut, unit->skip_count * sizeof *cut));
+    return zero->device_ops->stream_sync(o->compute);
+}
+
+static ds_status find_skips(struct ds_zero *zero, const struct ds_zero_unit_spec *spec,
+                            struct zero_unit *unit)
+{
+    struct ds_span *cut;
+    ds_status st;
+
+    if (!zero->options.is_training || spec->foreign_count == 0)
+        return DS_OK;
+    cut = calloc(spec->foreign_count, sizeof *cut);
+    if (!cut)
+        return ds_fail(DS_ERR_NO_MEMORY, "%u copies in a unit", spec->foreign_count);
+    st = place_skips(zero, spec, unit, cut);
+    free(cut);
+    return st;
+}
+
 static ds_status open_unit(struct ds_zero *zero, uint32_t index)
 {
     const struct ds_zero_unit_spec *spec = &zero->options.units[index];
@@ -97,7 +137,10 @@ static ds_status open_unit(struct ds_zero *zero, uint32_t index)
     unit->layout = ds_zero_layout_of(spec->elems, zero->shard_count);
     unit->slot_class = spec->slot_class;
     unit->weight_slot = unit->grad_slot = NO_SLOT;
+    if (!is_here(unit))
+        return DS_OK;
     DS_TRY(find_gaps(spec, unit));
+    DS_TRY(find_skips(zero, spec, unit));
     DS_TRY(take_states(zero, unit));
     DS_TRY(zero->device_ops->event_open(zero->options.device, &unit->ready));
     return zero->device_ops->event_open(zero->options.device, &unit->updated);
@@ -115,10 +158,8 @@ static ds_status open_slots(struct ds_zero *zero, uint32_t slot_class, uint32_t 
         return ds_fail(DS_ERR_NO_MEMORY, "%u slots", count);
     slots->count = count;
     for (uint32_t i = 0; i < count; i++) {
-        float *at;
         slots->slots[i].holder = NO_SLOT;
-        DS_TRY(take(zero, DS_MEMORY_LABEL_SLOTS, elems, &at));
-        slots->slots[i].at = (uint8_t *)at;
+        DS_TRY(take(zero, DS_MEMORY_LABEL_SLOTS, dtype_bytes(DS_F32, elems), &slots->slots[i].at));
         DS_TRY(zero->device_ops->event_open(zero->options.device, &slots->slots[i].idle));
     }
     return DS_OK;
@@ -126,7 +167,7 @@ static ds_status open_slots(struct ds_zero *zero, uint32_t slot_class, uint32_t 
 
 static ds_status open_all(struct ds_zero *zero)
 {
-    void *sums = NULL;
+    uint8_t *sums = NULL;
 
     for (uint32_t i = 0; i < zero->options.unit_count; i++) {
         DS_TRY(open_unit(zero, i));
@@ -140,9 +181,9 @@ static ds_status open_all(struct ds_zero *zero)
             DS_TRY(open_slots(zero, c, zero->options.slots.grad_count[c], &zero->grad_slots[c]));
     }
     if (zero->options.is_training)
-        DS_TRY(ds_memory_take(zero->options.memory, DS_MEMORY_DEVICE, DS_MEMORY_LABEL_WORKSPACE,
-                              (size_t)zero->piece_count * sizeof(double), &sums));
-    zero->piece_sums = sums;
+        DS_TRY(
+            take(zero, DS_MEMORY_LABEL_WORKSPACE, dtype_bytes(DS_F64, zero->piece_count), &sums));
+    zero->piece_sums = (double *)(void *)sums;
     return zero->device_ops->event_open(zero->options.device, &zero->handover);
 }
 

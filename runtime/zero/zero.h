@@ -18,19 +18,27 @@ struct zero_slots {
     uint32_t count;
 };
 
+/* One kind of state of a unit in device memory. `shard` views shard_elems, `whole` full_elems; whole is
+ * NULL where a rank has its own part only. */
+struct zero_state {
+    enum ds_dtype dtype;
+    uint8_t *shard, *whole;
+};
+
 struct zero_unit {
     struct ds_zero_layout layout;
     uint32_t slot_class;
     struct ds_span *gaps; /* between and behind parameters, up to full_elems */
     uint32_t gap_count;
-    /* device memory; `whole` views hold full_elems, `shard` views shard_elems */
-    float *param_shard, *param_whole; /* whole: NULL in stage 3 of several ranks */
-    float *grad_shard, *grad_whole;   /* the accumulator; whole: stage 0 */
-    float *exp_avg, *exp_avg_sq;      /* whole in stage 0, else the shard's */
+    struct ds_span *skips; /* device; what is foreign of the owned shard, in its coordinates */
+    uint32_t skip_count;
+    struct zero_state param; /* whole: but in stage 3 of several ranks */
+    struct zero_state grad;  /* the accumulator; whole in stage 0, as are: */
+    struct zero_state exp_avg, exp_avg_sq;
     /* where it is now */
     uint32_t weight_slot, grad_slot; /* NO_SLOT: in none */
     uint32_t holds;                  /* how many have acquired the weights */
-    uint8_t is_gathering, is_grad_started, is_grad_gathered, is_reduced;
+    uint8_t is_gathering, is_grad_gathered, is_reduced;
     struct ds_event *ready;   /* on comm: whole weights are there */
     struct ds_event *updated; /* on compute: the shard has its new values */
 };
@@ -50,25 +58,43 @@ struct ds_zero {
     uint64_t waited_ns;
 };
 
-static inline size_t f32_bytes(uint64_t elems)
-{
-    return (size_t)elems * sizeof(float);
-}
-
 /* Are whole weights always here? Stages 0-2, and wherever nobody shares them out. */
 static inline int weights_stay(const struct ds_zero *zero)
 {
     return zero->options.stage < 3 || zero->shard_count == 1;
 }
 
+/* Is it on this pipeline stage? */
+static inline int is_here(const struct zero_unit *unit)
+{
+    return unit->layout.elems > 0;
+}
+
 static inline struct zero_unit *unit_at(const struct ds_zero *zero, uint32_t unit)
 {
     DS_ASSERT(unit < zero->options.unit_count);
+    DS_ASSERT(is_here(&zero->units[unit]));
     return &zero->units[unit];
+}
+
+static inline size_t dtype_bytes(enum ds_dtype dtype, uint64_t elems)
+{
+    return (size_t)elems * ds_dtype_bytes(dtype);
+}
+
+/* element `at` of what begins at `base` */
+static inline uint8_t *element(uint8_t *base, enum ds_dtype dtype, uint64_t at)
+{
+    return base + dtype_bytes(dtype, at);
 }
 
 /* the comm stream goes on after what the compute stream has so far, and the other way round */
 DS_CHECKED ds_status zero_comm_after_compute(struct ds_zero *zero);
 DS_CHECKED ds_status zero_compute_after_comm(struct ds_zero *zero);
+/* the compute stream goes on after `event`; where that stops the host, the time is booked */
+DS_CHECKED ds_status zero_compute_waits(struct ds_zero *zero, struct ds_event *event);
+/* on the comm stream: whole copies from everyone's shard */
+DS_CHECKED ds_status zero_gather(struct ds_zero *zero, const struct zero_unit *unit,
+                                 const struct zero_state *state);
 
 #endif

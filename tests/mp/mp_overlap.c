@@ -24,8 +24,9 @@ struct rig {
 };
 
 static const struct ds_span whole_unit = {0, ELEMS};
-static const struct ds_zero_unit_spec specs[UNITS] = {{ELEMS, 0, &whole_unit, 1},
-                                                      {ELEMS, 0, &whole_unit, 1}};
+static const struct ds_zero_unit_spec specs[UNITS] = {
+    {.elems = ELEMS, .params = &whole_unit, .param_count = 1},
+    {.elems = ELEMS, .params = &whole_unit, .param_count = 1}};
 
 static float value_of(uint32_t unit, uint64_t i)
 {

@@ -29,7 +29,8 @@ static void norm_pieces_have_the_bits_of_the_scalar_sum(void **state)
         size_t count = counts[c], piece_count = PIECES(count);
         float *x = case_floats(&k, count);
         double *sums = case_doubles(&k, piece_count + 1), whole = 0, total = 0;
-        struct ds_norm_pieces_args args = {f32_1(x, count), ds_tensor1(sums, DS_F64, piece_count)};
+        struct ds_norm_pieces_args args = {f32_1(x, count), ds_tensor1(sums, DS_F64, piece_count),
+                                           NULL, 0};
 
         sums[piece_count] = -1;
         assert_ok(ds_kernels_cpu.norm_pieces(&fake_stream, &args));
@@ -54,16 +55,43 @@ static void norm_does_not_depend_on_where_shards_are_cut(void **state)
     size_t count = 5 * DS_NORM_PIECE + 77, cut = 2 * DS_NORM_PIECE;
     float *x = case_floats(&k, count);
     double *whole = case_doubles(&k, 6), *parts = case_doubles(&k, 6);
-    struct ds_norm_pieces_args args = {f32_1(x, count), ds_tensor1(whole, DS_F64, 6)};
-    struct ds_norm_pieces_args first = {f32_1(x, cut), ds_tensor1(parts, DS_F64, 2)};
+    struct ds_norm_pieces_args args = {f32_1(x, count), ds_tensor1(whole, DS_F64, 6), NULL, 0};
+    struct ds_norm_pieces_args first = {f32_1(x, cut), ds_tensor1(parts, DS_F64, 2), NULL, 0};
     struct ds_norm_pieces_args second = {f32_1(x + cut, count - cut),
-                                         ds_tensor1(parts + 2, DS_F64, 4)};
+                                         ds_tensor1(parts + 2, DS_F64, 4), NULL, 0};
 
     (void)state;
     assert_ok(ds_kernels_cpu.norm_pieces(&fake_stream, &args));
     assert_ok(ds_kernels_cpu.norm_pieces(&fake_stream, &first));
     assert_ok(ds_kernels_cpu.norm_pieces(&fake_stream, &second));
     assert_memory_equal(whole, parts, 6 * sizeof *whole);
+    case_free(&k);
+}
+
+/* Spans inside a piece, over several, at both ends, of one element: the bits of zeros there. */
+static void skipped_spans_count_as_zeros(void **state)
+{
+    static const struct ds_span skips[] = {{0, 1},    {2000, 48}, {2050, 2048 * 2},
+                                           {9000, 0}, {9001, 3},  {12287, 2}};
+    struct kernel_case k = {.random = test_seed(__func__)};
+    size_t count = 6 * DS_NORM_PIECE + 1, piece_count = PIECES(count);
+    float *x = case_floats(&k, count), *zeroed = case_copy(&k, x, count);
+    double *got = case_doubles(&k, piece_count), *want = case_doubles(&k, piece_count);
+    struct ds_norm_pieces_args args = {f32_1(x, count), ds_tensor1(got, DS_F64, piece_count), skips,
+                                       sizeof skips / sizeof *skips};
+    struct ds_norm_pieces_args plain = {f32_1(zeroed, count), ds_tensor1(want, DS_F64, piece_count),
+                                        NULL, 0};
+
+    (void)state;
+    FOR_ROWS(skips, i)
+    {
+        memset(zeroed + skips[i].start, 0, skips[i].count * sizeof *zeroed);
+    }
+    float *kept = case_copy(&k, x, count);
+    assert_ok(ds_kernels_cpu.norm_pieces(&fake_stream, &args));
+    assert_ok(ds_kernels_cpu.norm_pieces(&fake_stream, &plain));
+    assert_memory_equal(got, want, piece_count * sizeof *got);
+    assert_memory_equal(x, kept, count * sizeof *x);
     case_free(&k);
 }
 
@@ -84,7 +112,7 @@ static void run_norm(uint64_t seed, size_t row, void *out)
     struct kernel_case k = {.random = seed};
     float *x = case_floats(&k, counts[row]);
     struct ds_norm_pieces_args args = {f32_1(x, counts[row]),
-                                       ds_tensor1(out, DS_F64, PIECES(counts[row]))};
+                                       ds_tensor1(out, DS_F64, PIECES(counts[row])), NULL, 0};
 
     assert_ok(ds_kernels_cpu.norm_pieces(&fake_stream, &args));
     case_free(&k);
@@ -192,6 +220,7 @@ int main(void)
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(norm_pieces_have_the_bits_of_the_scalar_sum),
         cmocka_unit_test(norm_does_not_depend_on_where_shards_are_cut),
+        cmocka_unit_test(skipped_spans_count_as_zeros),
         cmocka_unit_test(norm_sum_adds_pieces_in_index_order),
         cmocka_unit_test(norm_has_the_same_bits_on_any_number_of_threads),
         cmocka_unit_test(a_step_begins_with_cleared_sums_and_the_weight_of_a_token),

@@ -288,7 +288,8 @@ static ds_status open_rank(struct ds_comm *world, const struct unit_rig *rig, st
 {
     static const struct ds_span params[RANGES] = {
         {0, 2047}, {2047, 1}, {2048, 3000}, {5120, 3700}, {8820, 180}};
-    static const struct ds_zero_unit_spec spec = {UNIT, 0, params, RANGES};
+    static const struct ds_zero_unit_spec spec = {
+        .elems = UNIT, .params = params, .param_count = RANGES};
     static const struct ds_optim_range *const lists[1] = {ranges};
     static const uint32_t counts[1] = {RANGES};
     const struct ds_device_options options = {rig->mode, seed + world->rank, 1, ds_clock_system()};

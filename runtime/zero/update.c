@@ -1,0 +1,159 @@
+/* update.c - the end of a step: a tied unit's two halves, the norm over all groups, and what the optimizer
+ * updates. Everything here queues; nothing waits on the host. */
+#include "zero.h"
+
+#include <stddef.h>
+
+ds_status ds_zero_tied_reduce(struct ds_zero *zero, uint32_t unit)
+{
+    struct zero_unit *u = unit_at(zero, unit);
+
+    DS_ASSERT(zero->options.tie && u->is_reduced && !u->is_grad_gathered);
+    return ds_comm_all_reduce(zero->options.tie, u->grad.shard, u->layout.shard_elems,
+                              u->grad.dtype, DS_REDUCE_SUM, zero->options.comm);
+}
+
+/* ---- norm and counts */
+
+static ds_status unit_pieces(struct ds_zero *zero, struct zero_unit *u, double *sums)
+{
+    const uint64_t count = u->layout.shard_elems;
+    const struct ds_norm_pieces_args args = {
+        .x = ds_tensor1(u->grad.shard, u->grad.dtype, count),
+        .sums = ds_tensor1(sums, DS_F64, count / DS_NORM_PIECE),
+        .skips = u->skips,
+        .skip_count = u->skip_count,
+    };
+
+    u->is_reduced = 0;
+    return zero->kernels->norm_pieces(zero->options.compute, &args);
+}
+
+static ds_status sum_doubles(struct ds_zero *zero, struct ds_comm *over, double *at, size_t count)
+{
+    if (!over)
+        return DS_OK;
+    return ds_comm_all_reduce(over, at, count, DS_F64, DS_REDUCE_SUM, zero->options.comm);
+}
+
+ds_status ds_zero_norm(struct ds_zero *zero, struct ds_step_record *record)
+{
+    const struct ds_zero_options *o = &zero->options;
+    const struct ds_norm_sum_args total = {ds_tensor1(zero->piece_sums, DS_F64, zero->piece_count),
+                                           record};
+    double *sums = zero->piece_sums;
+
+    DS_TRY(zero_compute_after_comm(zero));
+    for (uint32_t i = 0; i < o->unit_count; i++) {
+        struct zero_unit *u = &zero->units[i];
+        if (!is_here(u))
+            continue;
+        DS_TRY(unit_pieces(zero, u, sums));
+        sums += u->layout.shard_elems / DS_NORM_PIECE;
+    }
+    DS_TRY(zero->kernels->norm_sum(o->compute, &total));
+
+    _Static_assert(offsetof(struct ds_step_record, norm_squared) ==
+                       offsetof(struct ds_step_record, loss_sum) + sizeof(double),
+                   "one message sums both");
+    DS_TRY(zero_comm_after_compute(zero));
+    DS_TRY(sum_doubles(zero, o->shard, &record->loss_sum, 2));
+    DS_TRY(sum_doubles(zero, o->replica, &record->loss_sum, 1));
+    DS_TRY(sum_doubles(zero, o->norm[0], &record->norm_squared, 1));
+    DS_TRY(sum_doubles(zero, o->norm[1], &record->loss_sum, 2));
+    return zero_compute_after_comm(zero);
+}
+
+ds_status ds_zero_sum_tokens(struct ds_zero *zero, struct ds_step_record *record)
+{
+    DS_TRY(zero_comm_after_compute(zero));
+    DS_TRY(ds_comm_all_reduce(zero->options.shard, &record->trained_tokens, 1, DS_U64,
+                              DS_REDUCE_SUM, zero->options.comm));
+    DS_TRY(ds_comm_all_reduce(zero->options.replica, &record->trained_tokens, 1, DS_U64,
+                              DS_REDUCE_SUM, zero->options.comm));
+    return zero_compute_after_comm(zero);
+}
+
+/* ---- the update */
+
+/* Stage 0 updates everything everywhere: its whole gradient comes together here. */
+static ds_status gather_gradient(struct ds_zero *zero, uint32_t unit)
+{
+    struct zero_unit *u = unit_at(zero, unit);
+
+    if (zero->options.stage != 0 || zero->shard_count == 1 || u->is_grad_gathered)
+        return DS_OK;
+    u->is_grad_gathered = 1;
+    DS_TRY(zero_gather(zero, u, &u->grad));
+    return zero->device_ops->event_record(u->ready, zero->options.comm);
+}
+
+void ds_zero_update_part(const struct ds_zero *zero, uint32_t unit, uint64_t *start,
+                         uint64_t *count)
+{
+    DS_ASSERT(unit < zero->options.unit_count);
+    const struct ds_zero_layout *layout = &zero->units[unit].layout;
+    const int is_whole = zero->options.stage == 0;
+
+    *start = is_whole ? 0 : layout->shard_elems * zero->shard_rank;
+    *count = is_whole ? layout->full_elems : layout->shard_elems;
+}
+
+static struct ds_tensor part_of(const struct ds_zero *zero, const struct zero_state *state,
+                                uint64_t count)
+{
+    return ds_tensor1(zero->options.stage == 0 ? state->whole : state->shard, state->dtype, count);
+}
+
+static struct ds_zero_state state_of(const struct ds_zero *zero, uint32_t unit)
+{
+    const struct zero_unit *u = unit_at(zero, unit);
+    uint64_t start, count;
+
+    ds_zero_update_part(zero, unit, &start, &count);
+    return (struct ds_zero_state){
+        .master = part_of(zero, &u->param, count),
+        .param = part_of(zero, &u->param, count),
+        .grad = part_of(zero, &u->grad, count),
+        .exp_avg = part_of(zero, &u->exp_avg, count),
+        .exp_avg_sq = part_of(zero, &u->exp_avg_sq, count),
+        .start = start,
+        .count = count,
+    };
+}
+
+/* The first unit behind `unit` that is here, or the number of units. */
+static uint32_t next_here(const struct ds_zero *zero, uint32_t unit)
+{
+    do
+        unit++;
+    while (unit < zero->options.unit_count && !is_here(&zero->units[unit]));
+    return unit;
+}
+
+ds_status ds_zero_update_begin(struct ds_zero *zero, uint32_t unit, struct ds_zero_state *out)
+{
+    const uint32_t next = next_here(zero, unit);
+    struct zero_unit *u = unit_at(zero, unit);
+
+    DS_TRY(gather_gradient(zero, unit));
+    if (next < zero->options.unit_count) /* it travels while this one is updated */
+        DS_TRY(gather_gradient(zero, next));
+    if (zero->options.stage == 0)
+        DS_TRY(zero_compute_waits(zero, u->ready));
+    *out = state_of(zero, unit);
+    return DS_OK;
+}
+
+ds_status ds_zero_update_end(struct ds_zero *zero, uint32_t unit)
+{
+    struct zero_unit *u = unit_at(zero, unit);
+    struct ds_stream *comm = zero->options.comm;
+
+    DS_TRY(zero->device_ops->event_record(u->updated, zero->options.compute));
+    if (zero->options.stage == 0 || zero->options.stage == 3 || zero->shard_count == 1)
+        return DS_OK;
+    DS_TRY(zero->device_ops->stream_wait(comm, u->updated));
+    DS_TRY(zero_gather(zero, u, &u->param));
+    return zero->device_ops->event_record(u->ready, comm);
+}
