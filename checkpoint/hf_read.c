@@ -1,8 +1,8 @@
-/* hf_read.c - weights of a Hugging Face folder into owned shards.
+/* hf_read.c - a Hugging Face folder opened and checked against a model.
  *
  * The index file is the authority on which tensor lies in which file; names of files are taken only
  * as plain names in the same folder. Tensors the model does not know are named once and left alone. */
-#include "dstrain/hf.h"
+#include "hf_read.h"
 
 #include "dstrain/json.h"
 
@@ -10,7 +10,6 @@
 #include <string.h>
 
 enum { FILES_MAX = 4096, PATH_BYTES = 4352 };
-static const uint64_t piece_elems = 1u << 20;
 
 struct ds_hf {
     /* owns */
@@ -147,8 +146,8 @@ void ds_hf_close(struct ds_hf *hf)
 /* ---- checking */
 
 /* The index names the file; a tensor that lies elsewhere is a mistake worth a word. */
-static const struct ds_safetensors_entry *find(const struct ds_hf *hf, const char *name,
-                                               const struct ds_safetensors **file)
+const struct ds_safetensors_entry *hf_find(const struct ds_hf *hf, const char *name,
+                                           const struct ds_safetensors **file)
 {
     const char *expected =
         hf->index
@@ -182,7 +181,7 @@ static void write_shape(char *to, size_t bytes, const uint64_t *shape, uint32_t 
 static ds_status check_param(const struct ds_hf *hf, const struct ds_param *param)
 {
     const struct ds_safetensors *file = NULL;
-    const struct ds_safetensors_entry *entry = find(hf, param->name, &file);
+    const struct ds_safetensors_entry *entry = hf_find(hf, param->name, &file);
     char want[128], have[256];
     float unused;
 
@@ -244,73 +243,4 @@ ds_status ds_hf_check(const struct ds_hf *hf, const struct ds_model *model)
     for (uint32_t i = 0; i < model->param_count; i++)
         DS_TRY(check_param(hf, &model->params[i]));
     return check_extra(hf, model);
-}
-
-/* ---- filling shards: the same walk for files and for random weights */
-
-typedef ds_status fill_fn(const void *source, const struct ds_model *model,
-                          const struct ds_param *param, uint64_t start, uint64_t count, float *to);
-
-static ds_status fill_param(const struct ds_hf_target *target, const struct ds_param *param,
-                            fill_fn *fill, const void *source, float *buffer)
-{
-    const struct ds_zero_layout *layout = ds_zero_unit_layout(target->zero, param->unit);
-    const struct ds_span owned = ds_zero_layout_owned(
-        layout, target->shard_rank, (struct ds_span){param->offset, param->elems});
-    const uint64_t shard_start = ds_zero_layout_shard(layout, target->shard_rank).start;
-
-    for (uint64_t done = 0; done < owned.count;) {
-        uint64_t count = owned.count - done < piece_elems ? owned.count - done : piece_elems;
-        uint64_t at = owned.start + done;
-        DS_TRY(fill(source, target->model, param, at - param->offset, count, buffer));
-        DS_TRY(ds_zero_write_shard(target->zero, param->unit, at - shard_start, count, buffer));
-        done += count;
-        if (target->beat)
-            target->beat(target->user);
-    }
-    return DS_OK;
-}
-
-static ds_status fill_all(const struct ds_hf_target *target, fill_fn *fill, const void *source)
-{
-    const struct ds_model *model = target->model;
-    float *buffer = malloc(piece_elems * sizeof *buffer);
-    ds_status st = DS_OK;
-
-    if (!buffer)
-        return ds_fail(DS_ERR_NO_MEMORY, "to load weights");
-    for (uint32_t i = 0; i < model->param_count && st == DS_OK; i++)
-        st = fill_param(target, &model->params[i], fill, source, buffer);
-    free(buffer);
-    return st;
-}
-
-static ds_status fill_from_file(const void *source, const struct ds_model *model,
-                                const struct ds_param *param, uint64_t start, uint64_t count,
-                                float *to)
-{
-    const struct ds_safetensors *file = NULL;
-    const struct ds_safetensors_entry *entry = find(source, param->name, &file);
-
-    (void)model;
-    DS_ASSERT(entry); /* ds_hf_check was asked first */
-    return ds_safetensors_read_f32(file, entry, start, count, to);
-}
-
-static ds_status fill_from_seed(const void *source, const struct ds_model *model,
-                                const struct ds_param *param, uint64_t start, uint64_t count,
-                                float *to)
-{
-    ds_model_init_values(model, param, *(const uint64_t *)source, start, count, to);
-    return DS_OK;
-}
-
-ds_status ds_hf_load(const struct ds_hf *hf, const struct ds_hf_target *target)
-{
-    return fill_all(target, fill_from_file, hf);
-}
-
-ds_status ds_hf_init(const struct ds_hf_target *target, uint64_t seed)
-{
-    return fill_all(target, fill_from_seed, &seed);
 }

@@ -23,13 +23,12 @@ DS_CHECKED ds_status ds_hf_open(struct ds_fs *fs, const char *folder, struct ds_
 void ds_hf_close(struct ds_hf *hf); /* NULL is allowed */
 /* local: every parameter of the model is there, is a float and has the shape that config.json says */
 DS_CHECKED ds_status ds_hf_check(const struct ds_hf *hf, const struct ds_model *model);
-/* Where weights go: the shards that this rank owns of all units. `beat` (or NULL) is called after every
- * piece, as a sign of life. */
+/* Where weights go: what this rank owns, nothing of a unit that is elsewhere. */
 struct ds_hf_target {
-    const struct ds_model *model;
+    const struct ds_model *model; /* as this rank computes it */
     struct ds_zero *zero;
     uint32_t shard_rank;
-    void (*beat)(void *user);
+    void (*beat)(void *user); /* or NULL: called after every piece, as a sign of life */
     void *user;
 };
 /* local: fill them from a folder that was checked; ds_zero_publish() comes after */

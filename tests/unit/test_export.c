@@ -371,6 +371,8 @@ static ds_status read_all(struct ds_trainer *t, float *params)
 /* train, export, forget, load: the weights are those that were trained */
 static ds_status export_and_load(struct job *job, struct ds_trainer *t)
 {
+    const struct ds_hf_target target = {
+        .model = t->model, .zero = t->zero, .shard_rank = t->shard_rank};
     const size_t bytes = (size_t)t->model->elems_total * sizeof(float);
     float *trained = malloc(bytes), *loaded = malloc(bytes);
     struct ds_model_config config;
@@ -380,8 +382,7 @@ static ds_status export_and_load(struct job *job, struct ds_trainer *t)
     DS_TRY(ds_trainer_run(t));
     DS_TRY(export_to(job, t, ds_fs_posix(), job->to));
     DS_TRY(read_all(t, trained));
-    MUST(ds_hf_init(&(struct ds_hf_target){t->model, t->zero, t->shard_rank, NULL, NULL}, 99) ==
-         DS_OK);
+    MUST(ds_hf_init(&target, 99) == DS_OK);
     MUST(ds_zero_publish(t->zero) == DS_OK);
     DS_TRY(read_all(t, loaded));
     MUST(memcmp(trained, loaded, bytes) != 0);
@@ -389,8 +390,7 @@ static ds_status export_and_load(struct job *job, struct ds_trainer *t)
     MUST(memcmp(&config, &t->model->config, sizeof config) == 0);
     MUST(ds_hf_open(ds_fs_posix(), job->to, &hf) == DS_OK);
     MUST(ds_hf_check(hf, t->model) == DS_OK);
-    MUST(ds_hf_load(hf, &(struct ds_hf_target){t->model, t->zero, t->shard_rank, NULL, NULL}) ==
-         DS_OK);
+    MUST(ds_hf_load(hf, &target) == DS_OK);
     ds_hf_close(hf);
     MUST(ds_zero_publish(t->zero) == DS_OK);
     DS_TRY(read_all(t, loaded));
