@@ -237,6 +237,74 @@ static void a_late_rank_is_named_by_messages(void **state)
     expect_late_rank_named(data);
 }
 
+/* Every other rank wants something from the last one, which sends when it is too late. */
+static void expect_late_peer_named(struct ds_comm *comm)
+{
+    const uint32_t last = comm->size - 1;
+    struct ds_message messages[DS_MESSAGES_MAX];
+    struct capture capture;
+    uint32_t count = 0;
+    char want[96];
+    ds_status st;
+
+    comm->deadline_ns = SHORT_DEADLINE;
+    for (uint32_t rank = 0; rank < comm->size; rank++)
+        if (rank != comm->rank && (rank == last || comm->rank == last))
+            messages[count++] = (struct ds_message){late_data, 100, rank, comm->rank == last};
+    capture_begin(&capture);
+    MPI_Barrier(MPI_COMM_WORLD);
+    if (comm->rank == last)
+        ds_clock_sleep_ns(comm->clock, 3u * (uint64_t)SHORT_DEADLINE);
+    st = ds_comm_exchange(comm, messages, count, NULL);
+    const char *text = capture_end(&capture);
+    snprintf(want, sizeof want, "s for rank %u (of %u)", last, comm->size);
+    mp_assert(st == (comm->rank == last ? DS_OK : DS_ERR_DEADLINE));
+    mp_assert(comm->rank == last || strstr(text, "pipe group: exchange: waited ") != NULL);
+    mp_assert(comm->rank == last || strstr(text, want) != NULL);
+    mp_assert(comm->rank == last ||
+              ds_comm_exchange(comm, messages, count, NULL) == DS_ERR_COMM); /* at once */
+    ds_comm_close(comm);
+}
+
+static void expect_unequal_sizes_refused(struct ds_comm *comm)
+{
+    const struct ds_message message = {late_data, 5 + 2 * (size_t)comm->rank, 1 - comm->rank,
+                                       comm->rank == 0};
+    const char *want = "pipe group: exchange: rank 0 sends 5 bytes, rank 1 expects 7";
+    struct capture capture;
+    ds_status st = DS_OK;
+
+    capture_begin(&capture);
+    if (comm->rank < 2)
+        st = ds_comm_exchange(comm, &message, 1, NULL);
+    const char *text = capture_end(&capture);
+    mp_assert(st == (comm->rank == 1 ? DS_ERR_COMM : DS_OK));
+    mp_assert(comm->rank != 1 || strstr(text, want) != NULL);
+    ds_comm_close(comm);
+}
+
+static void with_shared_memory_and_messages(void (*expect)(struct ds_comm *comm))
+{
+    struct ds_comm *data = NULL;
+
+    mp_assert(ds_comm_open_data(world, "pipe", &data) == DS_OK);
+    expect(data);
+    mp_assert(ds_comm_mpi_open_data(world, "pipe", DIRECT, &data) == DS_OK);
+    expect(data);
+}
+
+static void a_late_peer_of_an_exchange_is_named(void **state)
+{
+    (void)state;
+    with_shared_memory_and_messages(expect_late_peer_named);
+}
+
+static void sizes_that_differ_are_named(void **state)
+{
+    (void)state;
+    with_shared_memory_and_messages(expect_unequal_sizes_refused);
+}
+
 /* The job is poisoned for good: the last test. */
 static void poison_ends_every_wait_quietly(void **state)
 {
@@ -274,6 +342,8 @@ int main(void)
         cmocka_unit_test(a_gather_is_through_after_the_arithmetic_behind_it),
         cmocka_unit_test(a_late_rank_is_named_by_shared_memory),
         cmocka_unit_test(a_late_rank_is_named_by_messages),
+        cmocka_unit_test(a_late_peer_of_an_exchange_is_named),
+        cmocka_unit_test(sizes_that_differ_are_named),
         cmocka_unit_test(poison_ends_every_wait_quietly),
     };
 

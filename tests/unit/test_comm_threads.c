@@ -187,6 +187,40 @@ static void missing_ranks_are_named_when_the_deadline_passes(void **state)
     assert_non_null(strstr(text, "s for ranks 1, 3 (of 5)"));
 }
 
+/* Rank 0 needs ranks 1 and 3; what comes from rank 2 is there. */
+static void absent_peers_body(struct seat *seat)
+{
+    uint8_t data[4][100] = {{0}};
+    const struct ds_message messages[] = {
+        {data[0], 100, 1, 0}, {data[1], 100, 2, 0}, {data[2], 100, 3, 0}, {data[3], 100, 3, 1}};
+    const struct ds_message send = {data[0], 100, 0, 1};
+
+    if (seat->comm->rank == 2)
+        seat->status = ds_comm_exchange(seat->comm, &send, 1, NULL);
+    if (seat->comm->rank != 0)
+        return;
+    seat->comm->deadline_ns = SHORT_DEADLINE;
+    seat->status = ds_comm_exchange(seat->comm, messages, 4, NULL);
+    seat->fault_count = ds_comm_exchange(seat->comm, messages, 4, NULL) != DS_ERR_COMM; /* over */
+}
+
+static void peers_that_never_come_to_an_exchange_are_named(void **state)
+{
+    struct seat seats[SIZE_MAX_HERE];
+    struct capture capture;
+    const char *text;
+
+    (void)state;
+    capture_threads(&capture);
+    run_ranks(seats, 5, &(struct seat){.body = absent_peers_body}, DEADLINE_NS);
+    text = capture_end(&capture);
+    assert_int_equal(seats[0].status, DS_ERR_DEADLINE);
+    assert_int_equal(seats[0].fault_count, 0);
+    assert_int_equal(seats[2].status, DS_OK);
+    assert_non_null(strstr(text, "world group: exchange: waited "));
+    assert_non_null(strstr(text, "s for ranks 1, 3 (of 5)"));
+}
+
 /* Time is the clock's: hours pass while nobody waits for real. */
 static void lonely_body(struct seat *seat)
 {
@@ -271,6 +305,35 @@ static void different_calls_are_an_error_and_not_a_sum(void **state)
         strstr(text, "rank 0 is in all_reduce of 40 elements, rank 1 is in another call"));
 }
 
+/* Much more than a box holds, so the sender still waits when the receiver has seen the size. */
+static void unequal_body(struct seat *seat)
+{
+    const int is_send = seat->comm->rank == 0;
+    const size_t bytes = 3000000u + seat->comm->rank;
+    uint8_t *data = calloc(1, bytes);
+    const struct ds_message message = {data, bytes, 1 - seat->comm->rank, is_send};
+
+    seat->status = ds_comm_exchange(seat->comm, &message, 1, NULL);
+    free(data);
+}
+
+static void sizes_that_differ_are_an_error_on_both_sides(void **state)
+{
+    struct seat seats[SIZE_MAX_HERE];
+    struct capture capture;
+    const char *text, *first;
+
+    (void)state;
+    capture_threads(&capture);
+    run_ranks(seats, 2, &(struct seat){.body = unequal_body}, DEADLINE_NS);
+    text = capture_end(&capture);
+    assert_int_equal(seats[0].status, DS_ERR_COMM);
+    assert_int_equal(seats[1].status, DS_ERR_COMM);
+    first = strstr(text, "exchange: rank 0 sends 3000000 bytes, rank 1 expects 3000001");
+    assert_non_null(first);
+    assert_non_null(strstr(first + 1, "rank 0 sends 3000000 bytes, rank 1 expects 3000001"));
+}
+
 /* A failure of queued work comes back from the wait on its stream. */
 static void late_stream_body(struct seat *seat)
 {
@@ -332,9 +395,11 @@ int main(void)
         cmocka_unit_test(calls_on_a_deferred_device_give_the_same),
         cmocka_unit_test(groups_of_a_mesh_work_side_by_side),
         cmocka_unit_test(missing_ranks_are_named_when_the_deadline_passes),
+        cmocka_unit_test(peers_that_never_come_to_an_exchange_are_named),
         cmocka_unit_test(deadlines_follow_the_given_clock),
         cmocka_unit_test(poison_ends_the_waits_of_every_group_quietly),
         cmocka_unit_test(different_calls_are_an_error_and_not_a_sum),
+        cmocka_unit_test(sizes_that_differ_are_an_error_on_both_sides),
         cmocka_unit_test(a_deadline_on_a_stream_comes_back_from_its_wait),
         cmocka_unit_test(a_world_of_one_needs_nobody),
     };
