@@ -7,8 +7,7 @@
 struct ds_executor {
     /* owns: device memory of the run's ledger, borrowed from it */
     uint8_t **saved; /* [plan->saved_slot_count] */
-    float **streams; /* [block_count] residual stream: streams[b] is what block b leaves, [T, C] */
-    float *gradient; /* of the residual stream, handed down in place, [T, C] */
+    float **streams; /* [plan->stream_slot_count] residual stream and its gradient, [T, C] */
     uint8_t *workspace;
     /* borrows */
     struct ds_executor_options options;
@@ -32,18 +31,13 @@ static ds_status take(struct ds_executor *x, enum ds_memory_label label, size_t 
     return ds_memory_take(x->options.memory, DS_MEMORY_DEVICE, label, bytes, at);
 }
 
-/* The largest block that the plan ever puts there. */
-static size_t saved_bytes_max(const struct ds_executor *x, uint32_t slot)
+static size_t saved_bytes_max(const struct ds_executor *x)
 {
-    const struct ds_schedule *plan = x->options.plan;
+    const struct ds_model *model = x->options.model;
     size_t most = 0;
 
-    for (uint32_t i = 0; i < plan->action_count; i++) {
-        const struct ds_action *action = &plan->actions[i];
-        if (action->slot != slot ||
-            (action->kind != DS_ACTION_FORWARD && action->kind != DS_ACTION_LOSS))
-            continue;
-        const struct ds_block *block = &x->options.model->blocks[action->block];
+    for (uint32_t b = 0; b < model->block_count; b++) {
+        const struct ds_block *block = &model->blocks[b];
         size_t bytes = block->ops->saved_bytes(block, x->options.tokens_per_micro);
         most = bytes > most ? bytes : most;
     }
@@ -65,20 +59,13 @@ static size_t workspace_bytes_max(const struct ds_executor *x)
 
 static ds_status take_memory(struct ds_executor *x)
 {
-    const uint32_t blocks = x->options.model->block_count;
+    const struct ds_schedule *plan = x->options.plan;
 
-    for (uint32_t i = 0; i < x->options.plan->saved_slot_count; i++)
-        DS_TRY(take(x, DS_MEMORY_LABEL_ACTIVATIONS, saved_bytes_max(x, i), &x->saved[i]));
-    /* Every block's output stays in training; evaluation needs the last one and the next. */
-    for (uint32_t b = 0; b + 1 < blocks; b++) {
-        if (x->options.is_training || b < 2)
-            DS_TRY(take(x, DS_MEMORY_LABEL_ACTIVATIONS, stream_bytes(x), &x->streams[b]));
-        else
-            x->streams[b] = x->streams[b - 2];
-    }
-    if (x->options.is_training)
-        DS_TRY(take(x, DS_MEMORY_LABEL_ACTIVATIONS, stream_bytes(x), &x->gradient));
-    else
+    for (uint32_t i = 0; i < plan->saved_slot_count; i++)
+        DS_TRY(take(x, DS_MEMORY_LABEL_ACTIVATIONS, saved_bytes_max(x), &x->saved[i]));
+    for (uint32_t i = 0; i < plan->stream_slot_count; i++)
+        DS_TRY(take(x, DS_MEMORY_LABEL_ACTIVATIONS, stream_bytes(x), &x->streams[i]));
+    if (!x->options.is_training)
         DS_TRY(take(x, DS_MEMORY_LABEL_ACTIVATIONS,
                     x->options.model->config.vocab_size * sizeof(float), &x->logits));
     return take(x, DS_MEMORY_LABEL_WORKSPACE, workspace_bytes_max(x), &x->workspace);
@@ -93,8 +80,8 @@ ds_status ds_executor_open(const struct ds_executor_options *options, struct ds_
         return ds_fail(DS_ERR_NO_MEMORY, "the executor");
     x->options = *options;
     x->kernels = options->device->ops->kernels;
-    x->saved = calloc(options->plan->saved_slot_count, sizeof *x->saved);
-    x->streams = calloc(options->model->block_count, sizeof *x->streams);
+    x->saved = calloc(options->plan->saved_slot_count + 1u, sizeof *x->saved);
+    x->streams = calloc(options->plan->stream_slot_count + 1u, sizeof *x->streams);
     if (!x->saved || !x->streams)
         st = ds_fail(DS_ERR_NO_MEMORY, "the executor's tables");
     else
@@ -133,7 +120,7 @@ static struct ds_pass pass_of(struct ds_executor *x, const struct ds_action *act
         .batch = &x->options.batches[action->micro],
         .record = x->options.record,
         .rotary = x->options.rotary,
-        .saved = x->saved[action->slot],
+        .saved = action->slot == DS_NO_SLOT ? NULL : x->saved[action->slot],
         .workspace = x->workspace,
         .is_training = x->list->is_training,
     };
@@ -151,9 +138,9 @@ static struct ds_pass pass_of(struct ds_executor *x, const struct ds_action *act
     return pass;
 }
 
-static const float *input_of(const struct ds_executor *x, const struct ds_action *action)
+static float *stream_at(const struct ds_executor *x, uint32_t place)
 {
-    return action->block > 0 ? x->streams[action->block - 1] : NULL;
+    return place == DS_NO_SLOT ? NULL : x->streams[place];
 }
 
 static ds_status do_begin(struct ds_executor *x, const struct ds_action *action)
@@ -171,15 +158,16 @@ static ds_status do_forward(struct ds_executor *x, const struct ds_action *actio
 {
     struct ds_pass pass = pass_of(x, action);
 
-    return block_of(x, action)->ops->forward(block_of(x, action), &pass, input_of(x, action),
-                                             x->streams[action->block]);
+    return block_of(x, action)->ops->forward(block_of(x, action), &pass, stream_at(x, action->x),
+                                             stream_at(x, action->out));
 }
 
 static ds_status do_recompute(struct ds_executor *x, const struct ds_action *action)
 {
     struct ds_pass pass = pass_of(x, action);
 
-    return block_of(x, action)->ops->forward(block_of(x, action), &pass, input_of(x, action), NULL);
+    return block_of(x, action)->ops->forward(block_of(x, action), &pass, stream_at(x, action->x),
+                                             NULL);
 }
 
 static ds_status do_loss(struct ds_executor *x, const struct ds_action *action)
@@ -187,19 +175,19 @@ static ds_status do_loss(struct ds_executor *x, const struct ds_action *action)
     struct ds_pass pass = pass_of(x, action);
 
     if (x->is_predicting)
-        return block_of(x, action)->ops->logits(block_of(x, action), &pass, input_of(x, action),
+        return block_of(x, action)->ops->logits(block_of(x, action), &pass, stream_at(x, action->x),
                                                 x->predict_row, 1, x->logits);
-    return block_of(x, action)->ops->loss(block_of(x, action), &pass, input_of(x, action),
-                                          x->gradient);
+    return block_of(x, action)->ops->loss(block_of(x, action), &pass, stream_at(x, action->x),
+                                          stream_at(x, action->out));
 }
 
 static ds_status do_backward(struct ds_executor *x, const struct ds_action *action)
 {
     struct ds_pass pass = pass_of(x, action);
 
-    return block_of(x, action)->ops->backward(block_of(x, action), &pass,
-                                              DS_BACKWARD_INPUT | DS_BACKWARD_WEIGHT,
-                                              input_of(x, action), x->gradient, x->gradient);
+    return block_of(x, action)->ops->backward(
+        block_of(x, action), &pass, DS_BACKWARD_INPUT | DS_BACKWARD_WEIGHT, stream_at(x, action->x),
+        stream_at(x, action->dy), stream_at(x, action->out));
 }
 
 static ds_status do_prefetch(struct ds_executor *x, const struct ds_action *action)
@@ -264,6 +252,7 @@ static executor_do *const executor_table[DS_ACTION_KIND_COUNT] = {
 ds_status ds_executor_run(struct ds_executor *x, const struct ds_schedule *list)
 {
     DS_ASSERT(list->saved_slot_count <= x->options.plan->saved_slot_count);
+    DS_ASSERT(list->stream_slot_count <= x->options.plan->stream_slot_count);
     DS_ASSERT(x->options.is_training || !list->is_training);
     x->list = list;
     for (uint32_t i = 0; i < list->action_count; i++) {

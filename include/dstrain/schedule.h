@@ -1,6 +1,24 @@
 /* schedule.h - a schedule is data: everything one rank does in one step, communication included, in one
  * order. Making the list is pure; the executor is the only code that acts on it, and only obeys.
- * Slots of gathered units, of local gradients and of saved activations are assigned here. */
+ *
+ * Blocks are the model's: 0 the embedding, the decoder layers, and last the head. Pipeline stages share
+ * them out: each part is a run of blocks, and part v = chunk * stage_count + stage lies on `stage`. A list
+ * names only blocks and units of its own stage. The lists of all stages are views of one order in time, so
+ * that communication done one after another, each waiting for its partner, cannot hang.
+ *
+ * Where everything lies is assigned here, as numbers of places: gathered units and local gradients (ZeRO's
+ * slots), saved activations of decoder layers, the residual stream between blocks, and what the input part
+ * of a backward leaves for its weight part. What an action reads, and when a place is free again:
+ *
+ *   FORWARD         reads x (the embedding has none), writes out and the saved slot
+ *   LOSS            reads x, writes out, the gradient of x; where nothing is trained there is no out
+ *   RECOMPUTE       reads x, writes the saved slot again
+ *   BACKWARD        reads x, dy, saved; writes out, the gradient of x, in the place of dy (embedding: no x, no out)
+ *   BACKWARD_INPUT  the same, but out is another place, and `held` is written: dy, x and saved stay for
+ *   BACKWARD_WEIGHT which reads x, dy, saved, held; the embedding's backward, where parts are split, is only this
+ *   EXCHANGE        reads what it sends and writes what it receives, all messages at once
+ *
+ * A place is free after its last reader. An embedding's or a head's saved slot is DS_NO_SLOT. */
 #ifndef DSTRAIN_SCHEDULE_H
 #define DSTRAIN_SCHEDULE_H
 
@@ -17,8 +35,11 @@
     X(LOSS, "loss")                /* the head, forward and backward in one */             \
     X(RECOMPUTE, "recompute")      /* what a block's backward reads, made again */         \
     X(BACKWARD, "backward")        /* one block, input and weight parts */                 \
+    X(BACKWARD_INPUT, "backward_input") X(BACKWARD_WEIGHT, "backward_weight")              \
+    X(EXCHANGE, "exchange")        /* sends and receives of neighbouring stages, a group */\
     X(PREFETCH, "prefetch") X(ACQUIRE, "acquire") X(RELEASE, "release")                    \
     X(GRAD_ACQUIRE, "grad_acquire") X(REDUCE, "reduce")                                    \
+    X(TIED_REDUCE, "tied_reduce")  /* a unit of the first and the last stage, summed */    \
     X(NORM, "norm")                /* ends in the verdict; state changes after it */       \
     X(UPDATE, "update")
 /* clang-format on */
@@ -27,28 +48,72 @@ enum ds_action_kind { DS_ACTION_LIST(DS_ACTION_ENUM) DS_ACTION_KIND_COUNT };
 #undef DS_ACTION_ENUM
 extern const char *const ds_action_names[DS_ACTION_KIND_COUNT];
 
+#define DS_NO_SLOT UINT32_MAX
+#define DS_NO_UNIT UINT32_MAX
+
 struct ds_action {
     enum ds_action_kind kind;
     uint32_t micro;
-    uint32_t block; /* arithmetic */
-    uint32_t unit;  /* of ZeRO's actions */
+    uint32_t block; /* arithmetic; in an EXCHANGE that of the first transfer */
+    uint32_t unit;  /* of ZeRO's actions; for arithmetic, the block's first unit */
     uint32_t slot;  /* of the gathered unit, the local gradient, or the block's saved activations */
+    uint32_t x, dy, out; /* places of the residual stream, DS_NO_SLOT where none */
+    uint32_t held;       /* from BACKWARD_INPUT to BACKWARD_WEIGHT */
+    uint32_t transfer_start, transfer_count; /* EXCHANGE: its part of list->transfers */
 };
 
-/* What the list depends on: numbers only. */
+/* One message of an EXCHANGE. Between two stages those of one direction stand in the same order on both
+ * sides. */
+struct ds_transfer {
+    uint32_t is_send, peer; /* peer: a stage */
+    uint32_t micro,
+        block; /* whose output travels or, up the other way, the gradient of whose input */
+    uint32_t is_gradient;
+    uint32_t slot; /* place of the residual stream */
+};
+#define DS_EXCHANGE_TRANSFERS_MAX 16 /* of one EXCHANGE */
+
+/* In which order a stage does its arithmetic. */
+enum ds_schedule_kind {
+    DS_SCHEDULE_1F1B,        /* fill, then one forward and one backward in turn */
+    DS_SCHEDULE_GPIPE,       /* all forwards, then all backwards */
+    DS_SCHEDULE_INTERLEAVED, /* 1F1B over several chunks a stage */
+    DS_SCHEDULE_ZERO_BUBBLE, /* weight parts of backward fill the gaps */
+    DS_SCHEDULE_KIND_COUNT
+};
+
+/* How long a gathered unit stays: until its block (and, in a window, the block's other micro-batches) is
+ * through, or from its first use in a step to its last. */
+enum ds_reshard { DS_RESHARD_ALWAYS, DS_RESHARD_NEVER };
+
+/* What the list depends on: numbers only, the same on every rank of a stage. */
 struct ds_schedule_block {
     uint32_t unit_count;
     uint32_t units[4]; /* the block's units */
 };
 struct ds_schedule_shape {
-    const struct ds_schedule_block *blocks;
-    uint32_t block_count; /* first embedding, last head */
-    const uint64_t *unit_elems;
+    const struct ds_schedule_block *blocks; /* all of the model */
+    uint32_t block_count;                   /* first embedding, last head */
+    const uint64_t
+        *unit_cost; /* relative sizes: of several ways to share slots the smallest is taken */
     uint32_t unit_count;
     uint32_t micro_count;
     uint32_t zero_stage;
     int is_training; /* 0: forward and loss only */
     int recomputes;  /* layers keep only their input: what backward reads is made again before it */
+    enum ds_schedule_kind kind;
+    uint32_t stage, stage_count;
+    uint32_t chunk_count; /* 1 unless interleaved */
+    const uint32_t *
+        chunk_first; /* [stage_count * chunk_count + 1] first block of each part, then block_count */
+    uint32_t
+        tied_unit; /* held by first and last stage, or DS_NO_UNIT; of no concern to one stage */
+    enum ds_reshard reshard;
+    /* 1, or how many micro-batches go through a unit while it is gathered. One stage takes them through each
+     * block one after another; several, where a message is waited for, keep a chunk's units gathered as long as
+     * neighbouring pieces of arithmetic are of that chunk. Where head and embedding of one stage share a unit,
+     * which then has one local gradient at a time, the way back goes by single micro-batches. */
+    uint32_t window;
     /* or NULL: use this list's slots and classes, so that both run on what was taken for it */
     const struct ds_schedule *like;
 };
@@ -56,11 +121,15 @@ struct ds_schedule_shape {
 struct ds_schedule {
     /* owns */
     struct ds_action *actions;
-    uint32_t *slot_class; /* [unit_count] */
-    uint32_t action_count, action_capacity;
+    struct ds_transfer *transfers;
+    uint32_t *slot_class; /* [unit_count], 0 for units of other stages */
+    uint32_t action_count, action_capacity, transfer_count;
     struct ds_zero_slots slots;
-    uint32_t saved_slot_count; /* of saved activations */
+    uint32_t stream_slot_count, saved_slot_count, held_slot_count;
     int is_training;
+    /* on the schedule's clock (a chunk's forward takes 1, each part of its backward 1, messages none): the
+     * whole step, and what of it this stage works */
+    uint32_t ticks, busy_ticks;
 };
 
 /* pure: the list of one step. Slot classes: 0 rotates over the decoder layers, 1 is for embedding and
@@ -69,10 +138,16 @@ DS_CHECKED ds_status ds_schedule_make(const struct ds_schedule_shape *shape,
                                       struct ds_schedule *out);
 /* local */
 void ds_schedule_fini(struct ds_schedule *schedule);
-/* pure: does the list keep its promises: acquire before use, one holder a slot, every micro-batch of
- * every block forward once and backward once, every unit reduced once a micro-batch, nothing held at
- * the end, NORM before UPDATE? DS_ERR_CONFIG says the first that is broken. */
+/* pure: does the list keep its promises: acquire before use, one holder a place and what is read really
+ * there, every micro-batch of every block forward once and backward once, every unit reduced once a
+ * micro-batch and in their order, nothing held at the end, NORM before UPDATE? What arrives from other
+ * stages is believed. DS_ERR_CONFIG says the first that is broken. */
 DS_CHECKED ds_status ds_schedule_check(const struct ds_schedule_shape *shape,
                                        const struct ds_schedule *schedule);
+
+/* pure: cuts the blocks into contiguous parts of at least one block, first[0..part_count], such that the
+ * dearest part costs as little as can be and the others are as even as that allows */
+void ds_schedule_cut(const uint64_t *costs, uint32_t block_count, uint32_t part_count,
+                     uint32_t *first);
 
 #endif

@@ -147,11 +147,16 @@ static ds_status make_lists(struct ds_trainer *t)
     uint64_t *elems = calloc(t->model->unit_count, sizeof *elems);
     struct ds_schedule_shape shape = {.blocks = blocks,
                                       .block_count = t->model->block_count,
-                                      .unit_elems = elems,
+                                      .unit_cost = elems,
                                       .unit_count = t->model->unit_count,
                                       .micro_count = (uint32_t)t->micro_count,
                                       .zero_stage = (uint32_t)t->config->zero.stage,
                                       .is_training = is_training(t),
+                                      .stage_count = 1,
+                                      .chunk_count = 1,
+                                      .chunk_first = (uint32_t[]){0, t->model->block_count},
+                                      .tied_unit = DS_NO_UNIT,
+                                      .window = 1,
                                       .recomputes = t->config->train.activation_checkpointing ==
                                                     DS_RECOMPUTE_FULL};
     ds_status st = DS_OK;

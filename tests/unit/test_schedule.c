@@ -10,6 +10,7 @@ enum { LAYERS_MAX = 6, UNITS_MAX = LAYERS_MAX + 2 };
 struct fixture {
     struct ds_schedule_block blocks[UNITS_MAX];
     uint64_t elems[UNITS_MAX];
+    uint32_t first[2];
     struct ds_schedule_shape shape;
 };
 
@@ -27,11 +28,17 @@ static void make_shape(struct fixture *f, uint32_t layers, uint32_t micros, int 
     }
     f->shape = (struct ds_schedule_shape){.blocks = f->blocks,
                                           .block_count = layers + 2,
-                                          .unit_elems = f->elems,
+                                          .unit_cost = f->elems,
                                           .unit_count = layers + 2,
                                           .micro_count = micros,
                                           .zero_stage = (uint32_t)stage,
-                                          .is_training = is_training};
+                                          .is_training = is_training,
+                                          .stage_count = 1,
+                                          .chunk_count = 1,
+                                          .chunk_first = f->first,
+                                          .tied_unit = DS_NO_UNIT,
+                                          .window = 1};
+    f->first[1] = layers + 2;
 }
 
 static void every_list_keeps_its_promises(void **state)

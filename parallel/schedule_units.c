@@ -1,0 +1,307 @@
+/* schedule_units.c - the traffic of units around each work: acquire before, prefetch of what comes next,
+ * release and reduce after, each with its slot. Which slots there are is found by going along: a unit that
+ * must be had and finds no free slot makes one; a prefetch takes only what is free. */
+#include "schedule_maker.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct emitter {
+    const struct ds_schedule_shape *shape;
+    const struct works *works;
+    struct ds_schedule *list;
+    int keeps;     /* a unit that the next but one work needs is not released */
+    uint32_t next; /* no work after the present one and before this misses a unit */
+    struct pool weights[DS_ZERO_SLOT_CLASSES], grads[DS_ZERO_SLOT_CLASSES];
+    /* owns: [unit] */
+    uint32_t *tables;
+    /* borrows: of tables */
+    uint32_t *weight_slot, *grad_slot; /* where it is now, or DS_NO_SLOT */
+    uint32_t *is_acquired;
+    uint32_t *user_count; /* blocks of this stage that use it; 0: it is elsewhere */
+    uint32_t *missing;    /* blocks that have not added to its local gradient yet */
+};
+
+static ds_status emit(struct emitter *e, struct ds_action action)
+{
+    struct ds_schedule *list = e->list;
+
+    if (list->action_count == list->action_capacity) {
+        uint32_t capacity = list->action_capacity ? 2 * list->action_capacity : 256;
+        struct ds_action *more = realloc(list->actions, capacity * sizeof *more);
+        if (!more)
+            return ds_fail(DS_ERR_NO_MEMORY, "a list of %u actions", capacity);
+        list->actions = more;
+        list->action_capacity = capacity;
+    }
+    list->actions[list->action_count++] = action;
+    return DS_OK;
+}
+
+static struct ds_action action_of(enum ds_action_kind kind, const struct work *work, uint32_t unit,
+                                  uint32_t slot)
+{
+    return (struct ds_action){.kind = kind,
+                              .micro = work->micro,
+                              .block = work->block,
+                              .unit = unit,
+                              .slot = slot,
+                              .x = DS_NO_SLOT,
+                              .dy = DS_NO_SLOT,
+                              .out = DS_NO_SLOT,
+                              .held = DS_NO_SLOT};
+}
+
+static struct pool *pool_of(struct emitter *e, struct pool *pools, uint32_t unit)
+{
+    return &pools[e->list->slot_class[unit]];
+}
+
+static ds_status emit_acquire(struct emitter *e, const struct work *work, uint32_t unit)
+{
+    if (e->is_acquired[unit])
+        return DS_OK;
+    if (e->weight_slot[unit] == DS_NO_SLOT)
+        DS_TRY(pool_take(pool_of(e, e->weights, unit), &e->weight_slot[unit]));
+    e->is_acquired[unit] = 1;
+    return emit(e, action_of(DS_ACTION_ACQUIRE, work, unit, e->weight_slot[unit]));
+}
+
+static ds_status emit_prefetch(struct emitter *e, const struct work *work, uint32_t unit)
+{
+    if (e->weight_slot[unit] != DS_NO_SLOT || pool_of(e, e->weights, unit)->free_count == 0)
+        return DS_OK;
+    DS_TRY(pool_take(pool_of(e, e->weights, unit), &e->weight_slot[unit]));
+    return emit(e, action_of(DS_ACTION_PREFETCH, work, unit, e->weight_slot[unit]));
+}
+
+/* `next`: the work that needs the unit's weights next */
+static int stays(const struct emitter *e, uint32_t index, uint32_t next)
+{
+    const struct work *works = e->works->works;
+
+    if (next == NO_WORK)
+        return 0;
+    const uint32_t turns = works[next].turn - works[index].turn;
+    return turns == 1 || (e->keeps && turns == 2) ||
+           (works[index].run != NO_RUN && works[index].run == works[next].run);
+}
+
+static ds_status emit_release(struct emitter *e, uint32_t index, uint32_t unit, uint32_t next)
+{
+    const uint32_t slot = e->weight_slot[unit];
+
+    if (stays(e, index, next))
+        return DS_OK;
+    pool_give(pool_of(e, e->weights, unit), slot);
+    e->weight_slot[unit] = DS_NO_SLOT;
+    e->is_acquired[unit] = 0;
+    if (next < e->next)
+        e->next = next;
+    return emit(e, action_of(DS_ACTION_RELEASE, &e->works->works[index], unit, slot));
+}
+
+static ds_status emit_grad_acquire(struct emitter *e, const struct work *work, uint32_t unit)
+{
+    if (e->grad_slot[unit] == DS_NO_SLOT) {
+        DS_TRY(pool_take(pool_of(e, e->grads, unit), &e->grad_slot[unit]));
+        e->missing[unit] = e->user_count[unit];
+    }
+    return emit(e, action_of(DS_ACTION_GRAD_ACQUIRE, work, unit, e->grad_slot[unit]));
+}
+
+/* After the last block of this micro-batch that adds to the unit. */
+static ds_status emit_reduce(struct emitter *e, const struct work *work, uint32_t unit)
+{
+    const uint32_t slot = e->grad_slot[unit];
+
+    if (--e->missing[unit] > 0)
+        return DS_OK;
+    pool_give(pool_of(e, e->grads, unit), slot);
+    e->grad_slot[unit] = DS_NO_SLOT;
+    return emit(e, action_of(DS_ACTION_REDUCE, work, unit, slot));
+}
+
+static int misses_a_unit(const struct emitter *e, const struct work *work)
+{
+    const struct ds_schedule_block *block = &e->shape->blocks[work->block];
+
+    for (uint32_t i = 0; i < block->unit_count && work->needs_weights; i++)
+        if (e->weight_slot[block->units[i]] == DS_NO_SLOT)
+            return 1;
+    return 0;
+}
+
+/* The next work with a unit that is not here and not on its way, or NULL. */
+static const struct work *next_gather(struct emitter *e, uint32_t index)
+{
+    if (e->next <= index)
+        e->next = index + 1;
+    while (e->next < e->works->count && !misses_a_unit(e, &e->works->works[e->next]))
+        e->next++;
+    return e->next < e->works->count ? &e->works->works[e->next] : NULL;
+}
+
+static ds_status emit_before(struct emitter *e, uint32_t index)
+{
+    const struct work *work = &e->works->works[index], *next = next_gather(e, index);
+    const struct ds_schedule_block *block = &e->shape->blocks[work->block];
+
+    for (uint32_t i = 0; i < block->unit_count && work->needs_weights; i++)
+        DS_TRY(emit_acquire(e, work, block->units[i]));
+    for (uint32_t i = 0; next && i < e->shape->blocks[next->block].unit_count; i++)
+        DS_TRY(emit_prefetch(e, next, e->shape->blocks[next->block].units[i]));
+    for (uint32_t i = 0; i < block->unit_count && work->makes_grads; i++)
+        DS_TRY(emit_grad_acquire(e, work, block->units[i]));
+    return DS_OK;
+}
+
+static ds_status emit_after(struct emitter *e, uint32_t index)
+{
+    const struct work *work = &e->works->works[index];
+    const struct ds_schedule_block *block = &e->shape->blocks[work->block];
+
+    for (uint32_t i = 0; i < block->unit_count && work->needs_weights; i++)
+        DS_TRY(emit_release(e, index, block->units[i], work->next_use[i]));
+    for (uint32_t i = 0; i < block->unit_count && work->makes_grads; i++)
+        DS_TRY(emit_reduce(e, work, block->units[i]));
+    return DS_OK;
+}
+
+static ds_status emit_work(struct emitter *e, uint32_t index)
+{
+    const struct work *work = &e->works->works[index];
+    struct ds_action action =
+        action_of(work->kind, work, e->shape->blocks[work->block].units[0], work->slot);
+
+    action.x = work->x;
+    action.dy = work->dy;
+    action.out = work->out;
+    action.held = work->held;
+    action.transfer_start = work->transfer_start;
+    action.transfer_count = work->transfer_count;
+    if (work->kind == DS_ACTION_EXCHANGE)
+        return emit(e, action);
+    DS_TRY(emit_before(e, index));
+    DS_TRY(emit(e, action));
+    return emit_after(e, index);
+}
+
+/* Who waits here for another stage has nothing left that another stage waits for. */
+static ds_status emit_end(struct emitter *e)
+{
+    const struct ds_schedule_shape *shape = e->shape;
+    const struct work none = {.kind = DS_ACTION_NORM};
+    const int is_end = shape->stage == 0 || shape->stage + 1 == shape->stage_count;
+
+    if (shape->tied_unit != DS_NO_UNIT && shape->stage_count > 1 && is_end)
+        DS_TRY(emit(e, action_of(DS_ACTION_TIED_REDUCE, &none, shape->tied_unit, DS_NO_SLOT)));
+    DS_TRY(emit(e, action_of(DS_ACTION_NORM, &none, 0, DS_NO_SLOT)));
+    for (uint32_t unit = 0; unit < shape->unit_count; unit++)
+        if (e->user_count[unit] > 0)
+            DS_TRY(emit(e, action_of(DS_ACTION_UPDATE, &none, unit, DS_NO_SLOT)));
+    return DS_OK;
+}
+
+static ds_status emit_step(struct emitter *e)
+{
+    const struct work none = {.kind = DS_ACTION_BEGIN};
+
+    if (e->shape->is_training)
+        DS_TRY(emit(e, action_of(DS_ACTION_BEGIN, &none, 0, DS_NO_SLOT)));
+    for (uint32_t i = 0; i < e->works->count; i++)
+        DS_TRY(emit_work(e, i));
+    return e->shape->is_training ? emit_end(e) : DS_OK;
+}
+
+/* ---- the choice of slots. A variant: bit 0: embedding in class 0 with the layers, bit 1: head, bit 2: units
+ * are released at once even where the next work but one needs them. */
+
+static void choose_classes(const struct emitter *e, uint32_t variant)
+{
+    const struct ds_schedule_shape *shape = e->shape;
+    const uint32_t head = shape->blocks[shape->block_count - 1].units[0];
+    const uint32_t embedding = shape->blocks[0].units[0];
+    uint32_t *slot_class = e->list->slot_class;
+
+    if (shape->like) {
+        memcpy(slot_class, shape->like->slot_class, shape->unit_count * sizeof *slot_class);
+        return;
+    }
+    if (e->user_count[head] > 0)
+        slot_class[head] = variant & 2 ? 0 : 1;
+    if (e->user_count[embedding] > 0)
+        slot_class[embedding] = variant & 1 ? 0 : 1;
+}
+
+static uint32_t units_in_class(const struct emitter *e, uint32_t slot_class)
+{
+    uint32_t count = 0;
+
+    for (uint32_t i = 0; i < e->shape->unit_count; i++)
+        count += e->user_count[i] > 0 && e->list->slot_class[i] == slot_class;
+    return count;
+}
+
+/* Two slots for what rotates, so that one unit is gathered or reduced while another is used. */
+static ds_status start_pools(struct emitter *e)
+{
+    const struct ds_schedule *like = e->shape->like;
+
+    for (uint32_t c = 0; c < DS_ZERO_SLOT_CLASSES; c++) {
+        const uint32_t units = units_in_class(e, c), count = units == 0 ? 0 : c == 0 ? 2 : 1;
+        const uint32_t weights = e->shape->reshard == DS_RESHARD_NEVER ? units : count;
+        DS_TRY(pool_init(&e->weights[c], like ? like->slots.weight_count[c] : weights));
+        DS_TRY(pool_init(&e->grads[c], e->shape->is_training ? count : 0));
+    }
+    return DS_OK;
+}
+
+static void count_users(struct emitter *e)
+{
+    const struct ds_schedule_shape *shape = e->shape;
+
+    for (uint32_t b = 0; b < shape->block_count; b++)
+        for (uint32_t i = 0; block_is_here(shape, b) && i < shape->blocks[b].unit_count; i++)
+            e->user_count[shape->blocks[b].units[i]]++;
+}
+
+static ds_status emitter_init(struct emitter *e)
+{
+    const size_t n = e->shape->unit_count;
+
+    e->tables = calloc(5 * n, sizeof *e->tables);
+    e->list->slot_class = calloc(n, sizeof *e->list->slot_class);
+    if (!e->tables || !e->list->slot_class)
+        return ds_fail(DS_ERR_NO_MEMORY, "a schedule of %zu units", n);
+    e->weight_slot = e->tables;
+    e->grad_slot = e->tables + n;
+    e->is_acquired = e->tables + 2 * n;
+    e->user_count = e->tables + 3 * n;
+    e->missing = e->tables + 4 * n;
+    memset(e->tables, 0xff, 2 * n * sizeof *e->tables); /* DS_NO_SLOT */
+    return DS_OK;
+}
+
+ds_status units_emit(const struct ds_schedule_shape *shape, uint32_t variant,
+                     const struct works *works, struct ds_schedule *out)
+{
+    struct emitter e = {.shape = shape, .works = works, .list = out, .keeps = !(variant & 4)};
+    ds_status st = emitter_init(&e);
+
+    if (st == DS_OK) {
+        count_users(&e);
+        choose_classes(&e, variant);
+        st = start_pools(&e);
+    }
+    if (st == DS_OK)
+        st = emit_step(&e);
+    for (uint32_t c = 0; c < DS_ZERO_SLOT_CLASSES; c++) {
+        out->slots.weight_count[c] = e.weights[c].count;
+        out->slots.grad_count[c] = e.grads[c].count;
+        pool_fini(&e.weights[c]);
+        pool_fini(&e.grads[c]);
+    }
+    free(e.tables);
+    return st;
+}
