@@ -2,6 +2,8 @@
  * their weights were elsewhere a moment ago; units never learn what a block is. It decides nothing. */
 #include "dstrain/executor.h"
 
+#include "dstrain/accounts.h"
+
 #include <stdlib.h>
 
 struct ds_executor {
@@ -258,11 +260,14 @@ ds_status ds_executor_run(struct ds_executor *x, const struct ds_schedule *list)
     for (uint32_t i = 0; i < list->action_count; i++) {
         const struct ds_action *action = &list->actions[i];
         struct ds_record *record = NULL;
+        uint32_t span;
 
         if (x->options.recorder)
             record = ds_record_begin(x->options.recorder, i, action->kind, action->micro,
                                      action->unit, action->block);
+        DS_TRY(ds_timeline_action(x->options.timeline, ds_action_row(action->kind), i, &span));
         DS_TRY(executor_table[action->kind](x, action));
+        DS_TRY(ds_timeline_end(x->options.timeline, span));
         if (record)
             ds_record_end(x->options.recorder, record);
     }

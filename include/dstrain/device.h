@@ -80,6 +80,8 @@ struct ds_device_ops {
     ds_status (*event_query)(struct ds_event *event, int *done);
     ds_status (*event_sync)(struct ds_event *event);    /* the host waits */
     ds_status (*stream_sync)(struct ds_stream *stream); /* the host waits for all of it */
+    /* when the stream comes to it, the monotonic time of this host goes to *at_ns (pinned memory) */
+    ds_status (*stream_stamp)(struct ds_stream *stream, uint64_t *at_ns);
     /* optional */
     ds_status (*call)(struct ds_stream *stream, ds_work_fn work, const void *args,
                       size_t args_bytes); /* host devices only; NULL: host code cannot be queued */

@@ -6,6 +6,7 @@
 #include "dstrain/optim.h"
 #include "dstrain/recorder.h"
 #include "dstrain/schedule.h"
+#include "dstrain/timeline.h"
 #include "dstrain/zero.h"
 
 struct ds_executor_options {
@@ -19,6 +20,7 @@ struct ds_executor_options {
     struct ds_stream *compute;
     struct ds_memory *memory;
     struct ds_recorder *recorder; /* may be NULL */
+    struct ds_timeline *timeline; /* may be NULL */
     uint64_t tokens_per_micro, seq_length;
     const struct ds_schedule *plan; /* the list with the most slots of saved activations */
     int is_training;

@@ -8,6 +8,8 @@
 #include "dstrain/fs.h"
 #include "dstrain/memory.h"
 #include "dstrain/recorder.h"
+#include "dstrain/schedule.h"
+#include "dstrain/timeline.h"
 
 /* PLAN: training, assembled up to the weights and data, which are left out. */
 enum ds_trainer_mode {
@@ -22,11 +24,17 @@ struct ds_step_report {
     uint64_t step, trained_tokens, tokens; /* tokens: positions read so far, all ranks */
     double loss;                           /* mean over trained tokens of the global batch */
     double grad_norm, learning_rate;
-    double step_s, tokens_per_s, wait_data_s, wait_comm_s;
+    double step_s, tokens_per_s;
+    double arithmetic_s; /* of blocks on this rank; when it waited, and for what: */
+    double wait_data_s, wait_comm_s, bubble_s;
     uint64_t skipped; /* steps skipped so far */
     int is_skipped, has_eval;
     double eval_loss;
     uint64_t device_peak_bytes, host_peak_bytes;
+    /* valid during the call: what happened when, and the list whose actions the spans name */
+    const struct ds_timeline_span *spans;
+    const struct ds_action *actions;
+    uint32_t span_count;
 };
 
 struct ds_trainer_options {
@@ -42,6 +50,9 @@ struct ds_trainer_options {
     /* called after every finished step, in order */
     ds_status (*on_step)(void *user, const struct ds_step_report *report);
     void *user;
+    /* no rank begins the step after this one before on_step has returned on it, so that on_step may talk to
+     * the other ranks there; 0: none */
+    uint64_t settle_step;
 };
 
 struct ds_trainer;

@@ -16,6 +16,7 @@
 #include "dstrain/memory.h"
 #include "dstrain/status.h"
 #include "dstrain/tensor.h"
+#include "dstrain/timeline.h"
 
 /* ---- layout: pure. Where each parameter lives inside a flat unit, and who owns which part.
  *
@@ -81,7 +82,7 @@ struct ds_zero_options {
     struct ds_device *device;
     struct ds_stream *compute, *comm; /* where arithmetic and where collectives are queued */
     struct ds_memory *memory;         /* everything is taken here, in open */
-    const struct ds_clock *clock;
+    struct ds_timeline *timeline;     /* where waits are marked; or NULL */
 };
 
 struct ds_zero;
@@ -134,10 +135,6 @@ DS_CHECKED ds_status ds_zero_tied_reduce(struct ds_zero *zero, uint32_t unit);
 DS_CHECKED ds_status ds_zero_norm(struct ds_zero *zero, struct ds_step_record *record);
 /* collective: trained_tokens of the record summed over both groups */
 DS_CHECKED ds_status ds_zero_sum_tokens(struct ds_zero *zero, struct ds_step_record *record);
-
-/* local: nanoseconds so far in which the host stood still because arithmetic had to wait for communication;
- * a stream that waits by itself (deferred, cuda) adds nothing */
-uint64_t ds_zero_waited_ns(const struct ds_zero *zero);
 
 /* What the optimizer updates of a unit: views of device memory. Stage 0: the whole unit (after
  * ds_zero_update_begin has gathered its gradient); else the owned shard, `start` in the unit. */

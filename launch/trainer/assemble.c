@@ -213,6 +213,17 @@ static ds_status describe_units(struct ds_trainer *t)
     return DS_OK;
 }
 
+static ds_status open_timeline(struct ds_trainer *t)
+{
+    const struct ds_timeline_options options = {
+        .streams = {[DS_TIMELINE_COMPUTE] = t->compute, [DS_TIMELINE_COMM] = t->comm},
+        .memory = &t->memory,
+        .action_count = t->train_list.action_count,
+    };
+
+    return is_training(t) ? ds_timeline_open(&options, &t->timeline) : DS_OK;
+}
+
 static ds_status open_zero(struct ds_trainer *t)
 {
     DS_TRY(describe_units(t));
@@ -228,7 +239,7 @@ static ds_status open_zero(struct ds_trainer *t)
         .compute = t->compute,
         .comm = t->comm,
         .memory = &t->memory,
-        .clock = t->options.clock,
+        .timeline = t->timeline,
     };
 
     return ds_zero_open(&options, &t->zero);
@@ -361,6 +372,7 @@ static ds_status open_executor(struct ds_trainer *t)
         .compute = t->compute,
         .memory = &t->memory,
         .recorder = t->options.recorder,
+        .timeline = t->timeline,
         .tokens_per_micro = t->tokens_per_micro,
         .seq_length = t->config->train.seq_length,
         .plan = plan_of(t),
@@ -391,6 +403,7 @@ static ds_status take_all(struct ds_trainer *t)
 {
     DS_TRY(open_comm_stream(t));
     DS_TRY(make_lists(t));
+    DS_TRY(open_timeline(t));
     DS_TRY(open_zero(t));
     DS_TRY(open_optim(t));
     DS_TRY(take_batches(t));
@@ -452,6 +465,7 @@ void trainer_dismantle(struct ds_trainer *t)
     ds_executor_close(t->executor);
     ds_optim_close(t->optim);
     ds_zero_close(t->zero);
+    ds_timeline_close(t->timeline);
     ds_mesh_close(t->mesh);
     ds_model_close(t->model);
     ds_schedule_fini(&t->train_list);

@@ -4,6 +4,8 @@
 
 #include "inject.h"
 
+#include "dstrain/accounts.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -65,6 +67,19 @@ static uint64_t host_peak_bytes(void)
     return getrusage(RUSAGE_SELF, &usage) == 0 ? (uint64_t)usage.ru_maxrss * 1024u : 0;
 }
 
+/* Spans are used in turn as the exchanges are. */
+static void fill_accounts(const struct ds_trainer *t, struct ds_step_report *report)
+{
+    struct ds_accounts accounts;
+
+    report->actions = t->train_list.actions;
+    report->spans = ds_timeline_spans(t->timeline, report->step & 1, &report->span_count);
+    accounts = ds_accounts_of(&t->train_list, report->spans, report->span_count);
+    report->arithmetic_s = (double)accounts.arithmetic_ns * 1e-9;
+    report->wait_comm_s = (double)accounts.wait_comm_ns * 1e-9;
+    report->bubble_s = (double)accounts.bubble_ns * 1e-9;
+}
+
 static void fill_report(struct ds_trainer *t, const struct trainer_exchange *exchange,
                         struct ds_step_report *report)
 {
@@ -83,12 +98,12 @@ static void fill_report(struct ds_trainer *t, const struct trainer_exchange *exc
         .learning_rate = r->learning_rate,
         .step_s = (double)(now_ns - t->last_end_ns) * 1e-9,
         .wait_data_s = (double)exchange->waited_data_ns * 1e-9,
-        .wait_comm_s = (double)exchange->waited_comm_ns * 1e-9,
         .skipped = r->skipped,
         .is_skipped = r->skip != 0,
         .device_peak_bytes = ds_memory_total(&t->memory, DS_MEMORY_DEVICE),
         .host_peak_bytes = host_peak_bytes(),
     };
+    fill_accounts(t, report);
     report->tokens_per_s = report->step_s > 0 ? (double)positions / report->step_s : 0;
     t->last_end_ns = now_ns;
 }
@@ -135,11 +150,11 @@ static ds_status finish_step(struct ds_trainer *t, struct trainer_exchange *exch
 static ds_status queue_step(struct ds_trainer *t, struct trainer_exchange *exchange, uint64_t step)
 {
     const struct ds_device_ops *ops = t->device->ops;
-    const uint64_t waited_ns = ds_zero_waited_ns(t->zero);
 
     DS_TRY(send_step(t, exchange, step));
+    ds_timeline_start(t->timeline, step & 1);
     DS_TRY(ds_executor_run(t->executor, &t->train_list));
-    exchange->waited_comm_ns = ds_zero_waited_ns(t->zero) - waited_ns;
+    ds_timeline_stop(t->timeline);
     exchange->step = step;
     DS_TRY(ops->copy(t->compute, exchange->result, t->record, sizeof *t->record));
     return ops->event_record(exchange->done, t->compute);
@@ -159,7 +174,7 @@ static ds_status run_steps(struct ds_trainer *t)
         DS_TRY(queue_step(t, exchange, step));
         DS_TRY(finish_step(t, &t->exchanges[(step - 1) & 1]));
         DS_TRY(t->device->ops->event_query(exchange->done, &is_done));
-        if (is_done || step == steps || evaluates_after(t, step))
+        if (is_done || step == steps || step == t->options.settle_step || evaluates_after(t, step))
             DS_TRY(finish_step(t, exchange));
         if (step == 1)
             ds_memory_freeze(&t->memory);

@@ -17,7 +17,7 @@ struct trainer_exchange {
     int32_t *batch;                /* pinned: ids, targets, positions, documents */
     struct ds_event *done;         /* the result is there */
     uint64_t step;                 /* whose numbers; 0: none outstanding */
-    uint64_t waited_data_ns, waited_comm_ns;
+    uint64_t waited_data_ns;
 };
 
 struct ds_trainer {
@@ -35,6 +35,7 @@ struct ds_trainer {
     struct ds_zero_unit_spec *unit_specs;
     struct ds_span *param_spans;
     struct ds_optim_range *ranges;
+    struct ds_timeline *timeline; /* NULL: nothing is trained */
     struct ds_zero *zero;
     struct ds_optim *optim;
     struct ds_executor *executor;

@@ -60,7 +60,8 @@ static int has_required_entries(const struct ds_device_ops *device)
     return device->name && device->kernels && device->count && device->open && device->close &&
            device->alloc && device->release && device->stream_open && device->stream_close &&
            device->event_open && device->event_close && device->copy && device->stream_wait &&
-           device->event_record && device->event_query && device->event_sync && device->stream_sync;
+           device->event_record && device->event_query && device->event_sync &&
+           device->stream_sync && device->stream_stamp;
 }
 
 static int has_our_size(const char *path, const char *table, size_t theirs, size_t ours, char *why)

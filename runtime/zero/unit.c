@@ -10,22 +10,29 @@ ds_status zero_comm_after_compute(struct ds_zero *zero)
 
 ds_status zero_compute_waits(struct ds_zero *zero, struct ds_event *event)
 {
-    const uint64_t begin_ns = ds_clock_mono_ns(zero->options.clock);
-    ds_status st = zero->device_ops->stream_wait(zero->options.compute, event);
+    uint32_t span;
 
-    zero->waited_ns += ds_clock_mono_ns(zero->options.clock) - begin_ns;
-    return st;
+    DS_TRY(ds_timeline_wait(zero->options.timeline, DS_TIMELINE_COMPUTE, DS_TIMELINE_WAIT_COMM,
+                            &span));
+    DS_TRY(zero->device_ops->stream_wait(zero->options.compute, event));
+    return ds_timeline_end(zero->options.timeline, span);
+}
+
+/* The comm stream goes on after `event`, which arithmetic brings. Before NORM only: see timeline.h. */
+static ds_status comm_waits(struct ds_zero *zero, struct ds_event *event)
+{
+    uint32_t span;
+
+    DS_TRY(ds_timeline_wait(zero->options.timeline, DS_TIMELINE_COMM, DS_TIMELINE_WAIT_COMPUTE,
+                            &span));
+    DS_TRY(zero->device_ops->stream_wait(zero->options.comm, event));
+    return ds_timeline_end(zero->options.timeline, span);
 }
 
 ds_status zero_compute_after_comm(struct ds_zero *zero)
 {
     DS_TRY(zero->device_ops->event_record(zero->handover, zero->options.comm));
     return zero_compute_waits(zero, zero->handover);
-}
-
-uint64_t ds_zero_waited_ns(const struct ds_zero *zero)
-{
-    return zero->waited_ns;
 }
 
 ds_status zero_gather(struct ds_zero *zero, const struct zero_unit *unit,
@@ -62,8 +69,8 @@ ds_status ds_zero_prefetch(struct ds_zero *zero, uint32_t unit, uint32_t slot)
     place->holder = unit;
     u->weight_slot = slot;
     u->is_gathering = 1;
-    DS_TRY(ops->stream_wait(comm, place->idle));
-    DS_TRY(ops->stream_wait(comm, u->updated));
+    DS_TRY(comm_waits(zero, place->idle));
+    DS_TRY(comm_waits(zero, u->updated));
     const struct zero_state gathered = {u->param.dtype, u->param.shard, place->at};
     DS_TRY(zero_gather(zero, u, &gathered));
     return ops->event_record(u->ready, comm);
@@ -168,7 +175,8 @@ ds_status ds_zero_reduce(struct ds_zero *zero, uint32_t unit)
     struct zero_slot *place = slot_of(&zero->grad_slots[u->slot_class], u->grad_slot);
     uint8_t *part = element(place->at, DS_F32, count * zero->shard_rank);
 
-    DS_TRY(zero_comm_after_compute(zero));
+    DS_TRY(zero->device_ops->event_record(zero->handover, zero->options.compute));
+    DS_TRY(comm_waits(zero, zero->handover));
     DS_TRY(sum_partial(zero, &zero->options.units[unit], place->at));
     DS_TRY(ds_comm_reduce_scatter(zero->options.shard, place->at, part, count, DS_F32, comm));
     DS_TRY(ds_comm_all_reduce(zero->options.replica, part, count, DS_F32, DS_REDUCE_SUM, comm));

@@ -55,7 +55,6 @@ struct ds_zero {
     const struct ds_device_ops *device_ops;
     const struct ds_kernel_ops *kernels;
     uint32_t shard_rank, shard_count;
-    uint64_t waited_ns;
 };
 
 /* Are whole weights always here? Stages 0-2, and wherever nobody shares them out. */
@@ -91,7 +90,7 @@ static inline uint8_t *element(uint8_t *base, enum ds_dtype dtype, uint64_t at)
 /* the comm stream goes on after what the compute stream has so far, and the other way round */
 DS_CHECKED ds_status zero_comm_after_compute(struct ds_zero *zero);
 DS_CHECKED ds_status zero_compute_after_comm(struct ds_zero *zero);
-/* the compute stream goes on after `event`; where that stops the host, the time is booked */
+/* the compute stream goes on after `event`, which a collective brings */
 DS_CHECKED ds_status zero_compute_waits(struct ds_zero *zero, struct ds_event *event);
 /* on the comm stream: whole copies from everyone's shard */
 DS_CHECKED ds_status zero_gather(struct ds_zero *zero, const struct zero_unit *unit,

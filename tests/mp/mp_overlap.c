@@ -68,7 +68,6 @@ static void rig_open(struct rig *rig)
     zero.compute = rig->compute;
     zero.comm = rig->beside;
     zero.memory = &rig->memory;
-    zero.clock = ds_clock_system();
     mp_assert(ds_zero_open(&zero, &rig->zero) == DS_OK);
     fill_shards(rig);
 }

@@ -145,6 +145,15 @@ static inline ds_status countdown_work(void *self, int *done)
     return DS_OK;
 }
 
+/* A millisecond. */
+static inline ds_status sleep_work(void *self, int *done)
+{
+    (void)self;
+    ds_clock_sleep_ns(ds_clock_system(), 1000000);
+    *done = 1;
+    return DS_OK;
+}
+
 static inline void call(struct ds_stream *stream, ds_work_fn work, atomic_int *flag, int value)
 {
     struct flag_args args = {flag, value, DS_OK, NULL};

@@ -177,8 +177,7 @@ static inline void spread_open(const struct spread_case *c, struct ds_comm *worl
                                          .device = r->device,
                                          .compute = r->compute,
                                          .comm = r->comm,
-                                         .memory = &r->memory,
-                                         .clock = ds_clock_system()};
+                                         .memory = &r->memory};
     SPREAD_MUST(ds_zero_open(&zero, &r->zero) == DS_OK);
 }
 

@@ -169,6 +169,8 @@ static ds_status collect(struct ds_trainer *trainer, struct tiny_result *out)
     out->params = malloc(model->elems_total * sizeof *out->params);
     list_params(model, out);
     memcpy(out->bytes, ds_trainer_memory(trainer)->bytes[DS_MEMORY_DEVICE], sizeof out->bytes);
+    memcpy(out->pinned_bytes, ds_trainer_memory(trainer)->bytes[DS_MEMORY_PINNED],
+           sizeof out->pinned_bytes);
     for (uint32_t i = 0; i < model->unit_count; i++)
         if (model->units[i].elems > out->largest_unit_elems)
             out->largest_unit_elems = model->units[i].elems;

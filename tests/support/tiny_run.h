@@ -36,7 +36,7 @@ struct tiny_result {
     uint64_t param_elems;
     struct tiny_param *table; /* [param_count] */
     uint32_t param_count;
-    uint64_t bytes[DS_MEMORY_LABEL_COUNT]; /* device memory of rank 0 */
+    uint64_t bytes[DS_MEMORY_LABEL_COUNT], pinned_bytes[DS_MEMORY_LABEL_COUNT]; /* of rank 0 */
     uint64_t largest_unit_elems;
     struct ds_step_report last;
 };

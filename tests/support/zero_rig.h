@@ -107,7 +107,6 @@ static inline void rig_open(struct zero_rank *r, struct zero_case *test, struct 
         .compute = r->compute,
         .comm = r->comm,
         .memory = &r->memory,
-        .clock = ds_clock_system(),
     };
 }
 

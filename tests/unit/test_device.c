@@ -133,6 +133,59 @@ static void asking_for_an_event_brings_it_in_the_end(void **state)
     rig_close(&rig);
 }
 
+/* ---- time */
+
+/* Three stamps around two works of a millisecond, on one stream. */
+static void stamp_works(struct rig *rig, struct ds_stream *stream, uint64_t *at_ns)
+{
+    for (int i = 0; i < 3; i++) {
+        assert_ok(rig->ops->stream_stamp(stream, &at_ns[i]));
+        if (i < 2)
+            assert_ok(rig->ops->call(stream, sleep_work, NULL, 0));
+    }
+}
+
+static void stamps_are_in_the_order_of_their_stream(void **state)
+{
+    struct rig rig = rig_open(state, test_seed(__func__));
+    struct ds_stream *const streams[] = {rig.a, rig.worker};
+
+    for (int i = 0; i < 2; i++) {
+        uint64_t *at_ns = take(&rig, DS_MEMORY_PINNED, 3 * sizeof *at_ns);
+        const uint64_t before_ns = ds_clock_mono_ns(ds_clock_system());
+
+        stamp_works(&rig, streams[i], at_ns);
+        assert_true(!is_deferred(state) || at_ns[0] == 0); /* the stream has not come to it */
+        assert_ok(rig.ops->stream_sync(streams[i]));
+        assert_true(at_ns[0] >= before_ns);
+        assert_true(at_ns[1] >= at_ns[0] + 1000000 && at_ns[2] >= at_ns[1] + 1000000);
+        assert_true(at_ns[2] <= ds_clock_mono_ns(ds_clock_system()));
+        rig.ops->release(rig.device, DS_MEMORY_PINNED, at_ns, 3 * sizeof *at_ns);
+    }
+    rig_close(&rig);
+}
+
+static void a_stamp_behind_a_wait_is_later_than_what_was_waited_for(void **state)
+{
+    const uint64_t seed = test_seed(__func__);
+
+    for (uint64_t i = 0; i < 20; i++) {
+        struct rig rig = rig_open(state, seed + i);
+        uint64_t *at_ns = take(&rig, DS_MEMORY_PINNED, 3 * sizeof *at_ns);
+
+        assert_ok(rig.ops->call(rig.worker, sleep_work, NULL, 0));
+        assert_ok(rig.ops->stream_stamp(rig.worker, &at_ns[0]));
+        assert_ok(rig.ops->stream_stamp(rig.a, &at_ns[1]));
+        assert_ok(ds_stream_after(rig.a, rig.worker, rig.event));
+        assert_ok(rig.ops->stream_stamp(rig.a, &at_ns[2]));
+        assert_ok(rig.ops->stream_sync(rig.a));
+        assert_true(at_ns[0] > 0 && at_ns[1] > 0);
+        assert_true(at_ns[2] >= at_ns[0] && at_ns[2] >= at_ns[1]);
+        rig.ops->release(rig.device, DS_MEMORY_PINNED, at_ns, 3 * sizeof *at_ns);
+        rig_close(&rig);
+    }
+}
+
 /* ---- deferred */
 
 static void deferred_runs_nothing_before_a_wait_and_nothing_behind_the_awaited(void **state)
@@ -257,6 +310,8 @@ static const struct CMUnitTest tests[] = {
     FOR_EACH_BACKEND(an_earlier_wait_does_not_see_a_later_record),
     FOR_EACH_BACKEND(an_event_that_was_never_recorded_has_come),
     FOR_EACH_BACKEND(asking_for_an_event_brings_it_in_the_end),
+    FOR_EACH_BACKEND(stamps_are_in_the_order_of_their_stream),
+    FOR_EACH_BACKEND(a_stamp_behind_a_wait_is_later_than_what_was_waited_for),
     FOR_DEFERRED(deferred_runs_nothing_before_a_wait_and_nothing_behind_the_awaited),
     FOR_DEFERRED(deferred_order_comes_from_the_seed),
     FOR_EACH_BACKEND(host_code_cannot_read_device_memory_in_deferred_mode),

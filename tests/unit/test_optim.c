@@ -317,8 +317,7 @@ static ds_status open_rank(struct ds_comm *world, const struct unit_rig *rig, st
                                          .device = r->device,
                                          .compute = r->compute,
                                          .comm = r->comm,
-                                         .memory = &r->memory,
-                                         .clock = ds_clock_system()};
+                                         .memory = &r->memory};
     DS_TRY(ds_zero_open(&zero, &r->zero));
     const struct ds_optim_options optim = {.beta1 = 0.9f,
                                            .beta2 = 0.95f,

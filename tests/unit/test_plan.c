@@ -34,6 +34,8 @@ static void the_plan_is_what_a_run_takes_to_the_byte(void **state)
                 assert_ok(
                     ds_plan_measure(&config, ds_fs_posix(), ds_clock_system(), rank, ranks, &plan));
                 assert_memory_equal(plan.bytes[DS_MEMORY_DEVICE], r.bytes, sizeof r.bytes);
+                assert_memory_equal(plan.bytes[DS_MEMORY_PINNED], r.pinned_bytes,
+                                    sizeof r.pinned_bytes);
             }
             tiny_result_fini(&r);
         }

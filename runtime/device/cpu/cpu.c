@@ -163,6 +163,32 @@ static ds_status cpu_copy(struct ds_stream *stream, void *to, const void *from, 
     return bytes == 0 ? DS_OK : cpu_call(stream, copy_work, &args, sizeof args);
 }
 
+struct stamp_args {
+    const struct ds_clock *clock;
+    uint64_t *at_ns;
+};
+
+static ds_status stamp_work(void *self, int *done)
+{
+    const struct stamp_args *args = self;
+
+    *args->at_ns = ds_clock_mono_ns(args->clock);
+    *done = 1;
+    return DS_OK;
+}
+
+/* With nothing queued the host's own stream is at the stamp already. */
+static ds_status cpu_stream_stamp(struct ds_stream *base, uint64_t *at_ns)
+{
+    struct cpu_stream *stream = (struct cpu_stream *)base;
+    struct stamp_args args = {stream->device->options.clock, at_ns};
+
+    if (stream->driver != CPU_DRIVER_CALLER || !ds_cpu_stream_reached(stream, stream->queued))
+        return cpu_call(base, stamp_work, &args, sizeof args);
+    *at_ns = ds_clock_mono_ns(args.clock);
+    return DS_OK;
+}
+
 /* "cpu" where /proc has no name for it, as on some ARM systems. */
 static void read_model(char *to, size_t bytes)
 {
@@ -213,6 +239,7 @@ const struct ds_device_ops ds_device_cpu_ops = {
     .event_query = cpu_event_query,
     .event_sync = cpu_event_sync,
     .stream_sync = cpu_stream_sync,
+    .stream_stamp = cpu_stream_stamp,
     .call = cpu_call,
     .memory_left = ds_cpu_memory_left,
     .describe = cpu_describe,

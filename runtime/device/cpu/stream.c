@@ -10,7 +10,7 @@
 
 /* A whole step may lie in the queue of a deferred stream, and of a worker that fell behind all that a
  * step has for it. Enough for most from the start, so that steps take no memory; untouched it costs none. */
-#define ITEMS_AT_FIRST 4096
+#define ITEMS_AT_FIRST 8192
 
 ds_status ds_cpu_stream_status(struct cpu_stream *stream)
 {

@@ -1,0 +1,22 @@
+/* accounts.h - what became of a step's time on this rank, from its list and the spans of its timeline. */
+#ifndef DSTRAIN_ACCOUNTS_H
+#define DSTRAIN_ACCOUNTS_H
+
+#include "dstrain/schedule.h"
+#include "dstrain/timeline.h"
+
+struct ds_accounts {
+    uint64_t arithmetic_ns; /* of blocks: forward, loss, recomputation, backward; without waits */
+    uint64_t wait_comm_ns;  /* arithmetic stood still for a collective */
+    uint64_t bubble_ns;     /* and for what a neighbour stage sends */
+};
+
+/* pure: is it the work of a block? */
+int ds_action_is_arithmetic(enum ds_action_kind kind);
+/* pure: on which stream an action of this kind works */
+enum ds_timeline_row ds_action_row(enum ds_action_kind kind);
+/* pure: waits of the comm stream are nobody's: arithmetic goes on beside them */
+struct ds_accounts ds_accounts_of(const struct ds_schedule *list,
+                                  const struct ds_timeline_span *spans, uint32_t count);
+
+#endif

@@ -1,0 +1,63 @@
+/* timeline.h - when everything of a step happened, as its streams saw it: every action, and every wait inside
+ * one, leaves a span whose ends are stamped in the stream's order. Waits in metrics and the trace are made of
+ * these.
+ *
+ * The spans of two steps lie in pinned memory and are used in turn, because the host queues a step before
+ * it has read the one before. They may be read when the compute stream has done the step; so what happens
+ * on the comm stream is marked only where the compute stream waits for it later in the same step (all that
+ * NORM waits for). Between stop and start, in an evaluation for example, marks do nothing. One owner thread.
+ * local: everything here. */
+#ifndef DSTRAIN_TIMELINE_H
+#define DSTRAIN_TIMELINE_H
+
+#include "dstrain/device.h"
+#include "dstrain/memory.h"
+#include "dstrain/status.h"
+
+#include <stdint.h>
+
+enum ds_timeline_row { DS_TIMELINE_COMPUTE, DS_TIMELINE_COMM, DS_TIMELINE_ROW_COUNT };
+
+enum ds_timeline_what {
+    DS_TIMELINE_ACTION,
+    DS_TIMELINE_WAIT_COMM,    /* for a collective */
+    DS_TIMELINE_WAIT_STAGE,   /* for what a neighbour stage sends */
+    DS_TIMELINE_WAIT_COMPUTE, /* the comm stream, for arithmetic */
+    DS_TIMELINE_WHAT_COUNT
+};
+
+struct ds_timeline_span {
+    uint64_t begin_ns, end_ns; /* monotonic, of this host; written by the stream */
+    uint32_t action;           /* place in the list; of a wait: the action that waits */
+    uint8_t row, what;
+};
+
+struct ds_timeline_options {
+    struct ds_stream *streams[DS_TIMELINE_ROW_COUNT];
+    struct ds_memory *memory;
+    uint32_t action_count; /* of the longest list */
+};
+
+struct ds_timeline;
+
+DS_CHECKED ds_status ds_timeline_open(const struct ds_timeline_options *options,
+                                      struct ds_timeline **out);
+/* the memory goes back with the ledger; NULL is allowed */
+void ds_timeline_close(struct ds_timeline *timeline);
+
+/* Marks from here to stop are the spans of `turn` (0 or 1), whose earlier ones are gone. */
+void ds_timeline_start(struct ds_timeline *timeline, uint32_t turn);
+void ds_timeline_stop(struct ds_timeline *timeline);
+/* In the order in which they were marked: on each row by time, a wait behind the action around it. */
+const struct ds_timeline_span *ds_timeline_spans(const struct ds_timeline *timeline, uint32_t turn,
+                                                 uint32_t *count);
+
+/* The row's stream comes to an action, or inside it to a wait; `*span` is for the end. A NULL timeline is
+ * allowed in all three. */
+DS_CHECKED ds_status ds_timeline_action(struct ds_timeline *timeline, enum ds_timeline_row row,
+                                        uint32_t action, uint32_t *span);
+DS_CHECKED ds_status ds_timeline_wait(struct ds_timeline *timeline, enum ds_timeline_row row,
+                                      enum ds_timeline_what what, uint32_t *span);
+DS_CHECKED ds_status ds_timeline_end(struct ds_timeline *timeline, uint32_t span);
+
+#endif

@@ -1,0 +1,49 @@
+/* accounts.c - see accounts.h. Pure. */
+#include "dstrain/accounts.h"
+
+int ds_action_is_arithmetic(enum ds_action_kind kind)
+{
+    return kind == DS_ACTION_FORWARD || kind == DS_ACTION_LOSS || kind == DS_ACTION_RECOMPUTE ||
+           kind == DS_ACTION_BACKWARD;
+}
+
+enum ds_timeline_row ds_action_row(enum ds_action_kind kind)
+{
+    return kind == DS_ACTION_PREFETCH || kind == DS_ACTION_REDUCE ? DS_TIMELINE_COMM
+                                                                  : DS_TIMELINE_COMPUTE;
+}
+
+static void add(const struct ds_schedule *list, const struct ds_timeline_span *span,
+                struct ds_accounts *accounts)
+{
+    const uint64_t ns = span->end_ns - span->begin_ns;
+    const int is_arithmetic = ds_action_is_arithmetic(list->actions[span->action].kind);
+
+    switch ((enum ds_timeline_what)span->what) {
+    case DS_TIMELINE_ACTION:
+        accounts->arithmetic_ns += is_arithmetic ? ns : 0;
+        return;
+    case DS_TIMELINE_WAIT_COMM:
+        accounts->wait_comm_ns += ns;
+        break;
+    case DS_TIMELINE_WAIT_STAGE:
+        accounts->bubble_ns += ns;
+        break;
+    case DS_TIMELINE_WAIT_COMPUTE:
+    case DS_TIMELINE_WHAT_COUNT:
+        return;
+    }
+    accounts->arithmetic_ns -=
+        is_arithmetic ? ns : 0; /* the action around the wait is added, too */
+}
+
+struct ds_accounts ds_accounts_of(const struct ds_schedule *list,
+                                  const struct ds_timeline_span *spans, uint32_t count)
+{
+    struct ds_accounts accounts = {0};
+
+    for (uint32_t i = 0; i < count; i++)
+        if (spans[i].row == DS_TIMELINE_COMPUTE)
+            add(list, &spans[i], &accounts);
+    return accounts;
+}

@@ -1,0 +1,203 @@
+// link: parallel
+// tsan
+/* test_timeline.c - spans as streams stamp them, on every cpu device; and what is counted from them, on spans
+ * made by hand. */
+#include "device_rig.h"
+
+#include "dstrain/accounts.h"
+#include "dstrain/timeline.h"
+
+enum { ACTIONS = 4 };
+
+struct line {
+    struct rig rig;
+    struct ds_memory memory;
+    struct ds_timeline *timeline;
+};
+
+/* rig.a computes, rig.worker communicates */
+static struct line line_open(void **state, uint64_t seed)
+{
+    struct line line = {.rig = rig_open(state, seed)};
+
+    ds_memory_init(&line.memory, line.rig.device);
+    return line;
+}
+
+static void line_start(struct line *line)
+{
+    const struct ds_timeline_options options = {.streams = {line->rig.a, line->rig.worker},
+                                                .memory = &line->memory,
+                                                .action_count = ACTIONS};
+
+    assert_ok(ds_timeline_open(&options, &line->timeline));
+}
+
+static void line_close(struct line *line)
+{
+    ds_timeline_close(line->timeline);
+    ds_memory_fini(&line->memory);
+    rig_close(&line->rig);
+}
+
+/* One action with a wait in it: the compute stream waits for a work of the comm stream. */
+static void act(struct line *line, uint32_t action)
+{
+    struct rig *rig = &line->rig;
+    uint32_t outer, inner;
+
+    assert_ok(ds_timeline_action(line->timeline, DS_TIMELINE_COMM, action, &outer));
+    call(rig->worker, sleep_work, NULL, 0);
+    assert_ok(ds_timeline_end(line->timeline, outer));
+    assert_ok(ds_timeline_action(line->timeline, DS_TIMELINE_COMPUTE, action, &outer));
+    assert_ok(ds_timeline_wait(line->timeline, DS_TIMELINE_COMPUTE, DS_TIMELINE_WAIT_COMM, &inner));
+    assert_ok(ds_stream_after(rig->a, rig->worker, rig->event));
+    assert_ok(ds_timeline_end(line->timeline, inner));
+    call(rig->a, countdown_work, NULL, 20);
+    assert_ok(ds_timeline_end(line->timeline, outer));
+}
+
+static void spans_are_stamped_in_order_and_waits_lie_inside_their_action(void **state)
+{
+    struct line line = line_open(state, test_seed(__func__));
+    const struct ds_timeline_span *spans;
+    uint32_t count;
+
+    line_start(&line);
+    ds_timeline_start(line.timeline, 0);
+    for (uint32_t i = 0; i < ACTIONS; i++)
+        act(&line, i);
+    ds_timeline_stop(line.timeline);
+    assert_ok(line.rig.ops->stream_sync(line.rig.a));
+    spans = ds_timeline_spans(line.timeline, 0, &count);
+    assert_int_equal(count, 3 * ACTIONS);
+    for (uint32_t i = 0; i < ACTIONS; i++) {
+        const struct ds_timeline_span *sent = &spans[3 * i], *outer = sent + 1, *inner = sent + 2;
+
+        assert_true(sent->what == DS_TIMELINE_ACTION && sent->row == DS_TIMELINE_COMM);
+        assert_true(outer->what == DS_TIMELINE_ACTION && outer->row == DS_TIMELINE_COMPUTE);
+        assert_true(inner->what == DS_TIMELINE_WAIT_COMM && inner->row == DS_TIMELINE_COMPUTE);
+        assert_true(sent->action == i && outer->action == i && inner->action == i);
+        assert_true(sent->begin_ns > 0 && sent->begin_ns + 1000000 <= sent->end_ns);
+        assert_true(outer->begin_ns <= inner->begin_ns && inner->begin_ns <= inner->end_ns);
+        assert_true(inner->end_ns <= outer->end_ns && sent->end_ns <= inner->end_ns);
+        assert_true(i == 0 ||
+                    (outer[-3].end_ns <= outer->begin_ns && sent[-3].end_ns <= sent->begin_ns));
+    }
+    line_close(&line);
+}
+
+static void turns_are_apart_and_marks_outside_of_a_step_do_nothing(void **state)
+{
+    struct line line = line_open(state, test_seed(__func__));
+    const struct ds_timeline_span *first, *second;
+    uint32_t counts[2];
+    uint64_t end_ns;
+
+    line_start(&line);
+    act(&line, 0);
+    for (uint32_t turn = 0; turn < 2; turn++) {
+        ds_timeline_start(line.timeline, turn);
+        for (uint32_t i = 0; i <= turn; i++)
+            act(&line, i);
+        ds_timeline_stop(line.timeline);
+        act(&line, 3);
+    }
+    assert_ok(line.rig.ops->stream_sync(line.rig.a));
+    first = ds_timeline_spans(line.timeline, 0, &counts[0]);
+    second = ds_timeline_spans(line.timeline, 1, &counts[1]);
+    assert_true(counts[0] == 3 && counts[1] == 6);
+    end_ns = first[1].end_ns;
+    assert_true(end_ns <= second[1].begin_ns);
+    ds_timeline_start(line.timeline, 1); /* its earlier spans are gone, the other turn's stay */
+    ds_timeline_stop(line.timeline);
+    second = ds_timeline_spans(line.timeline, 1, &counts[1]);
+    first = ds_timeline_spans(line.timeline, 0, &counts[0]);
+    assert_true(counts[1] == 0 && counts[0] == 3 && first[1].end_ns == end_ns);
+    line_close(&line);
+}
+
+static void all_of_it_is_pinned_memory_of_the_ledger(void **state)
+{
+    struct line line = line_open(state, 1);
+
+    line_start(&line);
+    assert_true(ds_memory_total(&line.memory, DS_MEMORY_PINNED) >=
+                2 * 3 * ACTIONS * sizeof(struct ds_timeline_span));
+    assert_int_equal(ds_memory_total(&line.memory, DS_MEMORY_DEVICE), 0);
+    ds_memory_freeze(&line.memory);
+    ds_timeline_start(line.timeline, 0);
+    for (uint32_t i = 0; i < ACTIONS; i++)
+        act(&line, i);
+    ds_timeline_stop(line.timeline);
+    assert_ok(line.rig.ops->stream_sync(line.rig.a));
+    line_close(&line);
+}
+
+static void without_a_timeline_marks_do_nothing(void **state)
+{
+    struct line line = line_open(state, 1);
+
+    act(&line, 0);
+    assert_ok(line.rig.ops->stream_sync(line.rig.a));
+    line_close(&line);
+}
+
+/* ---- accounts */
+
+static void accounts_are_sums_by_what_was_waited_for(void **state)
+{
+    struct ds_action actions[] = {{.kind = DS_ACTION_ACQUIRE},
+                                  {.kind = DS_ACTION_FORWARD},
+                                  {.kind = DS_ACTION_REDUCE},
+                                  {.kind = DS_ACTION_NORM},
+                                  {.kind = DS_ACTION_LOSS}};
+    const struct ds_schedule list = {.actions = actions, .action_count = 5};
+    const struct ds_timeline_span spans[] = {
+        {100, 150, 0, DS_TIMELINE_COMPUTE, DS_TIMELINE_ACTION},
+        {101, 141, 0, DS_TIMELINE_COMPUTE, DS_TIMELINE_WAIT_COMM},
+        {150, 1150, 1, DS_TIMELINE_COMPUTE, DS_TIMELINE_ACTION},
+        {150, 350, 1, DS_TIMELINE_COMPUTE, DS_TIMELINE_WAIT_STAGE},
+        {0, 5000, 2, DS_TIMELINE_COMM, DS_TIMELINE_ACTION},
+        {0, 4000, 2, DS_TIMELINE_COMM, DS_TIMELINE_WAIT_COMPUTE},
+        {1150, 1750, 3, DS_TIMELINE_COMPUTE, DS_TIMELINE_ACTION},
+        {1200, 1202, 3, DS_TIMELINE_COMPUTE, DS_TIMELINE_WAIT_COMM},
+        {1300, 1303, 3, DS_TIMELINE_COMPUTE, DS_TIMELINE_WAIT_COMM},
+        {1800, 1830, 4, DS_TIMELINE_COMPUTE, DS_TIMELINE_ACTION},
+        {1801, 1808, 4, DS_TIMELINE_COMPUTE, DS_TIMELINE_WAIT_COMM},
+    };
+    const struct ds_accounts none = ds_accounts_of(&list, spans, 0);
+    const struct ds_accounts sums = ds_accounts_of(&list, spans, sizeof spans / sizeof *spans);
+
+    (void)state;
+    assert_true(none.arithmetic_ns == 0 && none.wait_comm_ns == 0 && none.bubble_ns == 0);
+    assert_int_equal(sums.wait_comm_ns, 40 + 2 + 3 + 7);
+    assert_int_equal(sums.bubble_ns, 200);
+    assert_int_equal(sums.arithmetic_ns, 1000 - 200 + 30 - 7);
+}
+
+static void only_what_moves_data_is_on_the_comm_row(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < DS_ACTION_KIND_COUNT; kind++)
+        if (ds_action_is_arithmetic((enum ds_action_kind)kind))
+            assert_int_equal(ds_action_row((enum ds_action_kind)kind), DS_TIMELINE_COMPUTE);
+    assert_int_equal(ds_action_row(DS_ACTION_PREFETCH), DS_TIMELINE_COMM);
+    assert_int_equal(ds_action_row(DS_ACTION_REDUCE), DS_TIMELINE_COMM);
+    assert_int_equal(ds_action_row(DS_ACTION_ACQUIRE), DS_TIMELINE_COMPUTE);
+    assert_int_equal(ds_action_row(DS_ACTION_UPDATE), DS_TIMELINE_COMPUTE);
+}
+
+int main(void)
+{
+    static const struct CMUnitTest tests[] = {
+        FOR_EACH_BACKEND(spans_are_stamped_in_order_and_waits_lie_inside_their_action),
+        FOR_EACH_BACKEND(turns_are_apart_and_marks_outside_of_a_step_do_nothing),
+        FOR_EACH_BACKEND(all_of_it_is_pinned_memory_of_the_ledger),
+        FOR_EACH_BACKEND(without_a_timeline_marks_do_nothing),
+        cmocka_unit_test(accounts_are_sums_by_what_was_waited_for),
+        cmocka_unit_test(only_what_moves_data_is_on_the_comm_row),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
