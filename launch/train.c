@@ -152,8 +152,7 @@ static void show_banner(struct train *train)
 static ds_status start_recorder(struct train *train)
 {
     const struct ds_comm *world = train->command->world;
-    const struct ds_recorder_options options = {.directory =
-                                                    train->pages_path[0] ? train->pages_path : NULL,
+    const struct ds_recorder_options options = {.directory = train->pages_path,
                                                 .run_id = train->run_id,
                                                 .incidents = train->incidents_path,
                                                 .kind_names = ds_action_names,
@@ -166,33 +165,31 @@ static ds_status start_recorder(struct train *train)
     return ds_watchdog_start(train->recorder, watchdog_tick_ns, NULL);
 }
 
-/* Pages lie in a folder of this user on the host's own memory: they outlive the process, not the host. */
-/* Pages outlive the process in the host's own memory. Where that is full a run goes on without. */
-static int has_room_for_pages(struct train *train)
+/* One line, however many ranks have no page: the lowest of them speaks. */
+static ds_status warn_of_hidden_pages(const struct train *train)
 {
-    struct ds_fs_space space;
-    const int code = ds_fs_statvfs(train->command->fs, "/dev/shm", &space);
-    const uint64_t pages = train->command->world->size; /* of this host: at most all */
+    struct ds_comm *world = train->command->world;
+    const char *why = ds_recorder_why_hidden(train->recorder);
+    int32_t speaker = why[0] ? (int32_t)world->rank : INT32_MAX;
 
-    if (code == 0 && space.free_bytes >= pages * DS_RECORDER_PAGE_BYTES)
-        return 1;
-    ds_warn("/dev/shm %s: this rank's recorder page is not visible to others",
-            code == 0 ? "is full" : "is not there");
-    return 0;
+    DS_TRY(ds_comm_all_reduce(world, &speaker, 1, DS_I32, DS_REDUCE_MIN, NULL));
+    if (speaker == (int32_t)world->rank)
+        ds_warn("recorder: %s; when a rank hangs, others cannot say where it is", why);
+    return DS_OK;
 }
 
+/* Pages lie in a folder of this user in the host's own memory: they outlive the process, not the host. */
 static ds_status open_recorder(struct train *train)
 {
     struct ds_comm *world = train->command->world;
     uint64_t id = ds_clock_real_ns(train->command->clock) ^ (uint64_t)getpid() << 40;
 
     DS_TRY(ds_comm_broadcast(world, &id, sizeof id, 0, NULL));
-    if (has_room_for_pages(train))
-        snprintf(train->pages_path, sizeof train->pages_path, "/dev/shm/dstrain-%u",
-                 (unsigned)getuid());
-    DS_TRY(ds_comm_barrier(world)); /* nobody's page is there before all have looked */
+    snprintf(train->pages_path, sizeof train->pages_path, "/dev/shm/dstrain-%u",
+             (unsigned)getuid());
     snprintf(train->run_id, sizeof train->run_id, "%016llx", (unsigned long long)id);
-    return ds_comm_agreed(world, start_recorder(train));
+    DS_TRY(ds_comm_agreed(world, start_recorder(train)));
+    return warn_of_hidden_pages(train);
 }
 
 /* Better now than after the last step. */

@@ -38,9 +38,12 @@ struct ds_recorder_options {
     const struct ds_clock *clock;
 };
 
-/* local: makes the page, and removes old ones that no process has */
+/* local: makes the page, and removes old ones that no process has. Where the directory cannot hold it the
+ * page is memory of the process only. */
 DS_CHECKED ds_status ds_recorder_open(const struct ds_recorder_options *options,
                                       struct ds_recorder **out);
+/* local: what keeps the page out of the directory; "": nothing does */
+const char *ds_recorder_why_hidden(const struct ds_recorder *recorder);
 /* local: leave mark, removes the page */
 void ds_recorder_close(struct ds_recorder *recorder, int exit_code);
 

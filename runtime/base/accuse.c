@@ -16,19 +16,34 @@ static int is_first(struct recorder_page *page)
     return __atomic_exchange_n(&page->is_told, 1, __ATOMIC_ACQ_REL) == 0;
 }
 
-/* The word lies in the page of the lowest rank here; without pages every rank is the first. */
+/* Who speaks closes its page soon, and with the lowest one the word would go: it is left in all. */
+static void tell_all(struct ds_recorder *recorder)
+{
+    for (uint32_t rank = 0; rank < recorder->rank_count; rank++) {
+        struct recorder_page *page = page_map(recorder, rank);
+        if (page) {
+            PAGE_STORE(&page->is_told, 1);
+            page_unmap(page);
+        }
+    }
+}
+
+/* The word counts in the page of the lowest rank here; without pages every rank is the first. */
 static int may_speak(struct ds_recorder *recorder)
 {
-    if (recorder->directory >= 0)
-        for (uint32_t rank = 0; rank < recorder->rank; rank++) {
-            struct recorder_page *page = page_map(recorder, rank);
-            if (page) {
-                int first = is_first(page);
-                page_unmap(page);
-                return first;
-            }
-        }
-    return is_first(recorder->page);
+    struct recorder_page *page = NULL;
+    int first;
+
+    if (recorder->directory < 0)
+        return is_first(recorder->page);
+    for (uint32_t rank = 0; !page && rank < recorder->rank_count; rank++)
+        page = page_map(recorder, rank);
+    first = is_first(page ? page : recorder->page);
+    if (page)
+        page_unmap(page);
+    if (first)
+        tell_all(recorder);
+    return first;
 }
 
 /* ---- who is behind */

@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,47 +30,75 @@ static ds_status check_run_id(const char *run_id)
                    run_id, PAGE_TEXT_BYTES - 1);
 }
 
+static void hide(struct ds_recorder *recorder, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+/* The page stays in the process: no failure, since a run does not need what only neighbours read. */
+static void hide(struct ds_recorder *recorder, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(recorder->why_hidden, sizeof recorder->why_hidden, format, args);
+    va_end(args);
+}
+
 /* Others on the host may write where the directory lies (/dev/shm, /tmp): it has to be ours alone. */
-static ds_status open_directory(const char *path, int *out)
+static void open_directory(struct ds_recorder *recorder, const char *path)
 {
     struct stat about;
     int file;
 
-    if (mkdir(path, 0700) != 0 && errno != EEXIST)
-        return ds_fail(DS_ERR_IO, "make page directory '%s': %s", path, strerror(errno));
+    if (mkdir(path, 0700) != 0 && errno != EEXIST) {
+        hide(recorder, "make '%s': %s", path, strerror(errno));
+        return;
+    }
     file = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (file < 0)
-        return ds_fail(DS_ERR_IO, "open page directory '%s': %s", path, strerror(errno));
+    if (file < 0) {
+        hide(recorder, "open '%s': %s", path, strerror(errno));
+        return;
+    }
     if (fstat(file, &about) != 0 || about.st_uid != geteuid() || (about.st_mode & 0777) != 0700) {
         close(file);
-        return ds_fail(DS_ERR_IO,
-                       "page directory '%s' must belong to user %u with mode 0700: it belongs to "
-                       "user %u with mode 0%03o",
-                       path, (unsigned)geteuid(), (unsigned)about.st_uid,
-                       (unsigned)about.st_mode & 0777);
+        hide(recorder,
+             "'%s' must belong to user %u with mode 0700: it belongs to user %u with mode 0%03o",
+             path, (unsigned)geteuid(), (unsigned)about.st_uid, (unsigned)about.st_mode & 0777);
+        return;
     }
-    *out = file;
-    return DS_OK;
+    recorder->directory = file;
 }
 
-static ds_status open_page_file(struct ds_recorder *recorder, const char *run_id)
+static void close_page_file(struct ds_recorder *recorder)
+{
+    if (recorder->file >= 0)
+        close(recorder->file);
+    recorder->file = -1;
+}
+
+static void open_page_file(struct ds_recorder *recorder, const char *run_id)
 {
     char *name = recorder->name;
     int code;
 
     page_name(name, run_id, recorder->rank);
-    if (unlinkat(recorder->directory, name, 0) != 0 && errno != ENOENT)
-        return ds_fail(DS_ERR_IO, "remove old page '%s': %s", name, strerror(errno));
+    if (unlinkat(recorder->directory, name, 0) != 0 && errno != ENOENT) {
+        hide(recorder, "remove old page '%s': %s", name, strerror(errno));
+        return;
+    }
     recorder->file =
         openat(recorder->directory, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (recorder->file < 0)
-        return ds_fail(DS_ERR_IO, "create page '%s': %s", name, strerror(errno));
+    if (recorder->file < 0) {
+        hide(recorder, "create page '%s': %s", name, strerror(errno));
+        return;
+    }
     page_hold(recorder->file);
     code =
         posix_fallocate(recorder->file, 0, DS_RECORDER_PAGE_BYTES); /* or a full disk is a SIGBUS */
-    if (code != 0)
-        return ds_fail(DS_ERR_IO, "size page '%s': %s", name, strerror(code));
-    return DS_OK;
+    if (code == 0)
+        return;
+    hide(recorder, "no room for page '%s': %s", name, strerror(code));
+    (void)unlinkat(recorder->directory, name, 0);
+    close_page_file(recorder);
 }
 
 static ds_status map_page(struct ds_recorder *recorder)
@@ -114,10 +143,9 @@ static void recorder_free(struct ds_recorder *recorder)
 {
     if (recorder->page)
         munmap(recorder->page, DS_RECORDER_PAGE_BYTES);
-    if (recorder->file >= 0) {
+    if (recorder->file >= 0)
         remove_page_file(recorder);
-        close(recorder->file);
-    }
+    close_page_file(recorder);
     if (recorder->directory >= 0)
         close(recorder->directory);
     free(recorder->incidents);
@@ -143,10 +171,11 @@ ds_status ds_recorder_open(const struct ds_recorder_options *options, struct ds_
                                      .rank_count = options->rank_count};
     if (options->incidents && !(recorder->incidents = strdup(options->incidents)))
         DS_TRY_GOTO(st, ds_fail(DS_ERR_NO_MEMORY, "no memory for the recorder"), fail);
-    if (options->directory) {
-        DS_TRY_GOTO(st, open_directory(options->directory, &recorder->directory), fail);
+    if (options->directory)
+        open_directory(recorder, options->directory);
+    if (recorder->directory >= 0) {
         page_sweep(recorder->clock, recorder->directory);
-        DS_TRY_GOTO(st, open_page_file(recorder, run_id), fail);
+        open_page_file(recorder, run_id);
     }
     DS_TRY_GOTO(st, map_page(recorder), fail);
     fill_page(recorder, run_id);
@@ -156,6 +185,11 @@ ds_status ds_recorder_open(const struct ds_recorder_options *options, struct ds_
 fail:
     recorder_free(recorder);
     return st;
+}
+
+const char *ds_recorder_why_hidden(const struct ds_recorder *recorder)
+{
+    return recorder->why_hidden;
 }
 
 void page_leave(struct ds_recorder *recorder, int code)

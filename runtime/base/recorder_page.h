@@ -28,7 +28,8 @@ struct recorder_page {
     uint64_t beat_ns, step, event_count;
     uint64_t section_sequence; /* odd while a section is being named */
     uint64_t section_name[PAGE_SECTION_WORDS], section_begin_ns, section_deadline_ns;
-    /* of the lowest rank on the host: a rank has told why the run ends, the others need not */
+    /* a rank of this host has told why the run ends, the others need not; decided in the page of the
+     * lowest rank, then stored in all */
     uint64_t is_told;
     /* the leave mark, the last act of an orderly end */
     uint64_t leave_ns, leave_code; /* PAGE_NOT_LEFT: still here, or gone without a word */
@@ -49,10 +50,11 @@ struct ds_recorder {
     /* owns */
     struct recorder_page *page;
     int directory; /* descriptor, or -1 */
-    int file;      /* of the page, or -1 */
+    int file;      /* of the page; -1: memory of this process */
     char name[PAGE_NAME_BYTES];
     struct watchdog *watchdog;
     char *incidents;
+    char why_hidden[256];
     /* borrows */
     const struct ds_clock *clock;
     const char *const *kind_names;
