@@ -37,8 +37,9 @@ struct ds_prepare_options {
     struct ds_fs *fs;
     const struct ds_clock *clock;
     const char *cache; /* directory of the shards, made if need be */
-    void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes);
+    void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes); /* or NULL */
     void *user;
+    int is_checked; /* another rank has just read all of it: sums are not made again */
 };
 struct ds_prepare_report { /* added to, so that one can serve several sources */
     uint64_t bytes, tokens, documents;
@@ -64,6 +65,10 @@ struct ds_dataset_options {
     uint64_t vocab_size; /* ids at or above it are DS_ERR_DATA, with file and place */
     uint64_t seed;
     int shuffle;
+    /* of token shards, whose sums take a while: */
+    void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes); /* or NULL */
+    void *user;
+    int is_checked; /* as above */
 };
 /* local: maps shards or opens files, and checks what they say of themselves; the options' lists may go */
 DS_CHECKED ds_status ds_dataset_open(const struct ds_dataset_options *options,

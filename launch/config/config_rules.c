@@ -237,6 +237,8 @@ static ds_status fault_is_known(const struct ds_rule_check *check)
     if (!ds_inject_parse(text, &inject))
         REFUSE(check, "debug", "inject",
                "= '%s' must be KIND:RANK:STEP with KIND hang, fail, kill or nan", text);
+    if (inject.kind == DS_INJECT_NAN && inject.step == 0)
+        REFUSE(check, "debug", "inject", "= '%s': nothing is computed before step 1", text);
     if (check->rank_count > 0 && inject.rank >= check->rank_count)
         REFUSE(check, "debug", "inject", "= '%s' names rank %" PRIu64 " of %" PRIu64, text,
                inject.rank, check->rank_count);

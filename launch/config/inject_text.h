@@ -1,5 +1,6 @@
 /* inject_text.h (private to launch) - a fault on request as text, `debug.inject = KIND:RANK:STEP`: the one
- * place that reads it, for the rules of the configuration and for the trainer that obeys. */
+ * place that reads it, for the rules of the configuration and for the trainer that obeys. Step 0 is before
+ * the first: when the rank opens its data. */
 #ifndef DSTRAIN_INJECT_TEXT_H
 #define DSTRAIN_INJECT_TEXT_H
 

@@ -1,18 +1,53 @@
-/* assemble_data.c - from what the configuration names to loaders. Text is prepared by rank 0 while the
- * others wait without a deadline, since a corpus may take hours; then every rank maps the shards. */
+/* assemble_data.c - from what the configuration names to loaders. Rank 0 prepares text and reads all of it
+ * once, which may take hours; the others wait as long as they hear from it. Then they map the shards,
+ * whose sums rank 0 has just seen. */
+#include "inject.h"
 #include "sources.h"
 #include "trainer.h"
 
-/* Text that grows is a sign of life. */
+/* ---- signs of life: rank 0 broadcasts "preparing" now and then, and at last "prepared" */
+
+enum { PREPARING, PREPARED };
+
+static ds_status tell(struct ds_trainer *t, int32_t *word)
+{
+    return ds_comm_broadcast(t->options.world, word, sizeof *word, 0, NULL);
+}
+
+/* Eight times in what a wait may last; that it failed is known when the work is done. */
+static void tell_others(struct ds_trainer *t)
+{
+    const uint64_t now_ns = ds_clock_mono_ns(t->options.clock);
+    int32_t word = PREPARING;
+
+    if (t->options.world->rank != 0 || t->told != DS_OK ||
+        now_ns - t->told_ns < trainer_deadline_ns(t) / 8)
+        return;
+    t->told_ns = now_ns;
+    t->told = tell(t, &word);
+}
+
+static void on_check(void *user, uint64_t done_bytes, uint64_t total_bytes)
+{
+    struct ds_trainer *t = user;
+
+    (void)done_bytes;
+    (void)total_bytes;
+    if (t->options.recorder)
+        ds_recorder_beat(t->options.recorder);
+    tell_others(t);
+}
+
 static void on_progress(void *user, uint64_t done_bytes, uint64_t total_bytes)
 {
     struct ds_trainer *t = user;
 
-    if (t->options.recorder)
-        ds_recorder_beat(t->options.recorder);
+    on_check(t, done_bytes, total_bytes);
     if (t->options.progress)
         t->options.progress(t->options.user, done_bytes, total_bytes);
 }
+
+/* ---- data sets */
 
 static ds_status open_set(struct ds_trainer *t, const char *where, const char *text, int shuffle,
                           struct ds_dataset **out)
@@ -24,7 +59,8 @@ static ds_status open_set(struct ds_trainer *t, const char *where, const char *t
                                                .clock = t->options.clock,
                                                .cache = cache,
                                                .progress = on_progress,
-                                               .user = t};
+                                               .user = t,
+                                               .is_checked = t->options.world->rank != 0};
     struct ds_sources sources;
     ds_status st;
 
@@ -40,6 +76,9 @@ static ds_status open_set(struct ds_trainer *t, const char *where, const char *t
         .vocab_size = t->model->config.vocab_size,
         .seed = config->run.seed,
         .shuffle = shuffle,
+        .progress = on_check,
+        .user = t,
+        .is_checked = t->options.world->rank != 0,
     };
     st = ds_dataset_open(&options, out);
     ds_sources_close(&sources);
@@ -50,6 +89,8 @@ static ds_status open_sets(struct ds_trainer *t)
 {
     const struct ds_config *config = t->config;
 
+    if (is_training(t))
+        DS_TRY(inject_into_step(t, 0));
     if (config->data.format == DS_DATA_TEXT && t->model->config.vocab_size < DS_BYTE_VOCAB)
         return ds_fail(
             DS_ERR_CONFIG,
@@ -92,20 +133,47 @@ static ds_status open_loaders(struct ds_trainer *t)
                         : DS_OK;
 }
 
-ds_status trainer_open_data(struct ds_trainer *t)
+/* Rank 0's watchdog, which knows where it stands, speaks before those who only hear nothing: they wait a
+ * quarter longer than its deadline and the time between two signs. */
+static ds_status await_leader(struct ds_trainer *t)
 {
     struct ds_comm *world = t->options.world;
     const uint64_t deadline_ns = world->deadline_ns;
-    ds_status st;
+    int32_t word = PREPARING;
+    ds_status st = DS_OK;
+
+    world->deadline_ns = trainer_deadline_ns(t) / 8 * 11;
+    trainer_enter(t, "wait for data", 0, world->deadline_ns / 8 * 9);
+    while (st == DS_OK && word == PREPARING) {
+        st = tell(t, &word);
+        if (t->options.recorder)
+            ds_recorder_beat(t->options.recorder);
+    }
+    world->deadline_ns = deadline_ns;
+    return st;
+}
+
+static ds_status prepare_as_leader(struct ds_trainer *t, ds_status *prepared)
+{
+    int32_t word = PREPARED;
+
+    t->told = DS_OK;
+    t->told_ns = ds_clock_mono_ns(t->options.clock);
+    trainer_enter(t, "prepare data", 0, trainer_deadline_ns(t));
+    *prepared = open_sets(t);
+    return t->told == DS_OK ? tell(t, &word) : t->told;
+}
+
+ds_status trainer_open_data(struct ds_trainer *t)
+{
+    struct ds_comm *world = t->options.world;
+    ds_status st = DS_OK;
 
     if (t->options.mode == DS_TRAINER_GENERATE || t->options.mode == DS_TRAINER_PLAN)
         return DS_OK;
-    /* rank 0 shows that it goes on; the others wait for it as long as it does */
-    trainer_enter(t, "prepare data", 0, world->rank == 0 ? trainer_deadline_ns(t) : 0);
-    world->deadline_ns = UINT64_MAX;
-    st = trainer_leader_first(t, open_sets);
-    world->deadline_ns = deadline_ns;
+    DS_TRY(world->rank == 0 ? prepare_as_leader(t, &st) : await_leader(t));
+    DS_TRY(ds_comm_agreed(world, st));
     trainer_enter(t, "start", 0, trainer_deadline_ns(t));
-    DS_TRY(st);
+    DS_TRY(ds_comm_agreed(world, world->rank == 0 ? DS_OK : open_sets(t)));
     return trainer_leader_first(t, open_loaders);
 }

@@ -45,6 +45,7 @@ ds_status inject_into_step(struct ds_trainer *t, uint64_t step)
     case DS_INJECT_FAIL:
         return ds_fail(DS_ERR_IO, "debug.inject: a failure in step %llu", (unsigned long long)step);
     case DS_INJECT_KILL:
+        ds_warn("debug.inject: this rank is killed now");
         (void)raise(SIGKILL);
         return DS_OK;
     case DS_INJECT_NAN:

@@ -52,6 +52,9 @@ struct ds_trainer {
     struct ds_lr_schedule lr;
     uint64_t last_end_ns, tokens;
     float spoilt; /* inject.c */
+    /* assemble_data.c, rank 0: when the others were last told that it goes on, and how that ended */
+    uint64_t told_ns;
+    ds_status told;
 };
 
 static inline int is_training(const struct ds_trainer *t)

@@ -32,11 +32,13 @@ void source_close(struct source *source)
 static ds_status open_source(const struct ds_dataset_options *options, size_t index,
                              struct source *out)
 {
+    const struct shard_check check = {options->is_checked, options->progress, options->user};
+
     out->seq_length = options->seq_length;
     out->vocab_size = options->vocab_size;
     if (options->format == DS_DATA_SAFETENSORS)
         return source_open_tokenised(options->fs, options->paths[index], out);
-    return source_open_shard(options->fs, options->paths[index], out);
+    return source_open_shard(options->fs, options->paths[index], &check, out);
 }
 
 static uint64_t share_of(double weight, uint64_t samples)

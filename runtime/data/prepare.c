@@ -231,6 +231,8 @@ static ds_status shard_path(const struct preparing *p, const char *source, char 
 static void check_shard(const struct preparing *p, const char *path, char why[SHARD_WHY_BYTES])
 {
     struct ds_safetensors *file = NULL;
+    const struct shard_check check = {p->options->is_checked, p->options->progress,
+                                      p->options->user};
     struct shard_file shard = {0};
     const char *fingerprint;
 
@@ -240,7 +242,7 @@ static void check_shard(const struct preparing *p, const char *path, char why[SH
     fingerprint = ds_safetensors_metadata(file, "fingerprint");
     if (!fingerprint || strcmp(fingerprint, p->fingerprint) != 0)
         snprintf(why, SHARD_WHY_BYTES, "it was made of something else");
-    else if (shard_file_check(file, &shard, why) != DS_OK)
+    else if (shard_file_check(file, &check, &shard, why) != DS_OK)
         snprintf(why, SHARD_WHY_BYTES, "it cannot be mapped");
     else if (!why[0] &&
              (shard.token_count != token_count(p) || shard.document_count != p->corpus.count))

@@ -63,13 +63,14 @@ static ds_status refuse_short(const struct source *s, const char *path)
                    text ? path : "", text ? ")" : "");
 }
 
-ds_status source_open_shard(struct ds_fs *fs, const char *path, struct source *out)
+ds_status source_open_shard(struct ds_fs *fs, const char *path, const struct shard_check *check,
+                            struct source *out)
 {
     char why[SHARD_WHY_BYTES];
 
     DS_TRY(ds_safetensors_open(fs, path, &out->file));
     out->ops = &shard_ops;
-    DS_TRY(shard_file_check(out->file, &out->shard, why));
+    DS_TRY(shard_file_check(out->file, check, &out->shard, why));
     if (why[0])
         return ds_fail(DS_ERR_CORRUPT,
                        "%s: not a sound token shard: %s; remove it and prepare it again", path,

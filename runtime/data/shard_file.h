@@ -15,10 +15,16 @@ struct shard_file {
     uint64_t token_count, document_count;
 };
 
+struct shard_check {
+    int skips_sum;
+    void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes); /* or NULL */
+    void *user;
+};
+
 /* local: map `file` and check all of it. `why` says what is wrong, "" where nothing is; that is for the
  * caller to log, since prepare only makes such a shard again. `*out` is set where nothing is wrong. */
-DS_CHECKED ds_status shard_file_check(struct ds_safetensors *file, struct shard_file *out,
-                                      char why[SHARD_WHY_BYTES]);
+DS_CHECKED ds_status shard_file_check(struct ds_safetensors *file, const struct shard_check *check,
+                                      struct shard_file *out, char why[SHARD_WHY_BYTES]);
 
 /* pure: the checksum goes over the documents, then, seeded with that, over the tokens */
 uint64_t shard_file_seed(const uint64_t *documents, uint64_t document_count);

@@ -25,7 +25,8 @@ struct source {
     const struct ds_safetensors_entry *ids, *labels; /* labels may be NULL */
 };
 
-DS_CHECKED ds_status source_open_shard(struct ds_fs *fs, const char *path, struct source *out);
+DS_CHECKED ds_status source_open_shard(struct ds_fs *fs, const char *path,
+                                       const struct shard_check *check, struct source *out);
 DS_CHECKED ds_status source_open_tokenised(struct ds_fs *fs, const char *path, struct source *out);
 void source_close(struct source *source);
 /* `what`: "token id" or "label" */

@@ -92,7 +92,7 @@ static void assert_shard(struct ds_fs *fs, const char *path, const char *const *
     uint64_t at = 0, document = 0;
 
     assert_ok(ds_safetensors_open(fs, path, &file));
-    assert_ok(shard_file_check(file, &shard, why));
+    assert_ok(shard_file_check(file, &(struct shard_check){0}, &shard, why));
     assert_string_equal(why, "");
     for (; texts[document]; document++) {
         assert_int_equal(shard.documents[document], at);
