@@ -654,6 +654,8 @@ static const struct {
      1, 0},
     {"[debug]\ninject = hang:2:5\n", 0, 0,
      SAYS("c.ini:15: [debug] inject = 'hang:2:5' names rank 2 of 2"), 2, 0},
+    {"[debug]\ninject = nan:0:0\n", 0, 0,
+     SAYS("c.ini:15: [debug] inject = 'nan:0:0': nothing is computed before step 1"), 1, 0},
 };
 
 static void errors_name_place_key_and_remedy(void **state)
