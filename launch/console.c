@@ -77,6 +77,11 @@ int ds_console_is_terminal(int file)
 
 /* ---- the first lines */
 
+static const char *plural(uint64_t count)
+{
+    return count == 1 ? "" : "s";
+}
+
 static void banner_model(const struct ds_console_banner *banner)
 {
     char params[32], trainable[64] = "";
@@ -101,21 +106,24 @@ void ds_console_first_lines(const struct ds_console_banner *banner)
     ds_console_count((double)(banner->global_batch * banner->seq_length), tokens, sizeof tokens);
     if (banner->samples > 0) {
         ds_console_count((double)banner->samples, samples, sizeof samples);
-        snprintf(epoch, sizeof epoch, "; an epoch has %s sequences", samples);
+        snprintf(epoch, sizeof epoch, "; an epoch has %s sequence%s", samples,
+                 plural(banner->samples));
     }
     ds_info("dstrain " DS_VERSION ": %u rank%s, device %s", banner->rank_count,
-            banner->rank_count == 1 ? "" : "s", banner->device ? banner->device : "-");
+            plural(banner->rank_count), banner->device ? banner->device : "-");
     banner_model(banner);
-    ds_info("layout:  data %llu = %llu replica%s x %llu shards, ZeRO stage %llu",
+    ds_info("layout:  data %llu = %llu replica%s x %llu shard%s, ZeRO stage %llu",
             (unsigned long long)banner->data, (unsigned long long)(banner->data / banner->shard),
-            banner->data == banner->shard ? "" : "s", (unsigned long long)banner->shard,
-            (unsigned long long)banner->stage);
+            plural(banner->data / banner->shard), (unsigned long long)banner->shard,
+            plural(banner->shard), (unsigned long long)banner->stage);
     ds_info(
-        "batch:   %llu sequences of %llu = %s tokens an update (%llu x %llu x %llu ranks), %llu "
-        "steps%s",
-        (unsigned long long)banner->global_batch, (unsigned long long)banner->seq_length, tokens,
-        (unsigned long long)banner->micro_count, (unsigned long long)banner->micro_batch,
-        (unsigned long long)banner->data, (unsigned long long)banner->steps, epoch);
+        "batch:   %llu sequence%s of %llu = %s token%s an update (%llu x %llu x %llu rank%s), %llu "
+        "step%s%s",
+        (unsigned long long)banner->global_batch, plural(banner->global_batch),
+        (unsigned long long)banner->seq_length, tokens,
+        plural(banner->global_batch * banner->seq_length), (unsigned long long)banner->micro_count,
+        (unsigned long long)banner->micro_batch, (unsigned long long)banner->data,
+        plural(banner->data), (unsigned long long)banner->steps, plural(banner->steps), epoch);
     ds_info("memory:  %s a rank, all taken before step 1", memory);
     if (banner->dir)
         ds_info("files:   %s", banner->dir);

@@ -1,6 +1,6 @@
 /* run_dir.c - see run_dir.h. Made in an order in which every prefix is either nothing or taken away
  * again: directories first, config.ini last and in one rename. Whoever reads or changes what is in it
- * has its lock. */
+ * has its lock. Evidence of a failure that nobody wrote (a log, an incident) stays. */
 #include "run_dir.h"
 #include "config/ini.h"
 
@@ -12,8 +12,8 @@
 
 #define MARK "# The configuration of this run as dstrain resolved it; dstrain rewrites this file.\n"
 
-static const char *const parts[] = {"log", "incidents"};
-#define PART_COUNT (sizeof parts / sizeof parts[0])
+enum { PART_LOG, PART_INCIDENTS };
+static const char *const parts[DS_RUN_PARTS] = {"log", "incidents"};
 
 /* What a person chose wrongly is theirs to mend; what the disk does is not. */
 static ds_status refuse(const char *path, int code)
@@ -157,42 +157,44 @@ static int first_missing(struct ds_fs *fs, const char *dir, char to[DS_RUN_PATH_
     return 0;
 }
 
-static ds_status fill(struct ds_fs *fs, const char *dir, const char *text, int made[PART_COUNT])
+static ds_status fill(struct ds_fs *fs, const char *dir, const char *text,
+                      struct ds_run_files *files)
 {
     char path[DS_RUN_PATH_BYTES];
 
-    for (size_t i = 0; i < PART_COUNT; i++) {
+    for (size_t i = 0; i < DS_RUN_PARTS; i++) {
         join(path, dir, parts[i]);
         int code = ds_fs_mkdir(fs, path, 0750);
-        made[i] = code == 0;
+        files->made_parts[i] = code == 0;
         if (code < 0 && code != -EEXIST)
             return refuse(path, code);
     }
+    files->made_config = 1; /* there, even if what fails comes after its rename */
     join(path, dir, "config.ini");
     return ds_fs_write_file(fs, path, text, strlen(text));
 }
 
-/* config.ini was not there before; it is now, if what failed came after its rename. */
-static void unmake(struct ds_fs *fs, const char *dir, const int made[PART_COUNT])
+static void unmake(struct ds_fs *fs, const char *dir, struct ds_run_files *files)
 {
     char path[DS_RUN_PATH_BYTES];
 
     join(path, dir, "config.ini");
-    (void)ds_fs_unlink(fs, path);
-    for (size_t i = 0; i < PART_COUNT; i++) {
+    if (files->made_config)
+        (void)ds_fs_unlink(fs, path);
+    for (size_t i = 0; i < DS_RUN_PARTS; i++) {
         join(path, dir, parts[i]);
-        if (made[i])
+        if (files->made_parts[i])
             (void)ds_fs_remove_tree(fs, path);
     }
 }
 
-static ds_status make_run(struct ds_fs *fs, const char *dir, const char *text)
+static ds_status make_run(struct ds_fs *fs, const char *dir, const char *text,
+                          struct ds_run_files *files)
 {
-    int made[PART_COUNT] = {0};
-    ds_status st = fill(fs, dir, text, made);
+    ds_status st = fill(fs, dir, text, files);
 
     if (st != DS_OK)
-        unmake(fs, dir, made);
+        unmake(fs, dir, files);
     return st;
 }
 
@@ -262,7 +264,7 @@ static ds_status text_of(const struct ds_config *config, char **text)
 }
 
 static ds_status make_or_continue(struct ds_fs *fs, const struct ds_config *config,
-                                  const char *text)
+                                  const char *text, struct ds_run_files *files)
 {
     const char *dir = config->run.dir;
     char path[DS_RUN_PATH_BYTES];
@@ -272,7 +274,7 @@ static ds_status make_or_continue(struct ds_fs *fs, const struct ds_config *conf
     join(path, dir, "config.ini");
     code = ds_fs_stat(fs, path, &stat);
     if (code == -ENOENT)
-        return make_run(fs, dir, text);
+        return make_run(fs, dir, text, files);
     if (code < 0)
         return refuse(path, code);
     return continue_run(fs, dir, path, config, text);
@@ -302,15 +304,15 @@ static ds_status find_directory(struct ds_fs *fs, const char *dir, char missing[
 
 /* The lock is ours; all below happens under it. */
 static ds_status prepare_locked(struct ds_fs *fs, const struct ds_config *config, const char *path,
-                                int is_new)
+                                struct ds_run_files *files)
 {
     char *text = NULL;
     ds_status st = text_of(config, &text);
 
     if (st == DS_OK)
-        st = make_or_continue(fs, config, text);
+        st = make_or_continue(fs, config, text, files);
     free(text);
-    if (st != DS_OK && is_new)
+    if (st != DS_OK && files->made_lock)
         (void)ds_fs_unlink(fs, path);
     return st;
 }
@@ -322,33 +324,84 @@ static void unlock(struct ds_fs *fs, int *file)
     *file = -1;
 }
 
-ds_status ds_run_dir_prepare(struct ds_fs *fs, const struct ds_config *config, int *lock_file)
+ds_status ds_run_dir_prepare(struct ds_fs *fs, const struct ds_config *config,
+                             struct ds_run_files *files)
 {
-    const char *dir = config->run.dir;
-    char missing[DS_RUN_PATH_BYTES], path[DS_RUN_PATH_BYTES];
+    const char *dir = config->run.dir, *missing = files->missing;
+    char path[DS_RUN_PATH_BYTES];
     struct ds_fs_stat stat;
-    int is_new;
     ds_status st = DS_OK;
 
-    *lock_file = -1;
+    *files = DS_RUN_FILES_NONE;
     join(path, dir, "lock");
-    DS_TRY(find_directory(fs, dir, missing));
-    is_new = missing[0] != '\0' || ds_fs_stat(fs, path, &stat) == -ENOENT;
+    DS_TRY(find_directory(fs, dir, files->missing));
+    files->made_lock = missing[0] != '\0' || ds_fs_stat(fs, path, &stat) == -ENOENT;
     if (missing[0] != '\0')
         st = make_directory(fs, dir, missing);
     if (st == DS_OK)
-        st = lock(fs, dir, path, lock_file);
+        st = lock(fs, dir, path, &files->lock);
     if (st == DS_OK)
-        st = prepare_locked(fs, config, path, is_new);
+        st = prepare_locked(fs, config, path, files);
     if (st == DS_OK)
         return DS_OK;
     if (missing[0] != '\0' && st != DS_ERR_FENCED)
         (void)ds_fs_remove_tree(fs, missing);
-    else if (*lock_file < 0 && is_new && st != DS_ERR_FENCED)
+    else if (files->lock < 0 && files->made_lock && st != DS_ERR_FENCED)
         (void)ds_fs_unlink(fs, path); /* made, but not locked */
-    unlock(fs, lock_file);
+    unlock(fs, &files->lock);
     return st;
 }
+
+/* ---- a launch that was refused takes away what it has made */
+
+static int is_empty(struct ds_fs *fs, const char *path)
+{
+    char **names = NULL;
+    size_t count = 0;
+
+    if (ds_fs_readdir(fs, path, &names, &count) < 0)
+        return 0;
+    free(names);
+    return count == 0;
+}
+
+/* From `dir` up to `top`, as far as nothing is in them. */
+static void remove_empty(struct ds_fs *fs, const char *dir, const char *top)
+{
+    char path[DS_RUN_PATH_BYTES];
+    char *end;
+    int code;
+
+    snprintf(path, sizeof path, "%s", dir);
+    do {
+        code = ds_fs_rmdir(fs, path); /* not there: the same one, with a slash more, was removed */
+        end = strrchr(path, '/');
+        if ((code < 0 && code != -ENOENT) || strcmp(path, top) == 0 || !end)
+            return;
+        *end = '\0';
+    } while (strlen(path) >= strlen(top));
+}
+
+static void take_back(struct ds_fs *fs, const char *dir, struct ds_run_files *files)
+{
+    char path[DS_RUN_PATH_BYTES];
+
+    join(path, dir, parts[PART_INCIDENTS]);
+    if (!files->made_config || has_steps(fs, dir) || !is_empty(fs, path))
+        return;
+    join(path, dir, "metrics.jsonl");
+    (void)ds_fs_unlink(fs, path); /* no steps: empty */
+    unmake(fs, dir, files);
+    join(path, dir, "data");
+    (void)ds_fs_rmdir(fs, path); /* stays with what is in it */
+    join(path, dir, "lock");
+    if (files->made_lock)
+        (void)ds_fs_unlink(fs, path);
+    if (files->missing[0] != '\0')
+        remove_empty(fs, dir, files->missing);
+}
+
+/* ---- what the ranks see of it */
 
 ds_status ds_run_dir_open_log(struct ds_fs *fs, const char *dir, uint32_t rank, int *file)
 {
@@ -368,9 +421,9 @@ ds_status ds_run_dir_open(struct ds_comm *world, struct ds_fs *fs, const struct 
 {
     ds_status local = DS_OK;
 
-    *files = (struct ds_run_files){-1, -1};
+    *files = DS_RUN_FILES_NONE;
     if (world->rank == 0)
-        local = ds_run_dir_prepare(fs, config, &files->lock);
+        local = ds_run_dir_prepare(fs, config, files);
     DS_TRY(ds_comm_agreed(world, local));
     local = ds_run_dir_open_log(fs, config->run.dir, world->rank, &files->log);
     if (local == DS_OK) {
@@ -380,11 +433,14 @@ ds_status ds_run_dir_open(struct ds_comm *world, struct ds_fs *fs, const struct 
     return ds_comm_agreed(world, local);
 }
 
-void ds_run_dir_close(struct ds_fs *fs, struct ds_run_files *files)
+void ds_run_dir_close(struct ds_fs *fs, const struct ds_config *config, struct ds_run_files *files,
+                      int is_refused)
 {
     ds_log.file = -1;
     if (files->log >= 0)
         (void)ds_fs_close(fs, files->log);
     files->log = -1;
+    if (is_refused && files->lock >= 0)
+        take_back(fs, config->run.dir, files);
     unlock(fs, &files->lock);
 }

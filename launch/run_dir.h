@@ -13,17 +13,28 @@
 
 #define DS_RUN_PATH_BYTES (DS_TEXT_MAX + 64)
 
-/* Descriptors of fs; -1: not open. */
+enum { DS_RUN_PARTS = 2 }; /* log/, incidents/ */
+
 struct ds_run_files {
+    /* descriptors of fs; -1: not open */
     int log;  /* log/rank-NNNN.log */
     int lock; /* rank 0: held as long as it is open */
+    /* rank 0: what was not there before this launch */
+    int made_config, made_lock, made_parts[DS_RUN_PARTS];
+    char missing[DS_RUN_PATH_BYTES]; /* the outermost directory that was missing; "": none was */
 };
+#define DS_RUN_FILES_NONE     \
+    (struct ds_run_files)     \
+    {                         \
+        .log = -1, .lock = -1 \
+    }
 
 /* local, rank 0: make the directory, or see that it holds a run that `config` may go on with: owned by
  * us, not writable by everybody, no other launch at work (DS_ERR_FENCED), equal in every key that is
- * fixed - or without a step so far, then it becomes this run. If it fails, nothing has changed. */
+ * fixed - or without a step so far, then it becomes this run. The lock is held then. If it fails, nothing
+ * has changed. */
 DS_CHECKED ds_status ds_run_dir_prepare(struct ds_fs *fs, const struct ds_config *config,
-                                        int *lock_file);
+                                        struct ds_run_files *files);
 
 /* local: open log/rank-NNNN.log for appending; a descriptor of fs */
 DS_CHECKED ds_status ds_run_dir_open_log(struct ds_fs *fs, const char *dir, uint32_t rank,
@@ -32,6 +43,9 @@ DS_CHECKED ds_status ds_run_dir_open_log(struct ds_fs *fs, const char *dir, uint
 /* collective: both, on every rank; from here on the log goes to the file, too */
 DS_CHECKED ds_status ds_run_dir_open(struct ds_comm *world, struct ds_fs *fs,
                                      const struct ds_config *config, struct ds_run_files *files);
-void ds_run_dir_close(struct ds_fs *fs, struct ds_run_files *files); /* local */
+/* local. `is_refused`: the launch has ended before its first step because of what a person wrote. Then rank
+ * 0 takes away again what the launch has made, but for prepared data, which the next one can use. */
+void ds_run_dir_close(struct ds_fs *fs, const struct ds_config *config, struct ds_run_files *files,
+                      int is_refused);
 
 #endif

@@ -121,9 +121,10 @@ static void show_banner(struct train *train)
     char device[256], text[160], gemm[512];
 
     describe_device(train, device, sizeof device);
-    snprintf(text, sizeof text, "%s, %llu layers, hidden %llu, vocabulary %llu",
+    snprintf(text, sizeof text, "%s, %llu layer%s, hidden %llu, vocabulary %llu",
              ds_family_name(model->config.family),
              (unsigned long long)model->config.num_hidden_layers,
+             model->config.num_hidden_layers == 1 ? "" : "s",
              (unsigned long long)model->config.hidden_size,
              (unsigned long long)model->config.vocab_size);
     snprintf(gemm, sizeof gemm, "%s; GEMM: %s", device, ds_kernels_cpu_gemm_name());
@@ -145,6 +146,11 @@ static void show_banner(struct train *train)
         .memory_bytes = ds_memory_total(ds_trainer_memory(train->trainer), DS_MEMORY_DEVICE),
         .dir = config->run.dir,
     });
+    if (config->run.deterministic == 0 &&
+        strcmp(ds_trainer_device(train->trainer)->ops->name, "cpu") == 0)
+        ds_info("run.deterministic = false: the cpu, which device = %s has taken, is deterministic "
+                "all the same",
+                config->run.device);
 }
 
 /* ---- opening and closing */
@@ -270,7 +276,8 @@ static ds_status finish(struct train *train)
         DS_TRY(ds_trainer_export(train->trainer, train->export_path));
     if (!is_leader(train))
         return DS_OK;
-    ds_info("done: %llu steps%s", (unsigned long long)train->config->train.steps,
+    ds_info("done: %llu step%s%s", (unsigned long long)train->config->train.steps,
+            train->config->train.steps == 1 ? "" : "s",
             train->config->run.export == DS_EXPORT_LAST ? ""
                                                         : ", nothing exported (run.export = none)");
     if (train->config->run.export == DS_EXPORT_LAST)
@@ -302,10 +309,20 @@ static ds_status run(struct train *train)
     return finish(train);
 }
 
+/* Because of what a person wrote; whatever else ends a launch may need its log to be understood. */
+static int is_refused(ds_status st)
+{
+    const int code = ds_status_exit_code(st);
+
+    return code == ds_status_exit_code(DS_ERR_CONFIG) || code == ds_status_exit_code(DS_ERR_DATA);
+}
+
 ds_status ds_train_main(struct ds_command *command)
 {
-    struct train train = {
-        .command = command, .config = command->config, .files = {-1, -1}, .metrics = {.file = -1}};
+    struct train train = {.command = command,
+                          .config = command->config,
+                          .files = DS_RUN_FILES_NONE,
+                          .metrics = {.file = -1}};
     ds_status st;
 
     ds_console_init(&train.console, command->config->train.steps, command->config->log.interval,
@@ -318,6 +335,6 @@ ds_status ds_train_main(struct ds_command *command)
     if (!command->peers_wait && st != DS_ERR_COMM && st != DS_ERR_DEADLINE)
         ds_trainer_close(train.trainer); /* collective: only where all ranks come here */
     ds_metrics_close(&train.metrics);
-    ds_run_dir_close(command->fs, &train.files);
+    ds_run_dir_close(command->fs, train.config, &train.files, is_refused(st));
     return st;
 }

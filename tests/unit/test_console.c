@@ -48,6 +48,53 @@ static void numbers_are_short(void **state)
     }
 }
 
+/* One of a thing is one thing. */
+static void the_first_lines_count_in_english(void **state)
+{
+    static const struct {
+        struct ds_console_banner banner;
+        const char *layout, *batch;
+    } rows[] = {
+        {{.rank_count = 1,
+          .data = 1,
+          .shard = 1,
+          .global_batch = 1,
+          .micro_batch = 1,
+          .micro_count = 1,
+          .seq_length = 1,
+          .steps = 1,
+          .samples = 1},
+         ": 1 rank, device",
+         "1 replica x 1 shard, ZeRO stage 0\n"
+         "batch:   1 sequence of 1 = 1 token an update (1 x 1 x 1 rank), 1 step; an epoch has 1 "
+         "sequence\n"},
+        {{.rank_count = 4,
+          .data = 4,
+          .shard = 2,
+          .global_batch = 8,
+          .micro_batch = 1,
+          .micro_count = 2,
+          .seq_length = 16,
+          .steps = 5,
+          .samples = 30},
+         ": 4 ranks, device",
+         "2 replicas x 2 shards, ZeRO stage 0\n"
+         "batch:   8 sequences of 16 = 128 tokens an update (2 x 1 x 4 ranks), 5 steps; an epoch "
+         "has 30 sequences\n"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct capture capture;
+
+        capture_begin(&capture);
+        ds_console_first_lines(&rows[i].banner);
+        const char *said = capture_end(&capture);
+        assert_non_null(strstr(said, rows[i].layout));
+        assert_non_null(strstr(said, rows[i].batch));
+    }
+}
+
 static void lines_come_at_the_interval_at_the_first_and_at_the_last_step(void **state)
 {
     struct ds_console console;
@@ -132,6 +179,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(numbers_are_short),
+        cmocka_unit_test(the_first_lines_count_in_english),
         cmocka_unit_test(lines_come_at_the_interval_at_the_first_and_at_the_last_step),
         cmocka_unit_test(a_terminal_has_a_size),
         cmocka_unit_test(progress_is_drawn_over_itself_on_a_terminal_and_nowhere_else),

@@ -47,12 +47,11 @@ static void assert_holds(struct ds_fs *fs, const struct ds_config *config)
 /* one launch after the other */
 static ds_status prepare(struct ds_fs *fs, const struct ds_config *config)
 {
-    int lock_file;
-    ds_status st = ds_run_dir_prepare(fs, config, &lock_file);
+    struct ds_run_files files;
+    ds_status st = ds_run_dir_prepare(fs, config, &files);
 
-    assert_true((lock_file >= 0) == (st == DS_OK));
-    if (lock_file >= 0)
-        assert_int_equal(ds_fs_close(fs, lock_file), 0);
+    assert_true((files.lock >= 0) == (st == DS_OK));
+    ds_run_dir_close(fs, config, &files, 0);
     return st;
 }
 
@@ -131,6 +130,84 @@ static void another_run_is_refused_with_the_keys_that_differ(void **state)
     ds_fs_sim_close(fs);
 }
 
+/* What a launch that was refused has made goes again, up to the directories; nothing else does. */
+static void a_refused_launch_takes_away_what_it_has_made(void **state)
+{
+    static const char *const dirs[] = {"run.dir=a/b/r", "run.dir=a/b//r/", "run.dir=a/r"};
+    struct ds_run_files files;
+    struct ds_config config;
+    struct ds_fs_stat stat;
+    struct ds_fs *fs;
+
+    (void)state;
+    assert_ok(ds_fs_sim_open(&fs));
+    assert_int_equal(ds_fs_mkdir(fs, "a", 0750), 0);
+    for (size_t i = 0; i < sizeof dirs / sizeof *dirs; i++) {
+        make_config(&config, &dirs[i], 1);
+        assert_ok(ds_run_dir_prepare(fs, &config, &files));
+        assert_holds(fs, &config);
+        assert_int_equal(ds_fs_mkdir(fs, i == 2 ? "a/r/data" : "a/b/r/data", 0750), 0);
+        ds_run_dir_close(fs, &config, &files, 1);
+        assert_int_equal(entries(fs, "a"), 0);
+    }
+    assert_int_equal(ds_fs_stat(fs, "a", &stat), 0);
+    assert_int_equal(ds_fs_sim_open_files(fs), 0);
+    ds_fs_sim_close(fs);
+}
+
+/* left: what is there after a refused launch, if `path` was made meanwhile */
+static void assert_left(const char *path, const char *const *left, size_t count)
+{
+    struct ds_run_files files;
+    struct ds_config config;
+    struct ds_fs_stat stat;
+    struct ds_fs *fs;
+    char at[96];
+
+    assert_ok(ds_fs_sim_open(&fs));
+    make_config(&config, NULL, 0);
+    assert_ok(ds_run_dir_prepare(fs, &config, &files));
+    assert_int_equal(ds_fs_mkdirs(fs, "a/b/r/data", 0750), 0);
+    assert_ok(ds_fs_write_file(fs, path, "{}\n", 3));
+    ds_run_dir_close(fs, &config, &files, 1);
+    assert_int_equal(entries(fs, "a/b/r"), count);
+    for (size_t i = 0; i < count; i++) {
+        snprintf(at, sizeof at, "a/b/r/%s", left[i]);
+        assert_int_equal(ds_fs_stat(fs, at, &stat), 0);
+    }
+    ds_fs_sim_close(fs);
+}
+
+static void what_is_worth_something_stays_after_a_refused_launch(void **state)
+{
+    static const char *const data[] = {"data/t.safetensors"}, *const mine[] = {"notes"};
+    static const char *const all[] = {"config.ini", "lock", "log",
+                                      "incidents",  "data", "metrics.jsonl"};
+
+    (void)state;
+    assert_left("a/b/r/data/t.safetensors", data, 1);
+    assert_left("a/b/r/notes", mine, 1);
+    assert_left("a/b/r/metrics.jsonl", all, 6);
+    assert_left("a/b/r/incidents/I-0.json", all, 5);
+}
+
+/* It was there before: not this launch's to take. */
+static void a_refused_launch_leaves_an_earlier_run(void **state)
+{
+    struct ds_run_files files;
+    struct ds_config config;
+    struct ds_fs *fs;
+
+    (void)state;
+    assert_ok(ds_fs_sim_open(&fs));
+    make_config(&config, NULL, 0);
+    assert_ok(prepare(fs, &config));
+    assert_ok(ds_run_dir_prepare(fs, &config, &files));
+    ds_run_dir_close(fs, &config, &files, 1);
+    assert_holds(fs, &config);
+    ds_fs_sim_close(fs);
+}
+
 static void a_run_without_a_step_claims_nothing(void **state)
 {
     static const char *const other[] = {"data.train=b.txt", "run.seed=2"};
@@ -152,7 +229,7 @@ static void a_second_launch_is_refused_while_the_first_is_at_work(void **state)
     struct ds_config config;
     struct capture capture;
     struct ds_fs *fs;
-    int first, second;
+    struct ds_run_files first, second;
 
     (void)state;
     assert_ok(ds_fs_sim_open(&fs));
@@ -164,7 +241,9 @@ static void a_second_launch_is_refused_while_the_first_is_at_work(void **state)
     assert_non_null(strstr(said, "run.dir: a/b/r: another launch is at work there (process "));
     assert_null(strchr(said, '\n'));
     assert_holds(fs, &config);
-    assert_int_equal(ds_fs_close(fs, first), 0);
+    ds_run_dir_close(fs, &config, &second, 1); /* not its run to take away */
+    assert_holds(fs, &config);
+    ds_run_dir_close(fs, &config, &first, 0);
     assert_ok(prepare(fs, &config));
     ds_fs_sim_close(fs);
 }
@@ -348,7 +427,7 @@ static void ranks_log_into_files_of_their_own(void **state)
     ds_log.is_leader = 0;
     ds_info("into the file alone");
     ds_log.is_leader = 1;
-    ds_run_dir_close(ds_fs_posix(), &files);
+    ds_run_dir_close(ds_fs_posix(), &config, &files, 0);
     assert_int_equal(ds_log.file, -1);
     snprintf(path, sizeof path, "%s/r/log/rank-0000.log", dir);
     assert_ok(ds_fs_read_file(ds_fs_posix(), path, 1000, &text, &bytes));
@@ -363,6 +442,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_run_is_made_once_and_gone_on_with),
         cmocka_unit_test(another_run_is_refused_with_the_keys_that_differ),
+        cmocka_unit_test(a_refused_launch_takes_away_what_it_has_made),
+        cmocka_unit_test(what_is_worth_something_stays_after_a_refused_launch),
+        cmocka_unit_test(a_refused_launch_leaves_an_earlier_run),
         cmocka_unit_test(a_run_without_a_step_claims_nothing),
         cmocka_unit_test(a_second_launch_is_refused_while_the_first_is_at_work),
         cmocka_unit_test(a_config_that_a_person_wrote_stays),
