@@ -1,9 +1,9 @@
-/* hf_write.c - the model as a Hugging Face folder. All ranks gather unit after unit; rank 0 writes them
- * into `folder`.tmp, which becomes `folder` when everything in it is durable: whole or absent. An older
+/* hf_write.c - the model as a Hugging Face folder. Rank 0 collects one parameter after the other and
+ * writes it into `folder`.tmp, which becomes `folder` when everything in it is durable: whole or absent. An older
  * export waits as `folder`.old meanwhile and comes back if that fails; what a killed process left of
  * either is put in order by the next export. An older folder that holds what no export writes is kept
- * as `folder`.kept-N. A failure on rank 0 does not leave the others waiting: gathering goes on, writing
- * stops, and the verdict is agreed at the end. */
+ * as `folder`.kept-N. All ranks agree after each parameter: whoever failed, all stop there, and no more
+ * than one parameter is under way. */
 #include "hf_tokenizer.h"
 
 #include "dstrain/hf.h"
@@ -16,8 +16,10 @@ enum { PATH_BYTES = 4352 };
 
 struct hf_writer {
     /* owns */
+    struct ds_hf_gather *gather;
+    /* owns; on rank 0 alone: */
     struct ds_safetensors_writer *file; /* being filled, or NULL */
-    float *host;                        /* one whole unit */
+    float *host;                        /* one whole parameter, the largest */
     uint32_t *file_of;                  /* [param_count] which file a parameter goes to */
     uint32_t file_count;
     char temporary[PATH_BYTES], old[PATH_BYTES];
@@ -34,13 +36,13 @@ static ds_status failed(const struct hf_writer *w, const char *what, int code)
 
 static void plan_files(struct hf_writer *w)
 {
-    const struct ds_model *model = w->options->model;
+    const struct ds_model *model = w->options->parts.model;
     const uint64_t most = w->options->file_bytes_max ? w->options->file_bytes_max : 5000000000u;
     uint64_t bytes = 0;
 
     w->file_count = 1;
     for (uint32_t i = 0; i < model->param_count; i++) {
-        uint64_t more = model->params[i].elems * sizeof(float);
+        uint64_t more = ds_param_whole_elems(&model->params[i]) * sizeof(float);
         if (bytes > 0 && bytes + more > most) {
             w->file_count++;
             bytes = 0;
@@ -60,7 +62,7 @@ static void file_name(const struct hf_writer *w, uint32_t file, char *to, size_t
 
 static ds_status open_file(struct hf_writer *w, uint32_t first_param)
 {
-    const struct ds_model *model = w->options->model;
+    const struct ds_model *model = w->options->parts.model;
     struct ds_safetensors_item *items = calloc(model->param_count, sizeof *items);
     char name[64], path[PATH_BYTES + 64];
     size_t count = 0;
@@ -84,29 +86,24 @@ static ds_status open_file(struct hf_writer *w, uint32_t first_param)
 }
 
 /* Parameters come in order, so one file is open at a time. */
-static ds_status write_unit(struct hf_writer *w, uint32_t unit)
+static ds_status write_param(struct hf_writer *w, uint32_t i)
 {
-    const struct ds_model *model = w->options->model;
-    const struct ds_unit *u = &model->units[unit];
+    const struct ds_model *model = w->options->parts.model;
+    const int is_first = i == 0 || w->file_of[i] != w->file_of[i - 1];
+    const int is_last = i + 1 == model->param_count || w->file_of[i] != w->file_of[i + 1];
+    uint32_t first = i;
 
-    for (uint32_t i = u->param_start; i < u->param_start + u->param_count; i++) {
-        const int is_first = i == 0 || w->file_of[i] != w->file_of[i - 1];
-        const int is_last = i + 1 == model->param_count || w->file_of[i] != w->file_of[i + 1];
-        uint32_t first = i;
-
-        if (is_first)
-            DS_TRY(open_file(w, i));
-        while (first > 0 && w->file_of[first - 1] == w->file_of[i])
-            first--;
-        DS_TRY(ds_safetensors_write_f32(w->file, i - first, 0, model->params[i].elems,
-                                        w->host + model->params[i].offset));
-        if (is_last) {
-            struct ds_safetensors_writer *done = w->file;
-            w->file = NULL;
-            DS_TRY(ds_safetensors_commit(done));
-        }
-    }
-    return DS_OK;
+    if (is_first)
+        DS_TRY(open_file(w, i));
+    while (first > 0 && w->file_of[first - 1] == w->file_of[i])
+        first--;
+    DS_TRY(ds_safetensors_write_f32(w->file, i - first, 0, ds_param_whole_elems(&model->params[i]),
+                                    w->host));
+    if (!is_last)
+        return DS_OK;
+    struct ds_safetensors_writer *done = w->file;
+    w->file = NULL;
+    return ds_safetensors_commit(done);
 }
 
 /* ---- the small files */
@@ -121,10 +118,11 @@ static ds_status write_text(struct hf_writer *w, const char *name, const char *t
 
 static ds_status write_index(struct hf_writer *w)
 {
-    const struct ds_model *model = w->options->model;
+    const struct ds_model *model = w->options->parts.model;
+    const uint64_t bytes = model->elems_total * sizeof(float);
     json_t *map = json_object();
-    json_t *index = json_pack("{s:{s:I},s:o}", "metadata", "total_size",
-                              (json_int_t)(model->elems_total * sizeof(float)), "weight_map", map);
+    json_t *index =
+        json_pack("{s:{s:I},s:o}", "metadata", "total_size", (json_int_t)bytes, "weight_map", map);
     char name[64];
     ds_status st;
 
@@ -145,7 +143,7 @@ static ds_status write_config(struct hf_writer *w)
     char *text = NULL;
     ds_status st;
 
-    DS_TRY(ds_model_config_write(&w->options->model->config, &text));
+    DS_TRY(ds_model_config_write(&w->options->parts.model->config, &text));
     st = write_text(w, "config.json", text);
     free(text);
     return st;
@@ -200,19 +198,25 @@ done:
 
 /* ---- an older export goes, but nothing with it that is not ours */
 
+static int is_weights(const char *name)
+{
+    static const char pattern[] = "model-#####-of-#####.safetensors"; /* #: a digit */
+
+    for (size_t i = 0; i < sizeof pattern; i++)
+        if (pattern[i] == '#' ? name[i] < '0' || name[i] > '9' : name[i] != pattern[i])
+            return 0;
+    return 1;
+}
+
 static int is_ours(const char *name)
 {
-    unsigned file, count;
-    int end = 0;
-
     if (strcmp(name, "config.json") == 0 || strcmp(name, "model.safetensors") == 0 ||
         strcmp(name, "model.safetensors.index.json") == 0)
         return 1;
     for (size_t i = 0; i < COMPANION_COUNT; i++)
         if (strcmp(name, companions[i]) == 0)
             return 1;
-    return sscanf(name, "model-%5u-of-%5u.safetensors%n", &file, &count, &end) == 2 && end > 0 &&
-           name[end] == '\0';
+    return is_weights(name);
 }
 
 /* Is there anything that no export writes? 1, 0 or -errno */
@@ -285,8 +289,27 @@ static int settle(struct hf_writer *w)
     return code != 0 ? code : ds_fs_rename(fs, w->old, w->options->folder);
 }
 
+static ds_status take_host(struct hf_writer *w)
+{
+    const struct ds_model *model = w->options->parts.model;
+    uint64_t most = 1;
+
+    DS_ASSERT(model->param_count > 0);
+    for (uint32_t i = 0; i < model->param_count; i++) {
+        const uint64_t elems = ds_param_whole_elems(&model->params[i]);
+        most = elems > most ? elems : most;
+    }
+    w->host = malloc((size_t)most * sizeof *w->host);
+    w->file_of = calloc(model->param_count, sizeof *w->file_of);
+    if (!w->host || !w->file_of)
+        return ds_fail(DS_ERR_NO_MEMORY, "export: %zu bytes for one tensor",
+                       (size_t)most * sizeof *w->host);
+    return DS_OK;
+}
+
 static ds_status begin(struct hf_writer *w)
 {
+    DS_TRY(take_host(w));
     int code = settle(w);
 
     if (code != 0)
@@ -335,75 +358,63 @@ static ds_status commit(struct hf_writer *w)
     if (code != 0)
         return failed(w, "cannot make it durable", code);
     DS_TRY(swap(w));
-    if (discard_old(w) != 0 && discard_old(w) != 0)
+    code = discard_old(w);
+    if (code != 0)
+        code = discard_old(w);
+    if (code != 0)
         ds_warn("export to %s: the older one stays as %s: it cannot be removed", w->options->folder,
                 w->old);
     return DS_OK;
 }
 
+static void give_up(struct hf_writer *w)
+{
+    ds_safetensors_abandon(w->file);
+    (void)ds_fs_remove_tree(w->options->fs, w->temporary);
+}
+
 /* ---- all ranks */
 
-static ds_status gather_unit(struct hf_writer *w, uint32_t unit)
-{
-    const struct ds_hf_write_options *o = w->options;
-    const struct ds_zero_layout *layout = ds_zero_unit_layout(o->zero, unit);
-    const struct ds_device_ops *ops = o->compute->device->ops;
+typedef ds_status part_fn(struct hf_writer *w);
 
-    DS_TRY(ds_zero_acquire(o->zero, unit, 0));
-    if (w->host)
-        DS_TRY(ops->copy(o->compute, w->host, ds_zero_weights(o->zero, unit),
-                         (size_t)layout->elems * sizeof(float)));
-    DS_TRY(ops->stream_sync(o->compute));
-    return ds_zero_release(o->zero, unit);
+static ds_status on_writer(struct hf_writer *w, part_fn *part)
+{
+    struct ds_comm *world = w->options->parts.world;
+
+    return ds_comm_agreed(world, world->rank == 0 ? part(w) : DS_OK);
 }
 
-static ds_status take_host(struct hf_writer *w)
+static ds_status write_params(struct hf_writer *w)
 {
-    const struct ds_model *model = w->options->model;
-    uint64_t most = 0;
+    const struct ds_hf_parts *parts = &w->options->parts;
 
-    for (uint32_t i = 0; i < model->unit_count; i++)
-        most = model->units[i].elems > most ? model->units[i].elems : most;
-    w->host = malloc((size_t)most * sizeof *w->host);
-    w->file_of = calloc(model->param_count, sizeof *w->file_of);
-    if (!w->host || !w->file_of)
-        return ds_fail(DS_ERR_NO_MEMORY, "export: %zu bytes for one unit",
-                       (size_t)most * sizeof *w->host);
-    return DS_OK;
-}
-
-static ds_status write_units(struct hf_writer *w, ds_status st)
-{
-    for (uint32_t unit = 0; unit < w->options->model->unit_count; unit++) {
-        DS_TRY(
-            gather_unit(w, unit)); /* a failure here is one of communication: others see it, too */
-        if (st == DS_OK && w->host && w->options->world->rank == 0)
-            st = write_unit(w, unit);
+    for (uint32_t i = 0; i < parts->model->param_count; i++) {
+        ds_status st = ds_hf_gather_param(w->gather, i, w->host);
+        if (st == DS_OK && parts->world->rank == 0)
+            st = write_param(w, i);
+        DS_TRY(ds_comm_agreed(parts->world, st));
     }
-    return st;
+    return DS_OK;
 }
 
 ds_status ds_hf_write(const struct ds_hf_write_options *options)
 {
     struct hf_writer w = {.options = options};
-    const int is_writer = options->world->rank == 0;
-    ds_status st = DS_OK;
+    ds_status st;
 
     snprintf(w.temporary, sizeof w.temporary, "%s.tmp", options->folder);
     snprintf(w.old, sizeof w.old, "%s.old", options->folder);
-    if (is_writer) {
-        st = take_host(&w);
-        if (st == DS_OK)
-            st = begin(&w);
-    }
-    st = write_units(&w, st);
-    if (is_writer && st == DS_OK)
-        st = commit(&w);
-    if (is_writer && st != DS_OK) {
-        ds_safetensors_abandon(w.file);
-        (void)ds_fs_remove_tree(options->fs, w.temporary);
-    }
+    st = ds_hf_gather_open(&options->parts, &w.gather);
+    if (st == DS_OK)
+        st = on_writer(&w, begin);
+    if (st == DS_OK)
+        st = write_params(&w);
+    if (st == DS_OK)
+        st = on_writer(&w, commit);
+    if (st != DS_OK && options->parts.world->rank == 0)
+        give_up(&w);
+    ds_hf_gather_close(w.gather);
     free(w.host);
     free(w.file_of);
-    return ds_comm_agreed(options->world, st);
+    return st;
 }

@@ -1,11 +1,13 @@
 /* hf.h - models as Hugging Face folders: config.json, safetensors (one file, or shards with an index),
- * tokenizer files. Streamed both ways: reading takes only the slices a rank owns, writing holds one
- * unit at a time. */
+ * tokenizer files. A model lies spread over tensor ranks (boxes of its parameters), pipeline stages (units)
+ * and shard ranks (runs of a unit); a folder has it whole. Streamed both ways: reading takes what a rank
+ * owns, piece by piece, writing holds one tensor at a time. */
 #ifndef DSTRAIN_HF_H
 #define DSTRAIN_HF_H
 
 #include "dstrain/comm.h"
 #include "dstrain/fs.h"
+#include "dstrain/mesh.h"
 #include "dstrain/model.h"
 #include "dstrain/safetensors.h"
 #include "dstrain/zero.h"
@@ -36,18 +38,37 @@ DS_CHECKED ds_status ds_hf_load(const struct ds_hf *hf, const struct ds_hf_targe
 /* local: the same from the model's initial distribution */
 DS_CHECKED ds_status ds_hf_init(const struct ds_hf_target *target, uint64_t seed);
 
+/* ---- a model collected on one rank */
+
+/* Who holds what: the same on every rank, but for the rank's own model and ZeRO. */
+struct ds_hf_parts {
+    const struct ds_model *model; /* as this rank computes it */
+    struct ds_zero *zero;
+    const struct ds_mesh_shape *mesh;
+    const uint32_t *stage_of_unit; /* [unit_count]: of two stages with a copy, one; NULL: stage 0 */
+    struct ds_comm *world;         /* control; rank 0 collects */
+};
+struct ds_hf_gather;
+
+/* collective: takes the memory: of one piece, on rank 0 also every tensor rank's list of parameters */
+DS_CHECKED ds_status ds_hf_gather_open(const struct ds_hf_parts *parts, struct ds_hf_gather **out);
+/* local: NULL is allowed */
+void ds_hf_gather_close(struct ds_hf_gather *gather);
+/* collective: parameter number `param` of the model, whole, in fp32, to `to` of rank 0; others may give
+ * NULL. The status is this rank's own, and nobody stops for it: agree on it before the values are used. */
+DS_CHECKED ds_status ds_hf_gather_param(struct ds_hf_gather *gather, uint32_t param, float *to);
+
+/* ---- writing */
+
 struct ds_hf_write_options {
     struct ds_fs *fs;
     const char *folder;     /* becomes the export, whole or not at all; an older one is replaced,
                                kept as `folder`.kept-N if it holds what no export writes */
     const char *companions; /* folder to copy tokenizer files from; NULL: the byte tokenizer's */
-    const struct ds_model *model;
-    struct ds_zero *zero;
-    struct ds_comm *world; /* control; rank 0 writes */
-    struct ds_stream *compute;
+    struct ds_hf_parts parts;
     uint64_t file_bytes_max; /* of one safetensors file; 0: 5 GB */
 };
-/* collective over world: write the model as it is now, in fp32 */
+/* collective over parts.world: write the model as it is now, in fp32 */
 DS_CHECKED ds_status ds_hf_write(const struct ds_hf_write_options *options);
 
 #endif

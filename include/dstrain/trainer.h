@@ -77,7 +77,7 @@ const struct ds_memory *ds_trainer_memory(const struct ds_trainer *trainer);
 struct ds_device *ds_trainer_device(const struct ds_trainer *trainer);
 uint64_t ds_trainer_sample_count(const struct ds_trainer *trainer); /* of one epoch */
 uint64_t ds_trainer_micro_count(const struct ds_trainer *trainer);
-/* collective: a whole parameter in fp32, for tests and generation; `to` may be NULL on other ranks */
+/* collective: a whole parameter in fp32, to rank 0; the others may give NULL */
 DS_CHECKED ds_status ds_trainer_read_param(struct ds_trainer *trainer, const char *name, float *to);
 /* local, one process, GENERATE: logits [vocab] of the token after `count` tokens (count <= seq_length) */
 DS_CHECKED ds_status ds_trainer_predict(struct ds_trainer *trainer, const int32_t *tokens,

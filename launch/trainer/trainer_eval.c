@@ -70,16 +70,23 @@ ds_status ds_trainer_evaluate(struct ds_trainer *t, double *loss, uint64_t *toke
     return DS_OK;
 }
 
+static struct ds_hf_parts parts_of(const struct ds_trainer *t)
+{
+    return (struct ds_hf_parts){
+        .model = t->model,
+        .zero = t->zero,
+        .mesh = ds_mesh_shape_of(t->mesh),
+        .world = t->options.world,
+    };
+}
+
 ds_status ds_trainer_export(struct ds_trainer *t, const char *folder)
 {
     const struct ds_hf_write_options options = {
         .fs = t->options.fs,
         .folder = folder,
         .companions = t->config->model.path[0] ? t->config->model.path : NULL,
-        .model = t->model,
-        .zero = t->zero,
-        .world = t->options.world,
-        .compute = t->compute,
+        .parts = parts_of(t),
     };
 
     return ds_hf_write(&options);
@@ -88,21 +95,16 @@ ds_status ds_trainer_export(struct ds_trainer *t, const char *folder)
 ds_status ds_trainer_read_param(struct ds_trainer *t, const char *name, float *to)
 {
     const struct ds_param *param = ds_model_find(t->model, name);
-    ds_status st = DS_OK;
+    const struct ds_hf_parts parts = parts_of(t);
+    struct ds_hf_gather *gather = NULL;
+    ds_status st;
 
     if (!param)
         return ds_fail(DS_ERR_DATA, "the model has no parameter '%s'", name);
-    DS_TRY(ds_zero_acquire(t->zero, param->unit, 0));
-    if (to) {
-        const float *unit = ds_zero_weights(t->zero, param->unit);
-        st = t->device->ops->copy(t->compute, to, unit + param->offset,
-                                  (size_t)param->elems * sizeof *to);
-    }
-    if (st == DS_OK)
-        st = t->device->ops->stream_sync(t->compute);
-    if (st == DS_OK)
-        st = ds_zero_release(t->zero, param->unit);
-    return st;
+    DS_TRY(ds_hf_gather_open(&parts, &gather));
+    st = ds_hf_gather_param(gather, (uint32_t)(param - t->model->params), to);
+    ds_hf_gather_close(gather);
+    return ds_comm_agreed(parts.world, st);
 }
 
 /* The sequence padded to its capacity: what comes after a token does not change what it predicts. */

@@ -135,7 +135,7 @@ static void list_params(const struct ds_model *model, struct tiny_result *out)
         struct tiny_param *row = &out->table[i];
         snprintf(row->name, sizeof row->name, "%s", model->params[i].name);
         row->start = start;
-        row->elems = model->params[i].elems;
+        row->elems = ds_param_whole_elems(&model->params[i]);
         start += row->elems;
     }
 }
@@ -152,8 +152,8 @@ static ds_status read_params(struct ds_trainer *trainer, float *to)
         st = ds_trainer_read_param(trainer, param->name, to ? scratch : NULL);
         if (!to)
             continue;
-        memcpy(to, scratch, param->elems * sizeof *to);
-        to += param->elems;
+        memcpy(to, scratch, ds_param_whole_elems(param) * sizeof *to);
+        to += ds_param_whole_elems(param);
     }
     free(scratch);
     return st;
