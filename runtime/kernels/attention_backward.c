@@ -36,7 +36,7 @@ struct backward {
 
 KERNEL_CLONES static float dot_row(const float *a, const float *b, size_t count)
 {
-    return lanes_dot(a, b, count);
+    return lanes_dot(a, b, count, DS_F32);
 }
 
 KERNEL_CLONES static void add_row(float *to, const float *from, size_t count)

@@ -3,12 +3,11 @@
 #ifndef KERNELS_LANES_H
 #define KERNELS_LANES_H
 
-#include <stddef.h>
+#include "elements.h"
 
-#define LANES       16
-#define LANE_INLINE static inline __attribute__((always_inline))
+#define LANES 16
 
-LANE_INLINE float lanes_total(float lane[LANES])
+KERNEL_INLINE float lanes_total(float lane[LANES])
 {
     for (size_t width = LANES / 2; width > 0; width /= 2)
         for (size_t i = 0; i < width; i++)
@@ -17,30 +16,33 @@ LANE_INLINE float lanes_total(float lane[LANES])
 }
 
 /* sum of a[i] * b[i] */
-LANE_INLINE float lanes_dot(const float *a, const float *b, size_t count)
+KERNEL_INLINE float lanes_dot(const void *a, const void *b, size_t count, enum ds_dtype dtype)
 {
     float lane[LANES] = {0};
     size_t i = 0;
 
     for (; i + LANES <= count; i += LANES)
         for (size_t j = 0; j < LANES; j++)
-            lane[j] += a[i + j] * b[i + j];
+            lane[j] += element_load(a, i + j, dtype) * element_load(b, i + j, dtype);
     for (size_t j = 0; i + j < count; j++)
-        lane[j] += a[i + j] * b[i + j];
+        lane[j] += element_load(a, i + j, dtype) * element_load(b, i + j, dtype);
     return lanes_total(lane);
 }
 
-/* sum of a[i] * b[i] * c[i] */
-LANE_INLINE float lanes_dot3(const float *a, const float *b, const float *c, size_t count)
+/* sum of a[i] * b[i] * c[i]; a has a dtype of its own */
+KERNEL_INLINE float lanes_dot3(const void *a, enum ds_dtype a_dtype, const void *b, const void *c,
+                               size_t count, enum ds_dtype dtype)
 {
     float lane[LANES] = {0};
     size_t i = 0;
 
     for (; i + LANES <= count; i += LANES)
         for (size_t j = 0; j < LANES; j++)
-            lane[j] += a[i + j] * b[i + j] * c[i + j];
+            lane[j] += element_load(a, i + j, a_dtype) * element_load(b, i + j, dtype) *
+                       element_load(c, i + j, dtype);
     for (size_t j = 0; i + j < count; j++)
-        lane[j] += a[i + j] * b[i + j] * c[i + j];
+        lane[j] += element_load(a, i + j, a_dtype) * element_load(b, i + j, dtype) *
+                   element_load(c, i + j, dtype);
     return lanes_total(lane);
 }
 

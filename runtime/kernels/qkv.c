@@ -1,112 +1,144 @@
 /* qkv.c - from the fused projection to attention's inputs and back: cut into heads, normalise a head
- * (Qwen3), rotate by position in the half layout (pair i, i + D/2).
+ * (Qwen3), rotate by position (rotary.h).
  *
- * Backward rotates by the negative angle straight into dqkv, sums the gains' gradients over it, then
- * turns each head's gradient into the gradient of its unnormalised input, in place. */
+ * Backward turns each head's gradient back, then into the gradient of its unnormalised input; the
+ * gains' gradients are sums over the turned gradients of all tokens (columns.h). */
 #include "columns.h"
 #include "kernels.h"
 #include "lanes.h"
 #include "launch.h"
+#include "rotary.h"
 
 #include <math.h>
 #include <string.h>
 
+#define HEAD_DIM_MAX 1024 /* a head in hand lies on the stack */
+
 /* The q heads or the k heads: both are treated alike. */
 struct heads {
-    const float *gain; /* NULL: not normalised */
-    float *rstd;       /* [T][count] */
-    float *out;        /* q_THD or k_TGD; dq or dk in backward */
-    float *dgain;      /* backward */
-    size_t count, at;  /* at: their first column in a row of qkv */
+    const void *gain; /* NULL: not normalised */
+    float *rstd;      /* [T][count] */
+    void *out;        /* q_THD or k_TGD; dq or dk in backward */
+    void *dgain;      /* backward */
+    enum ds_dtype dgain_dtype;
+    size_t count, at; /* at: their first column in a row of qkv */
 };
 
 struct cut {
     struct heads q, k;
     const int32_t *position;
     const float *rotary;
+    enum ds_dtype dtype;                 /* of all but rstd and the gains' gradients */
     size_t token_count, head_dim, width; /* width: columns of qkv */
 };
 
-/* out may be x */
-LANE_INLINE void rotate(float *out, const float *x, const float *cosine, const float *sine,
-                        size_t half)
+/* Element i of a head, normalised if has_gain. */
+KERNEL_INLINE float head_element(const void *x, const void *gain, float rstd, size_t i,
+                                 int has_gain, enum ds_dtype dtype)
 {
+    const float value = element_load(x, i, dtype);
+
+    return has_gain ? element_load(gain, i, dtype) * (value * rstd) : value;
+}
+
+KERNEL_INLINE void rotate(void *out, const void *x, const void *gain, float rstd,
+                          const float *cosine, size_t half, int has_gain, enum ds_dtype dtype)
+{
+    const float *sine = cosine + half;
+
 #pragma omp simd
     for (size_t i = 0; i < half; i++) {
-        float low = x[i], high = x[i + half];
+        const float low = head_element(x, gain, rstd, i, has_gain, dtype);
+        const float high = head_element(x, gain, rstd, i + half, has_gain, dtype);
 
-        out[i] = low * cosine[i] - high * sine[i];
-        out[i + half] = high * cosine[i] + low * sine[i];
+        element_store(out, i, low * cosine[i] - high * sine[i], dtype);
+        element_store(out, i + half, high * cosine[i] + low * sine[i], dtype);
     }
 }
 
-LANE_INLINE void rotate_back(float *out, const float *y, const float *cosine, const float *sine,
-                             size_t half)
+KERNEL_INLINE void split_loop(const struct cut *cut, const struct heads *heads, const void *qkv,
+                              size_t token, float epsilon, enum ds_dtype dtype)
 {
-    for (size_t i = 0; i < half; i++) {
-        float low = y[i], high = y[i + half];
-
-        out[i] = low * cosine[i] + high * sine[i];
-        out[i + half] = high * cosine[i] - low * sine[i];
-    }
-}
-
-LANE_INLINE float normalise(float *out, const float *x, const float *gain, size_t dim,
-                            float epsilon)
-{
-    float rstd = 1.0f / sqrtf(lanes_dot(x, x, dim) / (float)dim + epsilon);
-
-    for (size_t i = 0; i < dim; i++)
-        out[i] = gain[i] * (x[i] * rstd);
-    return rstd;
-}
-
-KERNEL_CLONES static void split_heads(const struct cut *cut, const struct heads *heads,
-                                      const float *qkv, size_t token, float epsilon)
-{
-    size_t dim = cut->head_dim, half = dim / 2;
+    const size_t dim = cut->head_dim, half = dim / 2;
     const float *cosine = cut->rotary + (size_t)cut->position[token] * dim;
-    const float *x = qkv + token * cut->width + heads->at;
-    float *out = heads->out + token * heads->count * dim;
 
-    for (size_t head = 0; head < heads->count; head++, x += dim, out += dim) {
+    for (size_t head = 0; head < heads->count; head++) {
+        const size_t at = token * heads->count + head;
+        const void *x = element_from(qkv, token * cut->width + heads->at + head * dim, dtype);
+        void *out = element_to(heads->out, at * dim, dtype);
+
         if (heads->gain) {
-            heads->rstd[token * heads->count + head] = normalise(out, x, heads->gain, dim, epsilon);
-            rotate(out, out, cosine, cosine + half, half);
+            const float rstd = 1.0f / sqrtf(lanes_dot(x, x, dim, dtype) / (float)dim + epsilon);
+
+            heads->rstd[at] = rstd;
+            rotate(out, x, heads->gain, rstd, cosine, half, 1, dtype);
         } else {
-            rotate(out, x, cosine, cosine + half, half);
+            rotate(out, x, NULL, 1.0f, cosine, half, 0, dtype);
         }
     }
 }
 
-/* dqkv receives the gradient of the rotation's input. */
-KERNEL_CLONES static void unrotate_heads(const struct cut *cut, const struct heads *heads,
-                                         float *dqkv, size_t token)
+KERNEL_CLONES static void split_heads(const struct cut *cut, const struct heads *heads,
+                                      const void *qkv, size_t token, float epsilon)
 {
-    size_t dim = cut->head_dim, half = dim / 2;
-    const float *cosine = cut->rotary + (size_t)cut->position[token] * dim;
-    const float *dy = heads->out + token * heads->count * dim;
-    float *dx = dqkv + token * cut->width + heads->at;
-
-    for (size_t head = 0; head < heads->count; head++, dx += dim, dy += dim)
-        rotate_back(dx, dy, cosine, cosine + half, half);
+    ELEMENT_SWITCH(cut->dtype, split_loop, cut, heads, qkv, token, epsilon);
 }
 
-/* In place: dx holds the gradient of the normalised head. */
-KERNEL_CLONES static void unnormalise_heads(const struct cut *cut, const struct heads *heads,
-                                            float *dqkv, const float *qkv, size_t token)
+/* The gradient of a head before it was normalised, from that of the normalised head. */
+KERNEL_INLINE void unnormalise(void *dx, const float *dy, const void *x, const void *gain,
+                               float rstd, size_t dim, enum ds_dtype dtype)
 {
-    size_t dim = cut->head_dim;
-    const float *x = qkv + token * cut->width + heads->at;
-    float *dx = dqkv + token * cut->width + heads->at;
+    const float slope = lanes_dot3(dy, DS_F32, gain, x, dim, dtype) * rstd / (float)dim * rstd;
 
-    for (size_t head = 0; head < heads->count; head++, dx += dim, x += dim) {
-        float rstd = heads->rstd[token * heads->count + head];
-        float slope = lanes_dot3(dx, heads->gain, x, dim) * rstd / (float)dim * rstd;
+#pragma omp simd
+    for (size_t i = 0; i < dim; i++)
+        element_store(
+            dx, i,
+            rstd * (dy[i] * element_load(gain, i, dtype) - element_load(x, i, dtype) * slope),
+            dtype);
+}
 
-        for (size_t i = 0; i < dim; i++)
-            dx[i] = rstd * (dx[i] * heads->gain[i] - x[i] * slope);
+KERNEL_INLINE void rotate_back(void *out, enum ds_dtype out_dtype, const void *dy,
+                               const float *cosine, size_t half, enum ds_dtype dtype)
+{
+#pragma omp simd
+    for (size_t i = 0; i < half; i++) {
+        const float low = rotary_back_low(dy, cosine, half, i, dtype);
+        const float high = rotary_back_high(dy, cosine, half, i, dtype);
+
+        element_store(out, i, low, out_dtype);
+        element_store(out, i + half, high, out_dtype);
     }
+}
+
+KERNEL_INLINE void join_loop(const struct cut *cut, const struct heads *heads, void *dqkv,
+                             const void *qkv, size_t token, enum ds_dtype dtype)
+{
+    const size_t dim = cut->head_dim;
+    const float *cosine = cut->rotary + (size_t)cut->position[token] * dim;
+
+    for (size_t head = 0; head < heads->count; head++) {
+        const size_t at = token * heads->count + head;
+        const size_t column = token * cut->width + heads->at + head * dim;
+        const void *dy = element_from(heads->out, at * dim, dtype);
+        void *dx = element_to(dqkv, column, dtype);
+
+        if (heads->gain) {
+            float turned[HEAD_DIM_MAX];
+
+            rotate_back(turned, DS_F32, dy, cosine, dim / 2, dtype);
+            unnormalise(dx, turned, element_from(qkv, column, dtype), heads->gain, heads->rstd[at],
+                        dim, dtype);
+        } else {
+            rotate_back(dx, dtype, dy, cosine, dim / 2, dtype);
+        }
+    }
+}
+
+KERNEL_CLONES static void join_heads(const struct cut *cut, const struct heads *heads, void *dqkv,
+                                     const void *qkv, size_t token)
+{
+    ELEMENT_SWITCH(cut->dtype, join_loop, cut, heads, dqkv, qkv, token);
 }
 
 static struct cut split_cut(const struct ds_qkv_split_args *a)
@@ -114,10 +146,18 @@ static struct cut split_cut(const struct ds_qkv_split_args *a)
     size_t dim = a->q_THD.shape[2], q_count = a->q_THD.shape[1], k_count = a->k_TGD.shape[1];
 
     return (struct cut){
-        .q = {a->q_gain_D.data, a->q_rstd_TH.data, a->q_THD.data, NULL, q_count, 0},
-        .k = {a->k_gain_D.data, a->k_rstd_TG.data, a->k_TGD.data, NULL, k_count, q_count * dim},
+        .q = {.gain = a->q_gain_D.data,
+              .rstd = a->q_rstd_TH.data,
+              .out = a->q_THD.data,
+              .count = q_count},
+        .k = {.gain = a->k_gain_D.data,
+              .rstd = a->k_rstd_TG.data,
+              .out = a->k_TGD.data,
+              .count = k_count,
+              .at = q_count * dim},
         .position = a->position_T.data,
         .rotary = a->rotary_PD.data,
+        .dtype = a->q_THD.dtype,
         .token_count = a->q_THD.shape[0],
         .head_dim = dim,
         .width = (q_count + 2 * k_count) * dim,
@@ -129,11 +169,22 @@ static struct cut join_cut(const struct ds_qkv_join_args *a)
     size_t dim = a->dq_THD.shape[2], q_count = a->dq_THD.shape[1], k_count = a->dk_TGD.shape[1];
 
     return (struct cut){
-        .q = {a->q_gain_D.data, a->q_rstd_TH.data, a->dq_THD.data, a->dq_gain_D.data, q_count, 0},
-        .k = {a->k_gain_D.data, a->k_rstd_TG.data, a->dk_TGD.data, a->dk_gain_D.data, k_count,
-              q_count * dim},
+        .q = {.gain = a->q_gain_D.data,
+              .rstd = a->q_rstd_TH.data,
+              .out = a->dq_THD.data,
+              .dgain = a->dq_gain_D.data,
+              .dgain_dtype = a->dq_gain_D.dtype,
+              .count = q_count},
+        .k = {.gain = a->k_gain_D.data,
+              .rstd = a->k_rstd_TG.data,
+              .out = a->dk_TGD.data,
+              .dgain = a->dk_gain_D.data,
+              .dgain_dtype = a->dk_gain_D.dtype,
+              .count = k_count,
+              .at = q_count * dim},
         .position = a->position_T.data,
         .rotary = a->rotary_PD.data,
+        .dtype = a->dq_THD.dtype,
         .token_count = a->dq_THD.shape[0],
         .head_dim = dim,
         .width = (q_count + 2 * k_count) * dim,
@@ -143,108 +194,110 @@ static struct cut join_cut(const struct ds_qkv_join_args *a)
 static ds_status split_work(void *args, int *done)
 {
     const struct ds_qkv_split_args *a = args;
-    struct cut cut = split_cut(a);
-    size_t v_width = cut.k.count * cut.head_dim;
+    const struct cut cut = split_cut(a);
+    const size_t v_width = cut.k.count * cut.head_dim, bytes = ds_dtype_bytes(cut.dtype);
 
 #pragma omp parallel for schedule(static) if (cut.token_count > 1)
     for (size_t t = 0; t < cut.token_count; t++) {
-        const float *qkv = a->qkv_TN.data;
+        const char *qkv = a->qkv_TN.data;
 
         split_heads(&cut, &cut.q, qkv, t, a->epsilon);
         split_heads(&cut, &cut.k, qkv, t, a->epsilon);
-        memcpy((float *)a->v_TGD.data + t * v_width, qkv + (t + 1) * cut.width - v_width,
-               v_width * sizeof(float));
+        memcpy((char *)a->v_TGD.data + t * v_width * bytes,
+               qkv + ((t + 1) * cut.width - v_width) * bytes, v_width * bytes);
     }
     *done = 1;
     return DS_OK;
 }
 
-static void head_gain_gradient(const struct cut *cut, const struct heads *heads, const float *dqkv,
-                               const float *qkv, int add)
+static void head_gain_gradient(const struct cut *cut, const struct heads *heads, const void *qkv,
+                               int add)
 {
-    kernel_columns(&(struct columns){.dy = dqkv + heads->at,
-                                     .x = qkv + heads->at,
+    kernel_columns(&(struct columns){.dy = heads->out,
+                                     .x = element_from(qkv, heads->at, cut->dtype),
+                                     .dtype = cut->dtype,
                                      .rstd = heads->rstd,
                                      .token_count = cut->token_count,
                                      .head_count = heads->count,
                                      .width = cut->head_dim,
-                                     .dy_stride = cut->width,
+                                     .dy_stride = heads->count * cut->head_dim,
                                      .x_stride = cut->width,
+                                     .rotary = cut->rotary,
+                                     .position = cut->position,
                                      .out = heads->dgain,
+                                     .out_dtype = heads->dgain_dtype,
                                      .add = add});
-}
-
-static void normalised_gradient(const struct cut *cut, const struct ds_qkv_join_args *a)
-{
-    if (cut->q.dgain)
-        head_gain_gradient(cut, &cut->q, a->dqkv_TN.data, a->qkv_TN.data, a->gain_add);
-    if (cut->k.dgain)
-        head_gain_gradient(cut, &cut->k, a->dqkv_TN.data, a->qkv_TN.data, a->gain_add);
-#pragma omp parallel for schedule(static) if (cut->token_count > 1)
-    for (size_t t = 0; t < cut->token_count; t++) {
-        unnormalise_heads(cut, &cut->q, a->dqkv_TN.data, a->qkv_TN.data, t);
-        unnormalise_heads(cut, &cut->k, a->dqkv_TN.data, a->qkv_TN.data, t);
-    }
 }
 
 static ds_status join_work(void *args, int *done)
 {
     const struct ds_qkv_join_args *a = args;
-    struct cut cut = join_cut(a);
-    size_t v_width = cut.k.count * cut.head_dim;
+    const struct cut cut = join_cut(a);
+    const size_t v_width = cut.k.count * cut.head_dim, bytes = ds_dtype_bytes(cut.dtype);
 
+    if (cut.q.gain && cut.q.dgain)
+        head_gain_gradient(&cut, &cut.q, a->qkv_TN.data, a->gain_add);
+    if (cut.k.gain && cut.k.dgain)
+        head_gain_gradient(&cut, &cut.k, a->qkv_TN.data, a->gain_add);
 #pragma omp parallel for schedule(static) if (cut.token_count > 1)
     for (size_t t = 0; t < cut.token_count; t++) {
-        float *dqkv = a->dqkv_TN.data;
+        char *dqkv = a->dqkv_TN.data;
 
-        unrotate_heads(&cut, &cut.q, dqkv, t);
-        unrotate_heads(&cut, &cut.k, dqkv, t);
-        memcpy(dqkv + (t + 1) * cut.width - v_width, (const float *)a->dv_TGD.data + t * v_width,
-               v_width * sizeof(float));
+        join_heads(&cut, &cut.q, dqkv, a->qkv_TN.data, t);
+        join_heads(&cut, &cut.k, dqkv, a->qkv_TN.data, t);
+        memcpy(dqkv + ((t + 1) * cut.width - v_width) * bytes,
+               (const char *)a->dv_TGD.data + t * v_width * bytes, v_width * bytes);
     }
-    if (cut.q.gain)
-        normalised_gradient(&cut, a);
     *done = 1;
     return DS_OK;
 }
 
 ds_status kernel_qkv_split(struct ds_stream *stream, const struct ds_qkv_split_args *args)
 {
+    static const char kernel[] = "qkv_split";
+
     DS_ASSERT(args->q_THD.shape[2] % 2 == 0);
     DS_ASSERT(kernel_elems(&args->qkv_TN) == args->q_THD.shape[0] * split_cut(args).width);
     DS_ASSERT(!args->q_gain_D.data ||
               (args->k_gain_D.data && args->q_rstd_TH.data && args->k_rstd_TG.data));
-    KERNEL_WANTS("qkv_split", args, qkv_TN, DS_F32);
-    KERNEL_WANTS("qkv_split", args, position_T, DS_I32);
-    KERNEL_WANTS("qkv_split", args, rotary_PD, DS_F32);
-    KERNEL_WANTS("qkv_split", args, q_gain_D, DS_F32);
-    KERNEL_WANTS("qkv_split", args, k_gain_D, DS_F32);
-    KERNEL_WANTS("qkv_split", args, q_THD, DS_F32);
-    KERNEL_WANTS("qkv_split", args, k_TGD, DS_F32);
-    KERNEL_WANTS("qkv_split", args, v_TGD, DS_F32);
-    KERNEL_WANTS("qkv_split", args, q_rstd_TH, DS_F32);
-    KERNEL_WANTS("qkv_split", args, k_rstd_TG, DS_F32);
+    KERNEL_WANTS_FLOAT(kernel, args, qkv_TN);
+    KERNEL_WANTS(kernel, args, position_T, DS_I32);
+    KERNEL_WANTS(kernel, args, rotary_PD, DS_F32);
+    KERNEL_WANTS_SAME(kernel, args, q_gain_D, qkv_TN);
+    KERNEL_WANTS_SAME(kernel, args, k_gain_D, qkv_TN);
+    KERNEL_WANTS_SAME(kernel, args, q_THD, qkv_TN);
+    KERNEL_WANTS_SAME(kernel, args, k_TGD, qkv_TN);
+    KERNEL_WANTS_SAME(kernel, args, v_TGD, qkv_TN);
+    KERNEL_WANTS(kernel, args, q_rstd_TH, DS_F32);
+    KERNEL_WANTS(kernel, args, k_rstd_TG, DS_F32);
     return kernel_launch(stream, split_work, args, sizeof *args);
 }
 
 ds_status kernel_qkv_join(struct ds_stream *stream, const struct ds_qkv_join_args *args)
 {
-    DS_ASSERT(args->dq_THD.shape[2] % 2 == 0);
+    static const char kernel[] = "qkv_join";
+    const uint64_t dim = args->dq_THD.shape[2];
+
+    DS_ASSERT(dim % 2 == 0);
     DS_ASSERT(kernel_elems(&args->dqkv_TN) == args->dq_THD.shape[0] * join_cut(args).width);
     DS_ASSERT(!args->q_gain_D.data || (args->qkv_TN.data && args->k_gain_D.data &&
                                        args->q_rstd_TH.data && args->k_rstd_TG.data));
-    KERNEL_WANTS("qkv_join", args, dq_THD, DS_F32);
-    KERNEL_WANTS("qkv_join", args, dk_TGD, DS_F32);
-    KERNEL_WANTS("qkv_join", args, dv_TGD, DS_F32);
-    KERNEL_WANTS("qkv_join", args, position_T, DS_I32);
-    KERNEL_WANTS("qkv_join", args, rotary_PD, DS_F32);
-    KERNEL_WANTS("qkv_join", args, qkv_TN, DS_F32);
-    KERNEL_WANTS("qkv_join", args, q_gain_D, DS_F32);
-    KERNEL_WANTS("qkv_join", args, k_gain_D, DS_F32);
-    KERNEL_WANTS("qkv_join", args, q_rstd_TH, DS_F32);
-    KERNEL_WANTS("qkv_join", args, k_rstd_TG, DS_F32);
-    KERNEL_WANTS("qkv_join", args, dqkv_TN, DS_F32);
-    KERNEL_WANTS("qkv_join", args, dq_gain_D, DS_F32);
-    KERNEL_WANTS("qkv_join", args, dk_gain_D, DS_F32);
+    if (dim > HEAD_DIM_MAX)
+        return ds_fail(DS_ERR_UNSUPPORTED,
+                       "cpu kernel %s: head_dim is %llu, at most %d is available", kernel,
+                       (unsigned long long)dim, HEAD_DIM_MAX);
+    KERNEL_WANTS_FLOAT(kernel, args, dq_THD);
+    KERNEL_WANTS_SAME(kernel, args, dk_TGD, dq_THD);
+    KERNEL_WANTS_SAME(kernel, args, dv_TGD, dq_THD);
+    KERNEL_WANTS(kernel, args, position_T, DS_I32);
+    KERNEL_WANTS(kernel, args, rotary_PD, DS_F32);
+    KERNEL_WANTS_SAME(kernel, args, qkv_TN, dq_THD);
+    KERNEL_WANTS_SAME(kernel, args, q_gain_D, dq_THD);
+    KERNEL_WANTS_SAME(kernel, args, k_gain_D, dq_THD);
+    KERNEL_WANTS(kernel, args, q_rstd_TH, DS_F32);
+    KERNEL_WANTS(kernel, args, k_rstd_TG, DS_F32);
+    KERNEL_WANTS_SAME(kernel, args, dqkv_TN, dq_THD);
+    KERNEL_WANTS_FLOAT(kernel, args, dq_gain_D);
+    KERNEL_WANTS_FLOAT(kernel, args, dk_gain_D);
     return kernel_launch(stream, join_work, args, sizeof *args);
 }

@@ -1,5 +1,8 @@
 /* kernel_case.h - what kernel tests share: memory of one case, random inputs, distances, and running
- * the same case with several numbers of threads. */
+ * the same case with several numbers of threads.
+ *
+ * A case keeps its numbers as fp32, whatever it is stored as: inputs are values that the storage holds,
+ * case_store hands a kernel the 16-bit tensors, case_load brings their values back. */
 #ifndef DSTRAIN_KERNEL_CASE_H
 #define DSTRAIN_KERNEL_CASE_H
 
@@ -15,10 +18,25 @@
 #define CASE_CLOSE          1e-6 /* |got - want| / |want| of an fp32 kernel against fp64 */
 #define FOR_ROWS(rows, row) for (size_t row = 0; row < sizeof(rows) / sizeof((rows)[0]); row++)
 
+/* What a case's tensors are stored as. */
+enum case_storage { CASE_F32, CASE_BF16, CASE_F16, CASE_STORAGE_COUNT };
+
+static const enum ds_dtype case_dtypes[] = {DS_F32, DS_BF16, DS_F16};
+
+#define FOR_STORAGES(k) \
+    for ((k)->storage = CASE_F32; (k)->storage < CASE_STORAGE_COUNT; (k)->storage++)
+
 struct kernel_case {
     uint64_t random;
+    enum case_storage storage;
     size_t array_count;
     void *arrays[CASE_ARRAYS];
+    /* 16-bit copies that a kernel was given */
+    size_t stored_count;
+    struct {
+        float *values;
+        struct ds_tensor tensor;
+    } stored[16];
 };
 
 static inline uint64_t case_bits(struct kernel_case *k)
@@ -48,12 +66,22 @@ static inline void *case_bytes(struct kernel_case *k, size_t bytes)
     return k->arrays[k->array_count++] = at;
 }
 
+/* to the nearest value that `storage` holds */
+static inline float case_rounded(enum case_storage storage, float value)
+{
+    unsigned char code[4];
+
+    assert_true(ds_dtype_from_f32(code, case_dtypes[storage], &value, 1));
+    assert_true(ds_dtype_to_f32(&value, code, case_dtypes[storage], 1));
+    return value;
+}
+
 static inline float *case_floats(struct kernel_case *k, size_t count)
 {
     float *x = case_bytes(k, count * sizeof *x);
 
     for (size_t i = 0; i < count; i++)
-        x[i] = (float)case_uniform(k);
+        x[i] = case_rounded(k->storage, (float)case_uniform(k));
     return x;
 }
 
@@ -86,6 +114,54 @@ static inline void case_free(struct kernel_case *k)
 {
     while (k->array_count > 0)
         free(k->arrays[--k->array_count]);
+    k->stored_count = 0;
+}
+
+static inline size_t case_elems(const struct ds_tensor *tensor)
+{
+    size_t count = 1;
+
+    for (uint32_t i = 0; i < tensor->dim_count; i++)
+        count *= tensor->shape[i];
+    return count;
+}
+
+/* An fp32 tensor's values, stored as `storage`; the same memory is stored once. */
+static inline void case_store_as(struct kernel_case *k, struct ds_tensor *tensor,
+                                 enum case_storage storage)
+{
+    float *values = tensor->data;
+
+    if (!values || storage == CASE_F32)
+        return;
+    tensor->dtype = case_dtypes[storage];
+    for (size_t i = 0; i < k->stored_count; i++)
+        if (k->stored[i].values == values) {
+            tensor->data = k->stored[i].tensor.data;
+            return;
+        }
+    assert_true(k->stored_count < sizeof k->stored / sizeof k->stored[0]);
+    tensor->data = case_bytes(k, case_elems(tensor) * 2);
+    assert_true(ds_dtype_from_f32(tensor->data, tensor->dtype, values, case_elems(tensor)));
+    k->stored[k->stored_count].values = values;
+    k->stored[k->stored_count++].tensor = *tensor;
+}
+
+static inline void case_store(struct kernel_case *k, struct ds_tensor *tensor)
+{
+    case_store_as(k, tensor, k->storage);
+}
+
+/* What kernels have left in the stored tensors. */
+static inline void case_load(struct kernel_case *k)
+{
+    for (size_t i = 0; i < k->stored_count; i++) {
+        const struct ds_tensor *tensor = &k->stored[i].tensor;
+
+        assert_true(
+            ds_dtype_to_f32(k->stored[i].values, tensor->data, tensor->dtype, case_elems(tensor)));
+    }
+    k->stored_count = 0;
 }
 
 /* |got - want| / |want|. A few elements may cancel to almost nothing; they are measured against the
@@ -116,6 +192,68 @@ static inline void case_assert_close(const float *got, const double *want, size_
         printf("%s: distance %.3g, allowed %.3g\n", text, distance, limit);
     _assert_true(distance <= limit, text, file, line);
 }
+
+/* half the distance of neighbours of `storage` at `value`: what one rounding may change */
+static inline double case_half_ulp(enum case_storage storage, double value)
+{
+    static const int digits[] = {24, 8, 11}, lowest[] = {-126, -126, -14};
+    int exponent;
+
+    (void)frexp(value, &exponent); /* value = f * 2^exponent, f < 1 */
+    exponent = exponent - 1 < lowest[storage] ? lowest[storage] : exponent - 1;
+    return ldexp(0.5, exponent - (digits[storage] - 1));
+}
+
+/* Of a kernel that computes in fp32 and rounds once, at the end: every element is as near as its
+ * storage allows, plus the error of fp32, `limit` relative to the size of all. An element may have 32
+ * times its share of that. */
+static inline void case_assert_rounded(enum case_storage storage, const float *got,
+                                       const double *want, size_t count, double limit,
+                                       const char *text, const char *file, int line)
+{
+    double size = 0;
+
+    if (storage == CASE_F32) {
+        case_assert_close(got, want, count, limit, text, file, line);
+        return;
+    }
+    for (size_t i = 0; i < count; i++)
+        size += want[i] * want[i] / (double)count;
+    for (size_t i = 0; i < count; i++) {
+        const double allowed = case_half_ulp(storage, want[i]) + 32 * limit * sqrt(fmax(size, 0.1));
+
+        if (!(fabs(got[i] - want[i]) <= allowed))
+            printf("%s[%zu], %s: %.9g, fp64 says %.9g +- %.3g\n", text, i,
+                   ds_dtype_name(case_dtypes[storage]), got[i], want[i], allowed);
+        _assert_true(fabs(got[i] - want[i]) <= allowed, text, file, line);
+    }
+}
+
+/* Of a sum whose terms may cancel: `size` is the sum of their sizes, and no result is off by more than
+ * one unit roundoff of that for each of the `roundings` on a term's way into it. */
+static inline void case_assert_bounded(enum case_storage storage, const float *got,
+                                       const double *want, const double *size, size_t count,
+                                       double roundings, const char *text, const char *file,
+                                       int line)
+{
+    for (size_t i = 0; i < count; i++) {
+        const double last = storage == CASE_F32 ? 0 : case_half_ulp(storage, want[i]);
+        const double allowed = last + roundings * 0x1p-24 * size[i] + 0x1p-149;
+
+        if (!(fabs(got[i] - want[i]) <= allowed))
+            printf("%s[%zu], %s: %.9g, fp64 says %.9g +- %.3g\n", text, i,
+                   ds_dtype_name(case_dtypes[storage]), got[i], want[i], allowed);
+        _assert_true(fabs(got[i] - want[i]) <= allowed, text, file, line);
+    }
+}
+
+#define assert_bounded(storage, got, want, size, count, roundings)                              \
+    case_assert_bounded((storage), (got), (want), (size), (count), (roundings), #got, __FILE__, \
+                        __LINE__)
+#define assert_rounded_within(storage, got, want, count, limit) \
+    case_assert_rounded((storage), (got), (want), (count), (limit), #got, __FILE__, __LINE__)
+#define assert_rounded(storage, got, want, count) \
+    assert_rounded_within(storage, got, want, count, CASE_CLOSE)
 
 /* d loss / d x along random directions against central differences of `loss`, all in fp64.
  * `gradient` is the kernel's. Distances are measured against |gradient| |direction|. */

@@ -7,37 +7,48 @@ static const struct {
     size_t tokens, width;
 } rows[] = {{1, 1}, {1, 33}, {5, 7}, {3, 64}, {130, 33}, {64, 200}, {2, 2048}, {200, 65}};
 
+static void check_bias(struct kernel_case *k, size_t tokens, size_t width)
+{
+    float *y = case_floats(k, tokens * width), *bias = case_floats(k, width);
+    float *kept = case_copy(k, y, tokens * width);
+    struct ds_bias_args args = {f32_2(y, tokens, width), f32_1(bias, width), 0};
+
+    case_store(k, &args.y_TN);
+    case_store(k, &args.bias_N);
+    assert_ok(ds_kernels_cpu.bias_forward(&fake_stream, &args));
+    case_load(k);
+    for (size_t at = 0; at < tokens * width; at++)
+        assert_true(y[at] == case_rounded(k->storage, kept[at] + bias[at % width]));
+    case_free(k);
+}
+
 static void bias_is_added_to_every_row(void **state)
 {
     struct kernel_case k = {.random = test_seed(__func__)};
 
     (void)state;
-    FOR_ROWS(rows, i)
-    {
-        size_t tokens = rows[i].tokens, width = rows[i].width;
-        float *y = case_floats(&k, tokens * width), *bias = case_floats(&k, width);
-        float *kept = case_copy(&k, y, tokens * width);
-        struct ds_bias_args args = {f32_2(y, tokens, width), f32_1(bias, width), 0};
-
-        assert_ok(ds_kernels_cpu.bias_forward(&fake_stream, &args));
-        for (size_t at = 0; at < tokens * width; at++)
-            assert_true(y[at] == kept[at] + bias[at % width]);
-        case_free(&k);
-    }
+    FOR_STORAGES(&k) FOR_ROWS(rows, i) check_bias(&k, rows[i].tokens, rows[i].width);
 }
 
-static void check_bias_backward(struct kernel_case *k, size_t tokens, size_t width, int add)
+/* `sums`: what dbias is stored as */
+static void check_bias_backward(struct kernel_case *k, size_t tokens, size_t width, int add,
+                                enum case_storage sums)
 {
     float *dy = case_floats(k, tokens * width), *dbias = case_floats(k, width);
     double *want = case_doubles(k, width);
     struct ds_bias_args args = {f32_2(dy, tokens, width), f32_1(dbias, width), add};
 
-    for (size_t at = 0; at < width && add; at++)
-        want[at] = dbias[at];
+    for (size_t at = 0; at < width; at++) {
+        dbias[at] = case_rounded(sums, dbias[at]);
+        want[at] = add ? dbias[at] : 0;
+    }
     for (size_t at = 0; at < tokens * width; at++)
         want[at % width] += dy[at];
+    case_store(k, &args.y_TN);
+    case_store_as(k, &args.bias_N, sums);
     assert_ok(ds_kernels_cpu.bias_backward(&fake_stream, &args));
-    assert_close(dbias, want, width);
+    case_load(k);
+    assert_rounded(sums, dbias, want, width);
     case_free(k);
 }
 
@@ -46,12 +57,15 @@ static void bias_backward_sums_columns(void **state)
     struct kernel_case k = {.random = test_seed(__func__)};
 
     (void)state;
-    FOR_ROWS(rows, i)
-    {
-        check_bias_backward(&k, rows[i].tokens, rows[i].width, 0);
-        check_bias_backward(&k, rows[i].tokens, rows[i].width, 1);
+    FOR_STORAGES(&k)
+    for (int variant = 0; variant < 2 * CASE_STORAGE_COUNT; variant++) {
+        const enum case_storage sums = (enum case_storage)(variant / 2);
+
+        FOR_ROWS(rows, i)
+        check_bias_backward(&k, rows[i].tokens, rows[i].width, variant % 2, sums);
+        /* a plain chain of fp32 additions fails here */
+        check_bias_backward(&k, 20000, 17, variant % 2, sums);
     }
-    check_bias_backward(&k, 20000, 17, 1); /* a plain chain of fp32 additions fails here */
 }
 
 struct swiglu_case {
@@ -73,7 +87,7 @@ static struct swiglu_case make_swiglu(struct kernel_case *k, size_t tokens, size
                             NULL};
 
     for (size_t i = 0; i < 2 * count; i++)
-        s.gate_up[i] *= 8; /* both tails of silu */
+        s.gate_up[i] *= 8; /* both tails of silu; stays a value of any storage */
     s.input = case_widen(k, s.gate_up, 2 * count);
     s.dy64 = case_widen(k, s.dy, count);
     return s;
@@ -113,21 +127,38 @@ static struct ds_swiglu_backward_args swiglu_backward(const struct swiglu_case *
         f32_2(s->dgate_up, s->tokens, 2 * s->width), case_absent};
 }
 
+static void run_swiglu(struct kernel_case *k, struct ds_swiglu_args args)
+{
+    case_store(k, &args.gate_up_TN);
+    case_store(k, &args.y_TI);
+    assert_ok(ds_kernels_cpu.swiglu_forward(&fake_stream, &args));
+    case_load(k);
+}
+
+static void run_swiglu_backward(struct kernel_case *k, struct ds_swiglu_backward_args args)
+{
+    case_store(k, &args.gate_up_TN);
+    case_store(k, &args.dy_TI);
+    case_store(k, &args.dgate_up_TN);
+    case_store(k, &args.y_TI);
+    assert_ok(ds_kernels_cpu.swiglu_backward(&fake_stream, &args));
+    case_load(k);
+}
+
 static void check_swiglu(struct kernel_case *k, size_t tokens, size_t width)
 {
     size_t count = tokens * width;
     struct swiglu_case s = make_swiglu(k, tokens, width);
     double *want_y = case_doubles(k, count), *want = case_doubles(k, 2 * count);
-    struct ds_swiglu_args forward = {f32_2(s.gate_up, tokens, 2 * width),
-                                     f32_2(s.y, tokens, width)};
-    struct ds_swiglu_backward_args backward = swiglu_backward(&s);
 
     reference_swiglu(&s, want_y, want);
-    assert_ok(ds_kernels_cpu.swiglu_forward(&fake_stream, &forward));
-    assert_close(s.y, want_y, count);
-    assert_ok(ds_kernels_cpu.swiglu_backward(&fake_stream, &backward));
-    assert_close(s.dgate_up, want, 2 * count);
-    case_assert_slope(k, swiglu_loss, &s, s.input, s.dgate_up, 2 * count);
+    run_swiglu(
+        k, (struct ds_swiglu_args){f32_2(s.gate_up, tokens, 2 * width), f32_2(s.y, tokens, width)});
+    assert_rounded(k->storage, s.y, want_y, count);
+    run_swiglu_backward(k, swiglu_backward(&s));
+    assert_rounded(k->storage, s.dgate_up, want, 2 * count);
+    if (k->storage == CASE_F32)
+        case_assert_slope(k, swiglu_loss, &s, s.input, s.dgate_up, 2 * count);
     case_free(k);
 }
 
@@ -136,26 +167,29 @@ static void swiglu_matches_fp64_and_differences(void **state)
     struct kernel_case k = {.random = test_seed(__func__)};
 
     (void)state;
-    FOR_ROWS(rows, i) check_swiglu(&k, rows[i].tokens, rows[i].width);
+    FOR_STORAGES(&k) FOR_ROWS(rows, i) check_swiglu(&k, rows[i].tokens, rows[i].width);
 }
 
 static void swiglu_in_place_gives_the_same_bits_and_forwards_output(void **state)
 {
     struct kernel_case k = {.random = test_seed(__func__)};
-    struct swiglu_case s = make_swiglu(&k, 5, 33);
-    float *y = case_floats(&k, 5 * 33);
-    struct ds_swiglu_args forward = {f32_2(s.gate_up, 5, 66), f32_2(s.y, 5, 33)};
-    struct ds_swiglu_backward_args backward = swiglu_backward(&s);
 
     (void)state;
-    assert_ok(ds_kernels_cpu.swiglu_forward(&fake_stream, &forward));
-    assert_ok(ds_kernels_cpu.swiglu_backward(&fake_stream, &backward));
-    backward.dgate_up_TN = backward.gate_up_TN;
-    backward.y_TI = f32_2(y, 5, 33);
-    assert_ok(ds_kernels_cpu.swiglu_backward(&fake_stream, &backward));
-    assert_memory_equal(s.gate_up, s.dgate_up, 5 * 66 * sizeof(float));
-    assert_memory_equal(y, s.y, 5 * 33 * sizeof(float));
-    case_free(&k);
+    FOR_STORAGES(&k)
+    {
+        struct swiglu_case s = make_swiglu(&k, 5, 33);
+        float *y = case_floats(&k, 5 * 33);
+        struct ds_swiglu_backward_args backward = swiglu_backward(&s);
+
+        run_swiglu(&k, (struct ds_swiglu_args){f32_2(s.gate_up, 5, 66), f32_2(s.y, 5, 33)});
+        run_swiglu_backward(&k, backward);
+        backward.dgate_up_TN = backward.gate_up_TN;
+        backward.y_TI = f32_2(y, 5, 33);
+        run_swiglu_backward(&k, backward);
+        assert_memory_equal(s.gate_up, s.dgate_up, 5 * 66 * sizeof(float));
+        assert_memory_equal(y, s.y, 5 * 33 * sizeof(float));
+        case_free(&k);
+    }
 }
 
 static void swiglu_of_extreme_gates_stays_finite(void **state)
@@ -274,10 +308,13 @@ static void loss_sum_adds_in_fp64_and_in_order(void **state)
     case_free(&k);
 }
 
+/* `row`: a row in one storage */
 static void run_all(uint64_t seed, size_t row, void *out)
 {
-    struct kernel_case k = {.random = seed};
-    size_t tokens = rows[row].tokens, width = rows[row].width, count = tokens * width;
+    struct kernel_case k = {.random = seed,
+                            .storage = (enum case_storage)(row % CASE_STORAGE_COUNT)};
+    size_t tokens = rows[row / CASE_STORAGE_COUNT].tokens;
+    size_t width = rows[row / CASE_STORAGE_COUNT].width, count = tokens * width;
     struct swiglu_case s = make_swiglu(&k, tokens, width);
     int32_t *id = random_ids(&k, tokens);
     float *to = out;
@@ -289,9 +326,10 @@ static void run_all(uint64_t seed, size_t row, void *out)
 
     swiglu.dgate_up_TN.data = to + width + VOCABULARY * width;
     swiglu.y_TI = f32_2(to + width + VOCABULARY * width + 2 * count, tokens, width);
-    assert_ok(ds_kernels_cpu.bias_backward(&fake_stream, &bias));
+    run_swiglu_backward(&k, swiglu);
     assert_ok(ds_kernels_cpu.embedding_backward(&fake_stream, &embedding));
-    assert_ok(ds_kernels_cpu.swiglu_backward(&fake_stream, &swiglu));
+    case_store(&k, &bias.y_TN);
+    assert_ok(ds_kernels_cpu.bias_backward(&fake_stream, &bias));
     case_free(&k);
 }
 
@@ -300,13 +338,127 @@ static void elementwise_kernels_have_the_same_bits_on_any_number_of_threads(void
     uint64_t seed = test_seed(__func__);
 
     (void)state;
-    FOR_ROWS(rows, i)
-    {
-        size_t width = rows[i].width, count = rows[i].tokens * width;
+    for (size_t i = 0; i < CASE_STORAGE_COUNT * sizeof rows / sizeof rows[0]; i++) {
+        size_t width = rows[i / CASE_STORAGE_COUNT].width;
+        size_t count = rows[i / CASE_STORAGE_COUNT].tokens * width;
 
         case_assert_threads_agree(run_all, seed, i,
                                   (width + VOCABULARY * width + 3 * count) * sizeof(float));
     }
+}
+
+/* A row of one token makes its bias gradient a conversion: every 16-bit code to fp32, and back. */
+static void every_code_is_read_and_written_as_files_are(void **state)
+{
+    enum { CODES = 1 << 16 };
+    struct kernel_case k = {0};
+    uint16_t *code = case_bytes(&k, CODES * sizeof *code);
+    uint16_t *back = case_bytes(&k, CODES * sizeof *back);
+    float *value = case_floats(&k, CODES), *want = case_floats(&k, CODES);
+
+    (void)state;
+    for (size_t i = 0; i < CODES; i++)
+        code[i] = (uint16_t)i;
+    for (enum case_storage storage = CASE_BF16; storage <= CASE_F16; storage++) {
+        const enum ds_dtype dtype = case_dtypes[storage];
+        struct ds_bias_args load = {ds_tensor2(code, dtype, 1, CODES), f32_1(value, CODES), 0};
+        struct ds_bias_args store = {f32_2(value, 1, CODES), ds_tensor1(back, dtype, CODES), 0};
+
+        assert_true(ds_dtype_to_f32(want, code, dtype, CODES));
+        assert_ok(ds_kernels_cpu.bias_backward(&fake_stream, &load));
+        assert_ok(ds_kernels_cpu.bias_backward(&fake_stream, &store));
+        for (size_t i = 0; i < CODES; i++) { /* 0 + -0 is 0, else all bits count */
+            assert_true(value[i] == want[i] || (isnan(value[i]) && isnan(want[i])));
+            assert_true(back[i] == code[i] || isnan(want[i]) || want[i] == 0);
+        }
+    }
+    case_free(&k);
+}
+
+/* All exponents, mantissas at random and next to ties; NaN and inf among them. */
+static void fp32_is_rounded_as_for_files(void **state)
+{
+    enum { COUNT = 1 << 18 };
+    struct kernel_case k = {.random = test_seed(__func__)};
+    float *value = case_floats(&k, COUNT);
+    uint16_t *got = case_bytes(&k, COUNT * sizeof *got), *want = case_bytes(&k, COUNT * 2);
+
+    (void)state;
+    for (size_t i = 0; i < COUNT; i++) {
+        uint32_t bits = (uint32_t)case_bits(&k);
+
+        if (i % 2) /* half way for bf16 or fp16, or beside it */
+            bits =
+                (bits & 0xffffe000u) + (i % 4 == 1 ? 0x8000u : 0x1000u) + (uint32_t)(i / 4 % 3) - 1;
+        memcpy(&value[i], &bits, sizeof bits);
+        if (value[i] == 0)
+            value[i] = 0; /* without a sign: a sum has lost it */
+    }
+    for (enum case_storage storage = CASE_BF16; storage <= CASE_F16; storage++) {
+        struct ds_bias_args args = {f32_2(value, 1, COUNT),
+                                    ds_tensor1(got, case_dtypes[storage], COUNT), 0};
+
+        assert_true(ds_dtype_from_f32(want, case_dtypes[storage], value, COUNT));
+        assert_ok(ds_kernels_cpu.bias_backward(&fake_stream, &args));
+        for (size_t i = 0; i < COUNT; i++)
+            if (!isnan(value[i]))
+                assert_int_equal(got[i], want[i]);
+            else
+                assert_true((got[i] & 0x7fff) > (storage == CASE_BF16 ? 0x7f80 : 0x7c00));
+    }
+    case_free(&k);
+}
+
+static void fp16_overflows_to_inf_and_not_finite_stays(void **state)
+{
+    struct kernel_case k = {.storage = CASE_F16};
+    float values[] = {60000, -60000, INFINITY, NAN}, bias[] = {60000, -60000, 1, 1};
+    struct ds_bias_args args = {f32_2(values, 1, 4), f32_1(bias, 4), 0};
+
+    (void)state;
+    case_store(&k, &args.y_TN);
+    case_store(&k, &args.bias_N);
+    assert_ok(ds_kernels_cpu.bias_forward(&fake_stream, &args));
+    case_load(&k);
+    assert_true(values[0] == INFINITY && values[1] == -INFINITY && values[2] == INFINITY);
+    assert_true(isnan(values[3]));
+    case_free(&k);
+}
+
+static void swiglu_passes_on_what_is_not_finite(void **state)
+{
+    struct kernel_case k = {.random = 1};
+
+    (void)state;
+    FOR_STORAGES(&k)
+    {
+        struct swiglu_case s = make_swiglu(&k, 2, 33);
+
+        s.gate_up[5] = NAN;
+        s.gate_up[33 + 7] = INFINITY;
+        s.gate_up[7] = 1;
+        run_swiglu(&k, (struct ds_swiglu_args){f32_2(s.gate_up, 2, 66), f32_2(s.y, 2, 33)});
+        run_swiglu_backward(&k, swiglu_backward(&s));
+        assert_true(isnan(s.y[5]) && s.y[7] == INFINITY && isfinite(s.y[6]));
+        assert_true(isnan(s.dgate_up[5]) && isnan(s.dgate_up[33 + 5]));
+        case_free(&k);
+    }
+}
+
+static void dtypes_that_do_not_go_together_are_refused(void **state)
+{
+    float x[8] = {0};
+    struct ds_bias_args bias = {f32_2(x, 1, 4), ds_tensor1(x, DS_BF16, 4), 0};
+    struct ds_swiglu_args swiglu = {ds_tensor2(x, DS_BF16, 1, 8), ds_tensor2(x, DS_F16, 1, 4)};
+    struct ds_swiglu_backward_args backward = {f32_2(x, 1, 8), f32_2(x, 1, 4), f32_2(x, 1, 8),
+                                               ds_tensor2(x, DS_BF16, 1, 4)};
+
+    (void)state;
+    assert_int_equal(ds_kernels_cpu.bias_forward(&fake_stream, &bias), DS_ERR_UNSUPPORTED);
+    bias.bias_N.dtype = DS_F64;
+    assert_int_equal(ds_kernels_cpu.bias_backward(&fake_stream, &bias), DS_ERR_UNSUPPORTED);
+    assert_int_equal(ds_kernels_cpu.swiglu_forward(&fake_stream, &swiglu), DS_ERR_UNSUPPORTED);
+    assert_int_equal(ds_kernels_cpu.swiglu_backward(&fake_stream, &backward), DS_ERR_UNSUPPORTED);
 }
 
 int main(void)
@@ -322,6 +474,11 @@ int main(void)
         cmocka_unit_test(add_and_fill_reach_every_element_and_no_other),
         cmocka_unit_test(loss_sum_adds_in_fp64_and_in_order),
         cmocka_unit_test(elementwise_kernels_have_the_same_bits_on_any_number_of_threads),
+        cmocka_unit_test(every_code_is_read_and_written_as_files_are),
+        cmocka_unit_test(fp32_is_rounded_as_for_files),
+        cmocka_unit_test(fp16_overflows_to_inf_and_not_finite_stays),
+        cmocka_unit_test(swiglu_passes_on_what_is_not_finite),
+        cmocka_unit_test(dtypes_that_do_not_go_together_are_refused),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -59,6 +59,16 @@ static void reference_backward(const struct norm_reference *r, double *dx, doubl
     }
 }
 
+static void run_forward(struct kernel_case *k, struct ds_rmsnorm_args args)
+{
+    struct ds_tensor *stored[] = {&args.x_TC, &args.residual_TC, &args.gain_C, &args.sum_TC,
+                                  &args.y_TC};
+
+    FOR_ROWS(stored, i) case_store(k, stored[i]);
+    assert_ok(ds_kernels_cpu.rmsnorm_forward(&fake_stream, &args));
+    case_load(k);
+}
+
 static void check_forward(struct kernel_case *k, size_t tokens, size_t width, int residual,
                           int sum_is_x)
 {
@@ -78,12 +88,12 @@ static void check_forward(struct kernel_case *k, size_t tokens, size_t width, in
     if (residual) {
         args.residual_TC = f32_2(add, tokens, width);
         args.sum_TC = f32_2(sum, tokens, width);
-        for (size_t i = 0; i < count; i++)
-            r.x[i] = (double)(x[i] + add[i]);
+        for (size_t i = 0; i < count; i++) /* the norm is that of the sum that is kept */
+            r.x[i] = (double)case_rounded(k->storage, x[i] + add[i]);
     }
     reference_forward(&r, want_y, want_rstd);
-    assert_ok(ds_kernels_cpu.rmsnorm_forward(&fake_stream, &args));
-    assert_close(y, want_y, count);
+    run_forward(k, args);
+    assert_rounded(k->storage, y, want_y, count);
     assert_close(rstd, want_rstd, tokens);
     if (residual)
         for (size_t i = 0; i < count; i++)
@@ -95,6 +105,7 @@ static void rmsnorm_forward_matches_fp64(void **state)
     struct kernel_case k = {.random = test_seed(__func__)};
 
     (void)state;
+    FOR_STORAGES(&k)
     FOR_ROWS(rows, i)
     {
         check_forward(&k, rows[i].tokens, rows[i].width, 0, 0);
@@ -202,9 +213,21 @@ static struct ds_rmsnorm_backward_args backward_args(const struct backward_case 
     };
 }
 
-static void check_backward(struct kernel_case *k, size_t tokens, size_t width, int add,
-                           int dx_is_dy)
+static void run_backward(struct kernel_case *k, struct ds_rmsnorm_backward_args args,
+                         enum case_storage gains)
 {
+    struct ds_tensor *stored[] = {&args.x_TC, &args.gain_C, &args.dy_TC, &args.dx_TC};
+
+    FOR_ROWS(stored, i) case_store(k, stored[i]);
+    case_store_as(k, &args.dgain_C, gains);
+    assert_ok(ds_kernels_cpu.rmsnorm_backward(&fake_stream, &args));
+    case_load(k);
+}
+
+static void check_backward(struct kernel_case *k, size_t tokens, size_t width, int variant)
+{
+    const enum case_storage gains = (enum case_storage)(variant / 4);
+    const int add = variant & 1, dx_is_dy = variant >> 1 & 1;
     struct backward_case b = make_backward(k, tokens, width);
     struct ds_rmsnorm_backward_args args;
 
@@ -215,13 +238,14 @@ static void check_backward(struct kernel_case *k, size_t tokens, size_t width, i
     for (size_t i = 0; i < tokens * width && add; i++)
         b.want_dx[i] = b.dx[i];
     for (size_t i = 0; i < width && add; i++)
-        b.want_dgain[i] = b.dgain[i];
+        b.want_dgain[i] = b.dgain[i] = case_rounded(gains, b.dgain[i]);
     reference_backward(&b.r, b.want_dx, b.want_dgain);
-    assert_ok(ds_kernels_cpu.rmsnorm_backward(&fake_stream, &args));
+    run_backward(k, args, gains);
     /* of a single column the gradient is zero but for epsilon: only noise to compare */
     if (width > 1)
-        assert_close(b.dx, b.want_dx, tokens * width);
-    assert_close(b.dgain, b.want_dgain, width);
+        assert_rounded(k->storage, b.dx, b.want_dx, tokens * width);
+    assert_rounded(gains, b.dgain, b.want_dgain, width);
+    case_free(k);
 }
 
 static void rmsnorm_backward_matches_fp64(void **state)
@@ -229,12 +253,10 @@ static void rmsnorm_backward_matches_fp64(void **state)
     struct kernel_case k = {.random = test_seed(__func__)};
 
     (void)state;
+    FOR_STORAGES(&k)
     FOR_ROWS(rows, i)
-    {
-        for (int variant = 0; variant < 4; variant++)
-            check_backward(&k, rows[i].tokens, rows[i].width, variant & 1, variant >> 1);
-        case_free(&k);
-    }
+    for (int variant = 0; variant < 4 * CASE_STORAGE_COUNT; variant++)
+        check_backward(&k, rows[i].tokens, rows[i].width, variant);
 }
 
 static void rmsnorm_backward_matches_differences(void **state)
@@ -280,10 +302,13 @@ static void rmsnorm_backward_in_parts_gives_the_same_bits(void **state)
     case_free(&k);
 }
 
+/* `row`: a row in one storage */
 static void run_norm(uint64_t seed, size_t row, void *out)
 {
-    struct kernel_case k = {.random = seed};
-    struct backward_case b = make_backward(&k, rows[row].tokens, rows[row].width);
+    struct kernel_case k = {.random = seed,
+                            .storage = (enum case_storage)(row % CASE_STORAGE_COUNT)};
+    struct backward_case b = make_backward(&k, rows[row / CASE_STORAGE_COUNT].tokens,
+                                           rows[row / CASE_STORAGE_COUNT].width);
     size_t count = b.r.tokens * b.r.width;
     float *to = out;
     struct ds_rmsnorm_backward_args backward = backward_args(&b);
@@ -297,8 +322,8 @@ static void run_norm(uint64_t seed, size_t row, void *out)
 
     backward.dx_TC.data = to + count + b.r.tokens;
     backward.dgain_C.data = to + 2 * count + b.r.tokens;
-    assert_ok(ds_kernels_cpu.rmsnorm_forward(&fake_stream, &forward));
-    assert_ok(ds_kernels_cpu.rmsnorm_backward(&fake_stream, &backward));
+    run_forward(&k, forward);
+    run_backward(&k, backward, k.storage);
     case_free(&k);
 }
 
@@ -311,12 +336,13 @@ static void rmsnorm_has_the_same_bits_on_any_number_of_threads(void **state)
     {
         size_t count = rows[i].tokens * rows[i].width;
 
-        case_assert_threads_agree(run_norm, seed, i,
-                                  (2 * count + rows[i].tokens + rows[i].width) * sizeof(float));
+        for (size_t storage = 0; storage < CASE_STORAGE_COUNT; storage++)
+            case_assert_threads_agree(run_norm, seed, i * CASE_STORAGE_COUNT + storage,
+                                      (2 * count + rows[i].tokens + rows[i].width) * sizeof(float));
     }
 }
 
-static void a_dtype_that_is_not_there_is_refused_by_name(void **state)
+static void dtypes_that_do_not_go_together_are_refused(void **state)
 {
     struct kernel_case k = {.random = 1};
     struct backward_case b = make_backward(&k, 2, 3);
@@ -327,9 +353,38 @@ static void a_dtype_that_is_not_there_is_refused_by_name(void **state)
     (void)state;
     args.dy_TC.dtype = DS_BF16;
     assert_int_equal(ds_kernels_cpu.rmsnorm_backward(&fake_stream, &args), DS_ERR_UNSUPPORTED);
+    args = backward_args(&b);
+    args.dgain_C.dtype = DS_F64;
+    assert_int_equal(ds_kernels_cpu.rmsnorm_backward(&fake_stream, &args), DS_ERR_UNSUPPORTED);
     forward.gain_C.dtype = DS_F16;
     assert_int_equal(ds_kernels_cpu.rmsnorm_forward(&fake_stream, &forward), DS_ERR_UNSUPPORTED);
+    forward.gain_C.dtype = DS_F32;
+    forward.rstd_T.dtype = DS_BF16;
+    assert_int_equal(ds_kernels_cpu.rmsnorm_forward(&fake_stream, &forward), DS_ERR_UNSUPPORTED);
     case_free(&k);
+}
+
+static void what_is_not_finite_stays_in_its_token(void **state)
+{
+    struct kernel_case k = {.random = test_seed(__func__)};
+
+    (void)state;
+    FOR_STORAGES(&k)
+    {
+        struct backward_case b = make_backward(&k, 3, 33);
+        struct ds_rmsnorm_backward_args args = backward_args(&b);
+        float *y = case_floats(&k, 3 * 33);
+
+        b.x[33 + 4] = NAN;
+        b.dy[66 + 5] = INFINITY;
+        run_forward(&k, (struct ds_rmsnorm_args){args.x_TC, case_absent, args.gain_C, case_absent,
+                                                 f32_2(y, 3, 33), args.rstd_T, EPSILON});
+        run_backward(&k, args, CASE_F32);
+        assert_true(isfinite(y[0]) && isnan(y[33]) && isfinite(y[66]));
+        assert_true(isfinite(b.dx[0]) && isnan(b.dx[33]) && !isfinite(b.dx[66]));
+        assert_true(isnan(b.dgain[4]) && isnan(b.dgain[6])); /* by way of rstd */
+        case_free(&k);
+    }
 }
 
 int main(void)
@@ -342,7 +397,8 @@ int main(void)
         cmocka_unit_test(rmsnorm_backward_matches_differences),
         cmocka_unit_test(rmsnorm_backward_in_parts_gives_the_same_bits),
         cmocka_unit_test(rmsnorm_has_the_same_bits_on_any_number_of_threads),
-        cmocka_unit_test(a_dtype_that_is_not_there_is_refused_by_name),
+        cmocka_unit_test(dtypes_that_do_not_go_together_are_refused),
+        cmocka_unit_test(what_is_not_finite_stays_in_its_token),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -17,6 +17,7 @@ static const struct {
 struct qkv_case {
     size_t tokens, q_heads, k_heads, dim, width;
     int has_gains;
+    double sign; /* of what backward subtracts: -1; 1 where all inputs are sizes */
     int32_t *position;
     float *rotary, *qkv, *q_gain, *k_gain;
     float *q, *k, *v, *q_rstd, *k_rstd;
@@ -47,7 +48,8 @@ static struct qkv_case make_case(struct kernel_case *k, size_t row)
                          .k_heads = g,
                          .dim = d,
                          .width = (h + 2 * g) * d,
-                         .has_gains = rows[row].has_gains};
+                         .has_gains = rows[row].has_gains,
+                         .sign = -1};
 
     make_tables(k, &c);
     c.qkv = case_floats(k, t * c.width);
@@ -170,14 +172,14 @@ static void reference_head_back(const struct qkv_case *c, size_t t, const double
 
     for (size_t i = 0; i < half; i++) {
         dx[i] = dy[i] * cosine[i] + dy[i + half] * sine[i];
-        dx[i + half] = dy[i + half] * cosine[i] - dy[i] * sine[i];
+        dx[i + half] = dy[i + half] * cosine[i] + c->sign * dy[i] * sine[i];
     }
     for (size_t i = 0; i < c->dim && c->has_gains; i++) {
         dgain[i] += dx[i] * x[i] * rstd;
         mean += dx[i] * gain[i] * x[i] * rstd / (double)c->dim;
     }
     for (size_t i = 0; i < c->dim && c->has_gains; i++)
-        dx[i] = rstd * (dx[i] * gain[i] - x[i] * rstd * mean);
+        dx[i] = rstd * (dx[i] * gain[i] + c->sign * x[i] * rstd * mean);
 }
 
 static void reference_join(const struct qkv_case *c, double *dqkv, double *dq_gain, double *dk_gain)
@@ -214,11 +216,43 @@ static double reference_loss(void *of)
 
 /* ---- tests */
 
-static void run_split(const struct qkv_case *c)
+static void run_split(struct kernel_case *k, const struct qkv_case *c)
 {
     struct ds_qkv_split_args args = split_args(c);
+    struct ds_tensor *stored[] = {&args.qkv_TN, &args.q_gain_D, &args.k_gain_D,
+                                  &args.q_THD,  &args.k_TGD,    &args.v_TGD};
 
+    FOR_ROWS(stored, i) case_store(k, stored[i]);
     assert_ok(ds_kernels_cpu.qkv_split(&fake_stream, &args));
+    case_load(k);
+}
+
+static void run_join(struct kernel_case *k, struct ds_qkv_join_args args, enum case_storage gains)
+{
+    struct ds_tensor *stored[] = {&args.dq_THD,   &args.dk_TGD,   &args.dv_TGD, &args.qkv_TN,
+                                  &args.q_gain_D, &args.k_gain_D, &args.dqkv_TN};
+
+    FOR_ROWS(stored, i) case_store(k, stored[i]);
+    case_store_as(k, &args.dq_gain_D, gains);
+    case_store_as(k, &args.dk_gain_D, gains);
+    assert_ok(ds_kernels_cpu.qkv_join(&fake_stream, &args));
+    case_load(k);
+}
+
+static void check_split(struct kernel_case *k, size_t row)
+{
+    struct qkv_case c = make_case(k, row);
+    size_t q_count = c.tokens * c.q_heads * c.dim, k_count = c.tokens * c.k_heads * c.dim;
+    double *q = case_doubles(k, q_count), *key = case_doubles(k, k_count);
+    double *v = case_doubles(k, k_count);
+
+    reference_split(&c, q, key, v);
+    run_split(k, &c);
+    assert_rounded(k->storage, c.q, q, q_count);
+    assert_rounded(k->storage, c.k, key, k_count);
+    for (size_t at = 0; at < k_count; at++)
+        assert_true(c.v[at] == v[at]);
+    case_free(k);
 }
 
 static void split_matches_fp64(void **state)
@@ -226,47 +260,95 @@ static void split_matches_fp64(void **state)
     struct kernel_case k = {.random = test_seed(__func__)};
 
     (void)state;
-    FOR_ROWS(rows, i)
-    {
-        struct qkv_case c = make_case(&k, i);
-        size_t q_count = c.tokens * c.q_heads * c.dim, k_count = c.tokens * c.k_heads * c.dim;
-        double *q = case_doubles(&k, q_count), *key = case_doubles(&k, k_count);
-        double *v = case_doubles(&k, k_count);
-
-        reference_split(&c, q, key, v);
-        run_split(&c);
-        assert_close(c.q, q, q_count);
-        assert_close(c.k, key, k_count);
-        for (size_t at = 0; at < k_count; at++)
-            assert_true(c.v[at] == v[at]);
-        case_free(&k);
-    }
+    FOR_STORAGES(&k) FOR_ROWS(rows, i) check_split(&k, i);
 }
 
-/* A norm over a few channels takes most of a gradient away; what is left has the error of all of it. */
-static const double through_norm = 4e-6;
+/* What backward sums up: its results, and the sizes of their terms. */
+struct join_sums {
+    double *dqkv, *dq_gain, *dk_gain;
+};
 
-static void check_join(struct kernel_case *k, size_t row, int add)
+static struct join_sums join_sums(struct kernel_case *k, const struct qkv_case *c, int add)
+{
+    struct join_sums s = {case_doubles(k, c->tokens * c->width), case_doubles(k, c->dim),
+                          case_doubles(k, c->dim)};
+
+    for (size_t i = 0; i < c->dim && add; i++) {
+        s.dq_gain[i] = c->dq_gain[i];
+        s.dk_gain[i] = c->dk_gain[i];
+    }
+    return s;
+}
+
+static void to_sizes(double *x, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        x[i] = fabs(x[i]);
+}
+
+static void float_sizes(float *x, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        x[i] = fabsf(x[i]);
+}
+
+/* The reference once more, with sizes instead of values: nothing cancels. What it was made of are sizes
+ * from then on. */
+static struct join_sums reference_sizes(struct kernel_case *k, const struct qkv_case *of, int add)
+{
+    struct qkv_case c = *of;
+    size_t q_count = c.tokens * c.q_heads * c.dim, k_count = c.tokens * c.k_heads * c.dim;
+    struct join_sums sizes;
+
+    c.sign = 1;
+    c.rotary = case_copy(k, of->rotary, POSITIONS * c.dim);
+    float_sizes(c.rotary, POSITIONS * c.dim);
+    to_sizes(c.qkv64, c.tokens * c.width);
+    to_sizes(c.q_gain64, c.dim);
+    to_sizes(c.k_gain64, c.dim);
+    to_sizes(c.dq64, q_count);
+    to_sizes(c.dk64, k_count);
+    to_sizes(c.dv64, k_count);
+    sizes = join_sums(k, &c, add);
+    to_sizes(sizes.dq_gain, c.dim);
+    to_sizes(sizes.dk_gain, c.dim);
+    reference_join(&c, sizes.dqkv, sizes.dq_gain, sizes.dk_gain);
+    return sizes;
+}
+
+/* Roundings on the way of a term: a sum in 16 lanes (LANES_DEPTH additions), rstd (such a sum, its square,
+ * division, epsilon, of all that the root takes half; root, division), rotation (2). Into dqkv it goes
+ * through the mean (3 factors, the sum, 3 more and rstd twice), x, the difference, and rstd once more.
+ * Into a gain's gradient: x rstd, the product, and blocks of 64 tokens summed before they are added up. */
+#define LANES_DEPTH(dim)    ((double)(((dim) + 15) / 16) + 4)
+#define RSTD_ROUNDINGS(dim) ((LANES_DEPTH(dim) + 3) / 2 + 2)
+#define JOIN_ROUNDINGS(dim) (2 + 2 + LANES_DEPTH(dim) + 3 + 3 * RSTD_ROUNDINGS(dim) + 3)
+#define GAIN_ROUNDINGS(c, heads) \
+    (2 + 2 + RSTD_ROUNDINGS((c).dim) + 64.0 * (double)(heads) + (double)(c).tokens / 64 + 2)
+
+static void check_join(struct kernel_case *k, size_t row, int add, enum case_storage gains)
 {
     struct qkv_case c = make_case(k, row);
-    struct ds_qkv_join_args args = join_args(&c);
-    double *dqkv = case_doubles(k, c.tokens * c.width);
-    double *dq_gain = case_doubles(k, c.dim), *dk_gain = case_doubles(k, c.dim);
+    struct join_sums want, size;
 
-    args.gain_add = add;
-    for (size_t i = 0; i < c.dim && add; i++) {
-        dq_gain[i] = c.dq_gain[i];
-        dk_gain[i] = c.dk_gain[i];
+    for (size_t i = 0; i < c.dim; i++) {
+        c.dq_gain[i] = case_rounded(gains, c.dq_gain[i]);
+        c.dk_gain[i] = case_rounded(gains, c.dk_gain[i]);
     }
-    reference_join(&c, dqkv, dq_gain, dk_gain);
-    run_split(&c);
-    assert_ok(ds_kernels_cpu.qkv_join(&fake_stream, &args));
-    if (!c.has_gains)
-        assert_close(c.dqkv, dqkv, c.tokens * c.width);
+    want = join_sums(k, &c, add);
+    reference_join(&c, want.dqkv, want.dq_gain, want.dk_gain);
+    size = reference_sizes(k, &c, add);
+    struct ds_qkv_join_args args = join_args(&c);
+    args.gain_add = add;
+    run_split(k, &c);
+    run_join(k, args, gains);
+    assert_bounded(k->storage, c.dqkv, want.dqkv, size.dqkv, c.tokens * c.width,
+                   JOIN_ROUNDINGS(c.dim));
     if (c.has_gains) {
-        assert_within(c.dqkv, dqkv, c.tokens * c.width, through_norm);
-        assert_within(c.dq_gain, dq_gain, c.dim, through_norm);
-        assert_within(c.dk_gain, dk_gain, c.dim, through_norm);
+        assert_bounded(gains, c.dq_gain, want.dq_gain, size.dq_gain, c.dim,
+                       GAIN_ROUNDINGS(c, c.q_heads));
+        assert_bounded(gains, c.dk_gain, want.dk_gain, size.dk_gain, c.dim,
+                       GAIN_ROUNDINGS(c, c.k_heads));
     }
     case_free(k);
 }
@@ -276,11 +358,10 @@ static void join_matches_fp64(void **state)
     struct kernel_case k = {.random = test_seed(__func__)};
 
     (void)state;
+    FOR_STORAGES(&k)
     FOR_ROWS(rows, i)
-    {
-        check_join(&k, i, 0);
-        check_join(&k, i, 1);
-    }
+    for (int variant = 0; variant < 2 * CASE_STORAGE_COUNT; variant++)
+        check_join(&k, i, variant % 2, (enum case_storage)(variant / 2));
 }
 
 static void join_matches_differences(void **state)
@@ -291,10 +372,9 @@ static void join_matches_differences(void **state)
     FOR_ROWS(rows, i)
     {
         struct qkv_case c = make_case(&k, i);
-        struct ds_qkv_join_args args = join_args(&c);
 
-        run_split(&c);
-        assert_ok(ds_kernels_cpu.qkv_join(&fake_stream, &args));
+        run_split(&k, &c);
+        run_join(&k, join_args(&c), CASE_F32);
         case_assert_slope(&k, reference_loss, &c, c.qkv64, c.dqkv, c.tokens * c.width);
         if (c.has_gains) {
             case_assert_slope(&k, reference_loss, &c, c.q_gain64, c.dq_gain, c.dim);
@@ -313,7 +393,7 @@ static void join_without_gain_gradients_gives_the_same_bits(void **state)
     float *dqkv = case_floats(&k, c.tokens * c.width), *kept;
 
     (void)state;
-    run_split(&c);
+    run_split(&k, &c);
     assert_ok(ds_kernels_cpu.qkv_join(&fake_stream, &args));
     kept = case_copy(&k, c.dq_gain, c.dim);
     args.dqkv_TN.data = dqkv;
@@ -324,19 +404,21 @@ static void join_without_gain_gradients_gives_the_same_bits(void **state)
     case_free(&k);
 }
 
+/* `row`: a row in one storage */
 static void run_both(uint64_t seed, size_t row, void *out)
 {
-    struct kernel_case k = {.random = seed};
-    struct qkv_case c = make_case(&k, row);
+    struct kernel_case k = {.random = seed,
+                            .storage = (enum case_storage)(row % CASE_STORAGE_COUNT)};
+    struct qkv_case c = make_case(&k, row / CASE_STORAGE_COUNT);
     size_t q_count = c.tokens * c.q_heads * c.dim;
     struct ds_qkv_join_args args = join_args(&c);
     float *to = out;
 
-    run_split(&c);
+    run_split(&k, &c);
     args.dqkv_TN.data = to + q_count;
     if (c.has_gains)
         args.dq_gain_D.data = to + q_count + c.tokens * c.width;
-    assert_ok(ds_kernels_cpu.qkv_join(&fake_stream, &args));
+    run_join(&k, args, k.storage);
     memcpy(to, c.q, q_count * sizeof *to);
     case_free(&k);
 }
@@ -353,23 +435,57 @@ static void qkv_has_the_same_bits_on_any_number_of_threads(void **state)
 
         if (rows[i].has_gains)
             count += rows[i].dim;
-        case_assert_threads_agree(run_both, seed, i, count * sizeof(float));
+        for (size_t storage = 0; storage < CASE_STORAGE_COUNT; storage++)
+            case_assert_threads_agree(run_both, seed, i * CASE_STORAGE_COUNT + storage,
+                                      count * sizeof(float));
     }
 }
 
-static void a_dtype_that_is_not_there_is_refused_by_name(void **state)
+static void dtypes_that_do_not_go_together_are_refused(void **state)
 {
     struct kernel_case k = {.random = 1};
-    struct qkv_case c = make_case(&k, 0);
+    struct qkv_case c = make_case(&k, 5);
     struct ds_qkv_split_args split = split_args(&c);
     struct ds_qkv_join_args join = join_args(&c);
 
     (void)state;
     split.k_TGD.dtype = DS_F16;
     assert_int_equal(ds_kernels_cpu.qkv_split(&fake_stream, &split), DS_ERR_UNSUPPORTED);
+    split = split_args(&c);
+    split.rotary_PD.dtype = DS_BF16;
+    assert_int_equal(ds_kernels_cpu.qkv_split(&fake_stream, &split), DS_ERR_UNSUPPORTED);
+    split = split_args(&c);
+    split.qkv_TN.dtype = DS_I32;
+    assert_int_equal(ds_kernels_cpu.qkv_split(&fake_stream, &split), DS_ERR_UNSUPPORTED);
     join.dv_TGD.dtype = DS_BF16;
     assert_int_equal(ds_kernels_cpu.qkv_join(&fake_stream, &join), DS_ERR_UNSUPPORTED);
+    join = join_args(&c);
+    join.k_rstd_TG.dtype = DS_F16;
+    assert_int_equal(ds_kernels_cpu.qkv_join(&fake_stream, &join), DS_ERR_UNSUPPORTED);
     case_free(&k);
+}
+
+/* One element that is not finite reaches its own head, forward and back, and no other. */
+static void what_is_not_finite_stays_in_its_head(void **state)
+{
+    struct kernel_case k = {.random = test_seed(__func__)};
+
+    (void)state;
+    FOR_STORAGES(&k)
+    for (size_t row = 2; row < 8; row += 4) { /* without gains and with them */
+        struct qkv_case c = make_case(&k, row);
+
+        c.qkv[3] = row == 2 ? INFINITY : NAN;
+        c.dq[3] = NAN;
+        run_split(&k, &c);
+        assert_false(isfinite(c.q[3]));
+        assert_true(isfinite(c.q[c.dim]) && isfinite(c.k[0]));
+        run_join(&k, join_args(&c), CASE_F32);
+        assert_true(isnan(c.dqkv[3]));
+        assert_true(isfinite(c.dqkv[c.dim]));
+        assert_true(!c.has_gains || isnan(c.dq_gain[3]));
+        case_free(&k);
+    }
 }
 
 int main(void)
@@ -380,7 +496,8 @@ int main(void)
         cmocka_unit_test(join_matches_differences),
         cmocka_unit_test(join_without_gain_gradients_gives_the_same_bits),
         cmocka_unit_test(qkv_has_the_same_bits_on_any_number_of_threads),
-        cmocka_unit_test(a_dtype_that_is_not_there_is_refused_by_name),
+        cmocka_unit_test(dtypes_that_do_not_go_together_are_refused),
+        cmocka_unit_test(what_is_not_finite_stays_in_its_head),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
