@@ -125,20 +125,30 @@ struct ds_swiglu_backward_args {
     struct ds_tensor dgate_up_TN, y_TI;
 };
 
-/* y_t = table[id_t]. Backward: dtable = (add) + scatter of dy, in token order. Ids were checked. */
+/* y_t = table[id_t - first]. Backward: dtable = (add) + scatter of dy, in token order. The table may be a
+ * part of the whole: ids that are not in it have a row of zeros and no gradient. */
 struct ds_embedding_args {
     struct ds_tensor id_T, table_VC, y_TC;
-    int add; /* backward; 0 clears the table first */
+    int add;        /* backward; 0 clears the table first */
+    uint64_t first; /* the id of the table's first row */
 };
 
 /* Cross-entropy on N rows of logits. target -100: no loss, zero gradient. In place: logits become
  * (softmax - onehot) * record->inverse_tokens * record->loss_scale where `gradient` is set.
- * loss_N: -log p of every row, 0 where ignored. */
+ * loss_N: -log p of every row, 0 where ignored.
+ *
+ * Where the vocabulary is shared out, columns first.. of `vocabulary` lie here and the loss is made in three
+ * calls: `max` leaves the rows' largest logits in max_N; when they are those of all ranks `sum` leaves in
+ * sums_N2 each row's sum of exp(x - max) and its target's logit, 0 where another rank has it; when those are
+ * added up, `finish` makes loss and gradient as the one call does. */
 struct ds_cross_entropy_args {
     struct ds_tensor logits_NV, target_N; /* I32 targets */
     struct ds_tensor loss_N;              /* out, F32 */
     const struct ds_step_record *record;
     int gradient;
+    /* of the three calls */
+    uint64_t first, vocabulary;
+    struct ds_tensor max_N, sums_N2; /* F32 */
 };
 
 /* record->loss_sum += sum of loss_T, fp64, in order. */
@@ -219,6 +229,12 @@ struct ds_kernel_ops {
     ds_status (*embedding_forward)(struct ds_stream *stream, const struct ds_embedding_args *args);
     ds_status (*embedding_backward)(struct ds_stream *stream, const struct ds_embedding_args *args);
     ds_status (*cross_entropy)(struct ds_stream *stream, const struct ds_cross_entropy_args *args);
+    ds_status (*cross_entropy_max)(struct ds_stream *stream,
+                                   const struct ds_cross_entropy_args *args);
+    ds_status (*cross_entropy_sum)(struct ds_stream *stream,
+                                   const struct ds_cross_entropy_args *args);
+    ds_status (*cross_entropy_finish)(struct ds_stream *stream,
+                                      const struct ds_cross_entropy_args *args);
     ds_status (*loss_sum)(struct ds_stream *stream, const struct ds_loss_sum_args *args);
     ds_status (*add)(struct ds_stream *stream, const struct ds_add_args *args);
     ds_status (*fill)(struct ds_stream *stream, const struct ds_fill_args *args);

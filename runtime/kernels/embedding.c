@@ -1,5 +1,5 @@
-/* embedding.c - rows of a table by token id, and the scatter of their gradients. A table row that
- * occurs often gets its terms in token order: threads share out columns, not tokens. */
+/* embedding.c - rows of a table, or of a part of one, by token id, and the scatter of their gradients. A
+ * table row that occurs often gets its terms in token order: threads share out columns, not tokens. */
 #include "kernels.h"
 #include "launch.h"
 
@@ -10,24 +10,37 @@
 static ds_status forward_work(void *args, int *done)
 {
     const struct ds_embedding_args *a = args;
-    size_t token_count = kernel_elems(&a->id_T), width = a->table_VC.shape[1];
+    size_t token_count = a->id_T.shape[0], width = a->table_VC.shape[1];
     const int32_t *id = a->id_T.data;
     const float *table = a->table_VC.data;
     float *y = a->y_TC.data;
 
 #pragma omp parallel for schedule(static) if (token_count > 1)
-    for (size_t t = 0; t < token_count; t++)
-        memcpy(y + t * width, table + (size_t)id[t] * width, width * sizeof(float));
+    for (size_t t = 0; t < token_count; t++) {
+        const size_t row = (size_t)id[t] - a->first; /* of an id below it: beyond all rows */
+
+        if (row < a->table_VC.shape[0])
+            memcpy(y + t * width, table + row * width, width * sizeof(float));
+        else
+            memset(y + t * width, 0, width * sizeof(float));
+    }
     *done = 1;
     return DS_OK;
 }
 
-KERNEL_CLONES static void scatter_range(float *table, const float *dy, const int32_t *id,
-                                        size_t token_count, size_t width, size_t count)
+/* `count` columns of every token, from those at which table and dy point. */
+KERNEL_CLONES static void scatter_range(const struct ds_embedding_args *a, float *table,
+                                        const float *dy, size_t count)
 {
-    for (size_t t = 0; t < token_count; t++) {
-        float *to = table + (size_t)id[t] * width;
+    const size_t token_count = a->id_T.shape[0], width = a->table_VC.shape[1];
+    const int32_t *id = a->id_T.data;
 
+    for (size_t t = 0; t < token_count; t++) {
+        const size_t row = (size_t)id[t] - a->first;
+        float *to = table + row * width;
+
+        if (row >= a->table_VC.shape[0])
+            continue;
         for (size_t i = 0; i < count; i++)
             to[i] += dy[t * width + i];
     }
@@ -53,8 +66,7 @@ static ds_status backward_work(void *args, int *done)
         size_t at = i * COLUMN_RANGE;
         size_t count = width - at < COLUMN_RANGE ? width - at : COLUMN_RANGE;
 
-        scatter_range((float *)a->table_VC.data + at, (const float *)a->y_TC.data + at,
-                      a->id_T.data, kernel_elems(&a->id_T), width, count);
+        scatter_range(a, (float *)a->table_VC.data + at, (const float *)a->y_TC.data + at, count);
     }
     *done = 1;
     return DS_OK;
@@ -62,7 +74,8 @@ static ds_status backward_work(void *args, int *done)
 
 static ds_status embedding_check(const char *kernel, const struct ds_embedding_args *args)
 {
-    DS_ASSERT(kernel_elems(&args->y_TC) == kernel_elems(&args->id_T) * args->table_VC.shape[1]);
+    DS_ASSERT(args->id_T.dim_count == 1);
+    DS_ASSERT(kernel_elems(&args->y_TC) == args->id_T.shape[0] * args->table_VC.shape[1]);
     KERNEL_WANTS(kernel, args, id_T, DS_I32);
     KERNEL_WANTS(kernel, args, table_VC, DS_F32);
     KERNEL_WANTS(kernel, args, y_TC, DS_F32);

@@ -38,6 +38,12 @@ ds_status kernel_swiglu_backward(struct ds_stream *stream,
 ds_status kernel_embedding_forward(struct ds_stream *stream, const struct ds_embedding_args *args);
 ds_status kernel_embedding_backward(struct ds_stream *stream, const struct ds_embedding_args *args);
 ds_status kernel_cross_entropy(struct ds_stream *stream, const struct ds_cross_entropy_args *args);
+ds_status kernel_cross_entropy_max(struct ds_stream *stream,
+                                   const struct ds_cross_entropy_args *args);
+ds_status kernel_cross_entropy_sum(struct ds_stream *stream,
+                                   const struct ds_cross_entropy_args *args);
+ds_status kernel_cross_entropy_finish(struct ds_stream *stream,
+                                      const struct ds_cross_entropy_args *args);
 ds_status kernel_loss_sum(struct ds_stream *stream, const struct ds_loss_sum_args *args);
 ds_status kernel_add(struct ds_stream *stream, const struct ds_add_args *args);
 ds_status kernel_fill(struct ds_stream *stream, const struct ds_fill_args *args);

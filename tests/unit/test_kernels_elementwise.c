@@ -233,7 +233,7 @@ static void embedding_copies_the_rows_of_the_table(void **state)
         float *table = case_floats(&k, VOCABULARY * width), *y = case_floats(&k, tokens * width);
         struct ds_embedding_args args = {ds_tensor1(id, DS_I32, tokens),
                                          f32_2(table, VOCABULARY, width), f32_2(y, tokens, width),
-                                         0};
+                                         0, 0};
 
         assert_ok(ds_kernels_cpu.embedding_forward(&fake_stream, &args));
         for (size_t t = 0; t < tokens; t++)
@@ -255,7 +255,7 @@ static void embedding_backward_scatters_in_token_order(void **state)
         float *dy = case_floats(&k, tokens * width);
         struct ds_embedding_args args = {ds_tensor1(id, DS_I32, tokens),
                                          f32_2(table, VOCABULARY, width), f32_2(dy, tokens, width),
-                                         (int)(i % 2)};
+                                         (int)(i % 2), 0};
 
         if (!args.add)
             memset(want, 0, size * sizeof *want);
@@ -265,6 +265,42 @@ static void embedding_backward_scatters_in_token_order(void **state)
         assert_memory_equal(table, want, size * sizeof *want);
         case_free(&k);
     }
+}
+
+/* To the bit: a part of a table gives its own rows, zeros for all others, and gets its own gradients. */
+static void parts_of_a_table_are_the_table(void **state)
+{
+    static const size_t cuts[] = {0, 1, 4, VOCABULARY};
+    struct kernel_case k = {.random = test_seed(__func__)};
+    const size_t tokens = 37, width = 67;
+    int32_t *id = random_ids(&k, tokens);
+    float *table = case_floats(&k, VOCABULARY * width), *y = case_floats(&k, tokens * width);
+    float *sum = calloc(tokens * width, sizeof *sum), *grad = calloc(VOCABULARY * width, 4);
+    struct ds_embedding_args args = {ds_tensor1(id, DS_I32, tokens), f32_2(grad, VOCABULARY, width),
+                                     f32_2(y, tokens, width), 0, 0};
+    float *part_grad = case_floats(&k, VOCABULARY * width),
+          *part_y = case_floats(&k, tokens * width);
+
+    (void)state;
+    assert_ok(ds_kernels_cpu.embedding_backward(&fake_stream, &args));
+    for (size_t i = 0; i < 3; i++) {
+        struct ds_embedding_args part = args;
+
+        part.first = cuts[i];
+        part.table_VC = f32_2(part_grad + cuts[i] * width, cuts[i + 1] - cuts[i], width);
+        assert_ok(ds_kernels_cpu.embedding_backward(&fake_stream, &part));
+        part.table_VC.data = table + cuts[i] * width;
+        part.y_TC.data = part_y;
+        assert_ok(ds_kernels_cpu.embedding_forward(&fake_stream, &part));
+        for (size_t at = 0; at < tokens * width; at++)
+            sum[at] += part_y[at];
+    }
+    assert_memory_equal(part_grad, grad, VOCABULARY * width * sizeof *grad);
+    for (size_t t = 0; t < tokens; t++)
+        assert_memory_equal(sum + t * width, table + (size_t)id[t] * width, width * sizeof *sum);
+    free(sum);
+    free(grad);
+    case_free(&k);
 }
 
 static void add_and_fill_reach_every_element_and_no_other(void **state)
@@ -322,7 +358,7 @@ static void run_all(uint64_t seed, size_t row, void *out)
     struct ds_bias_args bias = {f32_2(s.dy, tokens, width), f32_1(to, width), 0};
     struct ds_embedding_args embedding = {ds_tensor1(id, DS_I32, tokens),
                                           f32_2(to + width, VOCABULARY, width),
-                                          f32_2(s.dy, tokens, width), 0};
+                                          f32_2(s.dy, tokens, width), 0, 0};
 
     swiglu.dgate_up_TN.data = to + width + VOCABULARY * width;
     swiglu.y_TI = f32_2(to + width + VOCABULARY * width + 2 * count, tokens, width);
@@ -471,6 +507,7 @@ int main(void)
         cmocka_unit_test(swiglu_of_extreme_gates_stays_finite),
         cmocka_unit_test(embedding_copies_the_rows_of_the_table),
         cmocka_unit_test(embedding_backward_scatters_in_token_order),
+        cmocka_unit_test(parts_of_a_table_are_the_table),
         cmocka_unit_test(add_and_fill_reach_every_element_and_no_other),
         cmocka_unit_test(loss_sum_adds_in_fp64_and_in_order),
         cmocka_unit_test(elementwise_kernels_have_the_same_bits_on_any_number_of_threads),

@@ -244,6 +244,152 @@ static void a_target_outside_the_vocabulary_is_refused(void **state)
     batch_free(&b);
 }
 
+#define PARTS 3
+
+/* Three ranks by hand: columns cut unevenly, their maxima and sums put together between the calls. */
+struct shared_out {
+    struct batch *whole;
+    size_t cuts[PARTS + 1];
+    float *logits[PARTS], *loss[PARTS], *max[PARTS], *sums[PARTS];
+};
+
+static struct shared_out share_out(struct batch *b)
+{
+    struct shared_out s = {.whole = b, .cuts = {0, b->vocabulary / 7, b->vocabulary / 2 + 1}};
+
+    s.cuts[PARTS] = b->vocabulary;
+    for (size_t p = 0; p < PARTS; p++) {
+        const size_t width = s.cuts[p + 1] - s.cuts[p];
+
+        s.logits[p] = malloc(b->rows * width * sizeof(float));
+        s.loss[p] = malloc(b->rows * sizeof(float));
+        s.max[p] = malloc(b->rows * sizeof(float));
+        s.sums[p] = malloc(b->rows * 2 * sizeof(float));
+        for (size_t i = 0; i < b->rows; i++)
+            memcpy(s.logits[p] + i * width, b->logits + i * b->vocabulary + s.cuts[p],
+                   width * sizeof(float));
+    }
+    return s;
+}
+
+static void shared_free(struct shared_out *s)
+{
+    for (size_t p = 0; p < PARTS; p++) {
+        free(s->logits[p]);
+        free(s->loss[p]);
+        free(s->max[p]);
+        free(s->sums[p]);
+    }
+}
+
+static struct ds_cross_entropy_args part_args(struct shared_out *s, size_t p, int gradient)
+{
+    const struct batch *b = s->whole;
+
+    return (struct ds_cross_entropy_args){
+        .logits_NV = ds_tensor2(s->logits[p], DS_F32, b->rows, s->cuts[p + 1] - s->cuts[p]),
+        .target_N = ds_tensor1(b->target, DS_I32, b->rows),
+        .loss_N = ds_tensor1(s->loss[p], DS_F32, b->rows),
+        .record = &b->record,
+        .gradient = gradient,
+        .first = s->cuts[p],
+        .vocabulary = b->vocabulary,
+        .max_N = ds_tensor1(s->max[p], DS_F32, b->rows),
+        .sums_N2 = ds_tensor2(s->sums[p], DS_F32, b->rows, 2),
+    };
+}
+
+static ds_status shared_run(struct shared_out *s, int gradient)
+{
+    const size_t rows = s->whole->rows;
+
+    for (size_t p = 0; p < PARTS; p++) {
+        struct ds_cross_entropy_args args = part_args(s, p, gradient);
+        DS_TRY(ds_kernels_cpu.cross_entropy_max(&fake_stream, &args));
+        for (size_t i = 0; p > 0 && i < rows; i++)
+            s->max[0][i] = fmaxf(s->max[0][i], s->max[p][i]);
+    }
+    for (size_t p = 0; p < PARTS; p++) {
+        struct ds_cross_entropy_args args = part_args(s, p, gradient);
+        memcpy(s->max[p], s->max[0], rows * sizeof(float));
+        DS_TRY(ds_kernels_cpu.cross_entropy_sum(&fake_stream, &args));
+        for (size_t i = 0; p > 0 && i < 2 * rows; i++)
+            s->sums[0][i] += s->sums[p][i];
+    }
+    for (size_t p = 0; p < PARTS; p++) {
+        struct ds_cross_entropy_args args = part_args(s, p, gradient);
+        memcpy(s->sums[p], s->sums[0], 2 * rows * sizeof(float));
+        DS_TRY(ds_kernels_cpu.cross_entropy_finish(&fake_stream, &args));
+    }
+    return DS_OK;
+}
+
+/* The parts' columns, back in their rows. */
+static void shared_join(const struct shared_out *s)
+{
+    const struct batch *b = s->whole;
+
+    for (size_t p = 0; p < PARTS; p++) {
+        const size_t width = s->cuts[p + 1] - s->cuts[p];
+        for (size_t i = 0; i < b->rows; i++)
+            memcpy(b->logits + i * b->vocabulary + s->cuts[p], s->logits[p] + i * width,
+                   width * sizeof(float));
+    }
+}
+
+static void parts_of_the_vocabulary_give_the_loss_of_the_whole(void **state)
+{
+    uint64_t seed = test_seed(__func__);
+
+    (void)state;
+    for (size_t i = 2; i < CASE_COUNT; i++) {
+        struct batch b = batch_make(&cases[i], seed + 10 * i);
+        struct batch untouched = batch_make(&cases[i], seed + 10 * i);
+        struct shared_out s = share_out(&b);
+        const double size = (double)b.record.inverse_tokens * (double)b.record.loss_scale /
+                            sqrt((double)b.vocabulary);
+
+        plain_cross_entropy(&b);
+        assert_ok(shared_run(&s, 0));
+        shared_join(&s);
+        assert_memory_equal(b.logits, untouched.logits, b.rows * b.vocabulary * sizeof(float));
+        assert_ok(shared_run(&s, 1));
+        shared_join(&s);
+        print_message("%zu x %zu in parts\n", b.rows, b.vocabulary);
+        for (size_t p = 0; p < PARTS; p++) {
+            assert_close(relative_error_above(s.loss[p], b.want_loss, b.rows, 1.0), 5e-7);
+            assert_memory_equal(s.loss[p], s.loss[0], b.rows * sizeof(float));
+        }
+        assert_close(relative_error_above(b.logits, b.want_gradient, b.rows * b.vocabulary, size),
+                     1e-6);
+        shared_free(&s);
+        batch_free(&b);
+        batch_free(&untouched);
+    }
+}
+
+static void a_poisoned_part_poisons_the_loss_of_all(void **state)
+{
+    const float poisons[] = {NAN, INFINITY};
+
+    (void)state;
+    for (size_t i = 0; i < 2; i++) {
+        struct batch b = batch_make(&cases[3], 1);
+        b.logits[b.vocabulary - 1] = poisons[i];
+        struct shared_out s = share_out(&b);
+
+        assert_ok(shared_run(&s, 1));
+        for (size_t p = 0; p < PARTS; p++) {
+            assert_false(isfinite(s.loss[p][0]));
+            assert_true(isfinite(s.loss[p][1]));
+        }
+        b.target[4] = (int32_t)b.vocabulary;
+        assert_int_equal(shared_run(&s, 1), DS_ERR_DATA);
+        shared_free(&s);
+        batch_free(&b);
+    }
+}
+
 /* A row of two, [x, 0] with target 0: p is exp(x) / (exp(x) + 1), so the gradient of column 0 with
  * factor -1 shows exp over its whole range. */
 static void exp_is_exact_to_the_last_places_over_its_range(void **state)
@@ -281,6 +427,8 @@ int main(void)
         cmocka_unit_test(the_record_is_read_when_the_work_runs),
         cmocka_unit_test(not_finite_logits_give_a_loss_that_is_not_finite),
         cmocka_unit_test(a_target_outside_the_vocabulary_is_refused),
+        cmocka_unit_test(parts_of_the_vocabulary_give_the_loss_of_the_whole),
+        cmocka_unit_test(a_poisoned_part_poisons_the_loss_of_all),
         cmocka_unit_test(exp_is_exact_to_the_last_places_over_its_range),
     };
 

@@ -3,17 +3,19 @@
 
 /* a row an operation */
 /* clang-format off */
-#define NULL_KERNELS(X)                                                                      \
-    X(matmul, matmul)                                                                        \
-    X(bias_forward, bias)                                                                    \
-    X(bias_backward, bias) X(rmsnorm_forward, rmsnorm) X(rmsnorm_backward, rmsnorm_backward) \
-        X(qkv_split, qkv_split) X(qkv_join, qkv_join) X(attention_forward, attention)        \
-            X(attention_backward, attention_backward) X(swiglu_forward, swiglu)              \
-                X(swiglu_backward, swiglu_backward) X(embedding_forward, embedding)          \
-                    X(embedding_backward, embedding) X(cross_entropy, cross_entropy)         \
-                        X(loss_sum, loss_sum) X(add, add) X(fill, fill)                      \
-                            X(norm_pieces, norm_pieces) X(norm_sum, norm_sum)                \
-                                X(step_begin, step_begin) X(verdict, verdict) X(adamw, adamw)
+#define NULL_KERNELS(X)                                                                \
+    X(matmul, matmul)                                                                  \
+    X(bias_forward, bias) X(bias_backward, bias)                                       \
+    X(rmsnorm_forward, rmsnorm) X(rmsnorm_backward, rmsnorm_backward)                  \
+    X(qkv_split, qkv_split) X(qkv_join, qkv_join)                                      \
+    X(attention_forward, attention) X(attention_backward, attention_backward)          \
+    X(swiglu_forward, swiglu) X(swiglu_backward, swiglu_backward)                      \
+    X(embedding_forward, embedding) X(embedding_backward, embedding)                   \
+    X(cross_entropy, cross_entropy) X(cross_entropy_max, cross_entropy)                \
+    X(cross_entropy_sum, cross_entropy) X(cross_entropy_finish, cross_entropy)         \
+    X(loss_sum, loss_sum) X(add, add) X(fill, fill)                                    \
+    X(norm_pieces, norm_pieces) X(norm_sum, norm_sum)                                  \
+    X(step_begin, step_begin) X(verdict, verdict) X(adamw, adamw)
 /* clang-format on */
 
 #define NULL_KERNEL(op, args)                                                                   \
