@@ -90,8 +90,9 @@ enum ds_param_sum { DS_PARAM_SUM_NONE, DS_PARAM_SUM_TP, DS_PARAM_SUM_COPIES };
 struct ds_model_share {
     uint32_t tp_rank, tp_size; /* size 0 or 1: alone */
     int sequence_parallel;
-    enum ds_dtype
-        compute; /* of weights, activations and their gradients: F32, BF16, F16; BOOL (0): F32 */
+    /* F32, BF16 or F16; BOOL (0): F32. Of weights, activations and their gradients; of weights' gradients. What
+     * a norm and a softmax keep, and losses, are F32 always. */
+    enum ds_dtype compute, grad;
 };
 
 /* The one description of a weight. Initialisation, sharding, checkpoints and the HF importer all read
@@ -146,8 +147,7 @@ struct ds_pass {
     uint8_t grads_add[DS_BLOCK_UNITS_MAX];
     struct ds_comm *tp; /* the tensor ranks, in the order of share.tp_rank; NULL: alone */
     void *saved;        /* saved_bytes of the block, from forward to backward */
-    void *
-        held; /* held_bytes, from the input part of a backward to its weight part; NULL: both at once */
+    void *held; /* held_bytes, from the input part of a backward in two calls to its weight part */
     void *workspace; /* workspace_bytes, this action only */
     int is_training; /* 0: evaluation: no gradient, `saved` is scratch */
 };
@@ -166,13 +166,15 @@ struct ds_block_ops {
      * parallelism [T / tp_size, C], this rank's run of tokens. The embedding has no x. y NULL: only what backward reads is made, in `saved`. */
     ds_status (*forward)(const struct ds_block *block, struct ds_pass *pass, const void *x,
                          void *y);
-    /* dy, dx: [T, C]; may be the same memory. x: the block's input, still there. The embedding has no
-     * dx. */
+    /* dy, dx: as x and y. Both parts in one call, then dy and dx may be the same memory; or the input part,
+     * then the weight part, with the same x, saved, held and dy, which is not dx then: the same bits. The
+     * embedding has no dx and no input part. */
     ds_status (*backward)(const struct ds_block *block, struct ds_pass *pass, uint32_t parts,
                           const void *x, const void *dy, void *dx);
     /* the head: loss of the micro-batch into the record and, when training, dx and the gradients */
     ds_status (*loss)(const struct ds_block *block, struct ds_pass *pass, const void *x, void *dx);
-    /* the head, for generation: logits [rows, V] of `row_count` rows of x starting at `row` */
+    /* the head, for generation: logits [rows, vocabulary], F32, of `row_count` tokens starting at `row`; whole
+     * on every tensor rank */
     ds_status (*logits)(const struct ds_block *block, struct ds_pass *pass, const void *x,
                         uint64_t row, uint64_t row_count, void *logits);
 };

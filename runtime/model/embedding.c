@@ -1,31 +1,71 @@
 /* embedding.c - the first block: a row of the table for every token id. Saves nothing: the ids stay in
  * the batch. The table's gradient starts with the embedding, or, where the head uses the same table and
- * has gone first, is added to. */
-#include "linear.h"
+ * has gone first, is added to. A tensor rank has some of the rows: it gives zeros for the ids of others, and
+ * the sum over the ranks is the embedding. */
+#include "tensor_parallel.h"
 
-static size_t embedding_bytes(const struct ds_block *block, uint64_t token_count)
+/* The table that lies here, and what one action needs. */
+struct embedding {
+    const struct ds_model *model;
+    const struct ds_param *param;
+    uint64_t T, R, C; /* tokens, those of the residual stream here, hidden */
+};
+
+static struct embedding embedding_of(const struct ds_block *block, uint64_t token_count)
+{
+    const struct ds_param *param = model_param(block->model, block->units[0], ROLE_EMBED);
+
+    return (struct embedding){.model = block->model,
+                              .param = param,
+                              .T = token_count,
+                              .R = ds_model_stream_tokens(block->model, token_count),
+                              .C = param->shape[1]};
+}
+
+/* A room for all tokens where this rank's stream has some of them. */
+static struct ds_tensor take_room(struct ds_arena *arena, const struct embedding *e)
+{
+    return e->R < e->T ? take_matrix(arena, e->model->share.compute, e->T, e->C)
+                       : (struct ds_tensor){0};
+}
+
+static size_t embedding_saved_bytes(const struct ds_block *block, uint64_t token_count)
 {
     (void)block, (void)token_count;
     return 0;
 }
 
+static size_t embedding_workspace_bytes(const struct ds_block *block, uint64_t token_count)
+{
+    const struct embedding e = embedding_of(block, token_count);
+    struct ds_arena measure = {.size = SIZE_MAX};
+
+    take_room(&measure, &e);
+    return measure.used;
+}
+
 static struct ds_tensor as_table(const struct ds_param *param, struct ds_tensor at)
 {
-    return ds_tensor2(at.data, at.dtype, param->shape[0], param->shape[1]);
+    return ds_tensor2(at.data, at.dtype, param->local[0], param->local[1]);
 }
 
 static ds_status embedding_forward(const struct ds_block *block, struct ds_pass *pass,
                                    const void *x, void *y)
 {
-    const struct ds_param *param = model_param(block->model, block->units[0], ROLE_EMBED);
+    const struct embedding e = embedding_of(block, pass->batch->id_T.shape[0]);
+    struct ds_arena workspace = {.base = pass->workspace, .size = SIZE_MAX};
+    const struct ds_tensor room = take_room(&workspace, &e);
+    const struct ds_tensor y_RC = matrix_at(y, e.model->share.compute, e.R, e.C);
     struct ds_embedding_args args = {
         .id_T = pass->batch->id_T,
-        .table_VC = as_table(param, pass_weight(pass, 0, param)),
-        .y_TC = matrix_of(y, pass->batch->id_T.shape[0], param->shape[1]),
+        .table_VC = as_table(e.param, pass_weight(pass, e.model, 0, e.param)),
+        .y_TC = tp_partial(y_RC, room),
+        .first = e.param->start[0],
     };
 
     (void)x;
-    return pass->kernels->embedding_forward(pass->stream, &args);
+    DS_TRY(pass->kernels->embedding_forward(pass->stream, &args));
+    return tp_sum(e.model, pass, y_RC, room);
 }
 
 static ds_status embedding_backward(const struct ds_block *block, struct ds_pass *pass,
@@ -34,21 +74,25 @@ static ds_status embedding_backward(const struct ds_block *block, struct ds_pass
     (void)x, (void)dx;
     if (!(parts & DS_BACKWARD_WEIGHT))
         return DS_OK;
-    const struct ds_param *param = model_param(block->model, block->units[0], ROLE_EMBED);
+    const struct embedding e = embedding_of(block, pass->batch->id_T.shape[0]);
+    struct ds_arena workspace = {.base = pass->workspace, .size = SIZE_MAX};
+    const struct ds_tensor room = take_room(&workspace, &e);
     struct ds_embedding_args args = {
         .id_T = pass->batch->id_T,
-        .table_VC = as_table(param, pass_grad(pass, 0, param)),
-        .y_TC = matrix_of(dy, pass->batch->id_T.shape[0], param->shape[1]),
+        .table_VC = as_table(e.param, pass_grad(pass, e.model, 0, e.param)),
         .add = pass->grads_add[0],
+        .first = e.param->start[0],
     };
 
+    DS_TRY(tp_gather(e.model, pass, matrix_at(dy, e.model->share.compute, e.R, e.C), room,
+                     &args.y_TC));
     return pass->kernels->embedding_backward(pass->stream, &args);
 }
 
 const struct ds_block_ops model_embedding_ops = {
     .name = "embedding",
-    .saved_bytes = embedding_bytes,
-    .workspace_bytes = embedding_bytes,
+    .saved_bytes = embedding_saved_bytes,
+    .workspace_bytes = embedding_workspace_bytes,
     .forward = embedding_forward,
     .backward = embedding_backward,
 };

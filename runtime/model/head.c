@@ -2,56 +2,85 @@
  *
  * Logits exist for a chunk of tokens at a time and are turned into their own gradient in place: [T, V]
  * is never stored. The matrix is the block's own or, tied, the embedding's, which is the block's second
- * unit. Nothing is saved: forward and backward are one action. */
-#include "linear.h"
-
-#include "dstrain/memory.h"
+ * unit. Nothing is saved: forward and backward are one action.
+ *
+ * A tensor rank has some columns of the logits: largest logit, sum of exponentials and the target's logit
+ * of each row go over the ranks, the loss is the same on all of them. */
+#include "tensor_parallel.h"
 
 /* A chunk of logits has this many bytes, so that it stays near the cache, but never fewer rows than a
  * matrix product needs to be worth its passes over the head's matrix and its gradient. */
 #define CHUNK_BYTES    (8u << 20)
 #define CHUNK_ROWS_MIN 64
 
+/* T tokens, R of them in the residual stream here, C hidden, V vocabulary rows here. */
 struct head {
+    const struct ds_model *model;
     struct norm norm;
     struct linear lm_head;
-    uint64_t token_count, chunk_rows;
+    uint64_t T, R, C, V;
+    uint64_t columns_max; /* of the logits on any rank: chunks are the same on all of them */
+    uint64_t chunk_rows;
+    enum ds_dtype dtype;
 };
 
 struct head_space {
-    float *y_TC, *rstd_T, *loss_T, *logits; /* y: the norm's output */
+    struct ds_tensor y_RC, rstd_R, loss_T; /* y: the norm's output */
+    struct ds_tensor room_TC;              /* y of all tokens, then, chunk by chunk, its gradient */
+    void *logits;
+    struct ds_tensor max_N, sums_N2; /* of a chunk, on several ranks */
+    struct ds_tensor row;            /* of logits, of all ranks */
 };
 
 static struct head head_of(const struct ds_block *block, uint64_t token_count)
 {
-    const struct ds_model_config *config = &block->model->config;
+    const struct ds_model *model = block->model;
+    const struct ds_model_config *config = &model->config;
     const int is_tied = config->tie_word_embeddings;
     const uint32_t unit = block->units[0];
-    uint64_t rows = CHUNK_BYTES / (config->vocab_size * sizeof(float));
+    const struct ds_param *matrix = is_tied ? model_param(model, block->units[1], ROLE_EMBED)
+                                            : model_param(model, unit, ROLE_LM_HEAD);
+    const uint64_t columns_max = ds_tp_cut(config->vocab_size, 0, model->share.tp_size).count;
+    uint64_t rows = CHUNK_BYTES / (columns_max * ds_dtype_bytes(model->share.compute));
 
     rows = rows < CHUNK_ROWS_MIN ? CHUNK_ROWS_MIN : rows;
     return (struct head){
-        .norm = {model_param(block->model, unit, ROLE_FINAL_NORM), 0, (float)config->rms_norm_eps},
-        .lm_head = {.weight = is_tied ? model_param(block->model, block->units[1], ROLE_EMBED)
-                                      : model_param(block->model, unit, ROLE_LM_HEAD),
-                    .out = config->vocab_size,
+        .model = model,
+        .norm = {model, model_param(model, unit, ROLE_FINAL_NORM), 0, (float)config->rms_norm_eps},
+        .lm_head = {.model = model,
+                    .weight = matrix,
+                    .out = matrix->local[0],
                     .in = config->hidden_size,
                     .slot = is_tied ? 1 : 0},
-        .token_count = token_count,
+        .T = token_count,
+        .R = ds_model_stream_tokens(model, token_count),
+        .C = config->hidden_size,
+        .V = matrix->local[0],
+        .columns_max = columns_max,
         .chunk_rows = rows < token_count ? rows : token_count,
+        .dtype = model->share.compute,
     };
 }
 
 static struct head_space take_space(struct ds_arena *arena, const struct head *head)
 {
-    const uint64_t tokens = head->token_count;
-
-    return (struct head_space){
-        .y_TC = ds_arena_take(arena, tokens * head->lm_head.in * sizeof(float)),
-        .rstd_T = ds_arena_take(arena, tokens * sizeof(float)),
-        .loss_T = ds_arena_take(arena, tokens * sizeof(float)),
-        .logits = ds_arena_take(arena, head->chunk_rows * head->lm_head.out * sizeof(float)),
+    const uint32_t tp_size = head->model->share.tp_size;
+    const uint64_t logit_bytes = ds_dtype_bytes(head->dtype);
+    struct head_space space = {
+        .y_RC = take_matrix(arena, head->dtype, head->R, head->C),
+        .rstd_R = take_vector(arena, DS_F32, head->R),
+        .loss_T = take_vector(arena, DS_F32, head->T),
+        .logits = ds_arena_take(arena, head->chunk_rows * head->columns_max * logit_bytes),
     };
+
+    if (head->R < head->T)
+        space.room_TC = take_matrix(arena, head->dtype, head->T, head->C);
+    if (tp_size > 1) {
+        space.max_N = take_vector(arena, DS_F32, head->chunk_rows);
+        space.sums_N2 = take_matrix(arena, DS_F32, head->chunk_rows, 2);
+        space.row = take_matrix(arena, DS_F32, tp_size + 1, head->columns_max);
+    }
+    return space;
 }
 
 static size_t head_saved_bytes(const struct ds_block *block, uint64_t token_count)
@@ -69,66 +98,164 @@ static size_t head_workspace_bytes(const struct ds_block *block, uint64_t token_
     return measure.used;
 }
 
-/* Rows start.. of the micro-batch: loss and, when training, the gradient of the norm's output into
- * `dy`, that of the matrix added up over the chunks. */
-static ds_status head_chunk(const struct head *head, struct ds_pass *pass,
-                            const struct head_space *space, uint64_t start, uint64_t rows,
-                            float *dy)
-{
-    const struct linear *lm_head = &head->lm_head;
-    const float *y = space->y_TC + start * lm_head->in;
-    struct ds_cross_entropy_args loss = {
-        .logits_NV = matrix_of(space->logits, rows, lm_head->out),
-        .target_N = ds_tensor1((int32_t *)pass->batch->target_T.data + start, DS_I32, rows),
-        .loss_N = vector_of(space->loss_T + start, rows),
-        .record = pass->record,
-        .gradient = pass->is_training,
-    };
+/* ---- loss */
 
-    DS_TRY(linear_forward(pass, lm_head, rows, y, space->logits));
-    DS_TRY(pass->kernels->cross_entropy(pass->stream, &loss));
-    if (!pass->is_training)
-        return DS_OK;
-    DS_TRY(linear_backward_input(pass, lm_head, rows, space->logits, dy + start * lm_head->in));
-    return linear_backward_weight(pass, lm_head, rows, y, space->logits,
-                                  start > 0 || pass->grads_add[lm_head->slot]);
+/* The three calls, and between them what the ranks have in common. */
+static ds_status loss_over_ranks(struct ds_pass *pass, const struct ds_cross_entropy_args *args)
+{
+    const size_t rows = (size_t)args->logits_NV.shape[0];
+
+    DS_TRY(pass->kernels->cross_entropy_max(pass->stream, args));
+    DS_TRY(
+        ds_comm_all_reduce(pass->tp, args->max_N.data, rows, DS_F32, DS_REDUCE_MAX, pass->stream));
+    DS_TRY(pass->kernels->cross_entropy_sum(pass->stream, args));
+    DS_TRY(ds_comm_all_reduce(pass->tp, args->sums_N2.data, 2 * rows, DS_F32, DS_REDUCE_SUM,
+                              pass->stream));
+    return pass->kernels->cross_entropy_finish(pass->stream, args);
 }
 
-/* The gradient of the norm's output is collected in dx, and the norm's backward works in place. */
+static ds_status chunk_loss(const struct head *head, struct ds_pass *pass,
+                            const struct head_space *space, uint64_t start,
+                            struct ds_tensor logits_NV)
+{
+    const uint64_t rows = logits_NV.shape[0];
+    struct ds_cross_entropy_args args = {
+        .logits_NV = logits_NV,
+        .target_N = ds_tensor1((int32_t *)pass->batch->target_T.data + start, DS_I32, rows),
+        .loss_N = ds_tensor1((float *)space->loss_T.data + start, DS_F32, rows),
+        .record = pass->record,
+        .gradient = pass->is_training,
+        .first = head->lm_head.weight->start[0],
+        .vocabulary = head->model->config.vocab_size,
+        .max_N = ds_tensor1(space->max_N.data, DS_F32, rows),
+        .sums_N2 = ds_tensor2(space->sums_N2.data, DS_F32, rows, 2),
+    };
+
+    return head->model->share.tp_size > 1 ? loss_over_ranks(pass, &args)
+                                          : pass->kernels->cross_entropy(pass->stream, &args);
+}
+
+/* Rows start.. of the micro-batch: loss and, when training, the gradient of the norm's output into `dy_TC`
+ * (which may be y_TC), that of the matrix added up over the chunks. */
+static ds_status head_chunk(const struct head *head, struct ds_pass *pass,
+                            const struct head_space *space, uint64_t start, struct ds_tensor y_TC,
+                            struct ds_tensor dy_TC)
+{
+    const struct linear *lm_head = &head->lm_head;
+    const uint64_t left = head->T - start, rows = left < head->chunk_rows ? left : head->chunk_rows;
+    const struct ds_tensor y = rows_of(y_TC, start, rows);
+    const struct ds_tensor logits = ds_tensor2(space->logits, head->dtype, rows, head->V);
+
+    DS_TRY(linear_forward(pass, lm_head, y, logits));
+    DS_TRY(chunk_loss(head, pass, space, start, logits));
+    if (!pass->is_training)
+        return DS_OK;
+    DS_TRY(linear_backward_matrix(pass, lm_head, y, logits,
+                                  start > 0 || pass->grads_add[lm_head->slot]));
+    return linear_backward_input(pass, lm_head, logits, rows_of(dy_TC, start, rows));
+}
+
+/* dx holds the gradient of the norm's output: its backward works in place. */
+static ds_status head_norm_backward(const struct head *head, struct ds_pass *pass,
+                                    const struct head_space *space, struct ds_tensor x_RC,
+                                    struct ds_tensor dx_RC)
+{
+    const struct ds_rmsnorm_backward_args norm = {
+        .x_TC = x_RC,
+        .rstd_T = space->rstd_R,
+        .dy_TC = dx_RC,
+        .dx_TC = dx_RC,
+        .dgain_C = pass_grad(pass, head->model, 0, head->norm.gain),
+        .gain_add = pass->grads_add[0],
+    };
+
+    return norm_backward(pass, &head->norm, &norm);
+}
+
 static ds_status head_loss(const struct ds_block *block, struct ds_pass *pass, const void *x,
                            void *dx)
 {
-    struct head head = head_of(block, pass->batch->id_T.shape[0]);
+    const struct head head = head_of(block, pass->batch->id_T.shape[0]);
     struct ds_arena arena = {.base = pass->workspace, .size = SIZE_MAX};
-    struct head_space space = take_space(&arena, &head);
-    struct ds_loss_sum_args sum = {vector_of(space.loss_T, head.token_count), pass->record};
+    const struct head_space space = take_space(&arena, &head);
+    const struct ds_tensor x_RC = matrix_at(x, head.dtype, head.R, head.C);
+    const struct ds_tensor dx_RC = matrix_at(dx, head.dtype, head.R, head.C);
+    const struct ds_rmsnorm_args norm = {.x_TC = x_RC, .y_TC = space.y_RC, .rstd_T = space.rstd_R};
+    struct ds_loss_sum_args sum = {space.loss_T, pass->record};
+    struct ds_tensor y_TC;
 
     DS_ASSERT(!pass->is_training || (dx && dx != x));
-    DS_TRY(
-        norm_forward(pass, &head.norm, head.token_count, x, NULL, NULL, space.y_TC, space.rstd_T));
-    for (uint64_t start = 0; start < head.token_count; start += head.chunk_rows) {
-        uint64_t left = head.token_count - start;
-
-        DS_TRY(head_chunk(&head, pass, &space, start,
-                          left < head.chunk_rows ? left : head.chunk_rows, dx));
-    }
+    DS_TRY(norm_forward(pass, &head.norm, &norm));
+    DS_TRY(tp_gather(head.model, pass, space.y_RC, space.room_TC, &y_TC));
+    for (uint64_t start = 0; start < head.T; start += head.chunk_rows)
+        DS_TRY(head_chunk(&head, pass, &space, start, y_TC, tp_partial(dx_RC, space.room_TC)));
     DS_TRY(pass->kernels->loss_sum(pass->stream, &sum));
     if (!pass->is_training)
         return DS_OK;
-    return norm_backward(pass, &head.norm, head.token_count, DS_BACKWARD_INPUT | DS_BACKWARD_WEIGHT,
-                         x, space.rstd_T, dx, dx, 0);
+    DS_TRY(tp_sum(head.model, pass, dx_RC, space.room_TC));
+    return head_norm_backward(&head, pass, &space, x_RC, dx_RC);
+}
+
+/* ---- generation */
+
+/* Rows of the norm's output: of rows of the stream or, where tokens are shared out, of all of it. */
+static ds_status logits_input(const struct head *head, struct ds_pass *pass,
+                              const struct head_space *space, const void *x, uint64_t row,
+                              uint64_t row_count, struct ds_tensor *y)
+{
+    const int is_part = head->R < head->T;
+    const struct ds_tensor x_RC = matrix_at(x, head->dtype, head->R, head->C);
+    const struct ds_rmsnorm_args norm = {
+        .x_TC = is_part ? x_RC : rows_of(x_RC, row, row_count),
+        .y_TC = is_part ? space->y_RC : rows_of(space->y_RC, 0, row_count),
+        .rstd_T = space->rstd_R,
+    };
+    struct ds_tensor whole;
+
+    DS_TRY(norm_forward(pass, &head->norm, &norm));
+    DS_TRY(tp_gather(head->model, pass, norm.y_TC, space->room_TC, &whole));
+    *y = is_part ? rows_of(whole, row, row_count) : whole;
+    return DS_OK;
+}
+
+/* One row: this rank's columns, padded to those of the rank that has most, then everybody's in place. */
+static ds_status row_of_logits(const struct head *head, struct ds_pass *pass,
+                               const struct head_space *space, struct ds_tensor y, float *to)
+{
+    const uint32_t tp_size = head->model->share.tp_size;
+    float *all = (float *)space->row.data + head->columns_max;
+    const struct ds_tensor own = ds_tensor2(space->row.data, DS_F32, 1, head->V);
+
+    DS_TRY(linear_forward(pass, &head->lm_head, y, own));
+    DS_TRY(ds_comm_all_gather(pass->tp, own.data, all, (size_t)head->columns_max, DS_F32,
+                              pass->stream));
+    for (uint32_t rank = 0; rank < tp_size; rank++) {
+        const struct ds_span cut = ds_tp_cut(head->model->config.vocab_size, rank, tp_size);
+
+        DS_TRY(pass->stream->device->ops->copy(pass->stream, to + cut.start,
+                                               all + rank * head->columns_max,
+                                               (size_t)cut.count * sizeof(float)));
+    }
+    return DS_OK;
 }
 
 static ds_status head_logits(const struct ds_block *block, struct ds_pass *pass, const void *x,
                              uint64_t row, uint64_t row_count, void *logits)
 {
-    struct head head = head_of(block, row_count);
+    const struct head head = head_of(block, pass->batch->id_T.shape[0]);
+    const uint64_t vocabulary = head.model->config.vocab_size;
     struct ds_arena arena = {.base = pass->workspace, .size = SIZE_MAX};
-    struct head_space space = take_space(&arena, &head);
+    const struct head_space space = take_space(&arena, &head);
+    struct ds_tensor y;
 
-    DS_TRY(norm_forward(pass, &head.norm, row_count, (const float *)x + row * head.lm_head.in, NULL,
-                        NULL, space.y_TC, space.rstd_T));
-    return linear_forward(pass, &head.lm_head, row_count, space.y_TC, logits);
+    DS_TRY(logits_input(&head, pass, &space, x, row, row_count, &y));
+    if (head.model->share.tp_size == 1)
+        return linear_forward(pass, &head.lm_head, y,
+                              ds_tensor2(logits, DS_F32, row_count, vocabulary));
+    for (uint64_t i = 0; i < row_count; i++)
+        DS_TRY(
+            row_of_logits(&head, pass, &space, rows_of(y, i, 1), (float *)logits + i * vocabulary));
+    return DS_OK;
 }
 
 const struct ds_block_ops model_head_ops = {

@@ -239,6 +239,8 @@ static ds_status settle(struct ds_model *model, const struct ds_model_config *co
         model->share.tp_size = 1;
     if (model->share.compute == 0)
         model->share.compute = DS_F32;
+    if (model->share.grad == 0)
+        model->share.grad = DS_F32;
     DS_ASSERT(model->share.tp_rank < model->share.tp_size);
     if (!ds_model_may_share(&model->config, model->share.tp_size, why, sizeof why))
         return ds_fail(DS_ERR_CONFIG, "%s", why);

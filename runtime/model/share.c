@@ -67,7 +67,10 @@ int ds_model_may_share(const struct ds_model_config *config, uint32_t tp_size, c
 
 uint64_t ds_model_stream_tokens(const struct ds_model *model, uint64_t token_count)
 {
-    return model->share.sequence_parallel ? token_count / model->share.tp_size : token_count;
+    if (!model->share.sequence_parallel)
+        return token_count;
+    DS_ASSERT(token_count % model->share.tp_size == 0);
+    return token_count / model->share.tp_size;
 }
 
 uint64_t ds_param_whole_elems(const struct ds_param *param)

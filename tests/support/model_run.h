@@ -1,5 +1,6 @@
-/* model_run.h - one rank, one micro-batch, no sharding: a model's blocks driven by hand on the cpu
- * device, every buffer of exactly the size a block asked for, so that a sanitizer sees each overrun. */
+/* model_run.h - one rank, alone or of several tensor ranks, one micro-batch, no sharding: a model's blocks
+ * driven by hand on the cpu device, every buffer of exactly the size a block asked for, so that a sanitizer
+ * sees each overrun. */
 #ifndef DSTRAIN_MODEL_RUN_H
 #define DSTRAIN_MODEL_RUN_H
 
@@ -12,11 +13,14 @@ struct model_run {
     struct ds_stream *stream;
     struct ds_model *model;
     float **weights, **grads; /* a unit each */
-    float **outputs;          /* a block each but the head: [T, C] */
-    void **saved;             /* a block each */
+    float **outputs;      /* a block each but the head: the stream, [T, C] or this rank's part */
+    void **saved, **held; /* a block each */
     float *dy, *dx, *rotary;
     void *workspace;
+    size_t workspace_bytes;
     int32_t *ids, *targets, *positions, *documents;
+    /* borrows */
+    struct ds_comm *tp; /* NULL: alone */
     /* set by the test */
     uint64_t token_count, seq_length;
     struct ds_step_record record;
@@ -36,14 +40,13 @@ static inline void *run_alloc(size_t bytes)
 
 static inline size_t run_activation_bytes(const struct model_run *run)
 {
-    return run->token_count * run->model->config.hidden_size * sizeof(float);
+    return ds_model_stream_tokens(run->model, run->token_count) * run->model->config.hidden_size *
+           sizeof(float);
 }
 
 static inline void run_alloc_blocks(struct model_run *run)
 {
     const struct ds_model *model = run->model;
-    size_t workspace = 0;
-
     for (uint32_t i = 0; i < model->unit_count; i++) {
         run->weights[i] = run_alloc(model->units[i].elems * sizeof(float));
         run->grads[i] = run_alloc(model->units[i].elems * sizeof(float));
@@ -52,11 +55,13 @@ static inline void run_alloc_blocks(struct model_run *run)
         const struct ds_block *block = &model->blocks[i];
         size_t bytes = block->ops->workspace_bytes(block, run->token_count);
 
-        workspace = bytes > workspace ? bytes : workspace;
+        run->workspace_bytes = bytes > run->workspace_bytes ? bytes : run->workspace_bytes;
         run->saved[i] = run_alloc(block->ops->saved_bytes(block, run->token_count));
+        if (block->ops->held_bytes)
+            run->held[i] = run_alloc(block->ops->held_bytes(block, run->token_count));
         run->outputs[i] = run_alloc(run_activation_bytes(run));
     }
-    run->workspace = run_alloc(workspace);
+    run->workspace = run_alloc(run->workspace_bytes);
 }
 
 static inline void run_fill_batch(struct model_run *run)
@@ -80,21 +85,33 @@ static inline void run_fill_batch(struct model_run *run)
     };
 }
 
-static inline void run_open(struct model_run *run, const struct ds_model_config *config,
-                            uint64_t token_count, uint64_t seq_length)
+/* What differs from a whole model on an inline device; zeroed: nothing. */
+struct run_options {
+    struct ds_model_share share;
+    enum ds_keeps keeps;
+    enum ds_device_mode mode;
+    uint64_t seed;      /* of deferred's order */
+    struct ds_comm *tp; /* with a share */
+};
+
+static inline void run_open_with(struct model_run *run, const struct run_options *with,
+                                 const struct ds_model_config *config, uint64_t token_count,
+                                 uint64_t seq_length)
 {
     const struct ds_device_options options = {
-        .mode = DS_DEVICE_INLINE, .thread_count = 1, .clock = ds_clock_system()};
+        .mode = with->mode, .seed = with->seed, .thread_count = 1, .clock = ds_clock_system()};
 
-    *run = (struct model_run){.token_count = token_count, .seq_length = seq_length};
+    *run = (struct model_run){.tp = with->tp, .token_count = token_count, .seq_length = seq_length};
     assert_ok(ds_device_cpu_ops.open(0, &options, &run->device));
     assert_ok(ds_device_cpu_ops.stream_open(run->device, 0, &run->stream));
-    assert_ok(ds_model_open(config, NULL, &run->model));
+    assert_ok(ds_model_open(config, &with->share, &run->model));
+    run->model->keeps = with->keeps;
     run->weights = calloc(run->model->unit_count, sizeof *run->weights);
     run->grads = calloc(run->model->unit_count, sizeof *run->grads);
     run->outputs = calloc(run->model->block_count, sizeof *run->outputs);
     run->saved = calloc(run->model->block_count, sizeof *run->saved);
-    assert_true(run->weights && run->grads && run->outputs && run->saved);
+    run->held = calloc(run->model->block_count, sizeof *run->held);
+    assert_true(run->weights && run->grads && run->outputs && run->saved && run->held);
     run->rotary = run_alloc(seq_length * run->model->config.head_dim * sizeof(float));
     ds_rope_table(&run->model->config, seq_length, run->rotary);
     run->dy = run_alloc(run_activation_bytes(run));
@@ -102,6 +119,14 @@ static inline void run_open(struct model_run *run, const struct ds_model_config 
     run_alloc_blocks(run);
     run_fill_batch(run);
     run->record.loss_scale = 1;
+}
+
+static inline void run_open(struct model_run *run, const struct ds_model_config *config,
+                            uint64_t token_count, uint64_t seq_length)
+{
+    const struct run_options whole = {.mode = DS_DEVICE_INLINE};
+
+    run_open_with(run, &whole, config, token_count, seq_length);
 }
 
 static inline void run_close(struct model_run *run)
@@ -113,11 +138,13 @@ static inline void run_close(struct model_run *run)
     for (uint32_t i = 0; i < run->model->block_count; i++) {
         free(run->outputs[i]);
         free(run->saved[i]);
+        free(run->held[i]);
     }
     free(run->weights);
     free(run->grads);
     free(run->outputs);
     free(run->saved);
+    free(run->held);
     free(run->dy);
     free(run->dx);
     free(run->rotary);
@@ -160,6 +187,7 @@ static inline struct ds_pass run_pass(struct model_run *run, const struct ds_blo
         .batch = &run->batch,
         .record = &run->record,
         .rotary = run->rotary,
+        .tp = run->tp,
         .saved = run->saved[block - run->model->blocks],
         .workspace = run->workspace,
         .is_training = 1,
@@ -216,9 +244,15 @@ static inline void run_block_backward(struct model_run *run, uint32_t index, enu
                                        run->dy, run->dy));
         return;
     }
-    assert_ok(block->ops->backward(block, pass, DS_BACKWARD_INPUT, x, run->dy, run->dx));
-    memset(run->workspace, 0x5a, 256); /* scratch holds nothing from one call to the next */
+    pass->held = run->held[index];
+    if (block->kind == DS_BLOCK_DECODER)
+        assert_ok(block->ops->backward(block, pass, DS_BACKWARD_INPUT, x, run->dy, run->dx));
+    assert_ok(run->device->ops->stream_sync(run->stream));
+    /* scratch holds nothing from one call to the next */
+    memset(run->workspace, 0x5a, run->workspace_bytes);
     assert_ok(block->ops->backward(block, pass, DS_BACKWARD_WEIGHT, x, run->dy, NULL));
+    if (block->kind != DS_BLOCK_DECODER)
+        return;
     float *spare = run->dy;
     run->dy = run->dx;
     run->dx = spare;

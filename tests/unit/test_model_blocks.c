@@ -1,6 +1,6 @@
 /* test_model_blocks.c - gradients against finite differences on tiny models of odd shapes, and the
  * promises of a backward: in parts, again, added up, and nothing outside the parameters. */
-// link: model device kernels storage base
+// link: model comm device kernels storage base
 #include "test.h"
 
 #include "dstrain/random.h"

@@ -1,7 +1,7 @@
 /* test_model_golden.c - losses, logits and every gradient of tiny models as transformers computes them.
  *
  * The cases in tests/golden, and those in the folder that DSTRAIN_GOLDEN names. */
-// link: model device kernels storage base
+// link: model comm device kernels storage base
 #include "test.h"
 
 #include "dstrain/fs.h"

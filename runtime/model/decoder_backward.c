@@ -1,0 +1,367 @@
+/* decoder_backward.c - the way back through a decoder layer, in one call or in two.
+ *
+ * Each half has an inner part (from the gradient of its output to that of its column-parallel product), a
+ * weight part, and an outer part (on to the residual stream). In one call they follow one another and
+ * gradients of activations are scratch. In two, the first call leaves in `held` what the second makes its
+ * products of: gradients of gate_up, qkv and h, and the norms' own. The kernels and their inputs are the
+ * same, so are the bits. */
+#include "decoder.h"
+
+#include "tensor_parallel.h"
+
+/* What a backward in two calls keeps between them. */
+struct held {
+    struct ds_tensor dgate_up_TN, dqkv_TN, dh_RC;
+    struct ds_tensor dgain1_C, dgain2_C, dq_gain_D, dk_gain_D; /* F32 */
+};
+
+/* The MLP's and the attention's scratch lie in the same place: they are used one after the other. */
+struct backward_space {
+    struct ds_tensor dnorm_RC, norm_RC,
+        rstd_R; /* n2, then n1, made again where they are not kept */
+    struct ds_tensor room_TC;
+    struct ds_tensor dproduct_TI, product_TI, dgate_up_TN;
+    struct ds_tensor do_TN, dq_THD, dk_TGD, dv_TGD, delta_TH, dqkv_TN;
+};
+
+/* A backward on its way: the layer, its memory, and where each gradient goes in this call. */
+struct way {
+    struct decoder d;
+    struct ds_pass *pass;
+    struct decoder_saved s;
+    struct backward_space w;
+    struct held held;
+    struct ds_tensor x_RC, dy_RC;
+    struct ds_tensor dh_RC; /* gradient of h */
+    struct ds_tensor dgate_up_TN, dqkv_TN;
+    struct ds_tensor dgain1_C, dgain2_C, dq_gain_D, dk_gain_D;
+    int gain_add;
+};
+
+static struct held take_held(struct ds_arena *arena, const struct decoder *d)
+{
+    struct held h = {
+        .dgate_up_TN = take_matrix(arena, d->dtype, d->T, 2 * d->I),
+        .dqkv_TN = take_matrix(arena, d->dtype, d->T, d->N),
+        .dh_RC = take_matrix(arena, d->dtype, d->R, d->C),
+        .dgain1_C = take_vector(arena, DS_F32, d->C),
+        .dgain2_C = take_vector(arena, DS_F32, d->C),
+    };
+
+    if (d->q_norm) {
+        h.dq_gain_D = take_vector(arena, DS_F32, d->D);
+        h.dk_gain_D = take_vector(arena, DS_F32, d->D);
+    }
+    return h;
+}
+
+static void take_mlp(struct ds_arena *arena, const struct decoder *d, struct backward_space *w)
+{
+    w->dproduct_TI = take_matrix(arena, d->dtype, d->T, d->I);
+    w->product_TI = take_matrix(arena, d->dtype, d->T, d->I);
+    w->dgate_up_TN = take_matrix(arena, d->dtype, d->T, 2 * d->I);
+}
+
+static void take_attention(struct ds_arena *arena, const struct decoder *d,
+                           struct backward_space *w)
+{
+    w->do_TN = take_matrix(arena, d->dtype, d->T, d->H * d->D);
+    w->dq_THD = take_heads(arena, d, d->H);
+    w->dk_TGD = take_heads(arena, d, d->G);
+    w->dv_TGD = take_heads(arena, d, d->G);
+    w->delta_TH = take_matrix(arena, DS_F32, d->T, d->H);
+    w->dqkv_TN = take_matrix(arena, d->dtype, d->T, d->N);
+}
+
+static struct backward_space take_backward(struct ds_arena *arena, const struct decoder *d)
+{
+    struct backward_space w = {.dnorm_RC = take_matrix(arena, d->dtype, d->R, d->C)};
+    size_t shared, mlp_end;
+
+    if (!d->keeps_norms) {
+        w.norm_RC = take_matrix(arena, d->dtype, d->R, d->C);
+        w.rstd_R = take_vector(arena, DS_F32, d->R);
+    }
+    if (d->has_room)
+        w.room_TC = take_matrix(arena, d->dtype, d->T, d->C);
+    shared = arena->used;
+    take_mlp(arena, d, &w);
+    mlp_end = arena->used;
+    arena->used = shared;
+    take_attention(arena, d, &w);
+    arena->used = arena->used > mlp_end ? arena->used : mlp_end;
+    return w;
+}
+
+size_t decoder_backward_bytes(const struct decoder *d)
+{
+    struct ds_arena measure = {.size = SIZE_MAX};
+
+    take_backward(&measure, d);
+    return measure.used;
+}
+
+size_t decoder_held_bytes(const struct ds_block *block, uint64_t token_count)
+{
+    struct decoder d = decoder_of(block, token_count);
+    struct ds_arena measure = {.size = SIZE_MAX};
+
+    take_held(&measure, &d);
+    return measure.used;
+}
+
+/* ---- shared by the halves */
+
+/* The gradient of the stream goes around a norm: it starts as a copy, unless that is made in place. */
+static ds_status copy_stream(const struct way *b, struct ds_tensor to, struct ds_tensor from)
+{
+    const size_t bytes = (size_t)(b->d.R * b->d.C) * ds_dtype_bytes(b->d.dtype);
+
+    return to.data == from.data
+               ? DS_OK
+               : b->pass->stream->device->ops->copy(b->pass->stream, to.data, from.data, bytes);
+}
+
+/* The norm's output for a product with all tokens: kept, or made again from the norm's input, with the same
+ * bits. */
+static ds_status norm_again(const struct way *b, const struct norm *norm, struct ds_tensor x_RC,
+                            struct ds_tensor kept, struct ds_tensor *whole)
+{
+    const struct ds_rmsnorm_args places = {
+        .x_TC = x_RC, .y_TC = b->w.norm_RC, .rstd_T = b->w.rstd_R};
+
+    if (!b->d.keeps_norms)
+        DS_TRY(norm_forward(b->pass, norm, &places));
+    return tp_gather(b->d.model, b->pass, b->d.keeps_norms ? kept : b->w.norm_RC, b->w.room_TC,
+                     whole);
+}
+
+/* ---- the MLP */
+
+static ds_status mlp_inner(const struct way *b, struct ds_tensor dy_TC, struct ds_tensor product_TI)
+{
+    struct ds_swiglu_backward_args swiglu = {
+        .gate_up_TN = b->s.gate_up_TN,
+        .dy_TI = b->w.dproduct_TI,
+        .dgate_up_TN = b->dgate_up_TN,
+        .y_TI = product_TI,
+    };
+
+    DS_TRY(linear_backward_input(b->pass, &b->d.down, dy_TC, b->w.dproduct_TI));
+    return b->pass->kernels->swiglu_backward(b->pass->stream, &swiglu);
+}
+
+/* dy_TC may lie in the room; it is read before n2 takes its place. */
+static ds_status mlp_weight(const struct way *b, struct ds_tensor dy_TC)
+{
+    const int add = b->pass->grads_add[0];
+    struct ds_tensor n2_TC;
+
+    DS_TRY(linear_backward_matrix(b->pass, &b->d.down, b->w.product_TI, dy_TC, add));
+    DS_TRY(linear_backward_bias(b->pass, &b->d.down, b->dy_RC, add));
+    DS_TRY(norm_again(b, &b->d.norm2, b->s.h_RC, b->s.n2_RC, &n2_TC));
+    DS_TRY(linear_backward_matrix(b->pass, &b->d.gate_up, n2_TC, b->dgate_up_TN, add));
+    return linear_backward_bias(b->pass, &b->d.gate_up, b->dgate_up_TN, add);
+}
+
+static ds_status mlp_outer(const struct way *b)
+{
+    const struct ds_rmsnorm_backward_args norm = {
+        .x_TC = b->s.h_RC,
+        .rstd_T = b->s.rstd2_R,
+        .dy_TC = b->w.dnorm_RC,
+        .dx_TC = b->dh_RC,
+        .dgain_C = b->dgain2_C,
+        .add = 1,
+        .gain_add = b->gain_add,
+    };
+
+    DS_TRY(
+        column_backward_input(b->pass, &b->d.gate_up, b->dgate_up_TN, b->w.room_TC, b->w.dnorm_RC));
+    DS_TRY(copy_stream(b, b->dh_RC, b->dy_RC));
+    return norm_backward(b->pass, &b->d.norm2, &norm);
+}
+
+/* ---- attention */
+
+static ds_status join_heads(const struct way *b)
+{
+    const struct ds_qkv_join_args args = {
+        .dq_THD = b->w.dq_THD,
+        .dk_TGD = b->w.dk_TGD,
+        .dv_TGD = b->w.dv_TGD,
+        .position_T = b->pass->batch->position_T,
+        .rotary_PD = decoder_rotary(&b->d, b->pass),
+        .qkv_TN = b->s.qkv_TN,
+        .q_gain_D = decoder_gain(&b->d, b->pass, b->d.q_norm),
+        .k_gain_D = decoder_gain(&b->d, b->pass, b->d.k_norm),
+        .q_rstd_TH = b->s.q_rstd_TH,
+        .k_rstd_TG = b->s.k_rstd_TG,
+        .dqkv_TN = b->dqkv_TN,
+        .dq_gain_D = b->dq_gain_D,
+        .dk_gain_D = b->dk_gain_D,
+        .gain_add = b->gain_add,
+    };
+
+    return b->pass->kernels->qkv_join(b->pass->stream, &args);
+}
+
+static ds_status attention_inner(const struct way *b, struct ds_tensor dh_TC)
+{
+    const struct decoder *d = &b->d;
+    const struct ds_attention_backward_args attention = {
+        .forward = decoder_attention(d, b->pass, &b->s),
+        .do_THD = ds_tensor3(b->w.do_TN.data, d->dtype, d->T, d->H, d->D),
+        .dq_THD = b->w.dq_THD,
+        .dk_TGD = b->w.dk_TGD,
+        .dv_TGD = b->w.dv_TGD,
+        .delta_TH = b->w.delta_TH,
+    };
+
+    DS_TRY(linear_backward_input(b->pass, &d->o, dh_TC, b->w.do_TN));
+    DS_TRY(b->pass->kernels->attention_backward(b->pass->stream, &attention));
+    return join_heads(b);
+}
+
+static ds_status attention_weight(const struct way *b, struct ds_tensor dh_TC)
+{
+    const struct decoder *d = &b->d;
+    const struct ds_tensor o_TN = ds_tensor2(b->s.o_THD.data, d->dtype, d->T, d->H * d->D);
+    const int add = b->pass->grads_add[0];
+    struct ds_tensor n1_TC;
+
+    DS_TRY(linear_backward_matrix(b->pass, &d->o, o_TN, dh_TC, add));
+    DS_TRY(linear_backward_bias(b->pass, &d->o, b->dh_RC, add));
+    DS_TRY(norm_again(b, &d->norm1, b->x_RC, b->s.n1_RC, &n1_TC));
+    DS_TRY(linear_backward_matrix(b->pass, &d->qkv, n1_TC, b->dqkv_TN, add));
+    return linear_backward_bias(b->pass, &d->qkv, b->dqkv_TN, add);
+}
+
+static ds_status attention_outer(const struct way *b, struct ds_tensor dx_RC)
+{
+    const struct ds_rmsnorm_backward_args norm = {
+        .x_TC = b->x_RC,
+        .rstd_T = b->s.rstd1_R,
+        .dy_TC = b->w.dnorm_RC,
+        .dx_TC = dx_RC,
+        .dgain_C = b->dgain1_C,
+        .add = 1,
+        .gain_add = b->gain_add,
+    };
+
+    DS_TRY(column_backward_input(b->pass, &b->d.qkv, b->dqkv_TN, b->w.room_TC, b->w.dnorm_RC));
+    DS_TRY(copy_stream(b, dx_RC, b->dh_RC));
+    return norm_backward(b->pass, &b->d.norm1, &norm);
+}
+
+/* ---- one call, or two */
+
+/* The gradient of h lies in dx until it becomes that of x. */
+static ds_status backward_at_once(struct way *b, struct ds_tensor dx_RC)
+{
+    struct ds_tensor whole;
+
+    DS_TRY(tp_gather(b->d.model, b->pass, b->dy_RC, b->w.room_TC, &whole));
+    DS_TRY(mlp_inner(b, whole, b->w.product_TI));
+    DS_TRY(mlp_weight(b, whole));
+    DS_TRY(mlp_outer(b));
+    DS_TRY(tp_gather(b->d.model, b->pass, b->dh_RC, b->w.room_TC, &whole));
+    DS_TRY(attention_inner(b, whole));
+    DS_TRY(attention_weight(b, whole));
+    return attention_outer(b, dx_RC);
+}
+
+static ds_status backward_input(struct way *b, struct ds_tensor dx_RC)
+{
+    struct ds_tensor whole;
+
+    DS_TRY(tp_gather(b->d.model, b->pass, b->dy_RC, b->w.room_TC, &whole));
+    DS_TRY(mlp_inner(b, whole, (struct ds_tensor){0}));
+    DS_TRY(mlp_outer(b));
+    DS_TRY(tp_gather(b->d.model, b->pass, b->dh_RC, b->w.room_TC, &whole));
+    DS_TRY(attention_inner(b, whole));
+    return attention_outer(b, dx_RC);
+}
+
+/* A gain's gradient from where the first call left it. A sum from zero has the bits of a copy. */
+static ds_status bring_gain(const struct way *b, const struct ds_param *param,
+                            struct ds_tensor from)
+{
+    if (!param)
+        return DS_OK;
+    struct ds_add_args add = {pass_grad(b->pass, b->d.model, 0, param), from};
+    struct ds_fill_args fill = {add.y.data, (size_t)param->elems * ds_dtype_bytes(add.y.dtype)};
+
+    if (!b->pass->grads_add[0])
+        DS_TRY(b->pass->kernels->fill(b->pass->stream, &fill));
+    return b->pass->kernels->add(b->pass->stream, &add);
+}
+
+static ds_status backward_weight(struct way *b)
+{
+    const struct decoder *d = &b->d;
+    struct ds_swiglu_args swiglu = {.gate_up_TN = b->s.gate_up_TN, .y_TI = b->w.product_TI};
+    struct ds_tensor whole;
+
+    DS_TRY(b->pass->kernels->swiglu_forward(b->pass->stream, &swiglu));
+    DS_TRY(tp_gather(d->model, b->pass, b->dy_RC, b->w.room_TC, &whole));
+    DS_TRY(mlp_weight(b, whole));
+    DS_TRY(tp_gather(d->model, b->pass, b->dh_RC, b->w.room_TC, &whole));
+    DS_TRY(attention_weight(b, whole));
+    DS_TRY(bring_gain(b, d->norm1.gain, b->held.dgain1_C));
+    DS_TRY(bring_gain(b, d->norm2.gain, b->held.dgain2_C));
+    DS_TRY(bring_gain(b, d->q_norm, b->held.dq_gain_D));
+    return bring_gain(b, d->k_norm, b->held.dk_gain_D);
+}
+
+/* Where gradients go when both parts are one call: scratch and the unit's own buffer. */
+static void go_at_once(struct way *b, struct ds_tensor dx_RC)
+{
+    const struct decoder *d = &b->d;
+
+    b->dh_RC = dx_RC;
+    b->dgate_up_TN = b->w.dgate_up_TN;
+    b->dqkv_TN = b->w.dqkv_TN;
+    b->gain_add = b->pass->grads_add[0];
+    b->dgain1_C = pass_grad(b->pass, d->model, 0, d->norm1.gain);
+    b->dgain2_C = pass_grad(b->pass, d->model, 0, d->norm2.gain);
+    if (!d->q_norm)
+        return;
+    b->dq_gain_D = pass_grad(b->pass, d->model, 0, d->q_norm);
+    b->dk_gain_D = pass_grad(b->pass, d->model, 0, d->k_norm);
+}
+
+static void go_in_two(struct way *b)
+{
+    struct ds_arena arena = {.base = b->pass->held, .size = SIZE_MAX};
+
+    b->held = take_held(&arena, &b->d);
+    b->dh_RC = b->held.dh_RC;
+    b->dgate_up_TN = b->held.dgate_up_TN;
+    b->dqkv_TN = b->held.dqkv_TN;
+    b->dgain1_C = b->held.dgain1_C;
+    b->dgain2_C = b->held.dgain2_C;
+    b->dq_gain_D = b->held.dq_gain_D;
+    b->dk_gain_D = b->held.dk_gain_D;
+}
+
+ds_status decoder_backward(const struct ds_block *block, struct ds_pass *pass, uint32_t parts,
+                           const void *x, const void *dy, void *dx)
+{
+    struct way b = {.d = decoder_of(block, pass->batch->id_T.shape[0]), .pass = pass};
+    struct ds_arena saved = {.base = pass->saved, .size = SIZE_MAX};
+    struct ds_arena workspace = {.base = pass->workspace, .size = SIZE_MAX};
+    const struct ds_tensor dx_RC = matrix_at(dx, b.d.dtype, b.d.R, b.d.C);
+
+    b.s = decoder_take_saved(&saved, &b.d);
+    b.w = take_backward(&workspace, &b.d);
+    b.x_RC = matrix_at(x, b.d.dtype, b.d.R, b.d.C);
+    b.dy_RC = matrix_at(dy, b.d.dtype, b.d.R, b.d.C);
+    if (parts == (DS_BACKWARD_INPUT | DS_BACKWARD_WEIGHT)) {
+        go_at_once(&b, dx_RC);
+        return backward_at_once(&b, dx_RC);
+    }
+    DS_ASSERT(pass->held && parts != 0);
+    go_in_two(&b);
+    return parts == DS_BACKWARD_INPUT ? backward_input(&b, dx_RC) : backward_weight(&b);
+}

@@ -1,0 +1,57 @@
+/* tensor_parallel.c - the collectives of a block, on the compute stream, at the same place on all ranks. */
+#include "tensor_parallel.h"
+
+/* A model that is shared out needs its ranks; a whole one has none. */
+static int is_alone(const struct ds_model *model, const struct ds_pass *pass)
+{
+    DS_ASSERT(model->share.tp_size == 1 || (pass->tp && pass->tp->size == model->share.tp_size &&
+                                            pass->tp->rank == model->share.tp_rank));
+    return model->share.tp_size == 1;
+}
+
+static size_t elems_of(const struct ds_tensor *matrix)
+{
+    return (size_t)(matrix->shape[0] * matrix->shape[1]);
+}
+
+ds_status tp_gather(const struct ds_model *model, const struct ds_pass *pass, struct ds_tensor part,
+                    struct ds_tensor room, struct ds_tensor *whole)
+{
+    *whole = room.data ? room : part;
+    if (is_alone(model, pass) || !room.data)
+        return DS_OK;
+    return ds_comm_all_gather(pass->tp, part.data, room.data, elems_of(&part), part.dtype,
+                              pass->stream);
+}
+
+struct ds_tensor tp_partial(struct ds_tensor sum, struct ds_tensor room)
+{
+    return room.data ? room : sum;
+}
+
+ds_status tp_sum(const struct ds_model *model, const struct ds_pass *pass, struct ds_tensor sum,
+                 struct ds_tensor room)
+{
+    if (is_alone(model, pass))
+        return DS_OK;
+    if (!room.data)
+        return ds_comm_all_reduce(pass->tp, sum.data, elems_of(&sum), sum.dtype, DS_REDUCE_SUM,
+                                  pass->stream);
+    return ds_comm_reduce_scatter(pass->tp, room.data, sum.data, elems_of(&sum), sum.dtype,
+                                  pass->stream);
+}
+
+ds_status row_forward(const struct ds_pass *pass, const struct linear *layer, struct ds_tensor x,
+                      struct ds_tensor room, struct ds_tensor y)
+{
+    DS_TRY(linear_product(pass, layer, x, tp_partial(y, room)));
+    DS_TRY(tp_sum(layer->model, pass, y, room));
+    return linear_bias(pass, layer, y);
+}
+
+ds_status column_backward_input(const struct ds_pass *pass, const struct linear *layer,
+                                struct ds_tensor dy, struct ds_tensor room, struct ds_tensor dx)
+{
+    DS_TRY(linear_backward_input(pass, layer, dy, tp_partial(dx, room)));
+    return tp_sum(layer->model, pass, dx, room);
+}

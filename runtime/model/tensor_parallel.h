@@ -1,0 +1,33 @@
+/* tensor_parallel.h - where tensor ranks meet inside a block (Shoeybi et al. 2019, Korthikanti et al. 2022);
+ * private to this folder.
+ *
+ * Column-parallel layers have rows of the matrix here: every rank gives them the same input, and the
+ * gradients of it are parts of a sum. Row-parallel layers have columns: their outputs are parts of a sum,
+ * the bias joins it once. A sum over the ranks is an all-reduce; where the residual stream's tokens are
+ * shared out, too, it is a reduce-scatter, and its opposite an all-gather. Then a block has a `room` for
+ * the whole [T, C]; an absent one says that every rank has all tokens. */
+#ifndef MODEL_TENSOR_PARALLEL_H
+#define MODEL_TENSOR_PARALLEL_H
+
+#include "linear.h"
+
+/* collective over pass->tp, all of these, in this order on every rank; alone they do nothing. */
+
+/* The whole of `part`, which is `part` itself without a room. */
+DS_CHECKED ds_status tp_gather(const struct ds_model *model, const struct ds_pass *pass,
+                               struct ds_tensor part, struct ds_tensor room,
+                               struct ds_tensor *whole);
+/* Where a part of the sum that will be `sum` is made. */
+struct ds_tensor tp_partial(struct ds_tensor sum, struct ds_tensor room);
+/* `sum` becomes the sum over the ranks of what they have made there. */
+DS_CHECKED ds_status tp_sum(const struct ds_model *model, const struct ds_pass *pass,
+                            struct ds_tensor sum, struct ds_tensor room);
+/* y = x W^T summed over the ranks, + b */
+DS_CHECKED ds_status row_forward(const struct ds_pass *pass, const struct linear *layer,
+                                 struct ds_tensor x, struct ds_tensor room, struct ds_tensor y);
+/* dx = dy W summed over the ranks */
+DS_CHECKED ds_status column_backward_input(const struct ds_pass *pass, const struct linear *layer,
+                                           struct ds_tensor dy, struct ds_tensor room,
+                                           struct ds_tensor dx);
+
+#endif
