@@ -1,6 +1,7 @@
-/* schedule.c - makes the list of one step, from the outside in: all stages' pieces on one clock, what of it
- * this stage does block by block, where its works find things, and the traffic of units around them. Of a
- * few ways to share slots of units the one with the fewest bytes is taken, the first of equals. */
+/* schedule.c - makes the list of one step, from the outside in: all stages' pieces on one clock, what
+ * of it this stage does block by block, where its works find things, and the traffic of units around
+ * them. Of a few ways to share slots of units the one with the fewest bytes is taken, the first of
+ * equals. */
 #include "schedule_maker.h"
 
 #include <stdlib.h>

@@ -1,6 +1,6 @@
-/* schedule_check.c - plays a list and says the first promise it breaks. Every place is followed by what
- * lies in it - "the output of block 3 for micro-batch 2" - so that an action that reads something else, or
- * reads a place that was used again too soon, is found. */
+/* schedule_check.c - plays a list and says the first promise it breaks. Every place is followed by
+ * what lies in it - "the output of block 3 for micro-batch 2" - so that an action that reads something
+ * else, or reads a place that was used again too soon, is found. */
 #include "schedule_checker.h"
 
 #include <stdlib.h>

@@ -1,5 +1,5 @@
-/* schedule_check_units.c - the checker's part on units: one holder a slot, gathered before it is held, one
- * micro-batch's gradient at a time, complete when it is reduced, and reduced in micro-batch order. */
+/* schedule_check_units.c - the checker's part on units: one holder a slot, gathered before it is held,
+ * one micro-batch's gradient at a time, complete when it is reduced, and reduced in micro-batch order. */
 #include "schedule_checker.h"
 
 static ds_status take_slot(struct checker *c, uint32_t *holders, uint32_t count)

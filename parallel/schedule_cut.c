@@ -1,9 +1,10 @@
-/* schedule_cut.c - cuts the blocks of a model into contiguous parts by cost. The dearest part decides how
- * fast a pipeline is: its least possible cost is found by bisection, and then each part takes its share of
- * what is left, as far as no part after it would become dearer than that. */
+/* schedule_cut.c - cuts the blocks of a model into contiguous parts by cost. The dearest part decides
+ * how fast a pipeline is: its least possible cost is found by bisection, and then each part takes its
+ * share of what is left, as far as no part after it would become dearer than that. */
 #include "dstrain/schedule.h"
 
-/* The smallest start from which the blocks up to `end` cost no more than `limit`; at least one of them. */
+/* The smallest start from which the blocks up to `end` cost no more than `limit`; at least one of
+ * them. */
 static uint32_t reach_down(const uint64_t *costs, uint32_t end, uint64_t limit)
 {
     uint64_t sum = costs[--end];

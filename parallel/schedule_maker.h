@@ -1,9 +1,10 @@
 /* schedule_maker.h - what the files that make a list hand on: the pieces of each stage in their order
- * (schedule_order), all stages on one clock (schedule_timeline), the works of one stage (schedule_works),
- * where they find things (schedule_places), and the traffic of units around them (schedule_units).
+ * (schedule_order), all stages on one clock (schedule_timeline), the works of one stage
+ * (schedule_works), where they find things (schedule_places), and the traffic of units around them
+ * (schedule_units).
  *
- * A piece is a part of the model, forward or backward, with a group of micro-batches: one of them, or on a
- * single stage as many as a window has. */
+ * A piece is a part of the model, forward or backward, with a group of micro-batches: one of them, or
+ * on a single stage as many as a window has. */
 #ifndef DSTRAIN_SCHEDULE_MAKER_H
 #define DSTRAIN_SCHEDULE_MAKER_H
 
@@ -30,8 +31,10 @@ int order_splits(const struct ds_schedule_shape *shape); /* backward in two part
 int order_is_tied_here(const struct ds_schedule_shape *shape);
 uint32_t order_group_size(const struct ds_schedule_shape *shape);
 uint32_t order_group_count(const struct ds_schedule_shape *shape);
-uint32_t order_piece_count(const struct ds_schedule_shape *shape); /* of one stage */
-/* Pieces that `stage` would start now, best first; if none of them can start yet it waits. 0: it is done. */
+uint32_t order_micros(const struct ds_schedule_shape *shape, uint32_t group); /* of a group */
+uint32_t order_piece_count(const struct ds_schedule_shape *shape);            /* of one stage */
+/* Pieces that `stage` would start now, best first; if none of them can start yet it waits. 0: it is
+ * done. */
 uint32_t order_wishes(const struct ds_schedule_shape *shape, uint32_t stage, struct order *order,
                       struct piece wishes[PIECE_KIND_COUNT]);
 void order_advance(struct order *order, const struct piece *piece);
@@ -104,7 +107,8 @@ static inline int block_is_here(const struct ds_schedule_shape *shape, uint32_t 
 
 /* ---- places */
 
-/* Numbered places that are used in turn: the longest free is taken first, its last user is done soonest. */
+/* Numbered places that are used in turn: the longest free is taken first, its last user is done
+ * soonest. */
 struct pool {
     /* owns */
     uint32_t *free; /* a ring */

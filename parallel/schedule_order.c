@@ -1,8 +1,8 @@
 /* schedule_order.c - the order of one stage's pieces: a row for each kind of schedule. Positions count
- * pieces of one direction; they go through the chunks in groups of stage_count micro-batches, as Megatron's
- * interleaved schedule does (without chunks that is simply micro-batch order). Where the last of these
- * groups is short, positions of micro-batches that do not exist are passed over: what is left of an order
- * that can proceed can proceed. */
+ * pieces of one direction; they go through the chunks in groups of stage_count micro-batches, as
+ * Megatron's interleaved schedule does (without chunks that is simply micro-batch order). Where the
+ * last of these groups is short, positions of micro-batches that do not exist are passed over: what is
+ * left of an order that can proceed can proceed. */
 #include "schedule_maker.h"
 
 int order_is_tied_here(const struct ds_schedule_shape *shape)
@@ -91,8 +91,8 @@ static uint32_t order_1f1b(const struct ds_schedule_shape *shape, uint32_t stage
     return forward_then_backward(shape, order, shape->stage_count - stage, wishes);
 }
 
-/* Every chunk but the last is filled with stage_count groups; the last as in 1F1B, at twice the distance,
- * since a stage alternates between chunks. */
+/* Every chunk but the last is filled with stage_count groups; the last as in 1F1B, at twice the
+ * distance, since a stage alternates between chunks. */
 static uint32_t order_interleaved(const struct ds_schedule_shape *shape, uint32_t stage,
                                   const struct order *order,
                                   enum piece_kind wishes[PIECE_KIND_COUNT])
@@ -103,9 +103,9 @@ static uint32_t order_interleaved(const struct ds_schedule_shape *shape, uint32_
     return forward_then_backward(shape, order, fill + 1, wishes);
 }
 
-/* ZB-H1 (Qi et al., "Zero Bubble Pipeline Parallelism"): 1F1B in which weight parts wait for a gap, as long
- * as no more than stage_count groups are alive. Found by playing: of the simple rules the one that ends at
- * 3m + p - 1 for every m >= p. */
+/* ZB-H1 (Qi et al., "Zero Bubble Pipeline Parallelism"): 1F1B in which weight parts wait for a gap, as
+ * long as no more than stage_count groups are alive. Found by playing: of the simple rules the one
+ * that ends at 3m + p - 1 for every m >= p. */
 static uint32_t order_zero_bubble(const struct ds_schedule_shape *shape, uint32_t stage,
                                   const struct order *order,
                                   enum piece_kind wishes[PIECE_KIND_COUNT])
@@ -140,9 +140,10 @@ int order_splits(const struct ds_schedule_shape *shape)
 
 uint32_t order_group_size(const struct ds_schedule_shape *shape)
 {
-    /* A unit has one local gradient: the next micro-batch's begins when this one's is complete. */
+    /* A unit has one local gradient: the next micro-batch's begins when this one's is complete.
+     * (Evaluation goes as training, to fit into its places.) */
     const int is_alone =
-        order_is_tied_here(shape) && (shape->chunk_count > 1 || order_splits(shape));
+        order_is_tied_here(shape) && (shape->chunk_count > 1 || order_rows[shape->kind].splits);
 
     return shape->stage_count == 1 && !is_alone ? shape->window : 1;
 }
@@ -152,6 +153,13 @@ uint32_t order_group_count(const struct ds_schedule_shape *shape)
     const uint32_t size = order_group_size(shape);
 
     return shape->micro_count / size + (shape->micro_count % size != 0);
+}
+
+uint32_t order_micros(const struct ds_schedule_shape *shape, uint32_t group)
+{
+    const uint32_t size = order_group_size(shape), left = shape->micro_count - group * size;
+
+    return left < size ? left : size;
 }
 
 uint32_t order_piece_count(const struct ds_schedule_shape *shape)

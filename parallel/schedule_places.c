@@ -1,6 +1,7 @@
-/* schedule_places.c - where one stage's works find and leave things: the residual stream and its gradient
- * between blocks, what layers save for their backward, what an input part leaves for its weight part. Going
- * along the works, a place is taken when it is first written and free after its last reader. */
+/* schedule_places.c - where one stage's works find and leave things: the residual stream and its
+ * gradient between blocks, what layers save for their backward, what an input part leaves for its
+ * weight part. Going along the works, a place is taken when it is first written and free after its
+ * last reader. */
 #include "schedule_maker.h"
 
 #include <stdlib.h>

@@ -1,8 +1,8 @@
-/* schedule_timeline.c - all stages on one clock. A forward takes one tick, a backward two or, in two parts,
- * one each; messages take no time. A stage starts the first piece it wishes whose inputs are there; it
- * receives whatever has been made for it whenever it is between two pieces. What results is one total order
- * of all pieces and messages. The list of a stage is a view of it: that is why no list can wait for another
- * in a circle. */
+/* schedule_timeline.c - all stages on one clock. A forward takes one tick, a backward two or, in two
+ * parts, one each; messages take no time. A stage starts the first piece it wishes whose inputs are
+ * there; it receives whatever has been made for it whenever it is between two pieces. What results is
+ * one total order of all pieces and messages. The list of a stage is a view of it: that is why no list
+ * can wait for another in a circle. */
 #include "schedule_maker.h"
 
 #include <stdlib.h>
@@ -56,9 +56,11 @@ static int is_ready(const struct clock *c, uint32_t part, const struct piece *pi
     return 0;
 }
 
-static uint32_t ticks_of(const struct ds_schedule_shape *shape, enum piece_kind kind)
+static uint32_t ticks_of(const struct ds_schedule_shape *shape, const struct piece *piece)
 {
-    return kind == PIECE_BACKWARD && !order_splits(shape) ? 2 : 1;
+    const uint32_t parts = piece->kind == PIECE_BACKWARD && !order_splits(shape) ? 2 : 1;
+
+    return parts * order_micros(shape, piece->group);
 }
 
 /* What the piece leaves for the next part is on its way. */
@@ -81,7 +83,7 @@ static void depart(struct clock *c, uint32_t stage, uint32_t part, const struct 
 static void start(struct clock *c, uint32_t stage, uint32_t part, struct piece piece)
 {
     piece.start = c->now;
-    piece.end = c->now + ticks_of(c->shape, piece.kind);
+    piece.end = c->now + ticks_of(c->shape, &piece);
     c->busy_until[stage] = piece.end;
     c->left--;
     if (piece.end > c->out->ticks)

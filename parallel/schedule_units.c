@@ -1,6 +1,6 @@
-/* schedule_units.c - the traffic of units around each work: acquire before, prefetch of what comes next,
- * release and reduce after, each with its slot. Which slots there are is found by going along: a unit that
- * must be had and finds no free slot makes one; a prefetch takes only what is free. */
+/* schedule_units.c - the traffic of units around each work: acquire before, prefetch of what comes
+ * next, release and reduce after, each with its slot. Which slots there are is found by going along: a
+ * unit that must be had and finds no free slot makes one; a prefetch takes only what is free. */
 #include "schedule_maker.h"
 
 #include <stdlib.h>
@@ -214,8 +214,8 @@ static ds_status emit_step(struct emitter *e)
     return e->shape->is_training ? emit_end(e) : DS_OK;
 }
 
-/* ---- the choice of slots. A variant: bit 0: embedding in class 0 with the layers, bit 1: head, bit 2: units
- * are released at once even where the next work but one needs them. */
+/* ---- the choice of slots. A variant: bit 0: embedding in class 0 with the layers, bit 1: head, bit
+ * 2: units are released at once even where the next work but one needs them. */
 
 static void choose_classes(const struct emitter *e, uint32_t variant)
 {

@@ -1,6 +1,7 @@
 /* schedule_works.c - what one stage does, block by block: its pieces spread out over their blocks and
- * micro-batches, and the messages between them as exchanges. A message stands before the piece in which the
- * stage is when it travels: the receiver is between two pieces then, the sender may be working. */
+ * micro-batches, and the messages between them as exchanges. A message stands before the piece in
+ * which the stage is when it travels: the receiver is between two pieces then, the sender may be
+ * working. */
 #include "schedule_maker.h"
 
 #include <stdlib.h>
@@ -148,8 +149,8 @@ static void join_run(struct writer *w, const struct piece *piece)
 
 static void add_piece(struct writer *w, const struct piece *piece)
 {
-    const uint32_t size = order_group_size(w->shape), micro = piece->group * size;
-    const uint32_t left = w->shape->micro_count - micro, count = left < size ? left : size;
+    const uint32_t micro = piece->group * order_group_size(w->shape);
+    const uint32_t count = order_micros(w->shape, piece->group);
 
     join_run(w, piece);
     if (!goes_singly(w->shape, piece)) {

@@ -2,23 +2,26 @@
  * order. Making the list is pure; the executor is the only code that acts on it, and only obeys.
  *
  * Blocks are the model's: 0 the embedding, the decoder layers, and last the head. Pipeline stages share
- * them out: each part is a run of blocks, and part v = chunk * stage_count + stage lies on `stage`. A list
- * names only blocks and units of its own stage. The lists of all stages are views of one order in time, so
- * that communication done one after another, each waiting for its partner, cannot hang.
+ * them out: each part is a run of blocks, and part v = chunk * stage_count + stage lies on `stage`. A
+ * list names only blocks and units of its own stage. The lists of all stages are views of one order in
+ * time, so that communication done one after another, each waiting for its partner, cannot hang.
  *
- * Where everything lies is assigned here, as numbers of places: gathered units and local gradients (ZeRO's
- * slots), saved activations of decoder layers, the residual stream between blocks, and what the input part
- * of a backward leaves for its weight part. What an action reads, and when a place is free again:
+ * Where everything lies is assigned here, as numbers of places: gathered units and local gradients
+ * (ZeRO's slots), saved activations of decoder layers, the residual stream between blocks, and what the
+ * input part of a backward leaves for its weight part. A place is free after its last reader.
  *
- *   FORWARD         reads x (the embedding has none), writes out and the saved slot
- *   LOSS            reads x, writes out, the gradient of x; where nothing is trained there is no out
- *   RECOMPUTE       reads x, writes the saved slot again
- *   BACKWARD        reads x, dy, saved; writes out, the gradient of x, in the place of dy (embedding: no x, no out)
- *   BACKWARD_INPUT  the same, but out is another place, and `held` is written: dy, x and saved stay for
- *   BACKWARD_WEIGHT which reads x, dy, saved, held; the embedding's backward, where parts are split, is only this
- *   EXCHANGE        reads what it sends and writes what it receives, all messages at once
+ *   FORWARD          reads x (the embedding has none), writes out and the saved slot
+ *   LOSS             reads x, writes out, the gradient of x; where nothing is trained there is no out
+ *   RECOMPUTE        reads x, writes the saved slot again
+ *   BACKWARD         reads x, dy, saved; writes out, the gradient of x, in the place of dy. The
+ *                    embedding has dy alone.
+ *   BACKWARD_INPUT   the same, but out is another place, and `held` is written: all it read stays for
+ *   BACKWARD_WEIGHT  which reads x, dy, saved, held. Where backwards are in two parts the embedding's
+ *                    is only this; a LOSS does both of the head.
+ *   EXCHANGE         reads what it sends and writes what it receives, all messages at once
  *
- * A place is free after its last reader. An embedding's or a head's saved slot is DS_NO_SLOT. */
+ * An embedding's or a head's saved slot is DS_NO_SLOT. Every backward but the embedding's has the block's
+ * weights; a weight part has them, too. */
 #ifndef DSTRAIN_SCHEDULE_H
 #define DSTRAIN_SCHEDULE_H
 
@@ -66,8 +69,7 @@ struct ds_action {
  * sides. */
 struct ds_transfer {
     uint32_t is_send, peer; /* peer: a stage */
-    uint32_t micro,
-        block; /* whose output travels or, up the other way, the gradient of whose input */
+    uint32_t micro, block;  /* its output travels or, the other way, the gradient of its input */
     uint32_t is_gradient;
     uint32_t slot; /* place of the residual stream */
 };
@@ -94,8 +96,8 @@ struct ds_schedule_block {
 struct ds_schedule_shape {
     const struct ds_schedule_block *blocks; /* all of the model */
     uint32_t block_count;                   /* first embedding, last head */
-    const uint64_t
-        *unit_cost; /* relative sizes: of several ways to share slots the smallest is taken */
+    /* relative sizes: of several ways to share slots the smallest is taken */
+    const uint64_t *unit_cost;
     uint32_t unit_count;
     uint32_t micro_count;
     uint32_t zero_stage;
@@ -104,17 +106,18 @@ struct ds_schedule_shape {
     enum ds_schedule_kind kind;
     uint32_t stage, stage_count;
     uint32_t chunk_count; /* 1 unless interleaved */
-    const uint32_t *
-        chunk_first; /* [stage_count * chunk_count + 1] first block of each part, then block_count */
-    uint32_t
-        tied_unit; /* held by first and last stage, or DS_NO_UNIT; of no concern to one stage */
+    /* [stage_count * chunk_count + 1] first block of each part, then block_count */
+    const uint32_t *chunk_first;
+    uint32_t tied_unit; /* held by first and last stage, or DS_NO_UNIT; several stages only */
     enum ds_reshard reshard;
-    /* 1, or how many micro-batches go through a unit while it is gathered. One stage takes them through each
-     * block one after another; several, where a message is waited for, keep a chunk's units gathered as long as
-     * neighbouring pieces of arithmetic are of that chunk. Where head and embedding of one stage share a unit,
-     * which then has one local gradient at a time, the way back goes by single micro-batches. */
+    /* 1, or how many micro-batches go through a unit while it is gathered. One stage takes them
+     * through each block one after another; several, where messages are waited for, keep a chunk's
+     * units gathered as long as neighbouring pieces of arithmetic are of that chunk. Where head and
+     * embedding of one stage share a unit, which has one local gradient at a time, the way back goes
+     * by single micro-batches. */
     uint32_t window;
-    /* or NULL: use this list's slots and classes, so that both run on what was taken for it */
+    /* or NULL: use this list's slots and classes, so that both run on what was taken for it, which
+     * had no fewer micro-batches */
     const struct ds_schedule *like;
 };
 
@@ -127,8 +130,8 @@ struct ds_schedule {
     struct ds_zero_slots slots;
     uint32_t stream_slot_count, saved_slot_count, held_slot_count;
     int is_training;
-    /* on the schedule's clock (a chunk's forward takes 1, each part of its backward 1, messages none): the
-     * whole step, and what of it this stage works */
+    /* on the schedule's clock (a chunk's forward takes 1, each part of its backward 1, messages
+     * none): the whole step, and what of it this stage works */
     uint32_t ticks, busy_ticks;
 };
 
@@ -144,6 +147,15 @@ void ds_schedule_fini(struct ds_schedule *schedule);
  * stages is believed. DS_ERR_CONFIG says the first that is broken. */
 DS_CHECKED ds_status ds_schedule_check(const struct ds_schedule_shape *shape,
                                        const struct ds_schedule *schedule);
+
+/* pure: plays the lists of all stages [stage_count], strictly: communication one after another, and no
+ * message before both its ends have come to it. DS_ERR_CONFIG as above, and where stages would wait
+ * for one another. `ticks`: when it ends on the schedule's clock; `alive_max` [stage_count]: of each
+ * stage the most micro-batches, counted in each chunk, that were under way at once. shape->stage does
+ * not matter. */
+DS_CHECKED ds_status ds_schedule_play(const struct ds_schedule_shape *shape,
+                                      const struct ds_schedule *lists, uint32_t *ticks,
+                                      uint32_t *alive_max);
 
 /* pure: cuts the blocks into contiguous parts of at least one block, first[0..part_count], such that the
  * dearest part costs as little as can be and the others are as even as that allows */
