@@ -94,7 +94,7 @@ function(ds_add_plugins)
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/runtime/kernels/*.c
        ${CMAKE_SOURCE_DIR}/runtime/device/cpu/*.c)
   add_library(dstrain_cpu MODULE ${sources} ${CMAKE_SOURCE_DIR}/runtime/device/plugin_cpu/plugin_cpu.c
-              ${CMAKE_SOURCE_DIR}/runtime/base/tensor.c)
+              ${CMAKE_SOURCE_DIR}/runtime/base/tensor.c ${CMAKE_SOURCE_DIR}/runtime/base/random.c)
   target_link_libraries(dstrain_cpu PRIVATE ds_flags OpenMP::OpenMP_C Threads::Threads ${CMAKE_DL_LIBS} m)
   target_compile_definitions(dstrain_cpu PRIVATE DS_OPENBLAS_PATH="${DS_OPENBLAS}")
 endfunction()

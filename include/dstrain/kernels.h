@@ -29,16 +29,18 @@ struct ds_step_record {
     uint64_t random_base;
     uint64_t local_tokens; /* trained tokens of this rank's share */
     float learning_rate;
-    uint32_t pad;
+    uint32_t scales_loss; /* fp16: the loss scale is found on the way; else it is 1 */
     /* kept on the device from step to step */
-    uint64_t updates; /* optimizer updates done so far, skipped steps not counted */
-    uint64_t skipped; /* steps skipped so far because something was not finite */
+    uint64_t updates;      /* optimizer updates done so far, skipped steps not counted */
+    uint64_t skipped;      /* steps skipped so far because something was not finite */
+    float next_loss_scale; /* where the loss is scaled; 0: no step yet */
+    uint32_t finite_count; /* finite steps since that last changed */
     /* made in the step */
     uint64_t trained_tokens; /* of the global batch */
     double loss_sum;         /* of the global batch after the verdict; this rank's before */
     double norm_squared;     /* of the owned shards; of the whole gradient after the verdict */
     float inverse_tokens;    /* 1 / trained_tokens; 0 if there are none */
-    float loss_scale;        /* gradients carry it; 1 in fp32 */
+    float loss_scale;        /* of this step; gradients carry it */
     float norm, clip_factor; /* norm before clipping */
     float correction1, correction2; /* 1/(1-beta1^t), 1/(1-beta2^t), t = updates + 1 */
     uint32_t skip;                  /* not finite, or no trained token: AdamW does nothing */
@@ -157,8 +159,12 @@ struct ds_loss_sum_args {
     struct ds_step_record *record;
 };
 
-/* y += x, elementwise; the same count, dtypes of their own. */
+/* y += x, elementwise; the same count, dtypes of their own: added in fp32, rounded to nearest even. */
 struct ds_add_args {
+    struct ds_tensor y, x;
+};
+/* y = x, the same. */
+struct ds_cast_args {
     struct ds_tensor y, x;
 };
 struct ds_fill_args {
@@ -181,13 +187,15 @@ struct ds_norm_sum_args {
 };
 
 /* Start of a step. First half (before the sum over ranks): trained_tokens = local_tokens; second half,
- * `is_global` set: inverse_tokens, and zero what the step sums up. */
+ * `is_global` set: inverse_tokens, loss_scale, and zero what the step sums up. */
 struct ds_step_begin_args {
     struct ds_step_record *record;
     int is_global;
 };
-/* The verdict, from the now global norm_squared and loss_sum: norm, clip_factor =
- * min(1, clip / (norm + 1e-6)) (1 where clip is 0), skip, corrections; counts updates and skips. */
+/* The verdict, from the now global norm_squared and loss_sum: norm without the loss scale, clip_factor =
+ * min(1, clip / (norm + 1e-6)) (1 where clip is 0), skip, corrections; counts updates and skips. The next
+ * loss scale as PyTorch's GradScaler finds it: 65536 at first, halved by a step that is not finite, doubled
+ * by every 2000th finite one in a row. */
 struct ds_verdict_args {
     struct ds_step_record *record;
     float grad_clip, beta1, beta2;
@@ -196,12 +204,19 @@ struct ds_verdict_args {
 /* One run of elements of a shard with one weight decay. */
 struct ds_adamw_span {
     uint64_t start, count; /* elements of the shard */
+    uint64_t random_key;   /* of stochastic rounding: element i of the span rounds by number */
+    uint64_t random_start; /* random_start + i of this step */
     float weight_decay;
     uint32_t pad;
 };
-/* AdamW on a flat shard: PyTorch's semantics (Loshchilov & Hutter 2019), explicit fma on every
- * device. `master` and `param` may be the same memory (fp32); where they differ param receives the
- * rounded master. Elements in no span (padding) stay as they are. With record->skip: no-op. */
+/* AdamW on a flat shard: PyTorch's semantics (Loshchilov & Hutter 2019), fp32 with explicit fma on every
+ * device; moments are stored rounded to nearest even. Elements in no span (padding) stay as they are. With
+ * record->skip: no-op. What is updated is the master, and param follows it:
+ *   F32, the memory of param   (fp32) they are one
+ *   F32                        param is rounded: bf16 as master.h says, fp16 to nearest even
+ *   I16, param BF16            the master is param and this correction (master.h); the same bits as F32
+ *   absent, param BF16         param itself, rounded stochastically: number n of step s is the 16-bit part
+ *                              n % 8 of the Philox block with counter (n / 8, s) and the span's key */
 struct ds_adamw_args {
     struct ds_tensor master, param, grad, exp_avg, exp_avg_sq;
     const struct ds_adamw_span *spans; /* device memory */
@@ -237,6 +252,7 @@ struct ds_kernel_ops {
                                       const struct ds_cross_entropy_args *args);
     ds_status (*loss_sum)(struct ds_stream *stream, const struct ds_loss_sum_args *args);
     ds_status (*add)(struct ds_stream *stream, const struct ds_add_args *args);
+    ds_status (*cast)(struct ds_stream *stream, const struct ds_cast_args *args);
     ds_status (*fill)(struct ds_stream *stream, const struct ds_fill_args *args);
     ds_status (*norm_pieces)(struct ds_stream *stream, const struct ds_norm_pieces_args *args);
     ds_status (*norm_sum)(struct ds_stream *stream, const struct ds_norm_sum_args *args);

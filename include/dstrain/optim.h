@@ -18,10 +18,13 @@ struct ds_lr_schedule {
  * is not lost; the rest as Hugging Face has it, with step - 1 for their s (models.md 6.3). */
 double ds_lr_at(const struct ds_lr_schedule *schedule, uint64_t step);
 
-/* A run of elements of a unit with one weight decay. */
+/* A run of elements of a unit with one weight decay. `random` is its name where updates are rounded
+ * stochastically: ranges of the same name and length on several ranks, copies, round alike, wherever in
+ * their units they lie; others have names of their own. */
 struct ds_optim_range {
     struct ds_span span; /* unit coordinates */
     float weight_decay;
+    uint32_t random;
 };
 
 struct ds_optim_options {
@@ -29,6 +32,7 @@ struct ds_optim_options {
     const struct ds_optim_range *const *ranges; /* [unit][...], in order */
     const uint32_t *range_counts;
     uint32_t unit_count;
+    uint64_t seed; /* of the run; for stochastic rounding */
     struct ds_zero *zero;
     struct ds_stream *compute;
     const struct ds_kernel_ops *kernels;

@@ -69,8 +69,27 @@ struct ds_zero_slots {
     uint32_t weight_count[DS_ZERO_SLOT_CLASSES], grad_count[DS_ZERO_SLOT_CLASSES];
 };
 
+/* What the optimizer keeps of a weight (kernels.h, ds_adamw_args). Of an fp32 weight itself, always. */
+enum ds_master {
+    DS_MASTER_FP32,
+    DS_MASTER_REMAINDER16, /* bf16 weights: what fp32 has more, in 16 bits; the same weights */
+    DS_MASTER_NONE,        /* bf16 weights: nothing; updates are rounded stochastically */
+};
+
+/* How each kind of state is stored. */
+struct ds_zero_dtypes {
+    enum ds_dtype param;               /* F32, BF16, F16: what is gathered and computed with */
+    enum ds_dtype reduce;              /* F32, BF16, F16: local gradients, summed over ranks */
+    enum ds_dtype gradient;            /* F32, BF16: the accumulator */
+    enum ds_dtype exp_avg, exp_avg_sq; /* F32, BF16 */
+    enum ds_master master;
+};
+/* pure: all of them fp32 */
+struct ds_zero_dtypes ds_zero_dtypes_fp32(void);
+
 struct ds_zero_options {
     uint32_t stage; /* 0-3 */
+    struct ds_zero_dtypes dtypes;
     const struct ds_zero_unit_spec *units;
     uint32_t unit_count;
     struct ds_zero_slots slots;
@@ -97,8 +116,9 @@ const struct ds_zero_layout *ds_zero_unit_layout(const struct ds_zero *zero, uin
 /* local: bytes that ds_zero_open takes for its slots with these counts (pure) */
 uint64_t ds_zero_slot_bytes(const struct ds_zero_options *options, struct ds_zero_slots slots);
 
-/* local: fill the owned shard of a unit (device memory; shard_elems F32) from host memory, and read it
- * back; blocking, outside a step. */
+/* local: fill the owned shard of a unit (device memory) from host memory, and read it back, fp32 on the
+ * host's side; blocking, outside a step. Written are the weight and its master; read is the master, or the
+ * weight where there is none. */
 DS_CHECKED ds_status ds_zero_write_shard(struct ds_zero *zero, uint32_t unit, uint64_t start,
                                          uint64_t count, const float *from);
 DS_CHECKED ds_status ds_zero_read_shard(struct ds_zero *zero, uint32_t unit, uint64_t start,
@@ -115,13 +135,13 @@ DS_CHECKED ds_status ds_zero_prefetch(struct ds_zero *zero, uint32_t unit, uint3
 DS_CHECKED ds_status ds_zero_acquire(struct ds_zero *zero, uint32_t unit, uint32_t slot);
 /* local: give the gathered copy back. The shard stays. */
 DS_CHECKED ds_status ds_zero_release(struct ds_zero *zero, uint32_t unit);
-/* local: the whole unit in device memory, while acquired */
+/* local: the whole unit in device memory (dtypes.param), while acquired */
 void *ds_zero_weights(const struct ds_zero *zero, uint32_t unit);
 /* local: from here to reduce the unit's local gradient has this slot; padding is zero. `*is_started`:
  * was it there already (a second block adds to it)? */
 DS_CHECKED ds_status ds_zero_grad_acquire(struct ds_zero *zero, uint32_t unit, uint32_t slot,
                                           int *is_started);
-/* local: the unit's local gradient, between grad_acquire and reduce */
+/* local: the unit's local gradient (dtypes.reduce), between grad_acquire and reduce */
 void *ds_zero_grads(const struct ds_zero *zero, uint32_t unit);
 /* collective: bring the local gradient home: add it to the owned part of the accumulator. The first
  * reduce of a step overwrites. */
@@ -139,7 +159,7 @@ DS_CHECKED ds_status ds_zero_sum_tokens(struct ds_zero *zero, struct ds_step_rec
 /* What the optimizer updates of a unit: views of device memory. Stage 0: the whole unit (after
  * ds_zero_update_begin has gathered its gradient); else the owned shard, `start` in the unit. */
 struct ds_zero_state {
-    struct ds_tensor master, param, grad, exp_avg, exp_avg_sq;
+    struct ds_tensor master, param, grad, exp_avg, exp_avg_sq; /* master: as ds_adamw_args has it */
     uint64_t start, count;
 };
 /* local: which part of the unit this rank updates: all of it in stage 0, else the owned shard; nothing of

@@ -34,6 +34,7 @@ union rig_args {
     struct ds_cross_entropy_args cross_entropy;
     struct ds_loss_sum_args loss_sum;
     struct ds_add_args add;
+    struct ds_cast_args cast;
     struct ds_fill_args fill;
     struct ds_norm_pieces_args norm_pieces;
     struct ds_norm_sum_args norm_sum;
@@ -96,6 +97,7 @@ void check_embedding_backward(struct rig *rig);
 void check_cross_entropy(struct rig *rig);
 void check_loss_sum(struct rig *rig);
 void check_add(struct rig *rig);
+void check_cast(struct rig *rig);
 void check_fill(struct rig *rig);
 void check_norm_pieces(struct rig *rig);
 void check_norm_sum(struct rig *rig);

@@ -284,6 +284,15 @@ static void setup_add(struct rig *r)
     rows(r, t, c, 3);
 }
 
+static void setup_cast(struct rig *r)
+{
+    const size_t t = r->shape->T, c = r->shape->C;
+
+    r->args.cast = (struct ds_cast_args){
+        ds_tensor2(rig_zeros(r, t * c * sizeof(uint16_t)), DS_BF16, t, c), floats2(r, t, c)};
+    rows(r, t, c, 1.5);
+}
+
 static void setup_fill(struct rig *r)
 {
     const size_t count = r->shape->V * r->shape->C;
@@ -330,7 +339,8 @@ static void setup_adamw(struct rig *r)
     const struct ds_tensor master = floats1(r, count);
 
     if (spans)
-        *(struct ds_adamw_span *)rig_before(r, spans) = (struct ds_adamw_span){0, count, 0.1f, 0};
+        *(struct ds_adamw_span *)rig_before(r, spans) =
+            (struct ds_adamw_span){.count = count, .weight_decay = 0.1f};
     r->args.adamw = (struct ds_adamw_args){
         .master = master,
         .param = master,
@@ -369,6 +379,7 @@ RUN(embedding_backward, embedding)
 RUN(cross_entropy, cross_entropy)
 RUN(loss_sum, loss_sum)
 RUN(add, add)
+RUN(cast, cast)
 RUN(fill, fill)
 RUN(norm_pieces, norm_pieces)
 RUN(norm_sum, norm_sum)
@@ -398,6 +409,7 @@ const struct rig_kernel rig_kernels[] = {
     {"cross_entropy", setup_cross_entropy, NULL, run_cross_entropy, check_cross_entropy},
     {"loss_sum", setup_loss_sum, NULL, run_loss_sum, check_loss_sum},
     {"add", setup_add, NULL, run_add, check_add},
+    {"cast", setup_cast, NULL, run_cast, check_cast},
     {"fill", setup_fill, NULL, run_fill, check_fill},
     {"norm_pieces", setup_norm_pieces, NULL, run_norm_pieces, check_norm_pieces},
     {"norm_sum", setup_norm_sum, NULL, run_norm_sum, check_norm_sum},

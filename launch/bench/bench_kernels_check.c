@@ -404,6 +404,24 @@ void check_add(struct rig *r)
     }
 }
 
+void check_cast(struct rig *r)
+{
+    const struct ds_cast_args *a = &r->args.cast;
+    const uint16_t *got = rig_after(r, a->y.data);
+
+    FOR_SAMPLES(i)
+    {
+        const size_t at = place(i, a->x.shape[0] * a->x.shape[1]);
+        uint16_t stored;
+        float value, want;
+
+        (void)ds_dtype_to_f32(&value, &got[at], DS_BF16, 1);
+        (void)ds_dtype_from_f32(&stored, DS_BF16, &before(r, a->x)[at], 1);
+        (void)ds_dtype_to_f32(&want, &stored, DS_BF16, 1);
+        rig_see(r, value, want);
+    }
+}
+
 /* All of it: a zero that is not there has no size to be compared with, so each counts as one. */
 void check_fill(struct rig *r)
 {

@@ -201,7 +201,7 @@ static ds_status describe_units(struct ds_trainer *t)
         const int decays = t->config->optimizer.weight_decay_on == DS_DECAY_ALL || param->is_matrix;
         t->param_spans[i] = (struct ds_span){param->offset, param->elems};
         t->ranges[i] = (struct ds_optim_range){
-            t->param_spans[i], decays ? (float)t->config->optimizer.weight_decay : 0.0f};
+            t->param_spans[i], decays ? (float)t->config->optimizer.weight_decay : 0.0f, i};
     }
     for (uint32_t u = 0; u < model->unit_count; u++)
         t->unit_specs[u] = (struct ds_zero_unit_spec){
@@ -229,6 +229,7 @@ static ds_status open_zero(struct ds_trainer *t)
     DS_TRY(describe_units(t));
     const struct ds_zero_options options = {
         .stage = (uint32_t)t->config->zero.stage,
+        .dtypes = ds_zero_dtypes_fp32(),
         .units = t->unit_specs,
         .unit_count = t->model->unit_count,
         .slots = plan_of(t)->slots,
@@ -268,6 +269,7 @@ static ds_status open_optim(struct ds_trainer *t)
                                                   .ranges = ranges,
                                                   .range_counts = counts,
                                                   .unit_count = units,
+                                                  .seed = config->run.seed,
                                                   .zero = t->zero,
                                                   .compute = t->compute,
                                                   .kernels = t->device->ops->kernels,

@@ -1,15 +1,26 @@
-/* elementwise.c - add, fill, and the sum of a micro-batch's losses. */
+/* elementwise.c - add, cast, fill, and the sum of a micro-batch's losses. */
+#include "convert.h"
 #include "kernels.h"
 #include "launch.h"
 
 #include <string.h>
 
 #define PIECE_ELEMS 16384 /* what one thread takes at a time; smaller work stays on one thread */
+#define TILE_ELEMS  1024  /* what is fp32 on the way */
 
 KERNEL_CLONES static void add_piece(float *y, const float *x, size_t count)
 {
     for (size_t i = 0; i < count; i++)
         y[i] += x[i];
+}
+
+static void add_tile(const struct ds_add_args *a, size_t at, size_t count)
+{
+    float y_buffer[TILE_ELEMS], x_buffer[TILE_ELEMS];
+    float *y = kernel_borrow(&a->y, at, count, y_buffer);
+
+    add_piece(y, kernel_borrow(&a->x, at, count, x_buffer), count);
+    kernel_return(&a->y, at, count, y);
 }
 
 static ds_status add_work(void *args, int *done)
@@ -18,12 +29,29 @@ static ds_status add_work(void *args, int *done)
     size_t count = kernel_elems(&a->y);
 
 #pragma omp parallel for schedule(static) if (count > PIECE_ELEMS)
-    for (size_t at = 0; at < count; at += PIECE_ELEMS) {
-        size_t left = count - at;
+    for (size_t at = 0; at < count; at += TILE_ELEMS)
+        add_tile(a, at, count - at < TILE_ELEMS ? count - at : TILE_ELEMS);
+    *done = 1;
+    return DS_OK;
+}
 
-        add_piece((float *)a->y.data + at, (const float *)a->x.data + at,
-                  left < PIECE_ELEMS ? left : PIECE_ELEMS);
-    }
+static void cast_tile(const struct ds_cast_args *a, size_t at, size_t count)
+{
+    const size_t y_start = at * ds_dtype_bytes(a->y.dtype);
+    float buffer[TILE_ELEMS];
+
+    kernel_narrow((unsigned char *)a->y.data + y_start, a->y.dtype,
+                  kernel_borrow(&a->x, at, count, buffer), count);
+}
+
+static ds_status cast_work(void *args, int *done)
+{
+    const struct ds_cast_args *a = args;
+    size_t count = kernel_elems(&a->y);
+
+#pragma omp parallel for schedule(static) if (count > PIECE_ELEMS)
+    for (size_t at = 0; at < count; at += TILE_ELEMS)
+        cast_tile(a, at, count - at < TILE_ELEMS ? count - at : TILE_ELEMS);
     *done = 1;
     return DS_OK;
 }
@@ -60,9 +88,17 @@ static ds_status loss_sum_work(void *args, int *done)
 ds_status kernel_add(struct ds_stream *stream, const struct ds_add_args *args)
 {
     DS_ASSERT(kernel_elems(&args->y) == kernel_elems(&args->x));
-    KERNEL_WANTS("add", args, y, DS_F32);
-    KERNEL_WANTS("add", args, x, DS_F32);
+    KERNEL_WANTS_FLOAT("add", args, y);
+    KERNEL_WANTS_FLOAT("add", args, x);
     return kernel_launch(stream, add_work, args, sizeof *args);
+}
+
+ds_status kernel_cast(struct ds_stream *stream, const struct ds_cast_args *args)
+{
+    DS_ASSERT(kernel_elems(&args->y) == kernel_elems(&args->x));
+    KERNEL_WANTS_FLOAT("cast", args, y);
+    KERNEL_WANTS_FLOAT("cast", args, x);
+    return kernel_launch(stream, cast_work, args, sizeof *args);
 }
 
 ds_status kernel_fill(struct ds_stream *stream, const struct ds_fill_args *args)

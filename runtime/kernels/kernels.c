@@ -23,6 +23,7 @@ const struct ds_kernel_ops ds_kernels_cpu = {
     .cross_entropy_finish = kernel_cross_entropy_finish,
     .loss_sum = kernel_loss_sum,
     .add = kernel_add,
+    .cast = kernel_cast,
     .fill = kernel_fill,
     .norm_pieces = kernel_norm_pieces,
     .norm_sum = kernel_norm_sum,

@@ -46,6 +46,7 @@ ds_status kernel_cross_entropy_finish(struct ds_stream *stream,
                                       const struct ds_cross_entropy_args *args);
 ds_status kernel_loss_sum(struct ds_stream *stream, const struct ds_loss_sum_args *args);
 ds_status kernel_add(struct ds_stream *stream, const struct ds_add_args *args);
+ds_status kernel_cast(struct ds_stream *stream, const struct ds_cast_args *args);
 ds_status kernel_fill(struct ds_stream *stream, const struct ds_fill_args *args);
 ds_status kernel_norm_pieces(struct ds_stream *stream, const struct ds_norm_pieces_args *args);
 ds_status kernel_norm_sum(struct ds_stream *stream, const struct ds_norm_sum_args *args);

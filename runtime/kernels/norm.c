@@ -1,6 +1,7 @@
 /* norm.c - the gradient's norm: fp64 sums of squares of fixed pieces, then their sum in index order.
  * Shards are cut at pieces, so every number of shards gives the same bits. A square of fp32 is exact
  * in fp64. */
+#include "convert.h"
 #include "kernels.h"
 #include "lanes.h"
 #include "launch.h"
@@ -23,11 +24,12 @@ KERNEL_CLONES static double piece_sum(const float *x, size_t count)
     return lane[0];
 }
 
-/* Elements at .. at + count as they count: where a span is skipped, in `copy` with zeros there. */
+/* Elements at .. at + count as they count: fp32, and zero where a span is skipped; in `copy` where they do
+ * not lie so. */
 static const float *counted(const struct ds_norm_pieces_args *a, size_t at, size_t count,
                             float *copy)
 {
-    const float *x = (const float *)a->x.data + at, *from = x;
+    const float *from = kernel_borrow(&a->x, at, count, copy);
 
     for (size_t i = 0; i < a->skip_count; i++) {
         const struct ds_span *skip = &a->skips[i];
@@ -38,7 +40,7 @@ static const float *counted(const struct ds_norm_pieces_args *a, size_t at, size
         if (lo >= hi)
             continue;
         if (from != copy)
-            memcpy(copy, x, count * sizeof *copy);
+            memcpy(copy, from, count * sizeof *copy);
         from = copy;
         memset(copy + (lo - at), 0, (hi - lo) * sizeof *copy);
     }
@@ -81,7 +83,7 @@ ds_status kernel_norm_pieces(struct ds_stream *stream, const struct ds_norm_piec
 {
     DS_ASSERT(kernel_elems(&args->sums) ==
               (kernel_elems(&args->x) + DS_NORM_PIECE - 1) / DS_NORM_PIECE);
-    KERNEL_WANTS("norm_pieces", args, x, DS_F32);
+    KERNEL_WANTS_FLOAT("norm_pieces", args, x);
     KERNEL_WANTS("norm_pieces", args, sums, DS_F64);
     return kernel_launch(stream, pieces_work, args, sizeof *args);
 }

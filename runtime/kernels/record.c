@@ -3,9 +3,17 @@
 #include "kernels.h"
 #include "launch.h"
 
+#include <float.h>
 #include <math.h>
 
 #define NORM_FLOOR 1e-6 /* PyTorch's: a clip of a zero gradient stays finite */
+
+/* PyTorch's GradScaler, but for the floor: what is divided by the scale stays finite. */
+#define SCALE_FIRST     65536.0f
+#define SCALE_MIN       FLT_MIN
+#define SCALE_GROWTH    2.0f
+#define SCALE_BACKOFF   0.5f
+#define GROWTH_INTERVAL 2000
 
 static void begin_local(struct ds_step_record *record)
 {
@@ -16,7 +24,9 @@ static void begin_global(struct ds_step_record *record)
 {
     record->inverse_tokens =
         record->trained_tokens ? (float)(1.0 / (double)record->trained_tokens) : 0.0f;
-    record->loss_scale = 1.0f; /* fp32 gradients need none */
+    if (record->scales_loss && record->next_loss_scale == 0)
+        record->next_loss_scale = SCALE_FIRST;
+    record->loss_scale = record->scales_loss ? record->next_loss_scale : 1.0f;
     record->loss_sum = 0;
     record->norm_squared = 0;
 }
@@ -40,6 +50,19 @@ static float clip_factor(double norm, float clip)
     return clip == 0 || factor > 1 ? 1.0f : (float)factor;
 }
 
+static void scale_next(struct ds_step_record *record, int is_finite)
+{
+    const float grown = record->next_loss_scale * SCALE_GROWTH;
+
+    if (!is_finite) {
+        record->next_loss_scale = fmaxf(record->next_loss_scale * SCALE_BACKOFF, SCALE_MIN);
+        record->finite_count = 0;
+    } else if (++record->finite_count == GROWTH_INTERVAL) {
+        record->next_loss_scale = isfinite(grown) ? grown : record->next_loss_scale;
+        record->finite_count = 0;
+    }
+}
+
 static ds_status verdict_work(void *args, int *done)
 {
     const struct ds_verdict_args *a = args;
@@ -56,6 +79,8 @@ static ds_status verdict_work(void *args, int *done)
     record->correction2 = (float)(1 / (1 - pow(a->beta2, update)));
     record->updates += !record->skip;
     record->skipped += !is_finite;
+    if (record->scales_loss && record->trained_tokens > 0)
+        scale_next(record, is_finite);
     *done = 1;
     return DS_OK;
 }

@@ -4,6 +4,8 @@
  * memory, so that a unit's update is one launch. State changes only after the verdict. */
 #include "dstrain/optim.h"
 
+#include "dstrain/random.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,7 +20,8 @@ struct ds_optim {
 };
 
 /* `range` cut to the part that starts at `start`, in its coordinates. */
-static struct ds_adamw_span cut(const struct ds_optim_range *range, uint64_t start, uint64_t count)
+static struct ds_adamw_span cut(const struct ds_optim_range *range, uint64_t seed, uint64_t start,
+                                uint64_t count)
 {
     uint64_t lo = range->span.start, hi = range->span.start + range->span.count;
 
@@ -26,7 +29,13 @@ static struct ds_adamw_span cut(const struct ds_optim_range *range, uint64_t sta
     hi = hi > start + count ? start + count : hi;
     if (hi <= lo)
         return (struct ds_adamw_span){0};
-    return (struct ds_adamw_span){lo - start, hi - lo, range->weight_decay, 0};
+    return (struct ds_adamw_span){
+        .start = lo - start,
+        .count = hi - lo,
+        .random_key = ds_random_of(seed, DS_RANDOM_ROUND, range->random).key,
+        .random_start = lo - range->span.start,
+        .weight_decay = range->weight_decay,
+    };
 }
 
 /* Room for all of a unit's spans, however many this rank's part has: ranks of one role take the same. */
@@ -62,7 +71,8 @@ static ds_status open_unit(struct ds_optim *optim, uint32_t unit)
     if (!spans)
         return ds_fail(DS_ERR_NO_MEMORY, "%u spans of a unit", range_count);
     for (uint32_t i = 0; i < range_count; i++) {
-        struct ds_adamw_span span = cut(&optim->options.ranges[unit][i], part_start, part_count);
+        struct ds_adamw_span span =
+            cut(&optim->options.ranges[unit][i], optim->options.seed, part_start, part_count);
         if (span.count > 0)
             spans[count++] = span;
     }

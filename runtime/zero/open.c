@@ -4,6 +4,22 @@
 
 #include <stdlib.h>
 
+struct ds_zero_dtypes ds_zero_dtypes_fp32(void)
+{
+    return (struct ds_zero_dtypes){DS_F32, DS_F32, DS_F32, DS_F32, DS_F32, DS_MASTER_FP32};
+}
+
+/* What does not go together is refused where the configuration is read; here it is a bug. */
+static void check_dtypes(const struct ds_zero_dtypes *d)
+{
+    DS_ASSERT(d->param == DS_F32 || d->param == DS_BF16 || d->param == DS_F16);
+    DS_ASSERT(d->reduce == DS_F32 || d->reduce == DS_BF16 || d->reduce == DS_F16);
+    DS_ASSERT(d->gradient == DS_F32 || d->gradient == DS_BF16);
+    DS_ASSERT(d->exp_avg == DS_F32 || d->exp_avg == DS_BF16);
+    DS_ASSERT(d->exp_avg_sq == DS_F32 || d->exp_avg_sq == DS_BF16);
+    DS_ASSERT(d->param == DS_BF16 || d->master == DS_MASTER_FP32);
+}
+
 static uint64_t class_elems_max(const struct ds_zero_options *options, uint32_t slot_class,
                                 uint32_t shard_count)
 {
@@ -27,9 +43,11 @@ uint64_t ds_zero_slot_bytes(const struct ds_zero_options *options, struct ds_zer
     uint64_t bytes = 0;
 
     for (uint32_t c = 0; c < DS_ZERO_SLOT_CLASSES; c++) {
-        uint64_t count = (options->is_training ? slots.grad_count[c] : 0) +
-                         (needs_weight_slots(options) ? slots.weight_count[c] : 0);
-        bytes += count * dtype_bytes(DS_F32, class_elems_max(options, c, options->shard->size));
+        const uint64_t elems = class_elems_max(options, c, options->shard->size);
+        if (options->is_training)
+            bytes += slots.grad_count[c] * dtype_bytes(options->dtypes.reduce, elems);
+        if (needs_weight_slots(options))
+            bytes += slots.weight_count[c] * dtype_bytes(options->dtypes.param, elems);
     }
     return bytes;
 }
@@ -59,15 +77,20 @@ static ds_status take_state(struct ds_zero *zero, const struct zero_unit *unit, 
 
 static ds_status take_states(struct ds_zero *zero, struct zero_unit *unit)
 {
+    const struct ds_zero_dtypes *d = &zero->options.dtypes;
     const int is_whole = zero->options.stage == 0;
 
     DS_TRY(
-        take_state(zero, unit, weights_stay(zero), DS_MEMORY_LABEL_PARAMS, DS_F32, &unit->param));
+        take_state(zero, unit, weights_stay(zero), DS_MEMORY_LABEL_PARAMS, d->param, &unit->param));
     if (!zero->options.is_training)
         return DS_OK;
-    DS_TRY(take_state(zero, unit, is_whole, DS_MEMORY_LABEL_GRADS, DS_F32, &unit->grad));
-    DS_TRY(take_state(zero, unit, is_whole, DS_MEMORY_LABEL_EXP_AVG, DS_F32, &unit->exp_avg));
-    return take_state(zero, unit, is_whole, DS_MEMORY_LABEL_EXP_AVG_SQ, DS_F32, &unit->exp_avg_sq);
+    if (has_master(d))
+        DS_TRY(take_state(zero, unit, is_whole, DS_MEMORY_LABEL_MASTER,
+                          d->master == DS_MASTER_FP32 ? DS_F32 : DS_I16, &unit->master));
+    DS_TRY(take_state(zero, unit, is_whole, DS_MEMORY_LABEL_GRADS, d->gradient, &unit->grad));
+    DS_TRY(take_state(zero, unit, is_whole, DS_MEMORY_LABEL_EXP_AVG, d->exp_avg, &unit->exp_avg));
+    return take_state(zero, unit, is_whole, DS_MEMORY_LABEL_EXP_AVG_SQ, d->exp_avg_sq,
+                      &unit->exp_avg_sq);
 }
 
 /* What lies between parameters is in every sum and so must be zero in every local gradient. */
@@ -146,8 +169,8 @@ static ds_status open_unit(struct ds_zero *zero, uint32_t index)
     return zero->device_ops->event_open(zero->options.device, &unit->updated);
 }
 
-static ds_status open_slots(struct ds_zero *zero, uint32_t slot_class, uint32_t count,
-                            struct zero_slots *slots)
+static ds_status open_slots(struct ds_zero *zero, uint32_t slot_class, enum ds_dtype dtype,
+                            uint32_t count, struct zero_slots *slots)
 {
     const uint64_t elems = class_elems_max(&zero->options, slot_class, zero->shard_count);
 
@@ -159,7 +182,7 @@ static ds_status open_slots(struct ds_zero *zero, uint32_t slot_class, uint32_t 
     slots->count = count;
     for (uint32_t i = 0; i < count; i++) {
         slots->slots[i].holder = NO_SLOT;
-        DS_TRY(take(zero, DS_MEMORY_LABEL_SLOTS, dtype_bytes(DS_F32, elems), &slots->slots[i].at));
+        DS_TRY(take(zero, DS_MEMORY_LABEL_SLOTS, dtype_bytes(dtype, elems), &slots->slots[i].at));
         DS_TRY(zero->device_ops->event_open(zero->options.device, &slots->slots[i].idle));
     }
     return DS_OK;
@@ -167,20 +190,22 @@ static ds_status open_slots(struct ds_zero *zero, uint32_t slot_class, uint32_t 
 
 static ds_status open_all(struct ds_zero *zero)
 {
+    const struct ds_zero_options *o = &zero->options;
     uint8_t *sums = NULL;
 
-    for (uint32_t i = 0; i < zero->options.unit_count; i++) {
+    for (uint32_t i = 0; i < o->unit_count; i++) {
         DS_TRY(open_unit(zero, i));
         zero->piece_count += zero->units[i].layout.shard_elems / DS_NORM_PIECE;
     }
     for (uint32_t c = 0; c < DS_ZERO_SLOT_CLASSES; c++) {
         if (!weights_stay(zero))
-            DS_TRY(
-                open_slots(zero, c, zero->options.slots.weight_count[c], &zero->weight_slots[c]));
-        if (zero->options.is_training)
-            DS_TRY(open_slots(zero, c, zero->options.slots.grad_count[c], &zero->grad_slots[c]));
+            DS_TRY(open_slots(zero, c, o->dtypes.param, o->slots.weight_count[c],
+                              &zero->weight_slots[c]));
+        if (o->is_training)
+            DS_TRY(open_slots(zero, c, o->dtypes.reduce, o->slots.grad_count[c],
+                              &zero->grad_slots[c]));
     }
-    if (zero->options.is_training)
+    if (o->is_training)
         DS_TRY(
             take(zero, DS_MEMORY_LABEL_WORKSPACE, dtype_bytes(DS_F64, zero->piece_count), &sums));
     zero->piece_sums = (double *)(void *)sums;
@@ -192,6 +217,7 @@ ds_status ds_zero_open(const struct ds_zero_options *options, struct ds_zero **o
     struct ds_zero *zero = calloc(1, sizeof *zero);
     ds_status st;
 
+    check_dtypes(&options->dtypes);
     if (!zero)
         return ds_fail(DS_ERR_NO_MEMORY, "the state of ZeRO");
     zero->options = *options;

@@ -115,6 +115,7 @@ ds_status ds_zero_grad_acquire(struct ds_zero *zero, uint32_t unit, uint32_t slo
 {
     struct zero_unit *u = unit_at(zero, unit);
     struct ds_stream *compute = zero->options.compute;
+    const enum ds_dtype dtype = zero->options.dtypes.reduce;
 
     *is_started = u->grad_slot != NO_SLOT;
     if (*is_started)
@@ -125,8 +126,8 @@ ds_status ds_zero_grad_acquire(struct ds_zero *zero, uint32_t unit, uint32_t slo
     u->grad_slot = slot;
     DS_TRY(zero_compute_waits(zero, place->idle));
     for (uint32_t i = 0; i < u->gap_count; i++) {
-        struct ds_fill_args gap = {element(place->at, DS_F32, u->gaps[i].start),
-                                   dtype_bytes(DS_F32, u->gaps[i].count)};
+        struct ds_fill_args gap = {element(place->at, dtype, u->gaps[i].start),
+                                   dtype_bytes(dtype, u->gaps[i].count)};
         DS_TRY(zero->kernels->fill(compute, &gap));
     }
     return DS_OK;
@@ -143,24 +144,29 @@ void *ds_zero_grads(const struct ds_zero *zero, uint32_t unit)
 /* The sum over ranks lies in this rank's part of the slot; onto the accumulator with it. */
 static ds_status accumulate(struct ds_zero *zero, struct zero_unit *u, uint8_t *part)
 {
+    const enum ds_dtype dtype = zero->options.dtypes.reduce;
     const uint64_t count = u->layout.shard_elems;
+    const struct ds_tensor to = ds_tensor1(u->grad.shard, u->grad.dtype, count);
+    const struct ds_tensor from = ds_tensor1(part, dtype, count);
+    struct ds_stream *comm = zero->options.comm;
 
-    if (!u->is_reduced)
-        return zero->device_ops->copy(zero->options.comm, u->grad.shard, part,
-                                      dtype_bytes(DS_F32, count));
-    struct ds_add_args args = {ds_tensor1(u->grad.shard, u->grad.dtype, count),
-                               ds_tensor1(part, DS_F32, count)};
-    return zero->kernels->add(zero->options.comm, &args);
+    if (u->is_reduced)
+        return zero->kernels->add(comm, &(struct ds_add_args){to, from});
+    if (dtype != u->grad.dtype)
+        return zero->kernels->cast(comm, &(struct ds_cast_args){to, from});
+    return zero->device_ops->copy(comm, to.data, part, dtype_bytes(dtype, count));
 }
 
 /* What several ranks each saw a part of becomes whole on all of them. */
 static ds_status sum_partial(struct ds_zero *zero, const struct ds_zero_unit_spec *spec,
                              uint8_t *local)
 {
+    const enum ds_dtype dtype = zero->options.dtypes.reduce;
+
     for (uint32_t i = 0; i < spec->sum_count; i++) {
         const struct ds_zero_sum *sum = &spec->sums[i];
-        DS_TRY(ds_comm_all_reduce(sum->over, element(local, DS_F32, sum->span.start),
-                                  sum->span.count, DS_F32, DS_REDUCE_SUM, zero->options.comm));
+        DS_TRY(ds_comm_all_reduce(sum->over, element(local, dtype, sum->span.start),
+                                  sum->span.count, dtype, DS_REDUCE_SUM, zero->options.comm));
     }
     return DS_OK;
 }
@@ -169,17 +175,18 @@ ds_status ds_zero_reduce(struct ds_zero *zero, uint32_t unit)
 {
     struct zero_unit *u = unit_at(zero, unit);
     struct ds_stream *comm = zero->options.comm;
+    const enum ds_dtype dtype = zero->options.dtypes.reduce;
     const uint64_t count = u->layout.shard_elems;
 
     DS_ASSERT(u->grad_slot != NO_SLOT);
     struct zero_slot *place = slot_of(&zero->grad_slots[u->slot_class], u->grad_slot);
-    uint8_t *part = element(place->at, DS_F32, count * zero->shard_rank);
+    uint8_t *part = element(place->at, dtype, count * zero->shard_rank);
 
     DS_TRY(zero->device_ops->event_record(zero->handover, zero->options.compute));
     DS_TRY(comm_waits(zero, zero->handover));
     DS_TRY(sum_partial(zero, &zero->options.units[unit], place->at));
-    DS_TRY(ds_comm_reduce_scatter(zero->options.shard, place->at, part, count, DS_F32, comm));
-    DS_TRY(ds_comm_all_reduce(zero->options.replica, part, count, DS_F32, DS_REDUCE_SUM, comm));
+    DS_TRY(ds_comm_reduce_scatter(zero->options.shard, place->at, part, count, dtype, comm));
+    DS_TRY(ds_comm_all_reduce(zero->options.replica, part, count, dtype, DS_REDUCE_SUM, comm));
     DS_TRY(accumulate(zero, u, part));
     u->is_reduced = 1;
     u->is_grad_gathered = 0;

@@ -112,7 +112,7 @@ static struct ds_zero_state state_of(const struct ds_zero *zero, uint32_t unit)
 
     ds_zero_update_part(zero, unit, &start, &count);
     return (struct ds_zero_state){
-        .master = part_of(zero, &u->param, count),
+        .master = part_of(zero, u->param.dtype == DS_F32 ? &u->param : &u->master, count),
         .param = part_of(zero, &u->param, count),
         .grad = part_of(zero, &u->grad, count),
         .exp_avg = part_of(zero, &u->exp_avg, count),

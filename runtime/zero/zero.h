@@ -19,7 +19,7 @@ struct zero_slots {
 };
 
 /* One kind of state of a unit in device memory. `shard` views shard_elems, `whole` full_elems; whole is
- * NULL where a rank has its own part only. */
+ * NULL where a rank has its own part only, both where there is none of that kind. */
 struct zero_state {
     enum ds_dtype dtype;
     uint8_t *shard, *whole;
@@ -32,8 +32,9 @@ struct zero_unit {
     uint32_t gap_count;
     struct ds_span *skips; /* device; what is foreign of the owned shard, in its coordinates */
     uint32_t skip_count;
-    struct zero_state param; /* whole: but in stage 3 of several ranks */
-    struct zero_state grad;  /* the accumulator; whole in stage 0, as are: */
+    struct zero_state param;  /* whole: but in stage 3 of several ranks */
+    struct zero_state grad;   /* the accumulator; whole in stage 0, as are: */
+    struct zero_state master; /* where it is not the param itself: F32 or I16 */
     struct zero_state exp_avg, exp_avg_sq;
     /* where it is now */
     uint32_t weight_slot, grad_slot; /* NO_SLOT: in none */
@@ -79,6 +80,12 @@ static inline struct zero_unit *unit_at(const struct ds_zero *zero, uint32_t uni
 static inline size_t dtype_bytes(enum ds_dtype dtype, uint64_t elems)
 {
     return (size_t)elems * ds_dtype_bytes(dtype);
+}
+
+/* Is something kept of a weight beside it? */
+static inline int has_master(const struct ds_zero_dtypes *dtypes)
+{
+    return dtypes->param != DS_F32 && dtypes->master != DS_MASTER_NONE;
 }
 
 /* element `at` of what begins at `base` */

@@ -61,6 +61,7 @@ static void rig_open(struct rig *rig)
     mp_assert(rig->device->ops->stream_open(rig->device, DS_STREAM_WORKER, &rig->beside) == DS_OK);
     mp_assert(rig->device->ops->event_open(rig->device, &rig->posted) == DS_OK);
     ds_memory_init(&rig->memory, rig->device);
+    zero.dtypes = ds_zero_dtypes_fp32();
     zero.slots.weight_count[0] = UNITS;
     zero.shard = rig->shard;
     zero.replica = rig->replica;

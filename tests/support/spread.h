@@ -169,6 +169,7 @@ static inline void spread_open(const struct spread_case *c, struct ds_comm *worl
     spread_describe(c, r);
     r->shard_rank = ds_mesh_index(&c->mesh, DS_GROUP_SHARD, world->rank);
     const struct ds_zero_options zero = {.stage = c->zero_stage,
+                                         .dtypes = ds_zero_dtypes_fp32(),
                                          .units = r->units,
                                          .unit_count = c->unit_count,
                                          .slots = {{1, 1}, {0, 0}},

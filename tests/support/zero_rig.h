@@ -17,6 +17,7 @@ enum { RIG_UNITS_MAX = 4 };
 struct zero_case {
     uint32_t stages, tensor, replica, shard; /* ranks along each axis */
     uint32_t zero_stage;
+    struct ds_zero_dtypes dtypes;
     enum ds_device_mode mode;
     uint64_t seed;
     void *user;
@@ -96,6 +97,7 @@ static inline void rig_open(struct zero_rank *r, struct zero_case *test, struct 
     r->record = record;
     r->options = (struct ds_zero_options){
         .stage = test->zero_stage,
+        .dtypes = test->dtypes,
         .units = r->units,
         .slots = {{2, 2}, {2, 2}},
         .is_training = 1,

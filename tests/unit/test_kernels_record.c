@@ -215,6 +215,83 @@ static void a_step_without_trained_tokens_is_skipped_but_not_counted(void **stat
     assert_true(record.skip == 1 && record.updates == 4 && record.skipped == 1);
 }
 
+/* One step of fp16: it begins, its gradients are what the scale makes of a norm of 3, the verdict. */
+static void scaled_step(struct ds_step_record *record, int is_finite)
+{
+    record->trained_tokens = 10;
+    assert_ok(ds_kernels_cpu.step_begin(&fake_stream, &(struct ds_step_begin_args){record, 1}));
+    record->norm_squared =
+        is_finite ? 9.0 * record->loss_scale * record->loss_scale : (double)INFINITY;
+    *record = verdict(*record, 1.5f);
+}
+
+static void the_loss_scale_halves_and_the_step_is_skipped(void **state)
+{
+    struct ds_step_record record = {.scales_loss = 1};
+
+    (void)state;
+    scaled_step(&record, 1);
+    assert_true(record.loss_scale == 65536 && record.norm == 3 && record.skip == 0);
+    assert_true(record.clip_factor == (float)(1.5 / (3 + 1e-6)));
+    for (int i = 0; i < 3; i++) {
+        scaled_step(&record, 0);
+        assert_true(record.loss_scale == ldexpf(65536, -i) && record.skip == 1);
+    }
+    scaled_step(&record, 1);
+    assert_true(record.loss_scale == 8192 && record.norm == 3 && record.skip == 0);
+    assert_true(record.updates == 2 && record.skipped == 3);
+    assert_true(record.correction1 == (float)(1 / (1 - pow(0.9f, 2))));
+}
+
+static void the_loss_scale_doubles_after_2000_finite_steps_in_a_row(void **state)
+{
+    struct ds_step_record record = {.scales_loss = 1};
+
+    (void)state;
+    for (int i = 0; i < 1999; i++)
+        scaled_step(&record, 1);
+    scaled_step(&record, 0); /* starts the count anew */
+    for (int i = 0; i < 2000; i++) {
+        scaled_step(&record, 1);
+        assert_true(record.loss_scale == 32768);
+    }
+    for (int i = 0; i < 2000; i++) {
+        scaled_step(&record, 1);
+        assert_true(record.loss_scale == 65536);
+    }
+    scaled_step(&record, 1);
+    assert_true(record.loss_scale == 131072);
+}
+
+static void the_loss_scale_stays_finite_and_above_zero(void **state)
+{
+    struct ds_step_record record = {.scales_loss = 1, .next_loss_scale = 0x1p127f};
+
+    (void)state;
+    for (int i = 0; i < 2001; i++)
+        scaled_step(&record, 1);
+    assert_true(record.loss_scale == 0x1p127f);
+    for (int i = 0; i < 400; i++)
+        scaled_step(&record, 0);
+    assert_true(record.loss_scale > 0 && isfinite(1 / record.loss_scale));
+    record.trained_tokens = 0; /* nothing was learned about the scale */
+    struct ds_step_record kept = verdict(record, 0);
+    assert_true(kept.next_loss_scale == record.next_loss_scale);
+}
+
+static void a_loss_that_is_not_scaled_keeps_a_scale_of_1(void **state)
+{
+    struct ds_step_record record = {0};
+
+    (void)state;
+    scaled_step(&record, 0);
+    scaled_step(&record, 1);
+    assert_true(record.loss_scale == 1 && record.skipped == 1);
+    record.scales_loss = 1; /* as after an evaluation before the first step */
+    scaled_step(&record, 1);
+    assert_true(record.loss_scale == 65536);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
@@ -228,6 +305,10 @@ int main(void)
         cmocka_unit_test(bias_corrections_are_those_of_the_next_update),
         cmocka_unit_test(what_is_not_finite_is_skipped_and_counted),
         cmocka_unit_test(a_step_without_trained_tokens_is_skipped_but_not_counted),
+        cmocka_unit_test(the_loss_scale_halves_and_the_step_is_skipped),
+        cmocka_unit_test(the_loss_scale_doubles_after_2000_finite_steps_in_a_row),
+        cmocka_unit_test(the_loss_scale_stays_finite_and_above_zero),
+        cmocka_unit_test(a_loss_that_is_not_scaled_keeps_a_scale_of_1),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

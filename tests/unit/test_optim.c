@@ -249,11 +249,11 @@ static void a_model_decays_its_matrices_or_everything(void **state)
 enum { UNIT = 9000, RANGES = 5, PASSES = 3 };
 
 /* Ends off the grid of pieces and shards (2,048), a range of one element, a gap that is padding. */
-static const struct ds_optim_range ranges[RANGES] = {{{0, 2047}, 0.5f},
-                                                     {{2047, 1}, 0.0f},
-                                                     {{2048, 3000}, 0.25f},
-                                                     {{5120, 3700}, 0.0f},
-                                                     {{8820, 180}, 1.0f}};
+static const struct ds_optim_range ranges[RANGES] = {{{0, 2047}, 0.5f, 0},
+                                                     {{2047, 1}, 0.0f, 1},
+                                                     {{2048, 3000}, 0.25f, 2},
+                                                     {{5120, 3700}, 0.0f, 3},
+                                                     {{8820, 180}, 1.0f, 4}};
 
 static float decay_of(uint64_t at)
 {
@@ -308,6 +308,7 @@ static ds_status open_rank(struct ds_comm *world, const struct unit_rig *rig, st
     DS_TRY(r->device->ops->stream_open(r->device, DS_STREAM_WORKER, &r->comm));
     ds_memory_init(&r->memory, r->device);
     const struct ds_zero_options zero = {.stage = (uint32_t)rig->stage,
+                                         .dtypes = ds_zero_dtypes_fp32(),
                                          .units = &spec,
                                          .unit_count = 1,
                                          .slots = {{1, 0}, {1, 0}},

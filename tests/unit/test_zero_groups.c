@@ -230,6 +230,7 @@ static void every_gradient_is_summed_and_counted_once(void **state)
                     .replica = shapes[i][2],
                     .shard = shapes[i][3],
                     .zero_stage = zero_stage,
+                    .dtypes = ds_zero_dtypes_fp32(),
                     .mode = (enum ds_device_mode)mode,
                     .seed = seed,
                 };
@@ -268,6 +269,7 @@ static void a_unit_that_is_elsewhere_takes_no_memory(void **state)
                                  .replica = 1,
                                  .shard = 2,
                                  .zero_stage = zero_stage,
+                                 .dtypes = ds_zero_dtypes_fp32(),
                                  .seed = seed};
         rig_run(&test, take_on_rank);
     }

@@ -13,7 +13,7 @@
     X(embedding_forward, embedding) X(embedding_backward, embedding)                   \
     X(cross_entropy, cross_entropy) X(cross_entropy_max, cross_entropy)                \
     X(cross_entropy_sum, cross_entropy) X(cross_entropy_finish, cross_entropy)         \
-    X(loss_sum, loss_sum) X(add, add) X(fill, fill)                                    \
+    X(loss_sum, loss_sum) X(add, add) X(cast, cast) X(fill, fill)                      \
     X(norm_pieces, norm_pieces) X(norm_sum, norm_sum)                                  \
     X(step_begin, step_begin) X(verdict, verdict) X(adamw, adamw)
 /* clang-format on */
