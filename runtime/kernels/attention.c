@@ -16,10 +16,10 @@
 
 ds_status kernel_attention_check(const char *kernel, const struct ds_attention_args *args)
 {
-    KERNEL_WANTS(kernel, args, q_THD, DS_F32);
-    KERNEL_WANTS(kernel, args, k_TGD, DS_F32);
-    KERNEL_WANTS(kernel, args, v_TGD, DS_F32);
-    KERNEL_WANTS(kernel, args, o_THD, DS_F32);
+    KERNEL_WANTS_FLOAT(kernel, args, q_THD);
+    KERNEL_WANTS_SAME(kernel, args, k_TGD, q_THD);
+    KERNEL_WANTS_SAME(kernel, args, v_TGD, q_THD);
+    KERNEL_WANTS_SAME(kernel, args, o_THD, q_THD);
     KERNEL_WANTS(kernel, args, lse_TH, DS_F32);
     KERNEL_WANTS(kernel, args, document_T, DS_I32);
     if (args->q_THD.shape[2] > ATTENTION_DIM_MAX)
@@ -39,6 +39,7 @@ struct attention kernel_attention_describe(const struct ds_attention_args *args)
     return (struct attention){.q = args->q_THD.data,
                               .k = args->k_TGD.data,
                               .v = args->v_TGD.data,
+                              .dtype = args->q_THD.dtype,
                               .document = args->document_T.data,
                               .seq_count = args->q_THD.shape[0] / args->seq_length,
                               .seq_length = args->seq_length,
@@ -66,6 +67,7 @@ size_t kernel_attention_first_key(const struct attention *at, size_t seq, size_t
 /* A block of queries on its way over the keys. */
 struct forward {
     _Alignas(64) float query[ATTENTION_DIM_MAX * BLOCK]; /* [dim][query] */
+    float key[BLOCK * ATTENTION_DIM_MAX];                /* [key][dim_padded], if not fp32 */
     float value[BLOCK * ATTENTION_DIM_MAX];              /* [key][dim_padded] */
     float score[BLOCK * BLOCK];                          /* [key][query] */
     float out[BLOCK * ATTENTION_DIM_MAX];                /* [query][dim_padded] */
@@ -117,17 +119,24 @@ KERNEL_CLONES static void softmax_lanes(struct forward *f, size_t lane, size_t k
     }
 }
 
-KERNEL_CLONES static void scale_row(float *to, const float *from, float factor, size_t count)
+KERNEL_INLINE void scale(void *to, const float *from, float factor, size_t count,
+                         enum ds_dtype dtype)
 {
 #pragma omp simd
     for (size_t i = 0; i < count; i++)
-        to[i] = from[i] * factor;
+        element_store(to, i, from[i] * factor, dtype);
 }
 
-static void score_keys(const struct attention *at, struct forward *f, size_t key_first,
-                       size_t key_count)
+KERNEL_CLONES static void scale_row(void *to, enum ds_dtype dtype, const float *from, float factor,
+                                    size_t count)
 {
-    const size_t kv_head = f->head / at->group;
+    ELEMENT_SWITCH(dtype, scale, to, from, factor, count);
+}
+
+/* `key`: rows of the keys, key_stride apart */
+static void score_keys(const struct attention *at, struct forward *f, size_t key_first,
+                       size_t key_count, const float *key, size_t key_stride)
+{
     const size_t lane_count = TILE_ROUND_UP(f->query_count);
     const int is_diagonal = key_first == f->query_first;
     const size_t step = is_diagonal ? TILE_LANES : BLOCK;
@@ -135,17 +144,16 @@ static void score_keys(const struct attention *at, struct forward *f, size_t key
     for (size_t j = 0; j < key_count; j += step) {
         const size_t lane = is_diagonal ? j : 0; /* earlier queries do not see key j */
 
-        kernel_tile_product(&(struct tile_product){
-            .m = attention_smaller(step, key_count - j),
-            .n = lane_count - lane,
-            .k = at->dim,
-            .a = at->k + attention_row(at, f->seq, key_first + j, at->kv_heads, kv_head),
-            .a_row = at->kv_heads * at->dim,
-            .a_column = 1,
-            .b = f->query + lane,
-            .b_stride = BLOCK,
-            .c = f->score + j * BLOCK + lane,
-            .c_stride = BLOCK});
+        kernel_tile_product(&(struct tile_product){.m = attention_smaller(step, key_count - j),
+                                                   .n = lane_count - lane,
+                                                   .k = at->dim,
+                                                   .a = key + j * key_stride,
+                                                   .a_row = key_stride,
+                                                   .a_column = 1,
+                                                   .b = f->query + lane,
+                                                   .b_stride = BLOCK,
+                                                   .c = f->score + j * BLOCK + lane,
+                                                   .c_stride = BLOCK});
     }
 }
 
@@ -156,8 +164,8 @@ static void add_values(const struct attention *at, struct forward *f, size_t que
 
     if (!is_first)
         for (size_t i = 0; i < count; i++)
-            scale_row(out + i * at->dim_padded, out + i * at->dim_padded, f->shrink[query + i],
-                      at->dim_padded);
+            scale_row(out + i * at->dim_padded, DS_F32, out + i * at->dim_padded,
+                      f->shrink[query + i], at->dim_padded);
     kernel_tile_product(&(struct tile_product){.m = count,
                                                .n = at->dim_padded,
                                                .k = key_count,
@@ -177,10 +185,17 @@ static void forward_keys(const struct attention *at, struct forward *f, size_t k
 {
     const size_t key_count = attention_smaller(BLOCK, at->seq_length - key_first);
     const int is_diagonal = key_first == f->query_first;
-    const size_t kv_row = attention_row(at, f->seq, key_first, at->kv_heads, f->head / at->group);
+    const size_t row = attention_row(at, f->seq, key_first, at->kv_heads, f->head / at->group);
+    const struct tile_source keys = attention_rows(at, at->k, row, at->kv_heads, key_count);
+    const struct tile_source values = attention_rows(at, at->v, row, at->kv_heads, key_count);
 
-    kernel_tile_copy(f->value, at->v + kv_row, at->kv_heads * at->dim, key_count, at->dim);
-    score_keys(at, f, key_first, key_count);
+    kernel_tile_copy(f->value, &values);
+    if (at->dtype == DS_F32) {
+        score_keys(at, f, key_first, key_count, keys.from, keys.from_stride);
+    } else {
+        kernel_tile_copy(f->key, &keys);
+        score_keys(at, f, key_first, key_count, f->key, at->dim_padded);
+    }
     for (size_t query = 0; query < f->query_count; query += TILE_LANES) {
         const size_t seen =
             is_diagonal ? attention_smaller(query + TILE_LANES, key_count) : key_count;
@@ -194,10 +209,10 @@ static void forward_keys(const struct attention *at, struct forward *f, size_t k
 static void forward_begin(const struct attention *at, struct forward *f)
 {
     const int32_t *document = at->document + f->seq * at->seq_length + f->query_first;
+    const size_t row = attention_row(at, f->seq, f->query_first, at->heads, f->head);
+    const struct tile_source queries = attention_rows(at, at->q, row, at->heads, f->query_count);
 
-    kernel_tile_transpose(f->query, BLOCK,
-                          at->q + attention_row(at, f->seq, f->query_first, at->heads, f->head),
-                          at->heads * at->dim, f->query_count, at->dim);
+    kernel_tile_transpose(f->query, BLOCK, &queries);
     for (size_t i = 0; i < BLOCK; i++) {
         const int is_query = i < f->query_count;
 
@@ -208,17 +223,18 @@ static void forward_begin(const struct attention *at, struct forward *f)
     }
 }
 
-static void forward_end(const struct attention *at, const struct forward *f, float *o, float *lse)
+static void forward_end(const struct attention *at, const struct forward *f, void *o, float *lse)
 {
     for (size_t i = 0; i < f->query_count; i++) {
         const size_t row = attention_row(at, f->seq, f->query_first + i, at->heads, f->head);
 
-        scale_row(o + row, f->out + i * at->dim_padded, 1.0f / f->sum[i], at->dim);
+        scale_row(element_to(o, row, at->dtype), at->dtype, f->out + i * at->dim_padded,
+                  1.0f / f->sum[i], at->dim);
         lse[row / at->dim] = (float)((double)f->max[i] + log((double)f->sum[i]));
     }
 }
 
-static void forward_queries(const struct attention *at, struct forward *f, float *o, float *lse)
+static void forward_queries(const struct attention *at, struct forward *f, void *o, float *lse)
 {
     const size_t first =
         kernel_attention_first_key(at, f->seq, f->query_first, f->query_count) / BLOCK * BLOCK;

@@ -5,6 +5,7 @@
 #ifndef KERNELS_ATTENTION_H
 #define KERNELS_ATTENTION_H
 
+#include "elements.h"
 #include "kernels.h"
 #include "tile.h"
 
@@ -12,7 +13,8 @@
 #define ATTENTION_DIM_MAX 256 /* of D: sizes the blocks on the stack */
 
 struct attention {
-    const float *q, *k, *v;
+    const void *q, *k, *v;
+    enum ds_dtype dtype; /* of all tensors with a D */
     const int32_t *document;
     size_t seq_count, seq_length, heads, kv_heads, dim;
     size_t group;      /* query heads of a kv head */
@@ -33,6 +35,17 @@ static inline size_t attention_row(const struct attention *at, size_t seq, size_
                                    size_t heads, size_t head)
 {
     return ((seq * at->seq_length + position) * heads + head) * at->dim;
+}
+
+/* `rows` rows of a head, from element `row` on, in a tensor of `heads` heads. */
+static inline struct tile_source attention_rows(const struct attention *at, const void *tensor,
+                                                size_t row, size_t heads, size_t rows)
+{
+    return (struct tile_source){.from = element_from(tensor, row, at->dtype),
+                                .dtype = at->dtype,
+                                .from_stride = heads * at->dim,
+                                .rows = rows,
+                                .columns = at->dim};
 }
 
 static inline size_t attention_smaller(size_t a, size_t b)

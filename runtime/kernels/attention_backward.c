@@ -4,7 +4,9 @@
  * of keys, all query heads of its group in order, all queries that see the block in order. So each
  * sum has one writer and one order:
  *   P = exp(scale q k - lse), dP = do v, dS = scale P (dP - delta), delta = do . o
- *   dv += P^T do, dk += dS^T q over queries and heads; dq += dS k over blocks of keys */
+ *   dv += P^T do, dk += dS^T q over queries and heads; dq += dS k over blocks of keys
+ * dq's sums grow in its memory. Where that has 16 bits they would be rounded at every block, so there a
+ * second walk makes P and dS once more, a block of queries against its keys, and dq of it in hand. */
 #include "attention.h"
 
 #include "lanes.h"
@@ -17,8 +19,10 @@
 #define BLOCK ATTENTION_BLOCK
 
 struct gradients {
-    const float *o, *lse, *dout;
-    float *dq, *dk, *dv, *delta;
+    const void *o, *dout;
+    const float *lse;
+    void *dq, *dk, *dv;
+    float *delta;
 };
 
 /* A block of keys, and of the queries it meets. Rows of dim_padded, except the turned ones. */
@@ -34,9 +38,15 @@ struct backward {
     size_t key_first, key_count, query_first, query_count;
 };
 
-KERNEL_CLONES static float dot_row(const float *a, const float *b, size_t count)
+KERNEL_INLINE void dot(float *out, const void *a, const void *b, size_t count, enum ds_dtype dtype)
 {
-    return lanes_dot(a, b, count, DS_F32);
+    *out = lanes_dot(a, b, count, dtype);
+}
+
+KERNEL_CLONES static void dot_row(float *out, const void *a, const void *b, size_t count,
+                                  enum ds_dtype dtype)
+{
+    ELEMENT_SWITCH(dtype, dot, out, a, b, count);
 }
 
 KERNEL_CLONES static void add_row(float *to, const float *from, size_t count)
@@ -98,81 +108,137 @@ static void recompute(const struct attention *at, const struct gradients *g, str
     }
 }
 
-static void store_dq(const struct attention *at, const struct gradients *g,
-                     const struct backward *b)
+static void add_dq(const struct attention *at, const struct gradients *g, const struct backward *b)
 {
     for (size_t i = 0; i < b->query_count; i++)
-        add_row(g->dq + attention_row(at, b->seq, b->query_first + i, at->heads, b->head),
+        add_row((float *)g->dq + attention_row(at, b->seq, b->query_first + i, at->heads, b->head),
                 b->dq + i * at->dim_padded, at->dim);
 }
 
 /* Where queries and keys are the same block, only what lies at or left of the diagonal is made and
  * read, in steps of TILE_LANES. */
-static void meet(const struct attention *at, const struct gradients *g, struct backward *b)
+static size_t step_of(const struct backward *b)
 {
-    const size_t width = at->dim_padded, keys = b->key_count, queries = b->query_count;
-    const int is_diagonal = b->query_first == b->key_first;
-    const size_t step = is_diagonal ? TILE_LANES : BLOCK;
+    return b->query_first == b->key_first ? TILE_LANES : BLOCK;
+}
 
-    for (size_t i = 0; i < queries; i += step) {
-        const size_t count = attention_smaller(step, queries - i);
-        const size_t seen = is_diagonal ? attention_smaller(i + step, keys) : keys;
+/* p and ds of the blocks in hand; dq = or += ds k, if wanted. */
+enum dq_use { DQ_NONE, DQ_SET, DQ_ADD };
+
+static void meet_queries(const struct attention *at, const struct gradients *g, struct backward *b,
+                         enum dq_use use)
+{
+    const size_t width = at->dim_padded, step = step_of(b);
+
+    for (size_t i = 0; i < b->query_count; i += step) {
+        const size_t count = attention_smaller(step, b->query_count - i);
+        const size_t seen =
+            step == BLOCK ? b->key_count : attention_smaller(i + step, b->key_count);
 
         recompute(at, g, b, i, count, TILE_ROUND_UP(seen));
-        multiply(count, width, seen, b->ds + i * BLOCK, BLOCK, 0, b->key, width, b->dq + i * width,
-                 width, 0);
+        if (use != DQ_NONE)
+            multiply(count, width, seen, b->ds + i * BLOCK, BLOCK, 0, b->key, width,
+                     b->dq + i * width, width, use == DQ_ADD);
     }
-    for (size_t j = 0; j < keys; j += step) {
-        const size_t count = attention_smaller(step, keys - j), i = is_diagonal ? j : 0;
+}
 
-        multiply(count, width, queries - i, b->p + i * BLOCK + j, BLOCK, 1, b->dout + i * width,
-                 width, b->dv + j * width, width, 1);
-        multiply(count, width, queries - i, b->ds + i * BLOCK + j, BLOCK, 1, b->query + i * width,
+/* dv += p^T do, dk += ds^T q */
+static void meet_keys(const struct attention *at, struct backward *b)
+{
+    const size_t width = at->dim_padded, step = step_of(b);
+
+    for (size_t j = 0; j < b->key_count; j += step) {
+        const size_t count = attention_smaller(step, b->key_count - j);
+        const size_t i = step == BLOCK ? 0 : j, queries = b->query_count - i;
+
+        multiply(count, width, queries, b->p + i * BLOCK + j, BLOCK, 1, b->dout + i * width, width,
+                 b->dv + j * width, width, 1);
+        multiply(count, width, queries, b->ds + i * BLOCK + j, BLOCK, 1, b->query + i * width,
                  width, b->dk + j * width, width, 1);
     }
-    store_dq(at, g, b);
+}
+
+/* Queries from `first` on of the head in hand. */
+static size_t load_queries(const struct attention *at, const struct gradients *g,
+                           struct backward *b, size_t first)
+{
+    const size_t row = attention_row(at, b->seq, first, at->heads, b->head);
+    const size_t count = attention_smaller(BLOCK, at->seq_length - first);
+    const struct tile_source queries = attention_rows(at, at->q, row, at->heads, count);
+    const struct tile_source douts = attention_rows(at, g->dout, row, at->heads, count);
+
+    b->query_first = first;
+    b->query_count = count;
+    kernel_tile_copy(b->query, &queries);
+    kernel_tile_copy(b->dout, &douts);
+    return row;
+}
+
+static size_t load_keys(const struct attention *at, struct backward *b, size_t first)
+{
+    const size_t row = attention_row(at, b->seq, first, at->kv_heads, b->kv_head);
+    const size_t count = attention_smaller(BLOCK, at->seq_length - first);
+    const struct tile_source keys = attention_rows(at, at->k, row, at->kv_heads, count);
+    const struct tile_source values = attention_rows(at, at->v, row, at->kv_heads, count);
+
+    b->key_first = first;
+    b->key_count = count;
+    kernel_tile_transpose(b->key_turned, BLOCK, &keys);
+    kernel_tile_transpose(b->value_turned, BLOCK, &values);
+    kernel_tile_copy(b->key, &keys);
+    return row;
 }
 
 /* One query head of the group against the keys in hand. */
 static void backward_head(const struct attention *at, const struct gradients *g, struct backward *b)
 {
-    const size_t stride = at->heads * at->dim;
-
     for (size_t first = b->key_first; first < at->seq_length; first += BLOCK) {
-        const size_t row = attention_row(at, b->seq, first, at->heads, b->head);
+        const size_t count = attention_smaller(BLOCK, at->seq_length - first);
 
-        b->query_first = first;
-        b->query_count = attention_smaller(BLOCK, at->seq_length - first);
-        if (kernel_attention_first_key(at, b->seq, first, b->query_count) >=
-            b->key_first + b->key_count)
+        if (kernel_attention_first_key(at, b->seq, first, count) >= b->key_first + b->key_count)
             continue; /* all of them began later */
-        kernel_tile_copy(b->query, at->q + row, stride, b->query_count, at->dim);
-        kernel_tile_copy(b->dout, g->dout + row, stride, b->query_count, at->dim);
-        meet(at, g, b);
+        (void)load_queries(at, g, b, first);
+        meet_queries(at, g, b, at->dtype == DS_F32 ? DQ_SET : DQ_NONE);
+        meet_keys(at, b);
+        if (at->dtype == DS_F32)
+            add_dq(at, g, b);
     }
 }
 
-static void backward_keys(const struct attention *at, const struct gradients *g, struct backward *b)
+static void backward_keys(const struct attention *at, const struct gradients *g, struct backward *b,
+                          size_t first)
 {
-    const size_t row = attention_row(at, b->seq, b->key_first, at->kv_heads, b->kv_head);
-    const size_t stride = at->kv_heads * at->dim;
+    const size_t row = load_keys(at, b, first), stride = at->kv_heads * at->dim;
 
-    kernel_tile_transpose(b->key_turned, BLOCK, at->k + row, stride, b->key_count, at->dim);
-    kernel_tile_transpose(b->value_turned, BLOCK, at->v + row, stride, b->key_count, at->dim);
-    kernel_tile_copy(b->key, at->k + row, stride, b->key_count, at->dim);
     memset(b->dk, 0, b->key_count * at->dim_padded * sizeof *b->dk);
     memset(b->dv, 0, b->key_count * at->dim_padded * sizeof *b->dv);
     for (size_t i = 0; i < at->group; i++) {
         b->head = b->kv_head * at->group + i;
         backward_head(at, g, b);
     }
-    for (size_t j = 0; j < b->key_count; j++) {
-        memcpy(g->dk + row + j * stride, b->dk + j * at->dim_padded, at->dim * sizeof *b->dk);
-        memcpy(g->dv + row + j * stride, b->dv + j * at->dim_padded, at->dim * sizeof *b->dv);
-    }
+    kernel_tile_store(element_to(g->dk, row, at->dtype), at->dtype, stride, b->dk, b->key_count,
+                      at->dim);
+    kernel_tile_store(element_to(g->dv, row, at->dtype), at->dtype, stride, b->dv, b->key_count,
+                      at->dim);
 }
 
-/* What the walk over keys needs from the start: dq at zero, delta of every query. */
+/* The second walk: dq of a block of queries. */
+static void backward_queries(const struct attention *at, const struct gradients *g,
+                             struct backward *b, size_t first)
+{
+    const size_t row = load_queries(at, g, b, first);
+    const size_t key_first =
+        kernel_attention_first_key(at, b->seq, first, b->query_count) / BLOCK * BLOCK;
+
+    for (size_t key = key_first; key <= first; key += BLOCK) {
+        (void)load_keys(at, b, key);
+        meet_queries(at, g, b, key == key_first ? DQ_SET : DQ_ADD);
+    }
+    kernel_tile_store(element_to(g->dq, row, at->dtype), at->dtype, at->heads * at->dim, b->dq,
+                      b->query_count, at->dim);
+}
+
+/* What the walk over keys needs from the start: delta of every query, dq at zero where it grows. */
 static void backward_begin(const struct attention *at, const struct gradients *g, size_t seq,
                            size_t kv_head)
 {
@@ -180,9 +246,28 @@ static void backward_begin(const struct attention *at, const struct gradients *g
         for (size_t i = 0; i < at->group; i++) {
             const size_t row = attention_row(at, seq, position, at->heads, kv_head * at->group + i);
 
-            memset(g->dq + row, 0, at->dim * sizeof *g->dq);
-            g->delta[row / at->dim] = dot_row(g->dout + row, g->o + row, at->dim);
+            if (at->dtype == DS_F32)
+                memset((float *)g->dq + row, 0, at->dim * sizeof(float));
+            dot_row(&g->delta[row / at->dim], element_from(g->dout, row, at->dtype),
+                    element_from(g->o, row, at->dtype), at->dim, at->dtype);
         }
+}
+
+static void backward_group(const struct attention *at, const struct gradients *g, size_t seq,
+                           size_t kv_head)
+{
+    struct backward b;
+
+    b.seq = seq;
+    b.kv_head = kv_head;
+    backward_begin(at, g, seq, kv_head);
+    for (size_t first = 0; first < at->seq_length; first += BLOCK)
+        backward_keys(at, g, &b, first);
+    for (size_t i = 0; i < at->group && at->dtype != DS_F32; i++) {
+        b.head = kv_head * at->group + i;
+        for (size_t first = 0; first < at->seq_length; first += BLOCK)
+            backward_queries(at, g, &b, first);
+    }
 }
 
 static ds_status backward_work(void *args, int *done)
@@ -198,17 +283,8 @@ static ds_status backward_work(void *args, int *done)
                                 .delta = a->delta_TH.data};
 
 #pragma omp parallel for schedule(dynamic, 1)
-    for (size_t i = 0; i < at.seq_count * at.kv_heads; i++) {
-        struct backward b;
-
-        b.seq = i / at.kv_heads;
-        b.kv_head = i % at.kv_heads;
-        backward_begin(&at, &g, b.seq, b.kv_head);
-        for (b.key_first = 0; b.key_first < at.seq_length; b.key_first += BLOCK) {
-            b.key_count = attention_smaller(BLOCK, at.seq_length - b.key_first);
-            backward_keys(&at, &g, &b);
-        }
-    }
+    for (size_t i = 0; i < at.seq_count * at.kv_heads; i++)
+        backward_group(&at, &g, i / at.kv_heads, i % at.kv_heads);
     *done = 1;
     return DS_OK;
 }
@@ -219,10 +295,10 @@ ds_status kernel_attention_backward(struct ds_stream *stream,
     static const char kernel[] = "attention_backward";
 
     DS_TRY(kernel_attention_check(kernel, &args->forward));
-    KERNEL_WANTS(kernel, args, do_THD, DS_F32);
-    KERNEL_WANTS(kernel, args, dq_THD, DS_F32);
-    KERNEL_WANTS(kernel, args, dk_TGD, DS_F32);
-    KERNEL_WANTS(kernel, args, dv_TGD, DS_F32);
+    KERNEL_WANTS_SAME(kernel, args, do_THD, forward.q_THD);
+    KERNEL_WANTS_SAME(kernel, args, dq_THD, forward.q_THD);
+    KERNEL_WANTS_SAME(kernel, args, dk_TGD, forward.q_THD);
+    KERNEL_WANTS_SAME(kernel, args, dv_TGD, forward.q_THD);
     KERNEL_WANTS(kernel, args, delta_TH, DS_F32);
     return kernel_launch(stream, backward_work, args, sizeof *args);
 }

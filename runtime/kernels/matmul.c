@@ -1,9 +1,14 @@
-/* matmul.c - C = op(A) op(B) + add * C in fp32.
+/* matmul.c - C = op(A) op(B) + add * C.
  *
  * C is cut into tiles by its shape alone; a tile is made by one thread, with OpenBLAS or, where there
  * is none, with the own kernel. So the bits do not depend on the number of threads, which they do
- * when OpenBLAS divides the work. Any thread may call; several may at once. */
+ * when OpenBLAS divides the work. Any thread may call; several may at once.
+ *
+ * What is stored in 16 bits goes through fp32: a tile's part of A and B is read in pieces along k, its
+ * sums stay in fp32 until the last piece, then they are rounded once. The room for that lies on the
+ * stack, and bounds the tile. */
 #include "blas.h"
+#include "elements.h"
 #include "kernels.h"
 #include "launch.h"
 #include "tile.h"
@@ -13,12 +18,20 @@
 #include <string.h>
 
 struct gemm {
-    const float *a, *b;
-    float *c;
+    const void *a, *b;
+    void *c;
+    enum ds_dtype in, out; /* of A and B, of C */
     size_t m, n, k;
-    size_t a_stride, b_stride; /* of stored rows; C's is n */
+    size_t a_stride, b_stride, c_stride; /* of stored rows */
     int trans_a, trans_b, add;
 };
+
+#define ROOM_SIDE 256 /* of a piece of A, B and C in fp32: 256 KiB each */
+
+static int is_fp32(const struct gemm *g)
+{
+    return g->in == DS_F32 && g->out == DS_F32;
+}
 
 /* Rows and columns of a tile. The smaller, the more often A and B are packed: the largest wins that
  * leaves enough tiles to share out. */
@@ -32,11 +45,14 @@ static struct gemm_tiling choose_tiling(const struct gemm *g)
                                       {256, 256},   {128, 256},  {128, 128}};
     const size_t worth_sharing = (size_t)1 << 18; /* products */
     const size_t enough = g->m * g->n * g->k > worth_sharing ? 8 : 1;
+    const size_t side_max = is_fp32(g) ? SIZE_MAX : ROOM_SIDE;
     struct gemm_tiling t = {0};
 
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0] && t.count < enough; i++) {
-        size_t across = (g->n + sizes[i][1] - 1) / sizes[i][1];
+        const size_t across = (g->n + sizes[i][1] - 1) / sizes[i][1];
 
+        if (sizes[i][0] > side_max || sizes[i][1] > side_max)
+            continue;
         t.row_count = (g->m + sizes[i][0] - 1) / sizes[i][0];
         t.count = t.row_count * across;
         t.rows = TILE_ROUND_UP((g->m + t.row_count - 1) / t.row_count);
@@ -58,9 +74,9 @@ static struct gemm cut_tile(const struct gemm *g, const struct gemm_tiling *t, s
 
     tile.m = row < g->m ? smaller(t->rows, g->m - row) : 0;
     tile.n = column < g->n ? smaller(t->columns, g->n - column) : 0;
-    tile.a += g->trans_a ? row : row * g->a_stride;
-    tile.b += g->trans_b ? column * g->b_stride : column;
-    tile.c += row * g->n + column;
+    tile.a = element_from(g->a, g->trans_a ? row : row * g->a_stride, g->in);
+    tile.b = element_from(g->b, g->trans_b ? column * g->b_stride : column, g->in);
+    tile.c = element_to(g->c, row * g->c_stride + column, g->out);
     return tile;
 }
 
@@ -71,14 +87,20 @@ static struct gemm cut_tile(const struct gemm *g, const struct gemm_tiling *t, s
 static void pack_b(float *to, const struct gemm *g, size_t first, size_t depth, size_t column,
                    size_t n)
 {
+    const float *b = g->b;
+
     if (g->trans_b) {
-        kernel_tile_transpose(to, PANEL, g->b + column * g->b_stride + first, g->b_stride, n,
-                              depth);
+        kernel_tile_transpose(to, PANEL,
+                              &(struct tile_source){.from = b + column * g->b_stride + first,
+                                                    .dtype = DS_F32,
+                                                    .from_stride = g->b_stride,
+                                                    .rows = n,
+                                                    .columns = depth});
         return;
     }
     for (size_t l = 0; l < depth; l++)
         for (size_t j = 0; j < TILE_ROUND_UP(n); j++)
-            to[l * PANEL + j] = j < n ? g->b[(first + l) * g->b_stride + column + j] : 0.0f;
+            to[l * PANEL + j] = j < n ? b[(first + l) * g->b_stride + column + j] : 0.0f;
 }
 
 static void store_c(float *c, size_t c_stride, const float *sum, size_t rows, size_t columns,
@@ -91,15 +113,15 @@ static void store_c(float *c, size_t c_stride, const float *sum, size_t rows, si
 }
 
 /* One piece of B against all rows of the tile. */
-static void own_panel(const struct gemm *g, size_t c_stride, size_t first, size_t column)
+static void own_panel(const struct gemm *g, size_t first, size_t column)
 {
     _Alignas(64) float b[DEPTH * PANEL], sum[PANEL * PANEL];
     size_t depth = smaller(DEPTH, g->k - first), n = smaller(PANEL, g->n - column);
 
     pack_b(b, g, first, depth, column, n);
     for (size_t row = 0; row < g->m; row += PANEL) {
-        const float *a =
-            g->a + (g->trans_a ? first * g->a_stride + row : row * g->a_stride + first);
+        const float *a = (const float *)g->a +
+                         (g->trans_a ? first * g->a_stride + row : row * g->a_stride + first);
         size_t m = smaller(PANEL, g->m - row);
 
         kernel_tile_product(&(struct tile_product){.m = m,
@@ -112,31 +134,87 @@ static void own_panel(const struct gemm *g, size_t c_stride, size_t first, size_
                                                    .b_stride = PANEL,
                                                    .c = sum,
                                                    .c_stride = PANEL});
-        store_c(g->c + row * c_stride + column, c_stride, sum, m, n, g->add || first > 0);
+        store_c((float *)g->c + row * g->c_stride + column, g->c_stride, sum, m, n,
+                g->add || first > 0);
     }
 }
 
-static void own_tile(const struct gemm *g, size_t c_stride)
+static void own_tile(const struct gemm *g)
 {
     for (size_t column = 0; column < g->n; column += PANEL)
         for (size_t first = 0; first < g->k; first += DEPTH)
-            own_panel(g, c_stride, first, column);
+            own_panel(g, first, column);
 }
 
 /* k in parts that an int holds; the tile's rows and columns are small. */
-static void blas_tile(blas_sgemm sgemm, const struct gemm *g, size_t c_stride)
+static void blas_tile(blas_sgemm sgemm, const struct gemm *g)
 {
     const size_t part_max = (size_t)1 << 30;
 
     for (size_t first = 0; first < g->k; first += part_max) {
-        const float *a = g->a + (g->trans_a ? first * g->a_stride : first);
-        const float *b = g->b + (g->trans_b ? first : first * g->b_stride);
+        const float *a = (const float *)g->a + (g->trans_a ? first * g->a_stride : first);
+        const float *b = (const float *)g->b + (g->trans_b ? first : first * g->b_stride);
 
         sgemm(BLAS_ROW_MAJOR, g->trans_a ? BLAS_TRANSPOSED : BLAS_PLAIN,
               g->trans_b ? BLAS_TRANSPOSED : BLAS_PLAIN, (int)g->m, (int)g->n,
               (int)smaller(part_max, g->k - first), 1.0f, a, (int)g->a_stride, b, (int)g->b_stride,
-              g->add || first > 0 ? 1.0f : 0.0f, g->c, (int)c_stride);
+              g->add || first > 0 ? 1.0f : 0.0f, g->c, (int)g->c_stride);
     }
+}
+
+static void fp32_tile(blas_sgemm sgemm, const struct gemm *g)
+{
+    if (sgemm)
+        blas_tile(sgemm, g);
+    else
+        own_tile(g);
+}
+
+/* Rows of A or B as they are stored, `first` .. `first` + depth of k of them, into `room`. */
+static size_t read_piece(float *room, const void *from, enum ds_dtype dtype, size_t stride,
+                         int k_is_row, size_t first, size_t depth, size_t side)
+{
+    const struct tile_source source = {
+        .from = element_from(from, k_is_row ? first * stride : first, dtype),
+        .dtype = dtype,
+        .from_stride = stride,
+        .rows = k_is_row ? depth : side,
+        .columns = k_is_row ? side : depth};
+
+    kernel_tile_copy(room, &source);
+    return TILE_ROUND_UP(source.columns);
+}
+
+struct room {
+    _Alignas(64) float a[ROOM_SIDE * ROOM_SIDE];
+    float b[ROOM_SIDE * ROOM_SIDE], c[ROOM_SIDE * ROOM_SIDE];
+};
+
+static void stored_tile(blas_sgemm sgemm, const struct gemm *g)
+{
+    struct room room;
+    struct gemm piece = *g;
+
+    piece.in = piece.out = DS_F32;
+    if (g->out != DS_F32) {
+        piece.c = room.c;
+        piece.c_stride = TILE_ROUND_UP(g->n);
+        if (g->add)
+            kernel_tile_copy(room.c, &(struct tile_source){g->c, g->out, g->c_stride, g->m, g->n});
+    }
+    piece.a = room.a;
+    piece.b = room.b;
+    for (size_t first = 0; first < g->k; first += ROOM_SIDE) {
+        piece.k = smaller(ROOM_SIDE, g->k - first);
+        piece.a_stride =
+            read_piece(room.a, g->a, g->in, g->a_stride, g->trans_a, first, piece.k, g->m);
+        piece.b_stride =
+            read_piece(room.b, g->b, g->in, g->b_stride, !g->trans_b, first, piece.k, g->n);
+        fp32_tile(sgemm, &piece);
+        piece.add = 1;
+    }
+    if (g->out != DS_F32)
+        kernel_tile_store(g->c, g->out, g->c_stride, room.c, g->m, g->n);
 }
 
 static void multiply(const struct gemm *g)
@@ -154,10 +232,10 @@ static void multiply(const struct gemm *g)
 
             if (tile.m == 0 || tile.n == 0)
                 continue; /* rounding up the sizes has used up the matrix */
-            if (sgemm)
-                blas_tile(sgemm, &tile, g->n);
+            if (is_fp32(g))
+                fp32_tile(sgemm, &tile);
             else
-                own_tile(&tile, g->n);
+                stored_tile(sgemm, &tile);
         }
     }
 }
@@ -181,11 +259,14 @@ static struct gemm describe(const struct ds_matmul_args *args)
     return (struct gemm){.a = args->a.data,
                          .b = args->b.data,
                          .c = args->c.data,
+                         .in = args->a.dtype,
+                         .out = args->c.dtype,
                          .m = rows_of(&args->c),
                          .n = columns_of(&args->c),
                          .k = args->trans_a ? rows_of(&args->a) : columns_of(&args->a),
                          .a_stride = columns_of(&args->a),
                          .b_stride = columns_of(&args->b),
+                         .c_stride = columns_of(&args->c),
                          .trans_a = args->trans_a,
                          .trans_b = args->trans_b,
                          .add = args->add};
@@ -198,7 +279,7 @@ static ds_status matmul_work(void *args, int *done)
     if (g.k > 0)
         multiply(&g);
     else if (!g.add)
-        memset(g.c, 0, g.m * g.n * sizeof *g.c);
+        memset(g.c, 0, g.m * g.n * ds_dtype_bytes(g.out));
     *done = 1;
     return DS_OK;
 }
@@ -206,9 +287,9 @@ static ds_status matmul_work(void *args, int *done)
 /* Tensors of more than two dims count as rows of their last one. */
 ds_status kernel_matmul(struct ds_stream *stream, const struct ds_matmul_args *args)
 {
-    KERNEL_WANTS("matmul", args, a, DS_F32);
-    KERNEL_WANTS("matmul", args, b, DS_F32);
-    KERNEL_WANTS("matmul", args, c, DS_F32);
+    KERNEL_WANTS_FLOAT("matmul", args, a);
+    KERNEL_WANTS_SAME("matmul", args, b, a);
+    KERNEL_WANTS_FLOAT("matmul", args, c);
     DS_ASSERT(rows_of(&args->c) == (args->trans_a ? columns_of(&args->a) : rows_of(&args->a)));
     DS_ASSERT(columns_of(&args->c) == (args->trans_b ? rows_of(&args->b) : columns_of(&args->b)));
     DS_ASSERT((args->trans_a ? rows_of(&args->a) : columns_of(&args->a)) ==

@@ -1,9 +1,8 @@
 /* tile.c - products of small matrices, compiled for three widths of vectors. */
 #include "tile.h"
 
+#include "elements.h"
 #include "kernels.h"
-
-#include <string.h>
 
 #define TILE_ROWS 4
 
@@ -52,30 +51,76 @@ void kernel_tile_product(const struct tile_product *product)
 }
 
 /* Sixteen rows at a time: the writes of a column are then one line of the cache. */
-void kernel_tile_transpose(float *to, size_t to_stride, const float *from, size_t from_stride,
-                           size_t rows, size_t columns)
+KERNEL_INLINE void transpose(float *to, size_t to_stride, const struct tile_source *source,
+                             enum ds_dtype dtype)
 {
-    for (size_t first = 0; first < rows; first += TILE_LANES) {
-        size_t count = rows - first < TILE_LANES ? rows - first : TILE_LANES;
+    const struct tile_source s = *source;
 
-        for (size_t column = 0; column < columns; column++) {
-            const float *source = from + first * from_stride + column;
+    for (size_t first = 0; first < s.rows; first += TILE_LANES) {
+        const size_t count = s.rows - first < TILE_LANES ? s.rows - first : TILE_LANES;
+
+        for (size_t column = 0; column < s.columns; column++) {
+            const void *from = element_from(s.from, first * s.from_stride + column, dtype);
             float *target = to + column * to_stride + first;
 
             for (size_t i = 0; i < count; i++)
-                target[i] = source[i * from_stride];
+                target[i] = element_load(from, i * s.from_stride, dtype);
             for (size_t i = count; i < TILE_LANES; i++)
                 target[i] = 0.0f;
         }
     }
 }
 
-void kernel_tile_copy(float *to, const float *from, size_t from_stride, size_t rows, size_t columns)
+void kernel_tile_transpose(float *to, size_t to_stride, const struct tile_source *source)
 {
-    size_t to_stride = TILE_ROUND_UP(columns);
+    ELEMENT_SWITCH(source->dtype, transpose, to, to_stride, source);
+}
 
-    for (size_t i = 0; i < rows; i++) {
-        memcpy(to + i * to_stride, from + i * from_stride, columns * sizeof *to);
-        memset(to + i * to_stride + columns, 0, (to_stride - columns) * sizeof *to);
+KERNEL_INLINE void copy_rows(float *to, const struct tile_source *source, enum ds_dtype dtype)
+{
+    const struct tile_source s = *source;
+    const size_t to_stride = TILE_ROUND_UP(s.columns);
+
+    for (size_t row = 0; row < s.rows; row++) {
+        const void *from = element_from(s.from, row * s.from_stride, dtype);
+        float *target = to + row * to_stride;
+
+        for (size_t i = 0; i < s.columns; i++)
+            target[i] = element_load(from, i, dtype);
+        for (size_t i = s.columns; i < to_stride; i++)
+            target[i] = 0.0f;
     }
+}
+
+KERNEL_CLONES static void tile_copy(float *to, const struct tile_source *source)
+{
+    ELEMENT_SWITCH(source->dtype, copy_rows, to, source);
+}
+
+void kernel_tile_copy(float *to, const struct tile_source *source)
+{
+    tile_copy(to, source);
+}
+
+KERNEL_INLINE void store_rows(void *to, size_t to_stride, const float *from, size_t rows,
+                              size_t columns, enum ds_dtype dtype)
+{
+    for (size_t row = 0; row < rows; row++) {
+        void *target = element_to(to, row * to_stride, dtype);
+
+        for (size_t i = 0; i < columns; i++)
+            element_store(target, i, from[row * TILE_ROUND_UP(columns) + i], dtype);
+    }
+}
+
+KERNEL_CLONES static void tile_store(void *to, enum ds_dtype dtype, size_t to_stride,
+                                     const float *from, size_t rows, size_t columns)
+{
+    ELEMENT_SWITCH(dtype, store_rows, to, to_stride, from, rows, columns);
+}
+
+void kernel_tile_store(void *to, enum ds_dtype dtype, size_t to_stride, const float *from,
+                       size_t rows, size_t columns)
+{
+    tile_store(to, dtype, to_stride, from, rows, columns);
 }

@@ -6,6 +6,8 @@
 #ifndef KERNELS_TILE_H
 #define KERNELS_TILE_H
 
+#include "dstrain/tensor.h"
+
 #include <stddef.h>
 
 #define TILE_LANES 16 /* n is a multiple; B and C have room for it */
@@ -25,13 +27,24 @@ struct tile_product {
 
 void kernel_tile_product(const struct tile_product *product);
 
-/* to[column][row] = from[row][column], for `rows` rows of `columns` elements, from_stride apart; a row
- * of `to` has to_stride elements, and those from `rows` up to a multiple of TILE_LANES become 0. */
-void kernel_tile_transpose(float *to, size_t to_stride, const float *from, size_t from_stride,
-                           size_t rows, size_t columns);
+/* Rows of `columns` stored elements, from_stride apart. */
+struct tile_source {
+    const void *from;
+    enum ds_dtype dtype;
+    size_t from_stride;
+    size_t rows, columns;
+};
+
+/* to[column][row] = from[row][column]; a row of `to` has to_stride elements, and those from `rows` up
+ * to a multiple of TILE_LANES become 0. */
+void kernel_tile_transpose(float *to, size_t to_stride, const struct tile_source *source);
 
 /* Copy rows, those of `to` filled up with zeros to a multiple of TILE_LANES, which is their stride. */
-void kernel_tile_copy(float *to, const float *from, size_t from_stride, size_t rows,
-                      size_t columns);
+void kernel_tile_copy(float *to, const struct tile_source *source);
+
+/* The way back: the first `columns` elements of each row of `from`, whose stride is such a multiple, into
+ * rows that are to_stride apart. */
+void kernel_tile_store(void *to, enum ds_dtype dtype, size_t to_stride, const float *from,
+                       size_t rows, size_t columns);
 
 #endif

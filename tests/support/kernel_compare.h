@@ -62,7 +62,7 @@ static inline uint64_t bits_hash(const void *at, size_t bytes)
 #define OMP_TEAM_MAX 3
 #endif
 
-#define assert_close(error, bound)                                                        \
+#define assert_error(error, bound)                                                        \
     do {                                                                                  \
         double error_ = (error);                                                          \
         if (!(error_ <= (bound)))                                                         \

@@ -3,7 +3,7 @@
 // link: kernels base
 #include "test.h"
 
-#include "fake_device.h"
+#include "kernel_case.h"
 #include "kernel_compare.h"
 
 #include "dstrain/kernels.h"
@@ -36,6 +36,8 @@ static const struct row rows[] = {
 /* Tensors of one case, and the fp64 answers. */
 struct attend {
     struct row shape;
+    enum case_storage storage;
+    int has_o; /* delta of the reference comes from o: backward is given its stored values */
     size_t tokens, q_count, kv_count;
     float scale;
     int32_t *document;
@@ -60,18 +62,29 @@ static int32_t *make_documents(const struct row *shape, uint64_t seed)
     return document;
 }
 
-static struct attend attend_make(const struct row *shape, uint64_t seed)
+static float *stored_floats(size_t count, uint64_t seed, enum case_storage storage)
 {
-    struct attend c = {.shape = *shape, .tokens = shape->seq_count * shape->seq_length};
+    float *x = random_floats(count, seed);
+
+    for (size_t i = 0; i < count; i++)
+        x[i] = case_rounded(storage, x[i]);
+    return x;
+}
+
+static struct attend attend_make_stored(const struct row *shape, uint64_t seed,
+                                        enum case_storage storage)
+{
+    struct attend c = {
+        .storage = storage, .shape = *shape, .tokens = shape->seq_count * shape->seq_length};
 
     c.q_count = c.tokens * shape->heads * shape->dim;
     c.kv_count = c.tokens * shape->kv_heads * shape->dim;
     c.scale = 2.0f / sqrtf((float)shape->dim);
     c.document = make_documents(shape, seed + 5);
-    c.q = random_floats(c.q_count, seed + 1);
-    c.k = random_floats(c.kv_count, seed + 2);
-    c.v = random_floats(c.kv_count, seed + 3);
-    c.dout = random_floats(c.q_count, seed + 4);
+    c.q = stored_floats(c.q_count, seed + 1, storage);
+    c.k = stored_floats(c.kv_count, seed + 2, storage);
+    c.v = stored_floats(c.kv_count, seed + 3, storage);
+    c.dout = stored_floats(c.q_count, seed + 4, storage);
     c.o = random_floats(c.q_count, 1); /* outputs: what they held before does not matter */
     c.dq = random_floats(c.q_count, 2);
     c.dk = random_floats(c.kv_count, 3);
@@ -84,6 +97,11 @@ static struct attend attend_make(const struct row *shape, uint64_t seed)
     c.want_dk = calloc(c.kv_count, sizeof(double));
     c.want_dv = calloc(c.kv_count, sizeof(double));
     return c;
+}
+
+static struct attend attend_make(const struct row *shape, uint64_t seed)
+{
+    return attend_make_stored(shape, seed, CASE_F32);
 }
 
 static void attend_free(struct attend *c)
@@ -111,25 +129,51 @@ static struct ds_attention_args forward_args(const struct attend *c)
         .scale = c->scale};
 }
 
-static void run_forward(const struct attend *c)
+static void store_forward(struct kernel_case *k, struct ds_attention_args *args)
 {
-    struct ds_attention_args args = forward_args(c);
-
-    assert_ok(ds_kernels_cpu.attention_forward(&fake_stream, &args));
+    case_store(k, &args->q_THD);
+    case_store(k, &args->k_TGD);
+    case_store(k, &args->v_TGD);
+    case_store(k, &args->o_THD);
 }
 
-static void run_backward(const struct attend *c)
+static void run_forward(const struct attend *c)
+{
+    struct kernel_case k = {.storage = c->storage};
+    struct ds_attention_args args = forward_args(c);
+
+    store_forward(&k, &args);
+    assert_ok(ds_kernels_cpu.attention_forward(&fake_stream, &args));
+    case_load(&k);
+    case_free(&k);
+}
+
+static struct ds_attention_backward_args backward_args(const struct attend *c)
 {
     const struct row *s = &c->shape;
-    struct ds_attention_backward_args args = {
+
+    return (struct ds_attention_backward_args){
         .forward = forward_args(c),
         .do_THD = ds_tensor3(c->dout, DS_F32, c->tokens, s->heads, s->dim),
         .dq_THD = ds_tensor3(c->dq, DS_F32, c->tokens, s->heads, s->dim),
         .dk_TGD = ds_tensor3(c->dk, DS_F32, c->tokens, s->kv_heads, s->dim),
         .dv_TGD = ds_tensor3(c->dv, DS_F32, c->tokens, s->kv_heads, s->dim),
         .delta_TH = ds_tensor2(c->delta, DS_F32, c->tokens, s->heads)};
+}
 
+static void run_backward(const struct attend *c)
+{
+    struct kernel_case k = {.storage = c->storage};
+    struct ds_attention_backward_args args = backward_args(c);
+
+    store_forward(&k, &args.forward);
+    case_store(&k, &args.do_THD);
+    case_store(&k, &args.dq_THD);
+    case_store(&k, &args.dk_TGD);
+    case_store(&k, &args.dv_TGD);
     assert_ok(ds_kernels_cpu.attention_backward(&fake_stream, &args));
+    case_load(&k);
+    case_free(&k);
 }
 
 static double dot(const float *a, const float *b, size_t count)
@@ -164,6 +208,8 @@ static void plain_query(struct attend *c, size_t token, size_t head, double *p)
         p[t] = exp(p[t] - max) / sum;
         delta += p[t] * dot(dout, c->v + (t * s->kv_heads + kv) * dim, dim);
     }
+    if (c->has_o)
+        delta = dot(dout, c->o + (token * s->heads + head) * dim, dim);
     for (size_t t = first; t <= token; t++) {
         const size_t row = (t * s->kv_heads + kv) * dim;
         const double ds = p[t] * (dot(dout, c->v + row, dim) - delta) * c->scale;
@@ -203,12 +249,36 @@ static void forward_and_backward_equal_fp64(void **state)
         run_forward(&c);
         run_backward(&c);
         print_message("%s\n", rows[i].name);
-        assert_close(relative_error(c.o, c.want_o, c.q_count), 1e-6);
-        assert_close(relative_error(c.lse, c.want_lse, c.tokens * c.shape.heads), 1e-6);
-        assert_close(relative_error(c.dv, c.want_dv, c.kv_count), 1e-6);
+        assert_error(relative_error(c.o, c.want_o, c.q_count), 1e-6);
+        assert_error(relative_error(c.lse, c.want_lse, c.tokens * c.shape.heads), 1e-6);
+        assert_error(relative_error(c.dv, c.want_dv, c.kv_count), 1e-6);
         /* a query that sees itself alone has gradients of zero, up to rounding */
-        assert_close(relative_error_above(c.dq, c.want_dq, c.q_count, 0.1), 2e-6);
-        assert_close(relative_error_above(c.dk, c.want_dk, c.kv_count, 0.1), 2e-6);
+        assert_error(relative_error_above(c.dq, c.want_dq, c.q_count, 0.1), 2e-6);
+        assert_error(relative_error_above(c.dk, c.want_dk, c.kv_count, 0.1), 2e-6);
+        attend_free(&c);
+    }
+}
+
+static void forward_and_backward_of_16_bits_are_rounded_once(void **state)
+{
+    uint64_t seed = test_seed(__func__);
+
+    (void)state;
+    for (size_t i = 0; i < 2 * ROW_COUNT; i++) {
+        const enum case_storage storage = i % 2 ? CASE_BF16 : CASE_F16;
+        struct attend c = attend_make_stored(&rows[i / 2], seed + 100 * i, storage);
+
+        print_message("%s, %s\n", rows[i / 2].name, ds_dtype_name(case_dtypes[storage]));
+        plain_attention(&c);
+        run_forward(&c);
+        assert_rounded(storage, c.o, c.want_o, c.q_count);
+        assert_error(relative_error(c.lse, c.want_lse, c.tokens * c.shape.heads), 1e-6);
+        c.has_o = 1;
+        plain_attention(&c);
+        run_backward(&c);
+        assert_rounded(storage, c.dv, c.want_dv, c.kv_count);
+        assert_rounded_within(storage, c.dq, c.want_dq, c.q_count, 2e-6);
+        assert_rounded_within(storage, c.dk, c.want_dk, c.kv_count, 2e-6);
         attend_free(&c);
     }
 }
@@ -269,14 +339,16 @@ static void bits_do_not_depend_on_the_number_of_threads(void **state)
     int thread_count = omp_get_max_threads();
 
     (void)state;
-    for (size_t i = 3; i < 6; i++) {
-        struct attend one = attend_make(&rows[i], seed);
+    for (size_t i = 3; i < 9; i++) {
+        const enum case_storage storage = i < 6 ? CASE_F32 : CASE_BF16;
+        const struct row *shape = &rows[i < 6 ? i : i - 3];
+        struct attend one = attend_make_stored(shape, seed, storage);
 
         omp_set_num_threads(1);
         run_forward(&one);
         run_backward(&one);
         for (int threads = 2; threads <= OMP_TEAM_MAX; threads++) {
-            struct attend more = attend_make(&rows[i], seed);
+            struct attend more = attend_make_stored(shape, seed, storage);
 
             omp_set_num_threads(threads);
             run_forward(&more);
@@ -344,11 +416,34 @@ static void large_scores_stay_finite_and_nan_is_not_hidden(void **state)
     for (size_t i = 0; i < c.q_count; i++)
         assert_true(isfinite(c.o[i]) && isfinite(c.dq[i]));
     /* a score near 3,000 has an absolute error of 1e-4 */
-    assert_close(relative_error(c.o, c.want_o, c.q_count), 1e-2);
+    assert_error(relative_error(c.o, c.want_o, c.q_count), 1e-2);
     c.q[5] = NAN;
     run_forward(&c);
     assert_true(isnan(c.o[0]) && isnan(c.lse[0]));
     attend_free(&c);
+}
+
+/* A NaN in one head's query stays in it; a sum of values that fp16 cannot hold is inf. */
+static void what_is_not_finite_passes_through_16_bits(void **state)
+{
+    const struct row shape = {"not finite", 1, 70, 2, 2, 5, 1};
+
+    (void)state;
+    for (enum case_storage storage = CASE_BF16; storage <= CASE_F16; storage++) {
+        struct attend c = attend_make_stored(&shape, test_seed(__func__), storage);
+
+        c.q[5 * 2 * 5] = NAN; /* token 5, head 0 */
+        run_forward(&c);
+        run_backward(&c);
+        assert_true(isnan(c.o[5 * 2 * 5]) && isnan(c.dq[5 * 2 * 5]) && isnan(c.dk[0]));
+        assert_true(isfinite(c.o[5 * 2 * 5 + 5]) && isfinite(c.dk[5]));
+        for (size_t i = 0; i < c.q_count; i++)
+            c.dout[i] = 60000;
+        run_backward(&c);
+        if (storage == CASE_F16)
+            assert_true(c.dv[5] == INFINITY); /* all 70 queries see key 0 of head 1 */
+        attend_free(&c);
+    }
 }
 
 static void what_is_not_available_is_named(void **state)
@@ -361,6 +456,13 @@ static void what_is_not_available_is_named(void **state)
     args.k_TGD.dtype = DS_BF16;
     assert_int_equal(ds_kernels_cpu.attention_forward(&fake_stream, &args), DS_ERR_UNSUPPORTED);
     args.k_TGD.dtype = DS_F32;
+    args.lse_TH.dtype = DS_BF16;
+    assert_int_equal(ds_kernels_cpu.attention_forward(&fake_stream, &args), DS_ERR_UNSUPPORTED);
+    args.lse_TH.dtype = DS_F32;
+    struct ds_attention_backward_args backward = backward_args(&c);
+    backward.dk_TGD.dtype = DS_F16;
+    assert_int_equal(ds_kernels_cpu.attention_backward(&fake_stream, &backward),
+                     DS_ERR_UNSUPPORTED);
     args.q_THD.shape[2] = args.k_TGD.shape[2] = 257;
     assert_int_equal(ds_kernels_cpu.attention_forward(&fake_stream, &args), DS_ERR_UNSUPPORTED);
     attend_free(&c);
@@ -375,6 +477,8 @@ int main(void)
         cmocka_unit_test(bits_are_the_same_on_every_machine),
         cmocka_unit_test(unseen_keys_leave_no_trace),
         cmocka_unit_test(large_scores_stay_finite_and_nan_is_not_hidden),
+        cmocka_unit_test(forward_and_backward_of_16_bits_are_rounded_once),
+        cmocka_unit_test(what_is_not_finite_passes_through_16_bits),
         cmocka_unit_test(what_is_not_available_is_named),
     };
 

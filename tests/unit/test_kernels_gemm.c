@@ -3,7 +3,7 @@
 // link: kernels base
 #include "test.h"
 
-#include "fake_device.h"
+#include "kernel_case.h"
 #include "kernel_compare.h"
 
 #include "dstrain/kernels.h"
@@ -26,6 +26,7 @@ struct product {
     struct row shape;
     int trans_a, trans_b, add;
     float *a, *b, *before, *c;
+    enum case_storage in, out; /* of A and B, of C */
 };
 
 static struct product product_make(struct row shape, int variant, uint64_t seed)
@@ -42,6 +43,23 @@ static struct product product_make(struct row shape, int variant, uint64_t seed)
     return p;
 }
 
+/* The same with values that 16 bits hold. */
+static struct product product_stored(struct row shape, int variant, uint64_t seed,
+                                     enum case_storage in, enum case_storage out)
+{
+    struct product p = product_make(shape, variant, seed);
+
+    p.in = in;
+    p.out = out;
+    for (size_t i = 0; i < shape.m * shape.k; i++)
+        p.a[i] = case_rounded(in, p.a[i]);
+    for (size_t i = 0; i < shape.k * shape.n; i++)
+        p.b[i] = case_rounded(in, p.b[i]);
+    for (size_t i = 0; i < shape.m * shape.n; i++)
+        p.before[i] = case_rounded(out, p.before[i]);
+    return p;
+}
+
 static void product_free(struct product *p)
 {
     free(p->a);
@@ -53,6 +71,7 @@ static void product_free(struct product *p)
 static void product_run(struct product *p)
 {
     const struct row s = p->shape;
+    struct kernel_case k = {0};
     struct ds_matmul_args args = {
         .a = p->trans_a ? ds_tensor2(p->a, DS_F32, s.k, s.m) : ds_tensor2(p->a, DS_F32, s.m, s.k),
         .b = p->trans_b ? ds_tensor2(p->b, DS_F32, s.n, s.k) : ds_tensor2(p->b, DS_F32, s.k, s.n),
@@ -63,14 +82,18 @@ static void product_run(struct product *p)
 
     for (size_t i = 0; i < s.m * s.n; i++)
         p->c[i] = p->add ? p->before[i] : NAN; /* what is overwritten is not read */
+    case_store_as(&k, &args.a, p->in);
+    case_store_as(&k, &args.b, p->in);
+    case_store_as(&k, &args.c, p->out);
     assert_ok(ds_kernels_cpu.matmul(&fake_stream, &args));
+    case_load(&k);
+    case_free(&k);
 }
 
-static double product_error(const struct product *p)
+static void product_check(const struct product *p)
 {
     const struct row s = p->shape;
     double *want = calloc(s.m * s.n, sizeof *want);
-    double error;
 
     for (size_t i = 0; i < s.m; i++)
         for (size_t j = 0; j < s.n; j++) {
@@ -81,9 +104,8 @@ static double product_error(const struct product *p)
                        (double)p->b[p->trans_b ? j * s.k + l : l * s.n + j];
             want[i * s.n + j] = sum;
         }
-    error = relative_error(p->c, want, s.m * s.n);
+    assert_rounded(p->out, p->c, want, s.m * s.n);
     free(want);
-    return error;
 }
 
 static void products_equal_fp64_for_all_transposes(void **state)
@@ -97,7 +119,30 @@ static void products_equal_fp64_for_all_transposes(void **state)
             struct product p = product_make(rows[i], variant, seed);
 
             product_run(&p);
-            assert_close(product_error(&p), 1e-6);
+            product_check(&p);
+            product_free(&p);
+        }
+}
+
+/* Rows whose sides are more than a piece in fp32, and products that are so deep. */
+static void products_of_16_bits_are_rounded_once(void **state)
+{
+    static const struct row deep[] = {{300, 17, 700}, {17, 290, 513}, {33, 40, 256}};
+    uint64_t seed = test_seed(__func__);
+
+    (void)state;
+    for (size_t i = 0; i < ROW_COUNT + 3; i++)
+        for (int variant = 0; variant < 8 * 8; variant++) {
+            const struct row row = i < ROW_COUNT ? rows[i] : deep[i - ROW_COUNT];
+            const int storages = variant / 8 + 1; /* all but fp32 alone */
+            struct product p;
+
+            if (row.m * row.n * row.k > 1 << 21 && variant % 8 != (int)(seed % 8))
+                continue; /* large ones in one variant of transposes */
+            p = product_stored(row, variant % 8, seed, (enum case_storage)(storages / 3),
+                               (enum case_storage)(storages % 3));
+            product_run(&p);
+            product_check(&p);
             product_free(&p);
         }
 }
@@ -109,8 +154,10 @@ static void bits_do_not_depend_on_the_number_of_threads(void **state)
     int thread_count = omp_get_max_threads();
 
     (void)state;
-    for (int variant = 0; variant < 24; variant++) {
-        struct product p = product_make(shapes[variant % 3], variant / 3, seed);
+    for (int variant = 0; variant < 48; variant++) {
+        const enum case_storage storage = variant < 24 ? CASE_F32 : CASE_BF16;
+        struct product p =
+            product_stored(shapes[variant % 3], variant / 3 % 8, seed, storage, storage);
         size_t bytes = p.shape.m * p.shape.n * sizeof(float);
         float *first = malloc(bytes);
 
@@ -184,7 +231,36 @@ static void an_empty_sum_is_zero(void **state)
         assert_true(c[i] == 0.0f);
 }
 
-static void a_dtype_it_lacks_is_refused(void **state)
+static void an_empty_sum_of_16_bits_is_zero_and_no_more(void **state)
+{
+    uint16_t c[6] = {1, 2, 3, 4, 5, 6};
+    struct ds_matmul_args args = {.a = ds_tensor2(c, DS_BF16, 2, 0),
+                                  .b = ds_tensor2(c, DS_BF16, 0, 2),
+                                  .c = ds_tensor2(c, DS_BF16, 2, 2)};
+
+    (void)state;
+    assert_ok(ds_kernels_cpu.matmul(&fake_stream, &args));
+    assert_true(c[0] == 0 && c[3] == 0 && c[4] == 5 && c[5] == 6);
+}
+
+static void fp16_overflows_to_inf_and_nan_stays_in_its_row(void **state)
+{
+    struct kernel_case k = {.storage = CASE_F16};
+    float a[] = {300, 300, 1, 1, NAN, 1}, b[] = {300, 1, 300, 1}, c[6] = {0};
+    struct ds_matmul_args args = {.a = f32_2(a, 3, 2), .b = f32_2(b, 2, 2), .c = f32_2(c, 3, 2)};
+
+    (void)state;
+    case_store(&k, &args.a);
+    case_store(&k, &args.b);
+    case_store(&k, &args.c);
+    assert_ok(ds_kernels_cpu.matmul(&fake_stream, &args));
+    case_load(&k);
+    assert_true(c[0] == INFINITY && c[1] == 600 && c[2] == 600 && c[3] == 2);
+    assert_true(isnan(c[4]) && isnan(c[5]));
+    case_free(&k);
+}
+
+static void dtypes_that_do_not_go_together_are_refused(void **state)
 {
     float x[4] = {0};
     struct ds_matmul_args args = {.a = ds_tensor2(x, DS_F32, 2, 2),
@@ -192,6 +268,11 @@ static void a_dtype_it_lacks_is_refused(void **state)
                                   .c = ds_tensor2(x, DS_F32, 2, 2)};
 
     (void)state;
+    assert_int_equal(ds_kernels_cpu.matmul(&fake_stream, &args), DS_ERR_UNSUPPORTED);
+    args.a.dtype = DS_F16;
+    assert_int_equal(ds_kernels_cpu.matmul(&fake_stream, &args), DS_ERR_UNSUPPORTED);
+    args.a.dtype = DS_BF16;
+    args.c.dtype = DS_F64;
     assert_int_equal(ds_kernels_cpu.matmul(&fake_stream, &args), DS_ERR_UNSUPPORTED);
 }
 
@@ -231,7 +312,10 @@ int main(void)
         cmocka_unit_test(bits_do_not_depend_on_the_number_of_threads),
         cmocka_unit_test(threads_of_a_process_may_multiply_at_the_same_time),
         cmocka_unit_test(an_empty_sum_is_zero),
-        cmocka_unit_test(a_dtype_it_lacks_is_refused),
+        cmocka_unit_test(products_of_16_bits_are_rounded_once),
+        cmocka_unit_test(an_empty_sum_of_16_bits_is_zero_and_no_more),
+        cmocka_unit_test(fp16_overflows_to_inf_and_nan_stays_in_its_row),
+        cmocka_unit_test(dtypes_that_do_not_go_together_are_refused),
         cmocka_unit_test(the_own_kernel_gives_the_same_bits_on_every_machine),
         cmocka_unit_test(the_name_says_what_multiplies),
     };
