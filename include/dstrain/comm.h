@@ -117,7 +117,9 @@ DS_CHECKED ds_status ds_comm_agreed(struct ds_comm *control, ds_status local);
 /* ---- worlds. Control communicators: host memory, blocking. */
 
 /* collective: the world of mpirun; of one rank where the program was not started by mpirun. Call once,
- * from the main thread, after ds_comm_mpi_environment(). */
+ * from the main thread, after ds_comm_mpi_environment(). Starts a watchdog: where MPI itself waits (to
+ * start, to split and free groups, to end) nothing can be given up, and a passed deadline is one line
+ * with the name of the call and the end of the process with 71. */
 DS_CHECKED ds_status ds_comm_mpi_open(const struct ds_clock *clock, uint64_t deadline_ns,
                                       struct ds_comm **out);
 /* local: before MPI_Init: yield when idle, silence what would only alarm; never overrides the user. */

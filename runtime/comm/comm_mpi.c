@@ -257,7 +257,7 @@ static ds_status gather_step(struct mpi_work *work, int *finished)
         memcpy(work->recv + comm->base.rank * bytes, work->send, bytes);
     work->now = round_elems(work, work->comm->message_bytes / work->elem_bytes);
     work->at += work->now;
-    if (has_trees(work) && bytes <= TREE_BYTES)
+    if (has_trees(work) && bytes <= TREE_BYTES && work->now == work->count)
         return mpi_check(&comm->base,
                          MPI_Iallgather(MPI_IN_PLACE, 0, MPI_BYTE, work->recv, (int)bytes, MPI_BYTE,
                                         comm->mpi, &comm->requests[0]),

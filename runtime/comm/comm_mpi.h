@@ -4,6 +4,8 @@
 
 #include "shared.h"
 
+#include "dstrain/recorder.h"
+
 #include <mpi.h>
 
 #define MPI_CONTROL_STAGING_BYTES (64u << 10)
@@ -14,11 +16,12 @@
 #define MPI_TAG_EXCHANGE       0x7ffe /* what an exchange moves */
 #define MPI_TAG_EXCHANGE_BYTES 0x7fff /* how much: ahead of each of its messages */
 
-struct mpi_job {             /* of this process; owned by the world */
-    struct comm_job *shared; /* one page for the ranks of this host; our own if that cannot be */
-    size_t shared_bytes;     /* mapped; 0: from malloc */
-    int32_t host;            /* the lowest world rank on this host */
-    int is_broken;           /* a wait of MPI ended early */
+struct mpi_job {               /* of this process; owned by the world */
+    struct comm_job *shared;   /* one page for the ranks of this host; our own if that cannot be */
+    size_t shared_bytes;       /* mapped; 0: from malloc */
+    int32_t host;              /* the lowest world rank on this host */
+    int is_broken;             /* a wait of MPI ended early */
+    struct ds_recorder *guard; /* of MPI's own blocking calls; with a watchdog */
 };
 
 struct mpi_comm {
@@ -42,6 +45,12 @@ struct mpi_comm {
 
 extern const struct shared_source shm_source;
 extern const struct ds_comm_ops mpi_ops;
+
+/* local: the pair around a call of MPI that waits for other ranks by itself. It cannot be given up: when the
+ * deadline passes, the watchdog names the call and ends the process with 71. */
+void mpi_guard_begin(struct mpi_job *job, const char *call, uint64_t deadline_ns);
+void mpi_guard_end(struct mpi_job *job);
+void mpi_free_guarded(struct mpi_job *job, uint64_t deadline_ns, MPI_Comm *mpi);
 
 /* local: DS_OK, or log what MPI has against `what` */
 DS_CHECKED ds_status mpi_check(const struct ds_comm *comm, int code, const char *what);

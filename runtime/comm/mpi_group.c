@@ -1,8 +1,16 @@
 /* mpi_group.c - how communicators of MPI come to be and go, and who is on which host. MPI's own calls
- * for it block, so ranks meet before in a barrier that has a deadline. */
+ * for it block: ranks meet before in a barrier whose deadline names who is missing, and the watchdog
+ * sees to it that the call ends. */
 #include "comm_mpi.h"
 
 #include <stdlib.h>
+
+void mpi_free_guarded(struct mpi_job *job, uint64_t deadline_ns, MPI_Comm *mpi)
+{
+    mpi_guard_begin(job, "MPI_Comm_free", deadline_ns);
+    MPI_Comm_free(mpi);
+    mpi_guard_end(job);
+}
 
 ds_status mpi_comm_new(MPI_Comm mpi, struct mpi_job *job, const struct ds_comm *model,
                        size_t staging_bytes, struct ds_comm **out)
@@ -11,7 +19,7 @@ ds_status mpi_comm_new(MPI_Comm mpi, struct mpi_job *job, const struct ds_comm *
     size_t least_bytes = (size_t)model->size * 16 * 8; /* staging_elems is never 0 */
 
     if (comm == NULL) {
-        MPI_Comm_free(&mpi);
+        mpi_free_guarded(job, model->deadline_ns, &mpi);
         return ds_fail(DS_ERR_NO_MEMORY, "%s group: no memory for a communicator", model->group);
     }
     comm->base = *model;
@@ -44,10 +52,18 @@ void mpi_close(struct ds_comm *base)
 
     if (comm->has_failed)
         return; /* receives may be pending: MPI can still write to the staging */
-    MPI_Comm_free(&comm->mpi);
+    mpi_free_guarded(comm->job, comm->base.deadline_ns, &comm->mpi);
     free(comm->staging);
     free(comm->requests);
     free(comm);
+}
+
+static ds_status split_guarded(const struct mpi_comm *comm, int color, int key, MPI_Comm *part)
+{
+    mpi_guard_begin(comm->job, "MPI_Comm_split", comm->base.deadline_ns);
+    const int code = MPI_Comm_split(comm->mpi, color >= 0 ? color : MPI_UNDEFINED, key, part);
+    mpi_guard_end(comm->job);
+    return mpi_check(&comm->base, code, "MPI_Comm_split");
 }
 
 static ds_status mpi_divide(struct ds_comm *base, int color, int key, const char *group,
@@ -61,9 +77,7 @@ static ds_status mpi_divide(struct ds_comm *base, int color, int key, const char
 
     *out = NULL;
     DS_TRY(ds_comm_barrier(base));
-    DS_TRY(mpi_check(base,
-                     MPI_Comm_split(comm->mpi, color >= 0 ? color : MPI_UNDEFINED, key, &part),
-                     "MPI_Comm_split"));
+    DS_TRY(split_guarded(comm, color, key, &part));
     if (part != MPI_COMM_NULL) {
         MPI_Comm_rank(part, &rank);
         MPI_Comm_size(part, &size);

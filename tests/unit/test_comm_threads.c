@@ -1,10 +1,12 @@
 // link: comm device kernels base
+// private: runtime/comm
 // tsan
 /* test_comm_threads.c - communicators whose ranks are threads of this process: the cases that every
  * backend passes, and what only ranks in one process can show without losing a job: ranks that do not
  * come, that break, that call something else. */
 #include "capture.h"
 #include "comm_cases.h"
+#include "comm_cuts.h"
 #include "test.h"
 
 #include <fcntl.h>
@@ -113,6 +115,28 @@ static void calls_on_a_deferred_device_give_the_same(void **state)
     (void)state;
     expect_no_fault(
         &(struct seat){.body = data_body, .drive = COMM_DEFERRED, .seed = test_seed("deferred")});
+}
+
+static void pieces_body(struct seat *seat)
+{
+    seat->status = cut_shared(seat->comm);
+    seat->fault_count = comm_cases_run(seat->comm, seat->drive, seat->seed);
+}
+
+static void many_small_pieces_give_the_same(void **state)
+{
+    struct seat seats[SIZE_MAX_HERE];
+    const struct seat model = {
+        .body = pieces_body, .drive = COMM_BLOCKING, .seed = test_seed("pieces")};
+
+    (void)state;
+    for (uint32_t size = 2; size <= 3; size++) {
+        run_ranks(seats, size, &model, DEADLINE_NS);
+        for (uint32_t rank = 0; rank < size; rank++) {
+            assert_int_equal(seats[rank].status, DS_OK);
+            assert_int_equal(seats[rank].fault_count, 0);
+        }
+    }
 }
 
 /* Rows and columns of a 2 x 4 mesh, used in turns: groups do not disturb each other. */
@@ -393,6 +417,7 @@ int main(void)
         cmocka_unit_test(calls_on_a_worker_stream_give_the_same),
         cmocka_unit_test(calls_on_a_main_stream_give_the_same),
         cmocka_unit_test(calls_on_a_deferred_device_give_the_same),
+        cmocka_unit_test(many_small_pieces_give_the_same),
         cmocka_unit_test(groups_of_a_mesh_work_side_by_side),
         cmocka_unit_test(missing_ranks_are_named_when_the_deadline_passes),
         cmocka_unit_test(peers_that_never_come_to_an_exchange_are_named),
