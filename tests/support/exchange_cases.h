@@ -6,7 +6,7 @@
 /* More than a box of any backend holds. The thread sanitizer is slow, see CASE_COUNT_MAX. */
 #if defined(__SANITIZE_THREAD__)
 #define EXCHANGE_BYTES_LARGE 600007u
-#define EXCHANGE_ROUNDS      4
+#define EXCHANGE_ROUNDS      6
 #else
 #define EXCHANGE_BYTES_LARGE 1500007u
 #define EXCHANGE_ROUNDS      12
@@ -119,11 +119,12 @@ static inline void exchange_expect_sum(struct comm_case *c)
 static inline void case_random_exchanges(struct comm_case *c)
 {
     const uint32_t size = c->comm->size;
+    const int rounds = c->stream == NULL ? EXCHANGE_ROUNDS : EXCHANGE_ROUNDS / 3;
     struct exchange_plan_row rows[DS_MESSAGES_MAX];
     struct exchange_group *group = calloc(1, sizeof *group);
     uint64_t state = c->seed;
 
-    for (int round = 0; round < EXCHANGE_ROUNDS && size > 1; round++) {
+    for (int round = 0; round < rounds && size > 1; round++) {
         uint32_t count = exchange_draw_plan(&state, size, rows);
 
         for (uint32_t i = 0; i < count; i++)
