@@ -283,18 +283,18 @@ static ds_status backward_input(struct way *b, struct ds_tensor dx_RC)
     return attention_outer(b, dx_RC);
 }
 
-/* A gain's gradient from where the first call left it. A sum from zero has the bits of a copy. */
+/* A gain's gradient from where the first call left it, in fp32. */
 static ds_status bring_gain(const struct way *b, const struct ds_param *param,
                             struct ds_tensor from)
 {
     if (!param)
         return DS_OK;
-    struct ds_add_args add = {pass_grad(b->pass, b->d.model, 0, param), from};
-    struct ds_fill_args fill = {add.y.data, (size_t)param->elems * ds_dtype_bytes(add.y.dtype)};
+    const struct ds_tensor grad = pass_grad(b->pass, b->d.model, 0, param);
+    const struct ds_add_args add = {grad, from};
+    const struct ds_cast_args cast = {grad, from};
 
-    if (!b->pass->grads_add[0])
-        DS_TRY(b->pass->kernels->fill(b->pass->stream, &fill));
-    return b->pass->kernels->add(b->pass->stream, &add);
+    return b->pass->grads_add[0] ? b->pass->kernels->add(b->pass->stream, &add)
+                                 : b->pass->kernels->cast(b->pass->stream, &cast);
 }
 
 static ds_status backward_weight(struct way *b)

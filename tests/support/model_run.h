@@ -41,15 +41,15 @@ static inline void *run_alloc(size_t bytes)
 static inline size_t run_activation_bytes(const struct model_run *run)
 {
     return ds_model_stream_tokens(run->model, run->token_count) * run->model->config.hidden_size *
-           sizeof(float);
+           ds_dtype_bytes(run->model->share.compute);
 }
 
 static inline void run_alloc_blocks(struct model_run *run)
 {
     const struct ds_model *model = run->model;
     for (uint32_t i = 0; i < model->unit_count; i++) {
-        run->weights[i] = run_alloc(model->units[i].elems * sizeof(float));
-        run->grads[i] = run_alloc(model->units[i].elems * sizeof(float));
+        run->weights[i] = run_alloc(model->units[i].elems * ds_dtype_bytes(model->share.compute));
+        run->grads[i] = run_alloc(model->units[i].elems * ds_dtype_bytes(model->share.grad));
     }
     for (uint32_t i = 0; i < model->block_count; i++) {
         const struct ds_block *block = &model->blocks[i];
@@ -160,12 +160,16 @@ static inline void run_close(struct model_run *run)
 
 static inline float *run_weight(const struct model_run *run, const struct ds_param *param)
 {
-    return run->weights[param->unit] + param->offset;
+    char *unit = (char *)run->weights[param->unit];
+
+    return (void *)(unit + param->offset * ds_dtype_bytes(run->model->share.compute));
 }
 
 static inline float *run_grad(const struct model_run *run, const struct ds_param *param)
 {
-    return run->grads[param->unit] + param->offset;
+    char *unit = (char *)run->grads[param->unit];
+
+    return (void *)(unit + param->offset * ds_dtype_bytes(run->model->share.grad));
 }
 
 /* Trained tokens are the targets that are not ignored. */

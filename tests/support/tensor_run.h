@@ -19,6 +19,7 @@ struct tensor_run {
     uint64_t token_count, seq_length;
     enum run_parts parts;
     const struct model_run *whole; /* weights and batch */
+    const float *whole_logits;     /* as the ranks make them; where a test compares them */
     /* what the ranks make */
     struct model_run ranks[TENSOR_RANKS_MAX];
     double loss[TENSOR_RANKS_MAX];
@@ -83,6 +84,7 @@ static inline void tensor_fill_batch(struct model_run *run, uint64_t seed)
 static inline void tensor_copy_inputs(struct model_run *run, const struct model_run *whole)
 {
     const size_t ints = run->token_count * sizeof(int32_t);
+    const enum ds_dtype dtype = run->model->share.compute;
 
     for (uint32_t i = 0; i < run->model->param_count; i++) {
         const struct ds_param *param = &run->model->params[i];
@@ -90,7 +92,8 @@ static inline void tensor_copy_inputs(struct model_run *run, const struct model_
 
         for (uint64_t done = 0; done < param->elems;) {
             struct ds_span part = ds_param_run(param, done, param->elems - done);
-            memcpy(run_weight(run, param) + done, from + part.start, part.count * sizeof(float));
+            char *to = (char *)run_weight(run, param) + done * ds_dtype_bytes(dtype);
+            assert_true(ds_dtype_from_f32(to, dtype, from + part.start, part.count));
             done += part.count;
         }
     }
@@ -143,15 +146,28 @@ static inline void tensor_close(struct tensor_run *all)
     }
 }
 
+/* A copy as floats; freed by the caller. */
+static inline float *tensor_floats(const void *from, enum ds_dtype dtype, uint64_t count)
+{
+    float *to = malloc(count * sizeof *to);
+
+    assert_non_null(to);
+    assert_true(ds_dtype_to_f32(to, from, dtype, count));
+    return to;
+}
+
 static inline void tensor_add_box(const struct model_run *run, const struct ds_param *param,
                                   float *to)
 {
+    float *grad = tensor_floats(run_grad(run, param), run->model->share.grad, param->elems);
+
     for (uint64_t done = 0; done < param->elems;) {
         struct ds_span part = ds_param_run(param, done, param->elems - done);
         for (uint64_t i = 0; i < part.count; i++)
-            to[part.start + i] += run_grad(run, param)[done + i];
+            to[part.start + i] += grad[done + i];
         done += part.count;
     }
+    free(grad);
 }
 
 /* The gradient of parameter `index` as ZeRO would leave it: parts added, of copies the owner's. */
