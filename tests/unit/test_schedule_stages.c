@@ -6,65 +6,7 @@
 #include "test.h"
 
 #include "dstrain/random.h"
-#include "dstrain/schedule.h"
-
-enum { STAGES_MAX = 8, CHUNKS_MAX = 4, BLOCKS_MAX = 2 * STAGES_MAX * CHUNKS_MAX };
-
-struct fixture {
-    struct ds_schedule_block blocks[BLOCKS_MAX];
-    uint64_t cost[BLOCKS_MAX];
-    uint32_t first[STAGES_MAX * CHUNKS_MAX + 1];
-    struct ds_schedule_shape shape;
-    struct ds_schedule lists[STAGES_MAX], evals[STAGES_MAX];
-    uint32_t ticks, alive[STAGES_MAX];
-};
-
-struct test_case {
-    uint32_t kind, stages, micros, chunks;
-    uint32_t extra; /* blocks more than parts */
-    uint32_t is_sharded, recomputes, is_tied;
-    uint32_t reshard, window;
-};
-
-static void make_shape(struct fixture *f, const struct test_case *c)
-{
-    const uint32_t parts = c->stages * c->chunks;
-    const uint32_t blocks = parts + c->extra < 3 ? 3 : parts + c->extra;
-
-    memset(f, 0, sizeof *f);
-    for (uint32_t b = 0; b < blocks; b++) {
-        f->blocks[b] = (struct ds_schedule_block){1, {b}};
-        f->cost[b] = b == 0 || b + 1 == blocks ? 5 : 3;
-    }
-    if (c->is_tied) {
-        f->blocks[blocks - 1] = (struct ds_schedule_block){2, {blocks - 1, 0}};
-        f->cost[blocks - 1] = 1;
-    }
-    ds_schedule_cut(f->cost, blocks, parts, f->first);
-    f->shape = (struct ds_schedule_shape){.blocks = f->blocks,
-                                          .block_count = blocks,
-                                          .unit_cost = f->cost,
-                                          .unit_count = blocks,
-                                          .micro_count = c->micros,
-                                          .zero_stage = c->is_sharded ? 3 : 1,
-                                          .is_training = 1,
-                                          .recomputes = (int)c->recomputes,
-                                          .kind = (enum ds_schedule_kind)c->kind,
-                                          .stage_count = c->stages,
-                                          .chunk_count = c->chunks,
-                                          .chunk_first = f->first,
-                                          .tied_unit = c->is_tied ? 0 : DS_NO_UNIT,
-                                          .reshard = (enum ds_reshard)c->reshard,
-                                          .window = c->window};
-}
-
-static void free_lists(struct fixture *f)
-{
-    for (uint32_t i = 0; i < f->shape.stage_count; i++) {
-        ds_schedule_fini(&f->lists[i]);
-        ds_schedule_fini(&f->evals[i]);
-    }
-}
+#include "schedule_case.h"
 
 /* ---- what the formulas say */
 
@@ -74,7 +16,7 @@ static uint32_t min(uint32_t a, uint32_t b)
 }
 
 /* performance.md section 8: F = B = W = 1. Where there is no formula, what it must not be worse than. */
-static void check_ticks(const struct test_case *c, uint32_t ticks)
+static void check_ticks(const struct schedule_case *c, uint32_t ticks)
 {
     const uint32_t m = c->micros, p = c->stages, v = c->chunks;
     const uint32_t whole = (m + p - 1) / p * p; /* interleaved: as if the last group was full */
@@ -90,7 +32,7 @@ static void check_ticks(const struct test_case *c, uint32_t ticks)
 }
 
 /* On one stage a window's micro-batches go together. */
-static uint32_t alive_limit(const struct test_case *c, uint32_t stage)
+static uint32_t alive_limit(const struct schedule_case *c, uint32_t stage)
 {
     const uint32_t m = c->micros, p = c->stages, v = c->chunks, w = p == 1 ? c->window : 1;
 
@@ -107,7 +49,7 @@ static uint32_t alive_limit(const struct test_case *c, uint32_t stage)
 }
 
 /* One embedding or head for itself has less to do than the clock gives it. */
-static int ends_have_layers(const struct fixture *f)
+static int ends_have_layers(const struct schedule_fixture *f)
 {
     const uint32_t parts = f->shape.stage_count * f->shape.chunk_count;
 
@@ -116,7 +58,7 @@ static int ends_have_layers(const struct fixture *f)
 
 /* ---- training and evaluation of one shape */
 
-static uint32_t layers_of(const struct fixture *f, uint32_t stage)
+static uint32_t layers_of(const struct schedule_fixture *f, uint32_t stage)
 {
     uint32_t count = 0;
 
@@ -128,7 +70,8 @@ static uint32_t layers_of(const struct fixture *f, uint32_t stage)
 }
 
 /* Places: what layers save, an input for each, and a few for what is on its way. */
-static void check_places(const struct fixture *f, const struct test_case *c, uint32_t stage)
+static void check_places(const struct schedule_fixture *f, const struct schedule_case *c,
+                         uint32_t stage)
 {
     const struct ds_schedule *list = &f->lists[stage];
     const uint32_t layers = layers_of(f, stage), alive = alive_limit(c, stage);
@@ -146,20 +89,20 @@ static void check_places(const struct fixture *f, const struct test_case *c, uin
         assert_true(list->stream_slot_count <= (2 * layers + 2) * alive + 3);
 }
 
-static void check_training(struct fixture *f, const struct test_case *c)
+static void check_training(struct schedule_fixture *f, const struct schedule_case *c)
 {
-    for (uint32_t i = 0; i < c->stages; i++) {
-        f->shape.stage = i;
-        assert_ok(ds_schedule_make(&f->shape, &f->lists[i]));
-        check_places(f, c, i);
-    }
-    assert_ok(ds_schedule_play(&f->shape, f->lists, &f->ticks, f->alive));
+    schedule_make(f);
+    assert_ok(schedule_play(f));
     check_ticks(c, f->lists[0].ticks);
     assert_true(f->ticks <= f->lists[0].ticks);
     if (ends_have_layers(f))
         assert_int_equal(f->ticks, f->lists[0].ticks);
-    for (uint32_t i = 0; i < c->stages; i++)
+    for (uint32_t i = 0; i < c->stages; i++) {
+        check_places(f, c, i);
         assert_true(f->alive[i] <= alive_limit(c, i));
+        if (ends_have_layers(f) && c->chunks == 1 && c->kind <= DS_SCHEDULE_GPIPE)
+            assert_int_equal(f->alive[i], alive_limit(c, i));
+    }
 }
 
 static void check_fits(const struct ds_schedule *list, const struct ds_schedule *in)
@@ -171,7 +114,7 @@ static void check_fits(const struct ds_schedule *list, const struct ds_schedule 
     assert_int_equal(list->held_slot_count, 0);
 }
 
-static void check_evaluation(struct fixture *f, const struct test_case *c)
+static void check_evaluation(struct schedule_fixture *f, const struct schedule_case *c)
 {
     f->shape.is_training = 0;
     for (uint32_t i = 0; i < c->stages; i++) {
@@ -186,21 +129,21 @@ static void check_evaluation(struct fixture *f, const struct test_case *c)
     assert_true(f->ticks <= f->evals[0].ticks);
 }
 
-static void check_case(const struct test_case *c)
+static void check_case(const struct schedule_case *c)
 {
-    static struct fixture f;
+    static struct schedule_fixture f;
 
-    make_shape(&f, c);
+    schedule_shape(&f, c);
     check_training(&f, c);
     check_evaluation(&f, c);
-    free_lists(&f);
+    schedule_free(&f);
 }
 
 /* ---- all shapes */
 
-typedef void case_check(const struct test_case *c);
+typedef void case_check(const struct schedule_case *c);
 
-static void for_every_shape(case_check *check, struct test_case c)
+static void for_every_shape(case_check *check, struct schedule_case c)
 {
     for (c.kind = 0; c.kind < DS_SCHEDULE_KIND_COUNT; c.kind++)
         for (c.chunks = 1; c.chunks <= CHUNKS_MAX; c.chunks++)
@@ -213,7 +156,7 @@ static void for_every_shape(case_check *check, struct test_case c)
 enum { CHOICES = 1 << 6, DRAWS = 6 };
 
 /* choice number `choice` of everything that is no shape */
-static void choose(struct test_case *c, uint32_t choice)
+static void choose(struct schedule_case *c, uint32_t choice)
 {
     c->is_sharded = choice & 1;
     c->recomputes = choice >> 1 & 1;
@@ -223,10 +166,10 @@ static void choose(struct test_case *c, uint32_t choice)
     c->extra = choice & 32 ? c->stages * c->chunks : 1;
 }
 
-static void check_all_choices(const struct test_case *c)
+static void check_all_choices(const struct schedule_case *c)
 {
     for (uint32_t choice = 0; choice < CHOICES; choice++) {
-        struct test_case chosen = *c;
+        struct schedule_case chosen = *c;
         choose(&chosen, choice);
         check_case(&chosen);
     }
@@ -234,13 +177,13 @@ static void check_all_choices(const struct test_case *c)
 
 static uint64_t seed;
 
-static void check_drawn_choices(const struct test_case *c)
+static void check_drawn_choices(const struct schedule_case *c)
 {
     const uint64_t shape = ((c->kind * 8u + c->chunks) * 16u + c->stages) * 32u + c->micros;
     const struct ds_random drawn = ds_random_of(seed, DS_RANDOM_TEST, shape);
 
     for (uint32_t i = 0; i < DRAWS; i++) {
-        struct test_case chosen = *c;
+        struct schedule_case chosen = *c;
         choose(&chosen, (uint32_t)(ds_random_below(drawn, i, CHOICES)));
         check_case(&chosen);
     }
@@ -251,7 +194,7 @@ static void every_shape_ends_in_time_and_memory(void **state)
     (void)state;
     seed = test_seed("every_shape_ends_in_time_and_memory");
     for_every_shape(test_is_long() ? check_all_choices : check_drawn_choices,
-                    (struct test_case){0});
+                    (struct schedule_case){0});
 }
 
 int main(void)

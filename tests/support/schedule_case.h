@@ -1,0 +1,80 @@
+/* schedule_case.h - a model of blocks with one unit each, the head's tied or not, cut into stages; and the
+ * lists of all its stages. */
+#ifndef DSTRAIN_SCHEDULE_CASE_H
+#define DSTRAIN_SCHEDULE_CASE_H
+
+#include "dstrain/schedule.h"
+#include "test.h"
+
+enum { STAGES_MAX = 8, CHUNKS_MAX = 4, BLOCKS_MAX = 2 * STAGES_MAX * CHUNKS_MAX };
+
+struct schedule_fixture {
+    struct ds_schedule_block blocks[BLOCKS_MAX];
+    uint64_t cost[BLOCKS_MAX];
+    uint32_t first[STAGES_MAX * CHUNKS_MAX + 1];
+    struct ds_schedule_shape shape;
+    struct ds_schedule lists[STAGES_MAX], evals[STAGES_MAX];
+    uint32_t ticks, alive[STAGES_MAX];
+};
+
+struct schedule_case {
+    uint32_t kind, stages, micros, chunks;
+    uint32_t extra; /* blocks more than parts */
+    uint32_t is_sharded, recomputes, is_tied;
+    uint32_t reshard, window;
+};
+
+static inline void schedule_shape(struct schedule_fixture *f, const struct schedule_case *c)
+{
+    const uint32_t parts = c->stages * c->chunks;
+    const uint32_t blocks = parts + c->extra < 3 ? 3 : parts + c->extra;
+
+    memset(f, 0, sizeof *f);
+    for (uint32_t b = 0; b < blocks; b++) {
+        f->blocks[b] = (struct ds_schedule_block){1, {b}};
+        f->cost[b] = b == 0 || b + 1 == blocks ? 5 : 3;
+    }
+    if (c->is_tied) {
+        f->blocks[blocks - 1] = (struct ds_schedule_block){2, {blocks - 1, 0}};
+        f->cost[blocks - 1] = 1;
+    }
+    ds_schedule_cut(f->cost, blocks, parts, f->first);
+    f->shape = (struct ds_schedule_shape){.blocks = f->blocks,
+                                          .block_count = blocks,
+                                          .unit_cost = f->cost,
+                                          .unit_count = blocks,
+                                          .micro_count = c->micros,
+                                          .zero_stage = c->is_sharded ? 3 : 1,
+                                          .is_training = 1,
+                                          .recomputes = (int)c->recomputes,
+                                          .kind = (enum ds_schedule_kind)c->kind,
+                                          .stage_count = c->stages,
+                                          .chunk_count = c->chunks,
+                                          .chunk_first = f->first,
+                                          .tied_unit = c->is_tied ? 0 : DS_NO_UNIT,
+                                          .reshard = (enum ds_reshard)c->reshard,
+                                          .window = c->window};
+}
+
+static inline void schedule_make(struct schedule_fixture *f)
+{
+    for (uint32_t i = 0; i < f->shape.stage_count; i++) {
+        f->shape.stage = i;
+        assert_ok(ds_schedule_make(&f->shape, &f->lists[i]));
+    }
+}
+
+static inline ds_status schedule_play(struct schedule_fixture *f)
+{
+    return ds_schedule_play(&f->shape, f->lists, &f->ticks, f->alive);
+}
+
+static inline void schedule_free(struct schedule_fixture *f)
+{
+    for (uint32_t i = 0; i < f->shape.stage_count; i++) {
+        ds_schedule_fini(&f->lists[i]);
+        ds_schedule_fini(&f->evals[i]);
+    }
+}
+
+#endif
