@@ -60,6 +60,7 @@ static ds_status make(const struct ds_schedule_shape *shape, struct timeline *ti
     struct ds_schedule places = {0};
 
     DS_TRY(timeline_make(shape, timeline));
+    DS_TRY(windows_find(shape, timeline));
     DS_TRY(works_make(shape, timeline, works));
     DS_TRY(places_assign(shape, works, &places));
     DS_TRY(take_best_variant(shape, works, out));

@@ -1,7 +1,7 @@
 /* schedule_maker.h - what the files that make a list hand on: the pieces of each stage in their order
- * (schedule_order), all stages on one clock (schedule_timeline), the works of one stage
- * (schedule_works), where they find things (schedule_places), and the traffic of units around them
- * (schedule_units).
+ * (schedule_order), all stages on one clock (schedule_timeline), how long units stay
+ * (schedule_windows), the works of one stage (schedule_works), where they find things
+ * (schedule_places), and the traffic of units around them (schedule_units).
  *
  * A piece is a part of the model, forward or backward, with a group of micro-batches: one of them, or
  * on a single stage as many as a window has. */
@@ -17,6 +17,8 @@ struct piece {
     enum piece_kind kind;
     uint32_t chunk, group;
     uint32_t start, end; /* ticks */
+    /* its units stay gathered for the pieces before this one of the stage; 0: for none */
+    uint32_t stays_until;
 };
 
 /* ---- order */
@@ -61,24 +63,25 @@ struct timeline {
 DS_CHECKED ds_status timeline_make(const struct ds_schedule_shape *shape, struct timeline *out);
 void timeline_fini(struct timeline *timeline);
 
+/* ---- windows */
+
+DS_CHECKED ds_status windows_find(const struct ds_schedule_shape *shape, struct timeline *timeline);
+
 /* ---- works: arithmetic of one block with one micro-batch, and exchanges between */
 
 struct work {
     enum ds_action_kind kind;
     uint32_t micro, block;
     uint8_t needs_weights, makes_grads;
-    uint8_t keeps_saved; /* FORWARD: backward reads what it saves, not what is made again */
-    uint8_t is_slow;     /* EXCHANGE: its partner is busy until the piece that follows has begun */
-    uint8_t ends_piece;  /* the last of its piece */
-    uint32_t turn;       /* how much arithmetic is before it */
-    uint32_t run;        /* units stay gathered between works of one run, or NO_RUN */
+    uint8_t keeps_saved;         /* FORWARD: backward reads what it saves, not what is made again */
+    uint32_t piece, stays_until; /* see struct piece */
+    uint32_t turn;               /* how much arithmetic is before it */
     uint32_t
         next_use[4]; /* of the block's units: the next work that needs its weights, or NO_WORK */
     uint32_t transfer_start, transfer_count;
     uint32_t x, dy, out, held, slot; /* places */
 };
 #define NO_WORK UINT32_MAX
-#define NO_RUN  0
 
 struct works {
     /* owns */

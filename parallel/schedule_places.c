@@ -66,10 +66,8 @@ struct walker {
     struct pool streams, saved, held;
     /* owns: [block][micro] places. gradients: of a block's input */
     uint32_t *tables;
-    uint32_t *late; /* sent while a piece goes on: free after it */
     /* borrows: of tables */
     uint32_t *outputs, *gradients, *saved_at, *held_at;
-    uint32_t late_count;
 };
 
 static uint32_t *at(const struct walker *w, uint32_t *table, uint32_t micro, uint32_t block)
@@ -178,9 +176,7 @@ static ds_status walk_exchange(struct walker *w, const struct work *work)
         t->slot = *place;
     }
     for (uint32_t i = 0; i < work->transfer_count; i++)
-        if (transfers[i].is_send && work->is_slow)
-            w->late[w->late_count++] = transfers[i].slot;
-        else if (transfers[i].is_send)
+        if (transfers[i].is_send)
             pool_give(&w->streams, transfers[i].slot);
     return DS_OK;
 }
@@ -207,11 +203,8 @@ static ds_status walk(struct walker *w, struct work *work)
 
 static ds_status walk_all(struct walker *w)
 {
-    for (uint32_t i = 0; i < w->works->count; i++) {
+    for (uint32_t i = 0; i < w->works->count; i++)
         DS_TRY(walk(w, &w->works->works[i]));
-        while (w->works->works[i].ends_piece && w->late_count > 0)
-            pool_give(&w->streams, w->late[--w->late_count]);
-    }
     return DS_OK;
 }
 
@@ -223,8 +216,7 @@ ds_status places_assign(const struct ds_schedule_shape *shape, struct works *wor
     ds_status st;
 
     w.tables = malloc(4 * cells * sizeof *w.tables);
-    w.late = malloc((works->transfer_count + 1u) * sizeof *w.late);
-    if (!w.tables || !w.late) {
+    if (!w.tables) {
         st = ds_fail(DS_ERR_NO_MEMORY, "places of %zu pieces", cells);
     } else {
         w.outputs = w.tables;
@@ -240,6 +232,5 @@ ds_status places_assign(const struct ds_schedule_shape *shape, struct works *wor
     pool_fini(&w.saved);
     pool_fini(&w.held);
     free(w.tables);
-    free(w.late);
     return st;
 }

@@ -1,6 +1,7 @@
 /* schedule_units.c - the traffic of units around each work: acquire before, prefetch of what comes
  * next, release and reduce after, each with its slot. Which slots there are is found by going along: a
- * unit that must be had and finds no free slot makes one; a prefetch takes only what is free. */
+ * unit that must be had and finds no free slot makes one. A prefetch takes only what is free; but of
+ * units that stay for a window the very next has its slot, so that a chunk does not begin by waiting. */
 #include "schedule_maker.h"
 
 #include <stdlib.h>
@@ -67,12 +68,14 @@ static ds_status emit_acquire(struct emitter *e, const struct work *work, uint32
     return emit(e, action_of(DS_ACTION_ACQUIRE, work, unit, e->weight_slot[unit]));
 }
 
-static ds_status emit_prefetch(struct emitter *e, const struct work *work, uint32_t unit)
+/* For the work `next`; a new slot only if `must`. */
+static ds_status emit_prefetch(struct emitter *e, const struct work *next, uint32_t unit, int must)
 {
-    if (e->weight_slot[unit] != DS_NO_SLOT || pool_of(e, e->weights, unit)->free_count == 0)
+    if (e->weight_slot[unit] != DS_NO_SLOT ||
+        (!must && pool_of(e, e->weights, unit)->free_count == 0))
         return DS_OK;
     DS_TRY(pool_take(pool_of(e, e->weights, unit), &e->weight_slot[unit]));
-    return emit(e, action_of(DS_ACTION_PREFETCH, work, unit, e->weight_slot[unit]));
+    return emit(e, action_of(DS_ACTION_PREFETCH, next, unit, e->weight_slot[unit]));
 }
 
 /* `next`: the work that needs the unit's weights next */
@@ -83,8 +86,7 @@ static int stays(const struct emitter *e, uint32_t index, uint32_t next)
     if (next == NO_WORK)
         return 0;
     const uint32_t turns = works[next].turn - works[index].turn;
-    return turns == 1 || (e->keeps && turns == 2) ||
-           (works[index].run != NO_RUN && works[index].run == works[next].run);
+    return turns == 1 || (e->keeps && turns == 2) || works[next].piece < works[index].stays_until;
 }
 
 static ds_status emit_release(struct emitter *e, uint32_t index, uint32_t unit, uint32_t next)
@@ -150,7 +152,8 @@ static ds_status emit_before(struct emitter *e, uint32_t index)
     for (uint32_t i = 0; i < block->unit_count && work->needs_weights; i++)
         DS_TRY(emit_acquire(e, work, block->units[i]));
     for (uint32_t i = 0; next && i < e->shape->blocks[next->block].unit_count; i++)
-        DS_TRY(emit_prefetch(e, next, e->shape->blocks[next->block].units[i]));
+        DS_TRY(emit_prefetch(e, next, e->shape->blocks[next->block].units[i],
+                             next->stays_until > 0 && next->turn == work->turn + 1));
     for (uint32_t i = 0; i < block->unit_count && work->makes_grads; i++)
         DS_TRY(emit_grad_acquire(e, work, block->units[i]));
     return DS_OK;

@@ -11,20 +11,23 @@ struct writer {
     const struct ds_schedule_shape *shape;
     const struct timeline *timeline;
     struct works *out;
-    uint32_t hop;     /* the next one */
-    uint32_t turn;    /* of the next work */
-    uint32_t scratch; /* the last work that wrote a layer's saved activations */
-    uint32_t run, run_chunk, run_counts[PIECE_KIND_COUNT]; /* see join_run */
+    uint32_t hop;              /* the next one */
+    uint32_t turn;             /* of the next work */
+    uint32_t scratch;          /* the last work that wrote a layer's saved activations */
+    const struct piece *piece; /* the present one */
 };
 
 static struct work *add(struct writer *w, enum ds_action_kind kind, uint32_t micro, uint32_t block)
 {
     struct work *work = &w->out->works[w->out->count++];
 
-    *work =
-        (struct work){.kind = kind, .micro = micro, .block = block, .run = w->run, .turn = w->turn};
-    w->turn += kind != DS_ACTION_EXCHANGE;
+    *work = (struct work){.kind = kind, .micro = micro, .block = block, .turn = w->turn};
     work->x = work->dy = work->out = work->held = work->slot = DS_NO_SLOT;
+    if (kind != DS_ACTION_EXCHANGE) {
+        work->piece = (uint32_t)(w->piece - w->timeline->pieces);
+        work->stays_until = w->piece->stays_until;
+        w->turn++;
+    }
     return work;
 }
 
@@ -127,32 +130,12 @@ static int goes_singly(const struct ds_schedule_shape *shape, const struct piece
     return piece->kind != PIECE_FORWARD && order_is_tied_here(shape);
 }
 
-/* Neighbouring pieces of a chunk are one run, with no more than a window's micro-batches of a kind. */
-static void join_run(struct writer *w, const struct piece *piece)
-{
-    const struct ds_schedule_shape *shape = w->shape;
-    uint32_t *count = &w->run_counts[piece->kind];
-
-    if (shape->reshard == DS_RESHARD_NEVER) {
-        w->run = 1;
-        return;
-    }
-    if (order_group_size(shape) == shape->window)
-        return;
-    if (w->run == NO_RUN || piece->chunk != w->run_chunk || *count == shape->window) {
-        w->run++;
-        memset(w->run_counts, 0, sizeof w->run_counts);
-    }
-    w->run_chunk = piece->chunk;
-    ++*count;
-}
-
 static void add_piece(struct writer *w, const struct piece *piece)
 {
     const uint32_t micro = piece->group * order_group_size(w->shape);
     const uint32_t count = order_micros(w->shape, piece->group);
 
-    join_run(w, piece);
+    w->piece = piece;
     if (!goes_singly(w->shape, piece)) {
         add_blocks(w, piece, micro, count);
         return;
@@ -193,7 +176,6 @@ static void add_exchanges(struct writer *w, const struct piece *next)
                    w->out->transfers[start].block);
         work->transfer_start = start;
         work->transfer_count = w->out->transfer_count - start;
-        work->is_slow = next && moment > next->start;
     }
 }
 
@@ -250,11 +232,8 @@ ds_status works_make(const struct ds_schedule_shape *shape, const struct timelin
     }
     memset(next_use, 0xff, shape->unit_count * sizeof *next_use); /* NO_WORK */
     for (uint32_t i = 0; i < timeline->piece_count; i++) {
-        const uint32_t before = works.count;
         add_exchanges(&w, &timeline->pieces[i]);
         add_piece(&w, &timeline->pieces[i]);
-        if (works.count > before)
-            works.works[works.count - 1].ends_piece = 1;
     }
     add_exchanges(&w, NULL);
     add_next_uses(&w, next_use);

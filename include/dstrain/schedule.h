@@ -112,9 +112,9 @@ struct ds_schedule_shape {
     enum ds_reshard reshard;
     /* 1, or how many micro-batches go through a unit while it is gathered. One stage takes them
      * through each block one after another; several, where messages are waited for, keep a chunk's
-     * units gathered as long as neighbouring pieces of arithmetic are of that chunk. Where head and
-     * embedding of one stage share a unit, which has one local gradient at a time, the way back goes
-     * by single micro-batches. */
+     * units gathered while so many micro-batches go through it, up or back. Where head and embedding
+     * of one stage share a unit, which has one local gradient at a time, the way back goes by single
+     * micro-batches. */
     uint32_t window;
     /* or NULL: use this list's slots and classes, so that both run on what was taken for it, which
      * had no fewer micro-batches */

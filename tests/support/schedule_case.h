@@ -1,5 +1,5 @@
-/* schedule_case.h - a model of blocks with one unit each, the head's tied or not, cut into stages; and the
- * lists of all its stages. */
+/* schedule_case.h - a model of blocks with one unit each, the head's tied or not, cut into stages; and
+ * the lists of all its stages. */
 #ifndef DSTRAIN_SCHEDULE_CASE_H
 #define DSTRAIN_SCHEDULE_CASE_H
 

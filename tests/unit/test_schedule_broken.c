@@ -1,6 +1,6 @@
 // link: parallel base
-/* The checker and the player of schedules must object: to a list with anything missing, misplaced or out of
- * its place, and to lists that are right one by one and wait for one another. */
+/* The checker and the player of schedules must object: to a list with anything missing, misplaced or
+ * out of its place, and to lists that are right one by one and wait for one another. */
 #include "test.h"
 
 #include "schedule_case.h"
@@ -92,8 +92,8 @@ static void move_place(struct schedule_fixture *f, uint32_t *place, uint32_t cou
     *place = kept;
 }
 
-/* Reading elsewhere, writing over what is needed, writing where nobody reads. What a forward saves only to
- * be made again may lie anywhere. */
+/* Reading elsewhere, writing over what is needed, writing where nobody reads. What a forward saves
+ * only to be made again may lie anywhere. */
 static void move_each_place(struct schedule_fixture *f)
 {
     for (uint32_t stage = 0; stage < f->shape.stage_count; stage++) {
@@ -215,8 +215,8 @@ static void ungroup(struct ds_schedule *list)
     list->action_count = n;
 }
 
-/* The textbook's receive, forward, send: each stage's list is right, and together they stand still wherever
- * two stages have something for one another at once. */
+/* The textbook's receive, forward, send: each stage's list is right, and together they stand still
+ * wherever two stages have something for one another at once. */
 static void messages_one_by_one_hang(void **state)
 {
     static struct schedule_fixture f;
