@@ -208,6 +208,9 @@ static ds_status open_group(struct ds_mesh *mesh, struct ds_comm *world, enum ds
                          &control));
     st = open_data(control, group_names[group], transport, &mesh->groups[group]);
     ds_comm_close(control);
+    if (st == DS_OK && mesh->groups[group]->size > 1)
+        ds_debug("%s group: rank %u of %u over %s", group_names[group], mesh->groups[group]->rank,
+                 mesh->groups[group]->size, mesh->groups[group]->ops->name);
     return st;
 }
 

@@ -8,6 +8,7 @@ program=$(readlink -f "${1:?the dstrain program}")
 part=${2:?ranks, input, model or launches}
 work=$(readlink -f "$(mktemp -d)") || exit 2
 trap 'rm -rf "$work"' EXIT
+. "$(dirname "$0")/moments.sh"
 cd "$work" || exit 2
 command -v mpirun >/dev/null || exit 77
 export ASAN_OPTIONS="${ASAN_OPTIONS:-}:detect_leaks=0" # MPI leaks from libraries that it has unloaded
@@ -47,21 +48,6 @@ EOT
 
 # ---- running, and when what happened
 
-now() { # hundredths of a second since the machine started
-    read -r up rest </proc/uptime
-    echo "${up%.*}${up#*.}"
-}
-
-# stderr goes through here; the first line that says why the run ends is the moment of decision
-watch_lines() {
-    while IFS= read -r line; do
-        case $line in
-        *': error: '* | *'this rank is killed now') [ -s decided ] || now >decided ;;
-        esac
-        printf '%s\n' "$line"
-    done
-}
-
 # The processes of the program that were started here, but for those of a launch beside it.
 others=
 ranks_here() {
@@ -75,7 +61,7 @@ ranks_here() {
 # launch command...: to its end, and that of all its ranks; sets code and took, in hundredths
 launch() {
     : >decided
-    { timeout 60 "$@" >out; echo $? >code; } 2>&1 | watch_lines >err
+    { timeout -k 5 60 "$@" >out; echo $? >code; } 2>&1 | watch_lines >err
     ended_at=$(now)
     code=$(cat code)
     for _ in $(seq 50); do
