@@ -1,7 +1,9 @@
 // link: launch
 // private: launch
 /* fuzz_ini.c - any bytes as a config.ini: refused with a status, or a configuration that resolves, is
- * judged, and reads back from its own text as what it was. */
+ * judged, and can be shown: its text is read again and shown as the same text. A valid one, as a run
+ * stores it, also reads back as what it was; in others keys may stand that its text leaves out, since
+ * they contradict each other (a model's path and its shape). */
 #include "config/config.h"
 
 #include <stdlib.h>
@@ -9,24 +11,36 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+static void expect_reads_back(const struct ds_config *config, int is_valid)
+{
+    struct ds_config again;
+    struct ds_places places;
+    char *text = NULL, *shown = NULL;
+
+    if (ds_config_print(config, &text) == DS_OK) {
+        DS_ASSERT(ds_config_parse("again", text, strlen(text), NULL, 0, &again, &places) == DS_OK);
+        DS_ASSERT(!is_valid || memcmp(config, &again, sizeof again) == 0);
+        DS_ASSERT(ds_config_print(&again, &shown) != DS_OK || strcmp(text, shown) == 0);
+    }
+    free(text);
+    free(shown);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static const char *const overrides[] = {"train.steps=5e2"};
-    struct ds_config config, again;
-    struct ds_places places, places_again;
-    char *text = NULL;
+    struct ds_config config;
+    struct ds_places places;
 
     ds_log.terminal = -1; /* refusals are not news here */
     if (ds_config_parse("fuzz", (const char *)data, size, overrides, 1, &config, &places) != DS_OK)
         return 0;
+    expect_reads_back(&config, 0);
     ds_config_resolve(&config, 4);
     ds_status st = ds_config_validate(&config, &places, DS_CONFIG_TRAIN, 4);
     DS_ASSERT(st == DS_OK || st == DS_ERR_CONFIG);
-    if (st != DS_OK || ds_config_print(&config, &text) != DS_OK)
-        return 0; /* what is refused need not read back: resolving may have left the limits */
-    DS_ASSERT(ds_config_parse("again", text, strlen(text), NULL, 0, &again, &places_again) ==
-              DS_OK);
-    DS_ASSERT(memcmp(&config, &again, sizeof config) == 0);
-    free(text);
+    /* what is refused is not stored: resolving may have left a key's limits */
+    if (st == DS_OK)
+        expect_reads_back(&config, 1);
     return 0;
 }
