@@ -420,10 +420,10 @@ static ds_status is_joined(struct ds_trainer *t)
     if (c->parallel.tensor > 1 || c->parallel.pipeline > 1 || c->precision.compute ||
         c->precision.exp_avg || c->precision.exp_avg_sq || c->precision.gradients ||
         c->precision.reduce || c->zero.reshard_after_forward == DS_RESHARD_KEY_NEVER ||
-        c->zero.window > 1 || c->log.trace[0])
+        c->zero.window > 1)
         return ds_fail(DS_ERR_UNSUPPORTED,
                        "[parallel] tensor, pipeline, [precision], [zero] reshard_after_forward and "
-                       "window and [log] trace are not available yet");
+                       "window are not available yet");
     return DS_OK;
 }
 
