@@ -355,6 +355,7 @@ ds_status ds_bench_step(struct bench *bench)
         st = ds_fail(DS_ERR_CONFIG, "usage: dstrain bench step config.ini [section.key=value ...] "
                                     "[--steps N] [--quick]");
     DS_TRY_GOTO(st, ds_comm_agreed(bench->world, st), done);
+    DS_ASSERT(s != NULL); /* agreed is what was fine here, too */
     bench->repeats = (uint32_t)repeats;
     s->bench = bench;
     s->gemm_size = bench->is_quick ? GEMM_SIZE_QUICK : GEMM_SIZE;
