@@ -1,5 +1,6 @@
 /* plan.h (private to launch) - what a run takes, known without running it: the real trainer, assembled on
- * the null device and the null communicator, and its ledger read. */
+ * the null device and the null communicator, and its ledger read. Ranks that hold the same stage and the
+ * same part of its matrices have one role; roles are what there is to measure. */
 #ifndef DSTRAIN_LAUNCH_PLAN_H
 #define DSTRAIN_LAUNCH_PLAN_H
 
@@ -11,14 +12,42 @@ struct ds_plan {
     uint64_t bytes[DS_MEMORY_KIND_COUNT][DS_MEMORY_LABEL_COUNT]; /* of one rank */
 };
 
-/* local: the plan of rank `rank` of `size`; `config` resolved and validated for `size` ranks */
-DS_CHECKED ds_status ds_plan_measure(const struct ds_config *config, struct ds_fs *fs,
-                                     const struct ds_clock *clock, uint32_t rank, uint32_t size,
+/* What is planned: `config` resolved and validated for `size` ranks. */
+struct ds_plan_question {
+    const struct ds_config *config;
+    struct ds_fs *fs;
+    const struct ds_clock *clock;
+    uint32_t size;
+};
+
+/* ---- measuring (plan.c). local: everything here */
+
+/* the plan of rank `rank` */
+DS_CHECKED ds_status ds_plan_measure(const struct ds_plan_question *question, uint32_t rank,
                                      struct ds_plan *out);
-uint64_t ds_plan_total(const struct ds_plan *plan, enum ds_memory_kind kind);
-/* local: DS_OK where the run fits memory.device_limit and host_limit, or has none; else DS_ERR_CONFIG, after
- * a table of what wants how much and of what would make it fit */
-DS_CHECKED ds_status ds_plan_check(const struct ds_config *config, struct ds_fs *fs,
-                                   const struct ds_clock *clock, uint32_t rank, uint32_t size);
+/* pure: how many roles there are, and the first rank that has each: stages slowest, then tensor ranks */
+uint32_t ds_plan_role_count(const struct ds_config *config);
+uint32_t ds_plan_role_rank(const struct ds_config *config, uint32_t role);
+/* the role that takes the most of the device (of equals: of host memory, then the first), and its plan */
+DS_CHECKED ds_status ds_plan_worst(const struct ds_plan_question *question, struct ds_plan *out,
+                                   uint32_t *role);
+uint64_t ds_plan_device_bytes(const struct ds_plan *plan);
+uint64_t ds_plan_host_bytes(const struct ds_plan *plan); /* pinned, and other host memory */
+int ds_plan_fits(const struct ds_config *config, const struct ds_plan *plan);
+/* what zero.reshard_after_forward and zero.window leave to the plan: the fewest gathers that
+ * memory.device_limit has room for; without a limit, or without anything gathered: always, 1 */
+DS_CHECKED ds_status ds_plan_settle(const struct ds_plan_question *question,
+                                    struct ds_config *config);
+
+/* ---- levers (plan_levers.c) */
+
+/* prints what one key, changed alone, makes of the worst role */
+DS_CHECKED ds_status ds_plan_show_levers(const struct ds_plan_question *question);
+
+/* ---- tables (plan_show.c) */
+
+/* DS_OK where the run fits memory.device_limit and host_limit, or has none; else DS_ERR_CONFIG, after a
+ * table of what wants how much and of what would make it fit */
+DS_CHECKED ds_status ds_plan_check(const struct ds_plan_question *question);
 
 #endif

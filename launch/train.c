@@ -5,15 +5,13 @@
 #include "metrics.h"
 #include "plan.h"
 #include "run_dir.h"
-#include "trace.h"
-
-#include "config/trace_text.h"
 
 #include "dstrain/schedule.h"
 #include "dstrain/trainer.h"
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -26,12 +24,10 @@ struct train {
     struct ds_trainer *trainer;
     struct ds_recorder *recorder;
     struct ds_metrics metrics; /* rank 0 */
-    struct ds_trace *trace;    /* NULL: none is wanted */
     struct ds_run_files files;
     struct ds_console console;
     char metrics_path[DS_RUN_PATH_BYTES], export_path[DS_RUN_PATH_BYTES];
     char incidents_path[DS_RUN_PATH_BYTES], pages_path[64], run_id[32];
-    uint64_t trace_last; /* step; 0: none */
     double eval_loss;
     int has_eval;
 };
@@ -92,10 +88,6 @@ static ds_status on_step(void *user, const struct ds_step_report *report)
 {
     struct train *train = user;
 
-    if (train->trace && report->step == train->trace_last)
-        ds_console_clear(&train->console); /* it says where it is */
-    if (train->trace)
-        DS_TRY(ds_trace_step(train->trace, report));
     if (!is_leader(train))
         return DS_OK;
     DS_TRY(write_metrics(train, report));
@@ -248,21 +240,6 @@ static ds_status open_files(struct train *train)
     return ds_comm_agreed(train->command->world, is_leader(train) ? open_metrics(train) : DS_OK);
 }
 
-static ds_status open_trace(struct train *train)
-{
-    struct ds_trace_options options = {.world = train->command->world,
-                                       .fs = train->command->fs,
-                                       .clock = train->command->clock,
-                                       .dir = train->config->run.dir};
-
-    if (!ds_trace_range_parse(train->config->log.trace, &options.first, &options.last))
-        return DS_OK; /* empty: the text was checked with the configuration */
-    if (options.last > train->config->train.steps)
-        options.last = train->config->train.steps;
-    train->trace_last = options.last;
-    return ds_trace_open(&options, &train->trace);
-}
-
 static ds_status open_trainer(struct train *train)
 {
     const struct ds_trainer_options options = {.config = train->config,
@@ -274,8 +251,7 @@ static ds_status open_trainer(struct train *train)
                                                .recorder = train->recorder,
                                                .progress = on_progress,
                                                .on_step = on_step,
-                                               .user = train,
-                                               .settle_step = train->trace_last};
+                                               .user = train};
 
     return ds_trainer_open(&options, &train->trainer);
 }
@@ -311,23 +287,24 @@ static ds_status finish(struct train *train)
     return DS_OK;
 }
 
-/* Before anything is touched: does it fit? Ranks are alike; one says what does not. */
-static ds_status check_plan(struct train *train)
+/* Before anything is touched: what is left to the plan, and does it fit? One rank looks at every role. */
+static ds_status settle_plan(struct train *train, struct ds_config *settled)
 {
     struct ds_comm *world = train->command->world;
+    const struct ds_plan_question question = {settled, train->command->fs, train->command->clock,
+                                              world->size};
 
-    return ds_comm_agreed(world, is_leader(train)
-                                     ? ds_plan_check(train->config, train->command->fs,
-                                                     train->command->clock, 0, world->size)
-                                     : DS_OK);
+    *settled = *train->command->config;
+    train->config = settled;
+    DS_TRY(ds_comm_agreed(world, is_leader(train) ? ds_plan_settle(&question, settled) : DS_OK));
+    DS_TRY(ds_comm_broadcast(world, settled, sizeof *settled, 0, NULL));
+    return ds_comm_agreed(world, is_leader(train) ? ds_plan_check(&question) : DS_OK);
 }
 
 static ds_status run(struct train *train)
 {
-    DS_TRY(check_plan(train));
     DS_TRY(open_files(train));
     DS_TRY(open_recorder(train));
-    DS_TRY(open_trace(train));
     DS_TRY(open_trainer(train));
     if (is_leader(train))
         show_banner(train);
@@ -349,19 +326,24 @@ ds_status ds_train_main(struct ds_command *command)
                           .config = command->config,
                           .files = DS_RUN_FILES_NONE,
                           .metrics = {.file = -1}};
+    struct ds_config *settled = malloc(sizeof *settled);
     ds_status st;
 
     ds_console_init(&train.console, command->config->train.steps, command->config->log.interval,
                     command->clock);
-    st = run(&train);
+    st = ds_comm_agreed(command->world, settled ? DS_OK : ds_fail(DS_ERR_NO_MEMORY, "a run"));
+    if (st == DS_OK)
+        st = settle_plan(&train, settled);
+    if (st == DS_OK)
+        st = run(&train);
     if (train.recorder) {
         ds_watchdog_stop(train.recorder);
         ds_recorder_close(train.recorder, ds_status_exit_code(st));
     }
     if (!command->peers_wait && st != DS_ERR_COMM && st != DS_ERR_DEADLINE)
         ds_trainer_close(train.trainer); /* collective: only where all ranks come here */
-    ds_trace_close(train.trace);
     ds_metrics_close(&train.metrics);
     ds_run_dir_close(command->fs, train.config, &train.files, is_refused(st));
+    free(settled);
     return st;
 }

@@ -10,6 +10,11 @@
 
 static char *folder, *data;
 
+static struct ds_plan_question question_of(const struct ds_config *config, uint32_t ranks)
+{
+    return (struct ds_plan_question){config, ds_fs_posix(), ds_clock_system(), ranks};
+}
+
 static void the_plan_is_what_a_run_takes_to_the_byte(void **state)
 {
     (void)state;
@@ -27,12 +32,12 @@ static void the_plan_is_what_a_run_takes_to_the_byte(void **state)
             struct ds_config config;
             struct tiny_result r;
             struct ds_plan plan;
+            const struct ds_plan_question question = question_of(&config, ranks);
             tiny_run(&c, &r);
             assert_int_equal(r.status, DS_OK);
             tiny_config(&c, &config);
             for (uint32_t rank = 0; rank < ranks; rank++) {
-                assert_ok(
-                    ds_plan_measure(&config, ds_fs_posix(), ds_clock_system(), rank, ranks, &plan));
+                assert_ok(ds_plan_measure(&question, rank, &plan));
                 assert_memory_equal(plan.bytes[DS_MEMORY_DEVICE], r.bytes, sizeof r.bytes);
                 assert_memory_equal(plan.bytes[DS_MEMORY_PINNED], r.pinned_bytes,
                                     sizeof r.pinned_bytes);
@@ -52,16 +57,17 @@ static void a_limit_of_one_byte_less_is_refused_and_says_what_would_fit(void **s
                           .data = data};
     struct ds_config config;
     struct ds_plan plan;
+    const struct ds_plan_question question = question_of(&config, 4);
 
     (void)state;
     tiny_config(&c, &config);
-    assert_ok(ds_plan_measure(&config, ds_fs_posix(), ds_clock_system(), 0, 4, &plan));
-    config.memory.device_limit = ds_plan_total(&plan, DS_MEMORY_DEVICE);
-    assert_ok(ds_plan_check(&config, ds_fs_posix(), ds_clock_system(), 0, 4));
+    assert_ok(ds_plan_measure(&question, 0, &plan));
+    config.memory.device_limit = ds_plan_device_bytes(&plan);
+    assert_ok(ds_plan_check(&question));
     config.memory.device_limit--;
     struct capture capture;
     capture_begin(&capture);
-    ds_status st = ds_plan_check(&config, ds_fs_posix(), ds_clock_system(), 0, 4);
+    ds_status st = ds_plan_check(&question);
     const char *text = capture_end(&capture);
     assert_int_equal(st, DS_ERR_CONFIG);
     assert_non_null(strstr(text, "too little by 1 B"));

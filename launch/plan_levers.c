@@ -1,0 +1,165 @@
+/* plan_levers.c - what would make a run fit: one key changed at a time, and the plan asked again. */
+#include "config/config.h"
+#include "console.h"
+#include "plan.h"
+
+#include "dstrain/hf.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct lever {
+    const char *key;
+    /* 0: cannot be pulled further */
+    int (*pull)(struct ds_config *config, const struct ds_model_config *model, uint32_t ranks);
+};
+
+static int halve_micro_batch(struct ds_config *config, const struct ds_model_config *model,
+                             uint32_t ranks)
+{
+    uint64_t *size = &config->train.micro_batch_size;
+    const uint64_t before = *size;
+
+    (void)model, (void)ranks;
+    *size /= *size % 2 == 0 ? 2 : *size;
+    return *size < before;
+}
+
+static int halve_sequence(struct ds_config *config, const struct ds_model_config *model,
+                          uint32_t ranks)
+{
+    (void)model, (void)ranks;
+    config->train.seq_length /= 2;
+    return config->train.seq_length > 0;
+}
+
+static int recompute_more(struct ds_config *config, const struct ds_model_config *model,
+                          uint32_t ranks)
+{
+    (void)model, (void)ranks;
+    config->train.activation_checkpointing++;
+    return config->train.activation_checkpointing <= DS_RECOMPUTE_FULL;
+}
+
+static int shard_more(struct ds_config *config, const struct ds_model_config *model, uint32_t ranks)
+{
+    (void)model, (void)ranks;
+    config->zero.stage++;
+    return config->zero.stage <= 3 && config->parallel.shard > 1;
+}
+
+/* As many ranks as before, fewer of them for data: 0 where they or the batch do not divide. */
+static int share_out_again(struct ds_config *config, uint32_t ranks)
+{
+    const uint64_t model_ranks = config->parallel.tensor * config->parallel.pipeline;
+    const uint64_t tokens = config->train.micro_batch_size * config->train.seq_length;
+
+    if (ranks % model_ranks != 0)
+        return 0;
+    config->parallel.data = ranks / model_ranks;
+    if (config->parallel.data % config->parallel.shard != 0)
+        config->parallel.shard = config->parallel.data;
+    return config->train.global_batch_size %
+                   (config->train.micro_batch_size * config->parallel.data) ==
+               0 &&
+           (!config->parallel.sequence_parallel || tokens % config->parallel.tensor == 0);
+}
+
+static int widen_tensor(struct ds_config *config, const struct ds_model_config *model,
+                        uint32_t ranks)
+{
+    char why[256];
+
+    while (config->parallel.tensor < ranks) {
+        config->parallel.tensor++;
+        if (ds_model_may_share(model, (uint32_t)config->parallel.tensor, why, sizeof why) &&
+            share_out_again(config, ranks))
+            return 1;
+    }
+    return 0;
+}
+
+static int lengthen_pipeline(struct ds_config *config, const struct ds_model_config *model,
+                             uint32_t ranks)
+{
+    const uint64_t blocks = model->num_hidden_layers + 2;
+
+    while (config->parallel.pipeline < ranks &&
+           (config->parallel.pipeline + 1) * config->parallel.chunks <= blocks) {
+        config->parallel.pipeline++;
+        if (share_out_again(config, ranks))
+            return 1;
+    }
+    return 0;
+}
+
+static const struct lever levers[] = {
+    {"train.micro_batch_size", halve_micro_batch},
+    {"train.activation_checkpointing", recompute_more},
+    {"zero.stage", shard_more},
+    {"parallel.tensor", widen_tensor},
+    {"parallel.pipeline", lengthen_pipeline},
+    {"train.seq_length", halve_sequence},
+};
+
+static void lever_value(const struct ds_config *config, const char *key, char *to, size_t bytes)
+{
+    char name[64];
+    const char *dot = strchr(key, '.');
+
+    snprintf(name, sizeof name, "%.*s", (int)(dot - key), key);
+    ds_field_print(ds_field_find(name, dot + 1), config, to, bytes);
+}
+
+/* What the key would do, up to the first value that fits. */
+static ds_status show_lever(const struct lever *lever, const struct ds_plan_question *question,
+                            const struct ds_model_config *model, struct ds_config *other)
+{
+    const struct ds_plan_question next = {other, question->fs, question->clock, question->size};
+    char value[64], total[32];
+    struct ds_plan plan;
+    uint32_t role;
+
+    *other = *question->config;
+    while (lever->pull(other, model, question->size)) {
+        lever_value(other, lever->key, value, sizeof value);
+        DS_TRY(ds_plan_worst(&next, &plan, &role));
+        ds_console_bytes(ds_plan_device_bytes(&plan), total, sizeof total);
+        const int fits = ds_plan_fits(question->config, &plan);
+        ds_info("  %s = %s: %s%s", lever->key, value, total, fits ? "" : ", still too much");
+        if (fits)
+            break;
+    }
+    return DS_OK;
+}
+
+/* The numbers of a folder's model, or of the keys: what heads and layers allow. */
+static ds_status read_model(const struct ds_plan_question *question, struct ds_model_config *out)
+{
+    const struct ds_config *config = question->config;
+
+    if (config->model.path[0])
+        return ds_hf_read_config(question->fs, config->model.path, out);
+    *out = (struct ds_model_config){.num_hidden_layers = config->model.num_hidden_layers,
+                                    .num_attention_heads = config->model.num_attention_heads,
+                                    .num_key_value_heads = config->model.num_key_value_heads,
+                                    .intermediate_size = config->model.intermediate_size,
+                                    .vocab_size = config->model.vocab_size};
+    return DS_OK;
+}
+
+ds_status ds_plan_show_levers(const struct ds_plan_question *question)
+{
+    struct ds_config *other = malloc(sizeof *other);
+    struct ds_model_config model;
+    ds_status st =
+        other ? read_model(question, &model) : ds_fail(DS_ERR_NO_MEMORY, "a configuration");
+
+    if (st == DS_OK)
+        ds_info("what one key changes of the device memory of the rank that takes most:");
+    for (size_t i = 0; st == DS_OK && i < sizeof levers / sizeof *levers; i++)
+        st = show_lever(&levers[i], question, &model, other);
+    free(other);
+    return st;
+}
