@@ -1,20 +1,30 @@
-/* executor.c - obeys the list; the only place where blocks, units and time meet. Blocks never learn that
- * their weights were elsewhere a moment ago; units never learn what a block is. It decides nothing. */
+/* executor.c - obeys the list; the only place where blocks, units, messages and time meet. Blocks never
+ * learn that their weights were elsewhere a moment ago, nor that their input came from another rank; units
+ * never learn what a block is. It decides nothing. */
 #include "dstrain/executor.h"
-
 #include "dstrain/accounts.h"
 
 #include <stdlib.h>
 
+/* A place of the residual stream, [tokens here, C] in the compute dtype. Arithmetic and messages use it in
+ * turn: who comes after the other stream waits for its event, once. */
+struct place {
+    uint8_t *at;
+    struct ds_event *event; /* on comm: the last message has come, or has gone */
+    uint8_t is_pending;     /* the compute stream has not waited for it yet */
+};
+
 struct ds_executor {
     /* owns: device memory of the run's ledger, borrowed from it */
-    uint8_t **saved; /* [plan->saved_slot_count] */
-    float **streams; /* [plan->stream_slot_count] residual stream and its gradient, [T, C] */
+    uint8_t **saved;      /* [plan->saved_slot_count] what decoder layers keep */
+    uint8_t **held;       /* [plan->held_slot_count] what a backward in two parts keeps */
+    struct place *places; /* [plan->stream_slot_count] */
     uint8_t *workspace;
+    float *logits;             /* of one token; NULL while training */
+    struct ds_event *handover; /* compute to comm */
     /* borrows */
     struct ds_executor_options options;
     const struct ds_kernel_ops *kernels;
-    float *logits; /* of one token; NULL while training */
     /* of the list being run */
     const struct ds_schedule *list;
     uint64_t predict_row;
@@ -24,8 +34,46 @@ struct ds_executor {
 
 static size_t stream_bytes(const struct ds_executor *x)
 {
-    return (size_t)x->options.tokens_per_micro * x->options.model->config.hidden_size *
-           sizeof(float);
+    const struct ds_model *model = x->options.model;
+
+    return (size_t)ds_model_stream_tokens(model, x->options.tokens_per_micro) *
+           model->config.hidden_size * ds_dtype_bytes(model->share.compute);
+}
+
+/* ---- memory */
+
+typedef size_t block_bytes_fn(const struct ds_block *block, uint64_t token_count);
+
+static size_t saved_bytes(const struct ds_block *block, uint64_t token_count)
+{
+    return block->ops->saved_bytes(block, token_count);
+}
+
+static size_t held_bytes(const struct ds_block *block, uint64_t token_count)
+{
+    return block->ops->held_bytes ? block->ops->held_bytes(block, token_count) : 0;
+}
+
+static size_t workspace_bytes(const struct ds_block *block, uint64_t token_count)
+{
+    return block->ops->workspace_bytes(block, token_count);
+}
+
+/* What the largest block of this rank's list needs. */
+static size_t bytes_max(const struct ds_executor *x, block_bytes_fn *bytes_of)
+{
+    const struct ds_schedule *plan = x->options.plan;
+    size_t most = 0;
+
+    for (uint32_t i = 0; i < plan->action_count; i++) {
+        const struct ds_action *action = &plan->actions[i];
+        if (action->kind != DS_ACTION_FORWARD && action->kind != DS_ACTION_LOSS)
+            continue;
+        size_t bytes =
+            bytes_of(&x->options.model->blocks[action->block], x->options.tokens_per_micro);
+        most = bytes > most ? bytes : most;
+    }
+    return most;
 }
 
 static ds_status take(struct ds_executor *x, enum ds_memory_label label, size_t bytes, void *at)
@@ -33,48 +81,34 @@ static ds_status take(struct ds_executor *x, enum ds_memory_label label, size_t 
     return ds_memory_take(x->options.memory, DS_MEMORY_DEVICE, label, bytes, at);
 }
 
-static size_t saved_bytes_max(const struct ds_executor *x)
+static ds_status take_slots(struct ds_executor *x, uint32_t count, size_t bytes, uint8_t **slots)
 {
-    const struct ds_model *model = x->options.model;
-    size_t most = 0;
-
-    for (uint32_t b = 0; b < model->block_count; b++) {
-        const struct ds_block *block = &model->blocks[b];
-        size_t bytes = block->ops->saved_bytes(block, x->options.tokens_per_micro);
-        most = bytes > most ? bytes : most;
-    }
-    return most;
-}
-
-static size_t workspace_bytes_max(const struct ds_executor *x)
-{
-    const struct ds_model *model = x->options.model;
-    size_t most = 0;
-
-    for (uint32_t b = 0; b < model->block_count; b++) {
-        const struct ds_block *block = &model->blocks[b];
-        size_t bytes = block->ops->workspace_bytes(block, x->options.tokens_per_micro);
-        most = bytes > most ? bytes : most;
-    }
-    return most;
+    for (uint32_t i = 0; i < count; i++)
+        DS_TRY(take(x, DS_MEMORY_LABEL_ACTIVATIONS, bytes, &slots[i]));
+    return DS_OK;
 }
 
 static ds_status take_memory(struct ds_executor *x)
 {
     const struct ds_schedule *plan = x->options.plan;
+    const struct ds_device_ops *ops = x->options.device->ops;
 
-    for (uint32_t i = 0; i < plan->saved_slot_count; i++)
-        DS_TRY(take(x, DS_MEMORY_LABEL_ACTIVATIONS, saved_bytes_max(x), &x->saved[i]));
-    for (uint32_t i = 0; i < plan->stream_slot_count; i++)
-        DS_TRY(take(x, DS_MEMORY_LABEL_ACTIVATIONS, stream_bytes(x), &x->streams[i]));
+    DS_TRY(take_slots(x, plan->saved_slot_count, bytes_max(x, saved_bytes), x->saved));
+    DS_TRY(take_slots(x, plan->held_slot_count, bytes_max(x, held_bytes), x->held));
+    for (uint32_t i = 0; i < plan->stream_slot_count; i++) {
+        DS_TRY(take(x, DS_MEMORY_LABEL_ACTIVATIONS, stream_bytes(x), &x->places[i].at));
+        DS_TRY(ops->event_open(x->options.device, &x->places[i].event));
+    }
     if (!x->options.is_training)
         DS_TRY(take(x, DS_MEMORY_LABEL_ACTIVATIONS,
                     x->options.model->config.vocab_size * sizeof(float), &x->logits));
-    return take(x, DS_MEMORY_LABEL_WORKSPACE, workspace_bytes_max(x), &x->workspace);
+    DS_TRY(take(x, DS_MEMORY_LABEL_WORKSPACE, bytes_max(x, workspace_bytes), &x->workspace));
+    return ops->event_open(x->options.device, &x->handover);
 }
 
 ds_status ds_executor_open(const struct ds_executor_options *options, struct ds_executor **out)
 {
+    const struct ds_schedule *plan = options->plan;
     struct ds_executor *x = calloc(1, sizeof *x);
     ds_status st;
 
@@ -82,9 +116,10 @@ ds_status ds_executor_open(const struct ds_executor_options *options, struct ds_
         return ds_fail(DS_ERR_NO_MEMORY, "the executor");
     x->options = *options;
     x->kernels = options->device->ops->kernels;
-    x->saved = calloc(options->plan->saved_slot_count + 1u, sizeof *x->saved);
-    x->streams = calloc(options->plan->stream_slot_count + 1u, sizeof *x->streams);
-    if (!x->saved || !x->streams)
+    x->saved = calloc(plan->saved_slot_count + 1u, sizeof *x->saved);
+    x->held = calloc(plan->held_slot_count + 1u, sizeof *x->held);
+    x->places = calloc(plan->stream_slot_count + 1u, sizeof *x->places);
+    if (!x->saved || !x->held || !x->places)
         st = ds_fail(DS_ERR_NO_MEMORY, "the executor's tables");
     else
         st = take_memory(x);
@@ -100,16 +135,66 @@ void ds_executor_close(struct ds_executor *x)
 {
     if (!x)
         return;
+    for (uint32_t i = 0; x->places && i < x->options.plan->stream_slot_count; i++)
+        if (x->places[i].event)
+            x->options.device->ops->event_close(x->places[i].event);
+    if (x->handover)
+        x->options.device->ops->event_close(x->handover);
     free(x->saved);
-    free(x->streams);
+    free(x->held);
+    free(x->places);
     free(x);
 }
 
-/* ---- actions */
+/* ---- arithmetic */
 
 static const struct ds_block *block_of(const struct ds_executor *x, const struct ds_action *action)
 {
     return &x->options.model->blocks[action->block];
+}
+
+/* Where arithmetic reads or writes `slot`; NULL: nowhere. What a message still does there comes first. */
+static ds_status place_at(struct ds_executor *x, uint32_t slot, void **at)
+{
+    uint32_t span;
+
+    *at = NULL;
+    if (slot == DS_NO_SLOT)
+        return DS_OK;
+    struct place *place = &x->places[slot];
+    *at = place->at;
+    if (!place->is_pending)
+        return DS_OK;
+    place->is_pending = 0;
+    DS_TRY(
+        ds_timeline_wait(x->options.timeline, DS_TIMELINE_COMPUTE, DS_TIMELINE_WAIT_STAGE, &span));
+    DS_TRY(x->options.device->ops->stream_wait(x->options.compute, place->event));
+    return ds_timeline_end(x->options.timeline, span);
+}
+
+struct streams {
+    void *x, *dy, *out;
+};
+
+static ds_status streams_of(struct ds_executor *x, const struct ds_action *action,
+                            struct streams *to)
+{
+    DS_TRY(place_at(x, action->x, &to->x));
+    DS_TRY(place_at(x, action->dy, &to->dy));
+    return place_at(x, action->out, &to->out);
+}
+
+static int makes_grads(const struct ds_executor *x, enum ds_action_kind kind)
+{
+    return kind == DS_ACTION_BACKWARD || kind == DS_ACTION_BACKWARD_WEIGHT ||
+           (kind == DS_ACTION_LOSS && x->list->is_training);
+}
+
+/* The embedding's backward, and the weight part of any other, read no weights. */
+static int reads_weights(const struct ds_block *block, enum ds_action_kind kind)
+{
+    return kind != DS_ACTION_BACKWARD_WEIGHT &&
+           !(kind == DS_ACTION_BACKWARD && block->kind == DS_BLOCK_EMBEDDING);
 }
 
 /* Where everything of this piece of arithmetic lies now. */
@@ -122,27 +207,22 @@ static struct ds_pass pass_of(struct ds_executor *x, const struct ds_action *act
         .batch = &x->options.batches[action->micro],
         .record = x->options.record,
         .rotary = x->options.rotary,
+        .tp = x->options.tensor,
         .saved = action->slot == DS_NO_SLOT ? NULL : x->saved[action->slot],
+        .held = action->held == DS_NO_SLOT ? NULL : x->held[action->held],
         .workspace = x->workspace,
         .is_training = x->list->is_training,
     };
-    const int is_backward = action->kind == DS_ACTION_BACKWARD;
-    const int makes_grads = is_backward || (action->kind == DS_ACTION_LOSS && pass.is_training);
 
     for (uint32_t i = 0; i < block->unit_count && i < DS_BLOCK_UNITS_MAX; i++) {
-        if (!is_backward || block->kind != DS_BLOCK_EMBEDDING)
+        if (reads_weights(block, action->kind))
             pass.weights[i] = ds_zero_weights(x->options.zero, block->units[i]);
-        if (makes_grads) {
-            pass.grads[i] = ds_zero_grads(x->options.zero, block->units[i]);
-            pass.grads_add[i] = x->grads_add[i];
-        }
+        if (!makes_grads(x, action->kind))
+            continue;
+        pass.grads[i] = ds_zero_grads(x->options.zero, block->units[i]);
+        pass.grads_add[i] = x->grads_add[i];
     }
     return pass;
-}
-
-static float *stream_at(const struct ds_executor *x, uint32_t place)
-{
-    return place == DS_NO_SLOT ? NULL : x->streams[place];
 }
 
 static ds_status do_begin(struct ds_executor *x, const struct ds_action *action)
@@ -159,38 +239,80 @@ static ds_status do_begin(struct ds_executor *x, const struct ds_action *action)
 static ds_status do_forward(struct ds_executor *x, const struct ds_action *action)
 {
     struct ds_pass pass = pass_of(x, action);
+    struct streams at;
 
-    return block_of(x, action)->ops->forward(block_of(x, action), &pass, stream_at(x, action->x),
-                                             stream_at(x, action->out));
-}
-
-static ds_status do_recompute(struct ds_executor *x, const struct ds_action *action)
-{
-    struct ds_pass pass = pass_of(x, action);
-
-    return block_of(x, action)->ops->forward(block_of(x, action), &pass, stream_at(x, action->x),
-                                             NULL);
+    DS_TRY(streams_of(x, action, &at));
+    return block_of(x, action)->ops->forward(block_of(x, action), &pass, at.x, at.out);
 }
 
 static ds_status do_loss(struct ds_executor *x, const struct ds_action *action)
 {
+    const struct ds_block *head = block_of(x, action);
     struct ds_pass pass = pass_of(x, action);
+    struct streams at;
 
+    DS_TRY(streams_of(x, action, &at));
     if (x->is_predicting)
-        return block_of(x, action)->ops->logits(block_of(x, action), &pass, stream_at(x, action->x),
-                                                x->predict_row, 1, x->logits);
-    return block_of(x, action)->ops->loss(block_of(x, action), &pass, stream_at(x, action->x),
-                                          stream_at(x, action->out));
+        return head->ops->logits(head, &pass, at.x, x->predict_row, 1, x->logits);
+    return head->ops->loss(head, &pass, at.x, at.out);
+}
+
+static ds_status backward(struct ds_executor *x, const struct ds_action *action, uint32_t parts)
+{
+    struct ds_pass pass = pass_of(x, action);
+    struct streams at;
+
+    DS_TRY(streams_of(x, action, &at));
+    return block_of(x, action)->ops->backward(block_of(x, action), &pass, parts, at.x, at.dy,
+                                              at.out);
 }
 
 static ds_status do_backward(struct ds_executor *x, const struct ds_action *action)
 {
-    struct ds_pass pass = pass_of(x, action);
-
-    return block_of(x, action)->ops->backward(
-        block_of(x, action), &pass, DS_BACKWARD_INPUT | DS_BACKWARD_WEIGHT, stream_at(x, action->x),
-        stream_at(x, action->dy), stream_at(x, action->out));
+    return backward(x, action, DS_BACKWARD_INPUT | DS_BACKWARD_WEIGHT);
 }
+
+static ds_status do_backward_input(struct ds_executor *x, const struct ds_action *action)
+{
+    return backward(x, action, DS_BACKWARD_INPUT);
+}
+
+static ds_status do_backward_weight(struct ds_executor *x, const struct ds_action *action)
+{
+    return backward(x, action, DS_BACKWARD_WEIGHT);
+}
+
+/* ---- messages between stages */
+
+/* The comm stream takes over after all arithmetic so far: what is sent is made, what is received has a
+ * free place. Arithmetic goes on beside it and waits, place by place, when it comes there. */
+static ds_status do_exchange(struct ds_executor *x, const struct ds_action *action)
+{
+    const struct ds_device_ops *ops = x->options.device->ops;
+    const struct ds_transfer *transfers = &x->list->transfers[action->transfer_start];
+    struct ds_message messages[DS_EXCHANGE_TRANSFERS_MAX];
+    uint32_t span;
+
+    DS_ASSERT(action->transfer_count <= DS_EXCHANGE_TRANSFERS_MAX);
+    for (uint32_t i = 0; i < action->transfer_count; i++)
+        messages[i] = (struct ds_message){x->places[transfers[i].slot].at, stream_bytes(x),
+                                          transfers[i].peer, (int)transfers[i].is_send};
+    DS_TRY(ops->event_record(x->handover, x->options.compute));
+    DS_TRY(
+        ds_timeline_wait(x->options.timeline, DS_TIMELINE_COMM, DS_TIMELINE_WAIT_COMPUTE, &span));
+    DS_TRY(ops->stream_wait(x->options.comm, x->handover));
+    DS_TRY(ds_timeline_end(x->options.timeline, span));
+    DS_TRY(
+        ds_comm_exchange(x->options.pipeline, messages, action->transfer_count, x->options.comm));
+    for (uint32_t i = 0; i < action->transfer_count; i++) {
+        struct place *place = &x->places[transfers[i].slot];
+        DS_TRY(ops->event_record(place->event, x->options.comm));
+        place->is_pending = 1;
+    }
+    return DS_OK;
+}
+
+/* ---- units */
 
 static ds_status do_prefetch(struct ds_executor *x, const struct ds_action *action)
 {
@@ -224,6 +346,11 @@ static ds_status do_reduce(struct ds_executor *x, const struct ds_action *action
     return ds_zero_reduce(x->options.zero, action->unit);
 }
 
+static ds_status do_tied_reduce(struct ds_executor *x, const struct ds_action *action)
+{
+    return ds_zero_tied_reduce(x->options.zero, action->unit);
+}
+
 static ds_status do_norm(struct ds_executor *x, const struct ds_action *action)
 {
     (void)action;
@@ -235,26 +362,32 @@ static ds_status do_update(struct ds_executor *x, const struct ds_action *action
     return ds_optim_update(x->options.optim, action->unit, x->options.record);
 }
 
+/* ---- the list */
+
 typedef ds_status executor_do(struct ds_executor *x, const struct ds_action *action);
 static executor_do *const executor_table[DS_ACTION_KIND_COUNT] = {
     [DS_ACTION_BEGIN] = do_begin,
     [DS_ACTION_FORWARD] = do_forward,
     [DS_ACTION_LOSS] = do_loss,
-    [DS_ACTION_RECOMPUTE] = do_recompute,
+    [DS_ACTION_RECOMPUTE] = do_forward, /* without an out: only what backward reads */
     [DS_ACTION_BACKWARD] = do_backward,
+    [DS_ACTION_BACKWARD_INPUT] = do_backward_input,
+    [DS_ACTION_BACKWARD_WEIGHT] = do_backward_weight,
+    [DS_ACTION_EXCHANGE] = do_exchange,
     [DS_ACTION_PREFETCH] = do_prefetch,
     [DS_ACTION_ACQUIRE] = do_acquire,
     [DS_ACTION_RELEASE] = do_release,
     [DS_ACTION_GRAD_ACQUIRE] = do_grad_acquire,
     [DS_ACTION_REDUCE] = do_reduce,
+    [DS_ACTION_TIED_REDUCE] = do_tied_reduce,
     [DS_ACTION_NORM] = do_norm,
     [DS_ACTION_UPDATE] = do_update,
 };
 
 ds_status ds_executor_run(struct ds_executor *x, const struct ds_schedule *list)
 {
-    DS_ASSERT(list->saved_slot_count <= x->options.plan->saved_slot_count);
-    DS_ASSERT(list->stream_slot_count <= x->options.plan->stream_slot_count);
+    DS_ASSERT(list->saved_slot_count <= x->options.plan->saved_slot_count &&
+              list->stream_slot_count <= x->options.plan->stream_slot_count);
     DS_ASSERT(x->options.is_training || !list->is_training);
     x->list = list;
     for (uint32_t i = 0; i < list->action_count; i++) {

@@ -1,4 +1,4 @@
-/* executor.h - obeys the list; the only place where blocks, units and time meet. */
+/* executor.h - obeys the list; the only place where blocks, units, messages and time meet. */
 #ifndef DSTRAIN_EXECUTOR_H
 #define DSTRAIN_EXECUTOR_H
 
@@ -17,7 +17,10 @@ struct ds_executor_options {
     struct ds_step_record *record;  /* device */
     const float *rotary;            /* device; see ds_pass */
     struct ds_device *device;
-    struct ds_stream *compute;
+    struct ds_stream *compute, *comm;
+    struct ds_comm *tensor; /* shares every matrix, on the compute stream; size 1: nobody */
+    struct ds_comm
+        *pipeline; /* ranks in the order of stages, on the comm stream; size 1: one stage */
     struct ds_memory *memory;
     struct ds_recorder *recorder; /* may be NULL */
     struct ds_timeline *timeline; /* may be NULL */

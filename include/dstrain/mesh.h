@@ -26,7 +26,8 @@ enum ds_group {
     DS_GROUP_EXPERT_SHARD, /* the same, for a unit of experts */
     DS_GROUP_REPLICA,      /* who holds an equal shard */
     DS_GROUP_GRAD,         /* who adds to one gradient */
-    DS_GROUP_TP,
+    DS_GROUP_TP,           /* who shares every matrix: inside arithmetic */
+    DS_GROUP_TP_GRAD,      /* the same ranks, beside arithmetic */
     DS_GROUP_PP,
     DS_GROUP_EMBED,  /* who holds a tied embedding */
     DS_GROUP_COPIES, /* who holds a copy of the same kv heads */

@@ -7,6 +7,7 @@
 #include "dstrain/config.h"
 #include "dstrain/fs.h"
 #include "dstrain/memory.h"
+#include "dstrain/mesh.h"
 #include "dstrain/recorder.h"
 #include "dstrain/schedule.h"
 #include "dstrain/timeline.h"
@@ -57,6 +58,9 @@ struct ds_trainer_options {
 
 struct ds_trainer;
 
+/* pure: the mesh of a resolved configuration, but for tp_copies, which the model decides */
+struct ds_mesh_shape ds_trainer_mesh_shape(const struct ds_config *config);
+
 /* collective: everything up to the first step. One line per failure, from one rank where all would say
  * the same. */
 DS_CHECKED ds_status ds_trainer_open(const struct ds_trainer_options *options,
@@ -71,13 +75,12 @@ DS_CHECKED ds_status ds_trainer_evaluate(struct ds_trainer *trainer, double *los
 /* collective: write the model to an HF folder */
 DS_CHECKED ds_status ds_trainer_export(struct ds_trainer *trainer, const char *folder);
 
-/* ---- looking in. local: all six */
+/* ---- looking in. local: all five */
 const struct ds_model *ds_trainer_model(const struct ds_trainer *trainer);
 const struct ds_memory *ds_trainer_memory(const struct ds_trainer *trainer);
 struct ds_device *ds_trainer_device(const struct ds_trainer *trainer);
 uint64_t ds_trainer_sample_count(const struct ds_trainer *trainer); /* of one epoch */
 uint64_t ds_trainer_micro_count(const struct ds_trainer *trainer);
-double ds_trainer_ideal_bubble(const struct ds_trainer *trainer); /* of its list: accounts.h */
 /* collective: a whole parameter in fp32, to rank 0; the others may give NULL */
 DS_CHECKED ds_status ds_trainer_read_param(struct ds_trainer *trainer, const char *name, float *to);
 /* local, one process, GENERATE: logits [vocab] of the token after `count` tokens (count <= seq_length) */

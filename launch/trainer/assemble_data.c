@@ -128,7 +128,7 @@ static ds_status open_loaders(struct ds_trainer *t)
     if (t->train_data)
         DS_TRY(open_loader(t, t->train_data, t->micro_count, t->config->train.steps, 0,
                            &t->train_loader));
-    return t->eval_data ? open_loader(t, t->eval_data, 1, trainer_eval_batches(t),
+    return t->eval_data ? open_loader(t, t->eval_data, t->eval_micro_count, trainer_eval_batches(t),
                                       trainer_eval_samples(t), &t->eval_loader)
                         : DS_OK;
 }

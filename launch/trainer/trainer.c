@@ -53,6 +53,7 @@ static ds_status send_step(struct ds_trainer *t, struct trainer_exchange *exchan
     exchange->record->random_base = step;
     exchange->record->local_tokens = batch.trained_tokens;
     exchange->record->learning_rate = (float)ds_lr_at(&t->lr, step);
+    exchange->record->scales_loss = t->model->share.compute == DS_F16;
     DS_TRY(
         t->device->ops->copy(t->compute, t->record, exchange->record, DS_STEP_RECORD_HOST_BYTES));
     return inject_into_step(t, step);
@@ -244,9 +245,4 @@ uint64_t ds_trainer_sample_count(const struct ds_trainer *t)
 uint64_t ds_trainer_micro_count(const struct ds_trainer *t)
 {
     return t->micro_count;
-}
-
-double ds_trainer_ideal_bubble(const struct ds_trainer *t)
-{
-    return ds_accounts_ideal_bubble(&t->train_list);
 }

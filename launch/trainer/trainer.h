@@ -36,6 +36,11 @@ struct ds_trainer {
     struct ds_span *param_spans;
     struct ds_optim_range *ranges;
     struct ds_timeline *timeline; /* NULL: nothing is trained */
+    struct ds_zero_sum *sums; /* these three: [param_count], a unit's from its first parameter on */
+    struct ds_span *foreign;
+    uint32_t *chunk_first;   /* [pipeline * chunks + 1] blocks; see dstrain/schedule.h */
+    uint8_t *has_unit;       /* [unit_count] is it on this stage? */
+    uint32_t *stage_of_unit; /* [unit_count] whose it is; of two stages the first */
     struct ds_zero *zero;
     struct ds_optim *optim;
     struct ds_executor *executor;
@@ -47,8 +52,11 @@ struct ds_trainer {
     float *rotary;
     struct trainer_exchange exchanges[2];
     /* plain values */
-    uint64_t micro_count, tokens_per_micro, batch_ints; /* ints of one of the four arrays */
-    uint32_t data_size, share, share_count, shard_rank;
+    uint64_t micro_count, eval_micro_count; /* at once: of a step, of an evaluation */
+    uint64_t tokens_per_micro, batch_ints;  /* ints of one of the four arrays */
+    struct ds_mesh_shape mesh_shape;
+    struct ds_mesh_place place;
+    uint32_t share, share_count, shard_rank;
     struct ds_lr_schedule lr;
     uint64_t last_end_ns, tokens;
     float spoilt; /* inject.c */
@@ -62,9 +70,22 @@ static inline int is_training(const struct ds_trainer *t)
     return t->options.mode == DS_TRAINER_TRAIN || t->options.mode == DS_TRAINER_PLAN;
 }
 
+/* the list with the most of everything: memory is taken for it */
+static inline const struct ds_schedule *trainer_plan(const struct ds_trainer *t)
+{
+    return is_training(t) ? &t->train_list : &t->eval_list;
+}
+
 /* assemble.c */
 DS_CHECKED ds_status trainer_assemble(struct ds_trainer *t);
 void trainer_dismantle(struct ds_trainer *t);
+/* local: its parts. assemble_model.c, assemble_units.c, assemble_batch.c */
+DS_CHECKED ds_status trainer_open_model(struct ds_trainer *t);
+enum ds_dtype trainer_dtype(int precision); /* pure: of enum ds_precision */
+DS_CHECKED ds_status trainer_make_lists(struct ds_trainer *t);
+DS_CHECKED ds_status trainer_open_zero(struct ds_trainer *t);
+DS_CHECKED ds_status trainer_open_optim(struct ds_trainer *t);
+DS_CHECKED ds_status trainer_take_batches(struct ds_trainer *t);
 /* assemble_data.c */
 DS_CHECKED ds_status trainer_open_data(struct ds_trainer *t);
 /* trainer.c: tell the watchdog what begins, and how long it may take without a sign of life; 0: for ever */

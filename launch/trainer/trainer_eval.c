@@ -17,8 +17,9 @@ static ds_status run_batch(struct ds_trainer *t, const struct ds_loader_batch *b
 {
     struct trainer_exchange *exchange = &t->exchanges[0];
 
-    DS_TRY(trainer_send_batch(t, exchange, batch, 1));
+    DS_TRY(trainer_send_batch(t, exchange, batch, t->eval_micro_count));
     DS_TRY(ds_executor_run(t->executor, &t->eval_list));
+    DS_TRY(t->device->ops->stream_sync(t->comm));   /* the next stage has what it was sent */
     return t->device->ops->stream_sync(t->compute); /* the staging is free for the next batch */
 }
 
@@ -33,7 +34,8 @@ uint64_t trainer_eval_samples(const struct ds_trainer *t)
 
 uint64_t trainer_eval_batches(const struct ds_trainer *t)
 {
-    const uint64_t at_once = t->config->train.micro_batch_size * t->share_count;
+    const uint64_t at_once =
+        t->config->train.micro_batch_size * t->share_count * t->eval_micro_count;
 
     return (trainer_eval_samples(t) + at_once - 1) / at_once;
 }
@@ -46,6 +48,14 @@ static ds_status read_loss(struct ds_trainer *t, double *loss_sum)
     DS_TRY(t->device->ops->stream_sync(t->compute));
     *loss_sum = result->loss_sum;
     return DS_OK;
+}
+
+/* Tensor ranks have the same loss, and stages without the head none: one of those that share samples
+ * speaks. */
+static int counts_loss(const struct ds_trainer *t)
+{
+    return t->place.at[DS_AXIS_TP] == 0 &&
+           t->place.at[DS_AXIS_PP] + 1 == t->mesh_shape.size[DS_AXIS_PP];
 }
 
 ds_status ds_trainer_evaluate(struct ds_trainer *t, double *loss, uint64_t *tokens)
@@ -64,6 +74,8 @@ ds_status ds_trainer_evaluate(struct ds_trainer *t, double *loss, uint64_t *toke
         sums[1] += (double)batch.trained_tokens;
     }
     DS_TRY(read_loss(t, &sums[0]));
+    if (!counts_loss(t))
+        sums[0] = sums[1] = 0.0;
     DS_TRY(ds_comm_all_reduce(t->options.world, sums, 2, DS_F64, DS_REDUCE_SUM, NULL));
     *loss = sums[1] > 0 ? sums[0] / sums[1] : NAN;
     *tokens = (uint64_t)sums[1];
@@ -76,6 +88,7 @@ static struct ds_hf_parts parts_of(const struct ds_trainer *t)
         .model = t->model,
         .zero = t->zero,
         .mesh = ds_mesh_shape_of(t->mesh),
+        .stage_of_unit = t->stage_of_unit,
         .world = t->options.world,
     };
 }

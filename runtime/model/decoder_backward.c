@@ -13,6 +13,8 @@
 struct held {
     struct ds_tensor dgate_up_TN, dqkv_TN, dh_RC;
     struct ds_tensor dgain1_C, dgain2_C, dq_gain_D, dk_gain_D; /* F32 */
+    struct ds_tensor gain1_C,
+        gain2_C; /* where norms are made again: the second call has no weights */
 };
 
 /* The MLP's and the attention's scratch lie in the same place: they are used one after the other. */
@@ -35,6 +37,7 @@ struct way {
     struct ds_tensor dh_RC; /* gradient of h */
     struct ds_tensor dgate_up_TN, dqkv_TN;
     struct ds_tensor dgain1_C, dgain2_C, dq_gain_D, dk_gain_D;
+    struct ds_tensor gain1_C, gain2_C; /* of the norms, for making their output again */
     int gain_add;
 };
 
@@ -51,6 +54,10 @@ static struct held take_held(struct ds_arena *arena, const struct decoder *d)
     if (d->q_norm) {
         h.dq_gain_D = take_vector(arena, DS_F32, d->D);
         h.dk_gain_D = take_vector(arena, DS_F32, d->D);
+    }
+    if (!d->keeps_norms) {
+        h.gain1_C = take_vector(arena, d->dtype, d->C);
+        h.gain2_C = take_vector(arena, d->dtype, d->C);
     }
     return h;
 }
@@ -124,14 +131,17 @@ static ds_status copy_stream(const struct way *b, struct ds_tensor to, struct ds
 
 /* The norm's output for a product with all tokens: kept, or made again from the norm's input, with the same
  * bits. */
-static ds_status norm_again(const struct way *b, const struct norm *norm, struct ds_tensor x_RC,
+static ds_status norm_again(const struct way *b, struct ds_tensor gain_C, struct ds_tensor x_RC,
                             struct ds_tensor kept, struct ds_tensor *whole)
 {
-    const struct ds_rmsnorm_args places = {
-        .x_TC = x_RC, .y_TC = b->w.norm_RC, .rstd_T = b->w.rstd_R};
+    const struct ds_rmsnorm_args norm = {.x_TC = x_RC,
+                                         .gain_C = gain_C,
+                                         .y_TC = b->w.norm_RC,
+                                         .rstd_T = b->w.rstd_R,
+                                         .epsilon = b->d.epsilon};
 
     if (!b->d.keeps_norms)
-        DS_TRY(norm_forward(b->pass, norm, &places));
+        DS_TRY(b->pass->kernels->rmsnorm_forward(b->pass->stream, &norm));
     return tp_gather(b->d.model, b->pass, b->d.keeps_norms ? kept : b->w.norm_RC, b->w.room_TC,
                      whole);
 }
@@ -159,7 +169,7 @@ static ds_status mlp_weight(const struct way *b, struct ds_tensor dy_TC)
 
     DS_TRY(linear_backward_matrix(b->pass, &b->d.down, b->w.product_TI, dy_TC, add));
     DS_TRY(linear_backward_bias(b->pass, &b->d.down, b->dy_RC, add));
-    DS_TRY(norm_again(b, &b->d.norm2, b->s.h_RC, b->s.n2_RC, &n2_TC));
+    DS_TRY(norm_again(b, b->gain2_C, b->s.h_RC, b->s.n2_RC, &n2_TC));
     DS_TRY(linear_backward_matrix(b->pass, &b->d.gate_up, n2_TC, b->dgate_up_TN, add));
     return linear_backward_bias(b->pass, &b->d.gate_up, b->dgate_up_TN, add);
 }
@@ -232,7 +242,7 @@ static ds_status attention_weight(const struct way *b, struct ds_tensor dh_TC)
 
     DS_TRY(linear_backward_matrix(b->pass, &d->o, o_TN, dh_TC, add));
     DS_TRY(linear_backward_bias(b->pass, &d->o, b->dh_RC, add));
-    DS_TRY(norm_again(b, &d->norm1, b->x_RC, b->s.n1_RC, &n1_TC));
+    DS_TRY(norm_again(b, b->gain1_C, b->x_RC, b->s.n1_RC, &n1_TC));
     DS_TRY(linear_backward_matrix(b->pass, &d->qkv, n1_TC, b->dqkv_TN, add));
     return linear_backward_bias(b->pass, &d->qkv, b->dqkv_TN, add);
 }
@@ -271,9 +281,23 @@ static ds_status backward_at_once(struct way *b, struct ds_tensor dx_RC)
     return attention_outer(b, dx_RC);
 }
 
+/* A gain that the second call will need. */
+static ds_status hold_gain(const struct way *b, const struct ds_param *param, struct ds_tensor to)
+{
+    const struct ds_tensor from = pass_weight(b->pass, b->d.model, 0, param);
+
+    return b->pass->stream->device->ops->copy(b->pass->stream, to.data, from.data,
+                                              (size_t)b->d.C * ds_dtype_bytes(to.dtype));
+}
+
 static ds_status backward_input(struct way *b, struct ds_tensor dx_RC)
 {
     struct ds_tensor whole;
+
+    if (!b->d.keeps_norms) {
+        DS_TRY(hold_gain(b, b->d.norm1.gain, b->gain1_C));
+        DS_TRY(hold_gain(b, b->d.norm2.gain, b->gain2_C));
+    }
 
     DS_TRY(tp_gather(b->d.model, b->pass, b->dy_RC, b->w.room_TC, &whole));
     DS_TRY(mlp_inner(b, whole, (struct ds_tensor){0}));
@@ -325,6 +349,8 @@ static void go_at_once(struct way *b, struct ds_tensor dx_RC)
     b->gain_add = b->pass->grads_add[0];
     b->dgain1_C = pass_grad(b->pass, d->model, 0, d->norm1.gain);
     b->dgain2_C = pass_grad(b->pass, d->model, 0, d->norm2.gain);
+    b->gain1_C = pass_weight(b->pass, d->model, 0, d->norm1.gain);
+    b->gain2_C = pass_weight(b->pass, d->model, 0, d->norm2.gain);
     if (!d->q_norm)
         return;
     b->dq_gain_D = pass_grad(b->pass, d->model, 0, d->q_norm);
@@ -343,6 +369,8 @@ static void go_in_two(struct way *b)
     b->dgain2_C = b->held.dgain2_C;
     b->dq_gain_D = b->held.dq_gain_D;
     b->dk_gain_D = b->held.dk_gain_D;
+    b->gain1_C = b->held.gain1_C;
+    b->gain2_C = b->held.gain2_C;
 }
 
 ds_status decoder_backward(const struct ds_block *block, struct ds_pass *pass, uint32_t parts,

@@ -21,14 +21,29 @@ void ds_model_init_values(const struct ds_model *model, const struct ds_param *p
 
 /* Matrices that multiply: the embedding only looks up, so it counts once, as the head. Attention is
  * counted as computed, half of the square. */
-double ds_model_flops_per_token(const struct ds_model *model, uint64_t seq_length)
+double ds_model_block_cost(const struct ds_model *model, uint32_t block, uint64_t seq_length)
 {
     const struct ds_model_config *config = &model->config;
+    const struct ds_block *b = &model->blocks[block];
+    const struct ds_unit *unit = &model->units[b->units[0]];
     double heads = (double)(config->num_attention_heads * config->head_dim);
-    double matrices = (double)config->vocab_size * (double)config->hidden_size;
+    double matrices = 0;
 
-    for (uint32_t i = 0; i < model->param_count; i++)
-        if (model->params[i].is_matrix && model->params[i].tp_split != DS_TP_VOCABULARY)
+    if (b->kind == DS_BLOCK_EMBEDDING)
+        return 0;
+    if (b->kind == DS_BLOCK_HEAD)
+        return 6 * (double)config->vocab_size * (double)config->hidden_size;
+    for (uint32_t i = unit->param_start; i < unit->param_start + unit->param_count; i++)
+        if (model->params[i].is_matrix)
             matrices += (double)ds_param_whole_elems(&model->params[i]);
-    return 6 * matrices + 6 * (double)config->num_hidden_layers * (double)seq_length * heads;
+    return 6 * matrices + 6 * (double)seq_length * heads;
+}
+
+double ds_model_flops_per_token(const struct ds_model *model, uint64_t seq_length)
+{
+    double total = 0;
+
+    for (uint32_t b = 0; b < model->block_count; b++)
+        total += ds_model_block_cost(model, b, seq_length);
+    return total;
 }

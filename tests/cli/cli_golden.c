@@ -1,7 +1,8 @@
 // link: storage base
 /* The reference cases through the command line: losses and gradient norms of metrics.jsonl, parameters of
  * the export, against what transformers and torch.optim.AdamW computed. Every case in tests/golden, and
- * in the folder DSTRAIN_GOLDEN names; on 1 rank, and data-parallel on 2 at stage 0 and 3. */
+ * in the folder DSTRAIN_GOLDEN names; on 1 rank, on 2 that share data (stage 0 and 3), matrices or layers, and
+ * on 8 that do all of it. */
 #include "test.h"
 
 #include "dstrain/json.h"
@@ -14,9 +15,10 @@
 enum { STEPS = 20, PATH = 1024 };
 
 struct layout {
-    int ranks, stage;
+    int ranks, stage, tensor, pipeline;
 };
-static const struct layout layouts[] = {{1, 3}, {2, 0}, {2, 3}};
+static const struct layout layouts[] = {{1, 3, 1, 1}, {2, 0, 1, 1}, {2, 3, 1, 1},
+                                        {2, 3, 2, 1}, {2, 3, 1, 2}, {8, 3, 2, 2}};
 
 struct expected {
     double loss[STEPS], norm[STEPS];
@@ -50,10 +52,11 @@ static void run_case(const char *folder, const char *dir, struct layout layout, 
              "steps = %d\nglobal_batch_size = 2\nmicro_batch_size = 1\nseq_length = %llu\n"
              "grad_clip = 1.0\n[optimizer]\nlearning_rate = 1e-3\nbeta1 = 0.9\nbeta2 = 0.95\n"
              "eps = 1e-5\nweight_decay = 0.1\nweight_decay_on = all\n[schedule]\nkind = constant\n"
-             "warmup_steps = 0\n[zero]\nstage = %d\nE\nmpirun -n %d %s %s.ini >%s.log 2>&1 || "
+             "warmup_steps = 0\n[parallel]\ntensor = %d\npipeline = %d\n[zero]\nstage = "
+             "%d\nE\nmpirun -n %d %s %s.ini >%s.log 2>&1 || "
              "{ cat %s.log >&2; exit 1; }",
-             dir, dir, folder, folder, STEPS, (unsigned long long)seq, layout.stage, layout.ranks,
-             DS_BINARY_DIR "/dstrain", dir, dir, dir);
+             dir, dir, folder, folder, STEPS, (unsigned long long)seq, layout.tensor,
+             layout.pipeline, layout.stage, layout.ranks, DS_BINARY_DIR "/dstrain", dir, dir, dir);
     assert_int_equal(system(command), 0);
 }
 

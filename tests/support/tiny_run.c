@@ -17,13 +17,14 @@ void tiny_config(const struct tiny_case *c, struct ds_config *config)
     config->run.seed = c->seed;
     config->run.deterministic = 1;
     config->run.deadline = 60;
-    config->model.family = DS_FAMILY_LLAMA;
+    config->model.family = c->family;
     config->model.vocab_size = TINY_VOCAB;
     config->model.hidden_size = 32;
     config->model.intermediate_size = 72;
-    config->model.num_hidden_layers = 3;
-    config->model.num_attention_heads = 4;
-    config->model.num_key_value_heads = 2;
+    config->model.num_hidden_layers = c->layers ? c->layers : 3;
+    config->model.num_attention_heads = c->heads ? c->heads : 4;
+    config->model.num_key_value_heads = c->kv_heads ? c->kv_heads : 2;
+    config->model.head_dim = c->head_dim;
     config->model.rms_norm_eps = 1e-5;
     config->model.initializer_range = 0.08;
     config->model.rope_theta = 10000;
@@ -46,8 +47,13 @@ void tiny_config(const struct tiny_case *c, struct ds_config *config)
     config->optimizer.weight_decay = 0.1;
     config->schedule.kind = DS_LR_COSINE;
     config->schedule.warmup_steps = 3;
-    config->parallel.data = c->ranks;
-    config->parallel.shard = c->shard ? c->shard : c->ranks;
+    config->parallel.tensor = c->tensor ? c->tensor : 1;
+    config->parallel.pipeline = c->pipeline ? c->pipeline : 1;
+    config->parallel.chunks = c->chunks ? c->chunks : 1;
+    config->parallel.schedule = c->schedule;
+    config->parallel.sequence_parallel = c->sequence_parallel;
+    config->parallel.data = c->ranks / (config->parallel.tensor * config->parallel.pipeline);
+    config->parallel.shard = c->shard ? c->shard : config->parallel.data;
     config->parallel.transport = c->transport;
     config->zero.stage = (uint64_t)c->stage;
     config->log.interval = 1;
@@ -183,7 +189,10 @@ static ds_status run_rank(struct ds_comm *world, struct tiny_rank *rank)
     struct ds_config config;
     ds_status st;
 
-    tiny_config(rank->c, &config);
+    if (rank->c->config)
+        config = *rank->c->config;
+    else
+        tiny_config(rank->c, &config);
     const struct ds_trainer_options options = {.config = &config,
                                                .mode = DS_TRAINER_TRAIN,
                                                .world = world,

@@ -7,17 +7,25 @@
 #include "dstrain/config.h"
 #include "dstrain/trainer.h"
 
-enum { TINY_STEPS_MAX = 64, TINY_SEQ = 24, TINY_VOCAB = 61 };
+enum { TINY_STEPS_MAX = 512, TINY_SEQ = 24, TINY_VOCAB = 61 };
 
 struct tiny_case {
     uint32_t ranks, shard; /* shard 0: all */
     int stage, mode;       /* enum ds_device_mode */
     uint64_t steps, global_batch, micro_batch, seed;
     int is_tied, recompute; /* enum ds_recompute */
+    /* 0: 1 of each; ranks = data * pipeline * tensor */
+    uint32_t tensor, pipeline, chunks;
+    int schedule, sequence_parallel; /* enum ds_pipeline_kind */
+    /* 0: the usual small model */
+    uint32_t layers, heads, kv_heads, head_dim;
+    int family;
     const char *inject;
     const char *data;                   /* safetensors file */
     const struct ds_device_ops *device; /* NULL: the cpu device that is built in */
     int transport;                      /* enum ds_transport */
+    const struct ds_config
+        *config; /* or NULL: all of it, but for `ranks`, `mode` and `device` above */
     /* or NULL: the last word about the configuration; every finished step of every rank */
     void (*adjust)(struct ds_config *config);
     void (*step)(const struct ds_step_report *report);

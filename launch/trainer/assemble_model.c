@@ -1,0 +1,160 @@
+/* assemble_model.c - the model of a run: from keys or from a folder, the part of it that this rank computes,
+ * and which blocks each pipeline stage holds. */
+#include "trainer.h"
+
+#include <stdlib.h>
+
+static void config_from_keys(const struct ds_config *config, struct ds_model_config *out)
+{
+    const uint64_t heads = config->model.num_attention_heads;
+
+    ds_model_config_default((enum ds_family)config->model.family, out);
+    out->vocab_size = config->model.vocab_size;
+    out->hidden_size = config->model.hidden_size;
+    out->intermediate_size = config->model.intermediate_size;
+    out->num_hidden_layers = config->model.num_hidden_layers;
+    out->num_attention_heads = heads;
+    out->num_key_value_heads =
+        config->model.num_key_value_heads ? config->model.num_key_value_heads : heads;
+    out->head_dim =
+        config->model.head_dim ? config->model.head_dim : config->model.hidden_size / heads;
+    out->max_position_embeddings = config->model.max_position_embeddings
+                                       ? config->model.max_position_embeddings
+                                       : config->train.seq_length;
+    out->rms_norm_eps = config->model.rms_norm_eps;
+    out->initializer_range = config->model.initializer_range;
+    out->rope.theta = config->model.rope_theta;
+    out->tie_word_embeddings = config->model.tie_word_embeddings;
+    if (!out->vocab_size) {
+        out->vocab_size = DS_BYTE_VOCAB;
+        out->bos_token_id = DS_BYTE_BOS;
+        out->eos_token_id = DS_BYTE_EOS;
+        out->pad_token_id = DS_BYTE_PAD;
+    }
+}
+
+enum ds_dtype trainer_dtype(int precision)
+{
+    static const enum ds_dtype dtypes[] = {
+        [DS_PRECISION_FP32] = DS_F32, [DS_PRECISION_BF16] = DS_BF16, [DS_PRECISION_FP16] = DS_F16};
+
+    return dtypes[precision];
+}
+
+/* Which part of the model this rank computes. */
+static struct ds_model_share share_of(const struct ds_trainer *t)
+{
+    return (struct ds_model_share){
+        .tp_rank = t->place.at[DS_AXIS_TP],
+        .tp_size = t->mesh_shape.size[DS_AXIS_TP],
+        .sequence_parallel = t->config->parallel.sequence_parallel,
+        .compute = trainer_dtype(t->config->precision.compute),
+        .grad = trainer_dtype(t->config->precision.reduce),
+    };
+}
+
+/* kv heads fewer than tensor ranks: neighbours hold copies. */
+static void count_copies(struct ds_trainer *t)
+{
+    const uint32_t tensor = t->mesh_shape.size[DS_AXIS_TP];
+    const uint64_t groups = t->model->config.num_key_value_heads;
+
+    t->mesh_shape.tp_copies = groups < tensor ? tensor / (uint32_t)groups : 1;
+}
+
+/* ---- stages: runs of blocks of about equal cost, chunk by chunk */
+
+/* Blocks from the last to the first: of two stages with a tied unit the first one answers for it. */
+static void place_units(struct ds_trainer *t, uint32_t parts)
+{
+    const uint32_t stages = t->mesh_shape.size[DS_AXIS_PP];
+
+    for (uint32_t part = parts; part-- > 0;)
+        for (uint32_t b = t->chunk_first[part]; b < t->chunk_first[part + 1]; b++) {
+            const struct ds_block *block = &t->model->blocks[b];
+            for (uint32_t i = 0; i < block->unit_count; i++) {
+                t->stage_of_unit[block->units[i]] = part % stages;
+                t->has_unit[block->units[i]] |= part % stages == t->place.at[DS_AXIS_PP];
+            }
+        }
+}
+
+static ds_status cut_stages(struct ds_trainer *t)
+{
+    const struct ds_model *model = t->model;
+    const uint32_t stages = t->mesh_shape.size[DS_AXIS_PP];
+    const uint32_t parts = stages * (uint32_t)t->config->parallel.chunks;
+    uint64_t *costs = calloc(model->block_count, sizeof *costs);
+
+    t->chunk_first = calloc(parts + 1u, sizeof *t->chunk_first);
+    t->has_unit = calloc(model->unit_count, 1);
+    t->stage_of_unit = calloc(model->unit_count, sizeof *t->stage_of_unit);
+    if (!costs || !t->chunk_first || !t->has_unit || !t->stage_of_unit) {
+        free(costs);
+        return ds_fail(DS_ERR_NO_MEMORY, "%u stages", parts);
+    }
+    for (uint32_t b = 0; b < model->block_count; b++)
+        costs[b] = (uint64_t)ds_model_block_cost(model, b, t->config->train.seq_length);
+    ds_schedule_cut(costs, model->block_count, parts, t->chunk_first);
+    free(costs);
+    place_units(t, parts);
+    return DS_OK;
+}
+
+static ds_status stages_fit(const struct ds_trainer *t)
+{
+    const uint64_t stages = t->config->parallel.pipeline, chunks = t->config->parallel.chunks;
+
+    if (stages * chunks <= t->model->block_count)
+        return DS_OK;
+    return ds_fail(
+        DS_ERR_CONFIG,
+        "[parallel] pipeline = %llu times chunks = %llu is more than the %u blocks of the "
+        "model (%llu layers, embedding, head); nearest: pipeline = %llu",
+        (unsigned long long)stages, (unsigned long long)chunks, t->model->block_count,
+        (unsigned long long)t->model->config.num_hidden_layers,
+        (unsigned long long)(t->model->block_count / chunks));
+}
+
+/* ---- from keys or from a folder */
+
+static ds_status take_model(struct ds_trainer *t, const struct ds_model_config *config)
+{
+    const struct ds_model_share share = share_of(t);
+
+    DS_TRY(ds_model_open(config, &share, &t->model));
+    t->model->keeps = t->config->train.activation_checkpointing == DS_RECOMPUTE_SELECTIVE
+                          ? DS_KEEPS_PRODUCTS
+                          : DS_KEEPS_ALL;
+    count_copies(t);
+    DS_TRY(stages_fit(t));
+    return cut_stages(t);
+}
+
+ds_status trainer_open_model(struct ds_trainer *t)
+{
+    const char *path = t->config->model.path;
+    struct ds_model_config model;
+
+    if (path[0]) {
+        DS_TRY(ds_hf_read_config(t->options.fs, path, &model));
+    } else {
+        config_from_keys(t->config, &model);
+        if (ds_model_config_check("[model]", &model) != DS_OK)
+            return DS_ERR_CONFIG; /* of the keys, not of a folder's config.json */
+    }
+    DS_TRY(take_model(t, &model));
+    if (!path[0])
+        return DS_OK;
+    if (t->config->train.seq_length > model.max_position_embeddings)
+        return ds_fail(
+            DS_ERR_CONFIG,
+            "train.seq_length = %llu is more than the model's max_position_embeddings = %llu "
+            "(%s/config.json)",
+            (unsigned long long)t->config->train.seq_length,
+            (unsigned long long)model.max_position_embeddings, path);
+    if (t->options.mode == DS_TRAINER_PLAN)
+        return DS_OK;
+    DS_TRY(ds_hf_open(t->options.fs, path, &t->weights));
+    return ds_hf_check(t->weights, t->model);
+}

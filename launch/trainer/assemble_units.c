@@ -1,0 +1,246 @@
+/* assemble_units.c - the lists of a step and what they move: units with their sums, copies and owners, ZeRO
+ * over them, the optimizer. */
+#include "trainer.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- the lists: of a training step, and of an evaluation in the memory of the first */
+
+/* What of the shape is numbers of the configuration and of the mesh. */
+static struct ds_schedule_shape shape_of(const struct ds_trainer *t)
+{
+    static const enum ds_schedule_kind kinds[] = {
+        [DS_PIPELINE_GPIPE] = DS_SCHEDULE_GPIPE,
+        [DS_PIPELINE_1F1B] = DS_SCHEDULE_1F1B,
+        [DS_PIPELINE_INTERLEAVED] = DS_SCHEDULE_INTERLEAVED,
+        [DS_PIPELINE_ZERO_BUBBLE] = DS_SCHEDULE_ZERO_BUBBLE};
+    const struct ds_config *config = t->config;
+    const int is_tied = t->model->config.tie_word_embeddings;
+
+    return (struct ds_schedule_shape){
+        .block_count = t->model->block_count,
+        .unit_count = t->model->unit_count,
+        .micro_count = (uint32_t)t->micro_count,
+        .zero_stage = (uint32_t)config->zero.stage,
+        .is_training = is_training(t),
+        .recomputes = config->train.activation_checkpointing == DS_RECOMPUTE_FULL,
+        .kind = kinds[config->parallel.schedule],
+        .stage_count = t->mesh_shape.size[DS_AXIS_PP],
+        .stage = t->place.at[DS_AXIS_PP],
+        .chunk_count = (uint32_t)config->parallel.chunks,
+        .chunk_first = t->chunk_first,
+        .tied_unit = is_tied ? t->model->blocks[0].units[0] : DS_NO_UNIT,
+        .reshard = config->zero.reshard_after_forward == DS_RESHARD_KEY_NEVER ? DS_RESHARD_NEVER
+                                                                              : DS_RESHARD_ALWAYS,
+        .window = config->zero.window == DS_AUTO ? 1 : (uint32_t)config->zero.window,
+    };
+}
+
+/* Tensor ranks' parts may differ by a few rows; their lists may not. */
+static uint64_t whole_elems(const struct ds_model *model, uint32_t unit)
+{
+    const uint32_t start = model->units[unit].param_start;
+    uint64_t elems = 0;
+
+    for (uint32_t i = 0; i < model->units[unit].param_count; i++)
+        elems += ds_param_whole_elems(&model->params[start + i]);
+    return elems;
+}
+
+static ds_status fill_shape(const struct ds_model *model, struct ds_schedule_block *blocks,
+                            uint64_t *elems)
+{
+    if (!blocks || !elems)
+        return ds_fail(DS_ERR_NO_MEMORY, "the lists of a step");
+    for (uint32_t b = 0; b < model->block_count; b++) {
+        blocks[b].unit_count = model->blocks[b].unit_count;
+        memcpy(blocks[b].units, model->blocks[b].units, sizeof blocks[b].units);
+    }
+    for (uint32_t u = 0; u < model->unit_count; u++)
+        elems[u] = whole_elems(model, u);
+    return DS_OK;
+}
+
+ds_status trainer_make_lists(struct ds_trainer *t)
+{
+    struct ds_schedule_block *blocks = calloc(t->model->block_count, sizeof *blocks);
+    uint64_t *elems = calloc(t->model->unit_count, sizeof *elems);
+    struct ds_schedule_shape shape = shape_of(t);
+    ds_status st = fill_shape(t->model, blocks, elems);
+
+    shape.blocks = blocks;
+    shape.unit_cost = elems;
+    if (st == DS_OK && is_training(t))
+        st = ds_schedule_make(&shape, &t->train_list);
+    if (st == DS_OK) {
+        shape.like = is_training(t) ? &t->train_list : NULL;
+        shape.is_training = 0;
+        shape.micro_count = (uint32_t)t->eval_micro_count;
+        st = ds_schedule_make(&shape, &t->eval_list);
+    }
+    free(blocks);
+    free(elems);
+    return st;
+}
+
+/* ---- units */
+
+/* What is added up over tensor ranks before it is whole: neighbours without a gap are one sum. */
+static uint32_t collect_sums(struct ds_trainer *t, const struct ds_unit *unit,
+                             struct ds_zero_sum *sums)
+{
+    uint32_t count = 0;
+
+    for (uint32_t i = 0; i < unit->param_count; i++) {
+        const struct ds_param *param = &t->model->params[unit->param_start + i];
+        struct ds_comm *over = ds_mesh_group(
+            t->mesh, param->sum == DS_PARAM_SUM_COPIES ? DS_GROUP_COPIES : DS_GROUP_TP_GRAD);
+        if (param->sum == DS_PARAM_SUM_NONE)
+            continue;
+        if (count > 0 && sums[count - 1].over == over &&
+            sums[count - 1].span.start + sums[count - 1].span.count == param->offset)
+            sums[count - 1].span.count += param->elems;
+        else
+            sums[count++] = (struct ds_zero_sum){{param->offset, param->elems}, over};
+    }
+    return count;
+}
+
+/* What another rank counts: copies, and the last stage's embedding where the first has it, too. */
+static uint32_t collect_foreign(const struct ds_trainer *t, uint32_t index, struct ds_span *foreign)
+{
+    const struct ds_unit *unit = &t->model->units[index];
+    uint32_t count = 0;
+
+    if (index == t->model->blocks[0].units[0] && t->place.at[DS_AXIS_PP] > 0) {
+        foreign[0] = (struct ds_span){0, unit->elems};
+        return 1;
+    }
+    for (uint32_t i = 0; i < unit->param_count; i++) {
+        const struct ds_param *param = &t->model->params[unit->param_start + i];
+        if (!param->is_owner)
+            foreign[count++] = (struct ds_span){param->offset, param->elems};
+    }
+    return count;
+}
+
+static void describe_unit(struct ds_trainer *t, uint32_t index)
+{
+    const struct ds_unit *unit = &t->model->units[index];
+    struct ds_zero_unit_spec *spec = &t->unit_specs[index];
+
+    *spec = (struct ds_zero_unit_spec){
+        .elems = t->has_unit[index] ? unit->elems : 0,
+        .slot_class = trainer_plan(t)->slot_class[index],
+        .params = &t->param_spans[unit->param_start],
+        .param_count = unit->param_count,
+        .sums = &t->sums[unit->param_start],
+        .foreign = &t->foreign[unit->param_start],
+    };
+    spec->sum_count = collect_sums(t, unit, &t->sums[unit->param_start]);
+    spec->foreign_count = collect_foreign(t, index, &t->foreign[unit->param_start]);
+}
+
+static ds_status describe_units(struct ds_trainer *t)
+{
+    const struct ds_model *model = t->model;
+
+    t->unit_specs = calloc(model->unit_count, sizeof *t->unit_specs);
+    t->param_spans = calloc(model->param_count, sizeof *t->param_spans);
+    t->ranges = calloc(model->param_count, sizeof *t->ranges);
+    t->sums = calloc(model->param_count, sizeof *t->sums);
+    t->foreign = calloc(model->param_count, sizeof *t->foreign);
+    if (!t->unit_specs || !t->param_spans || !t->ranges || !t->sums || !t->foreign)
+        return ds_fail(DS_ERR_NO_MEMORY, "%u parameters", model->param_count);
+    for (uint32_t i = 0; i < model->param_count; i++) {
+        const struct ds_param *param = &model->params[i];
+        const int decays = t->config->optimizer.weight_decay_on == DS_DECAY_ALL || param->is_matrix;
+        t->param_spans[i] = (struct ds_span){param->offset, param->elems};
+        t->ranges[i] = (struct ds_optim_range){
+            t->param_spans[i], decays ? (float)t->config->optimizer.weight_decay : 0.0f, i};
+    }
+    for (uint32_t u = 0; u < model->unit_count; u++)
+        describe_unit(t, u);
+    return DS_OK;
+}
+
+static struct ds_zero_dtypes dtypes_of(const struct ds_trainer *t)
+{
+    static const enum ds_master masters[] = {[DS_MASTER_KEY_FP32] = DS_MASTER_FP32,
+                                             [DS_MASTER_KEY_REMAINDER16] = DS_MASTER_REMAINDER16,
+                                             [DS_MASTER_KEY_NONE] = DS_MASTER_NONE};
+    const struct ds_config *config = t->config;
+
+    return (struct ds_zero_dtypes){
+        .param = t->model->share.compute,
+        .reduce = t->model->share.grad,
+        .gradient = trainer_dtype(config->precision.gradients),
+        .exp_avg = trainer_dtype(config->precision.exp_avg),
+        .exp_avg_sq = trainer_dtype(config->precision.exp_avg_sq),
+        .master = masters[config->precision.master],
+    };
+}
+
+ds_status trainer_open_zero(struct ds_trainer *t)
+{
+    DS_TRY(describe_units(t));
+    const struct ds_zero_options options = {
+        .stage = (uint32_t)t->config->zero.stage,
+        .dtypes = dtypes_of(t),
+        .units = t->unit_specs,
+        .unit_count = t->model->unit_count,
+        .slots = trainer_plan(t)->slots,
+        .is_training = is_training(t),
+        .shard = ds_mesh_group(t->mesh, DS_GROUP_SHARD),
+        .replica = ds_mesh_group(t->mesh, DS_GROUP_REPLICA),
+        .norm = {ds_mesh_group(t->mesh, DS_GROUP_TP_GRAD), ds_mesh_group(t->mesh, DS_GROUP_PP)},
+        .tie = ds_mesh_group(t->mesh, DS_GROUP_EMBED),
+        .device = t->device,
+        .compute = t->compute,
+        .comm = t->comm,
+        .memory = &t->memory,
+        .timeline = t->timeline,
+    };
+
+    return ds_zero_open(&options, &t->zero);
+}
+
+ds_status trainer_open_optim(struct ds_trainer *t)
+{
+    const uint32_t units = t->model->unit_count;
+    const struct ds_optim_range **ranges = calloc(units, sizeof *ranges);
+    uint32_t *counts = calloc(units, sizeof *counts);
+    const struct ds_config *config = t->config;
+    ds_status st;
+
+    if (!is_training(t) || !ranges || !counts) {
+        st = is_training(t) ? ds_fail(DS_ERR_NO_MEMORY, "the optimizer's ranges") : DS_OK;
+        goto done;
+    }
+    for (uint32_t u = 0; u < units; u++) {
+        ranges[u] = &t->ranges[t->model->units[u].param_start];
+        counts[u] = t->model->units[u].param_count;
+    }
+    st = ds_optim_open(&(struct ds_optim_options){.beta1 = (float)config->optimizer.beta1,
+                                                  .beta2 = (float)config->optimizer.beta2,
+                                                  .epsilon = (float)config->optimizer.eps,
+                                                  .grad_clip = (float)config->train.grad_clip,
+                                                  .ranges = ranges,
+                                                  .range_counts = counts,
+                                                  .unit_count = units,
+                                                  .seed = config->run.seed,
+                                                  .zero = t->zero,
+                                                  .compute = t->compute,
+                                                  .kernels = t->device->ops->kernels,
+                                                  .memory = &t->memory},
+                       &t->optim);
+    t->lr = (struct ds_lr_schedule){
+        (enum ds_lr_kind)config->schedule.kind, config->optimizer.learning_rate,
+        config->schedule.min_learning_rate,     config->schedule.warmup_steps,
+        config->schedule.decay_steps,           config->train.steps};
+done:
+    free(ranges);
+    free(counts);
+    return st;
+}

@@ -1,0 +1,223 @@
+// link: launch
+// tsan
+/* Everything composes: data, tensor and pipeline ranks as threads, with every ZeRO stage, pipeline
+ * schedule, recomputation and stream. At one layout none of these changes a bit; between layouts only
+ * rounding differs. The normal mode takes every layout and draws the other choices, the long mode has all
+ * of them. */
+#include "test.h"
+
+#include "tiny_run.h"
+
+#include "dstrain/random.h"
+
+#include <math.h>
+#include <stdio.h>
+
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+enum { STEPS = 4, RANKS_MAX = 4 };
+#else
+enum { STEPS = 20, RANKS_MAX = 8 };
+#endif
+
+static char *folder, *data;
+static uint64_t seed, drawn;
+
+struct layout {
+    uint32_t data, tensor, pipeline;
+};
+
+static uint64_t draw(uint64_t bound)
+{
+    return ds_random_below(ds_random_of(seed, DS_RANDOM_TEST, 7), drawn++, bound);
+}
+
+/* Heads that the tensor ranks divide; where they are 4 or more, some hold copies of kv heads. */
+static struct tiny_case model_of(struct layout layout)
+{
+    const uint32_t tensor = layout.tensor;
+    const uint32_t heads = tensor == 5 ? 10 : tensor == 7 ? 14 : 24;
+    const uint32_t kv_heads = tensor % 3 == 0 ? 3 : heads < 24 ? 1 : 2;
+
+    return (struct tiny_case){.family = DS_FAMILY_QWEN3,
+                              .layers = 6,
+                              .heads = heads,
+                              .kv_heads = kv_heads,
+                              .head_dim = 4,
+                              .is_tied = tensor % 2 == 0,
+                              .steps = STEPS,
+                              .global_batch = 24 % layout.data == 0 ? 24 : 4 * layout.data,
+                              .micro_batch = 1,
+                              .seed = seed,
+                              .data = data};
+}
+
+static struct tiny_case case_of(struct layout layout)
+{
+    struct tiny_case c = model_of(layout);
+
+    c.ranks = layout.data * layout.tensor * layout.pipeline;
+    c.tensor = layout.tensor;
+    c.pipeline = layout.pipeline;
+    c.schedule = DS_PIPELINE_1F1B;
+    return c;
+}
+
+static void describe(const struct tiny_case *c, char *to, size_t bytes)
+{
+    snprintf(
+        to, bytes,
+        "data %u tensor %u pipeline %u, stage %d schedule %d chunks %u recompute %d mode %d sp %d",
+        c->ranks / (c->tensor * c->pipeline), c->tensor, c->pipeline, c->stage, c->schedule,
+        c->chunks, c->recompute, c->mode, c->sequence_parallel);
+}
+
+static struct tiny_result run(const struct tiny_case *c)
+{
+    struct tiny_result result;
+    char what[256];
+
+    tiny_run(c, &result);
+    describe(c, what, sizeof what);
+    if (result.status != DS_OK || result.steps != c->steps)
+        fail_msg("%s: %s after %llu steps", what, ds_status_text(result.status),
+                 (unsigned long long)result.steps);
+    return result;
+}
+
+static void assert_same_bits(const struct tiny_case *c, const struct tiny_result *a,
+                             const struct tiny_result *b)
+{
+    char what[256];
+
+    describe(c, what, sizeof what);
+    for (uint64_t i = 0; i < c->steps; i++)
+        if (memcmp(&a->loss[i], &b->loss[i], sizeof a->loss[i]) != 0 ||
+            memcmp(&a->norm[i], &b->norm[i], sizeof a->norm[i]) != 0)
+            fail_msg("%s: step %llu: loss %.17g and %.17g, norm %.9g and %.9g", what,
+                     (unsigned long long)i + 1, a->loss[i], b->loss[i], a->norm[i], b->norm[i]);
+    if (memcmp(a->params, b->params, a->param_elems * sizeof *a->params) != 0)
+        fail_msg("%s: other parameters", what);
+}
+
+static void assert_same_losses(const struct tiny_case *c, const struct tiny_result *a,
+                               const struct tiny_result *b)
+{
+    char what[256];
+
+    describe(c, what, sizeof what);
+    for (uint64_t i = 0; i < c->steps; i++)
+        if (!(fabs(a->loss[i] - b->loss[i]) <= 2e-6 * fabs(b->loss[i])))
+            fail_msg("%s: step %llu: loss %.9g, on one rank %.9g", what, (unsigned long long)i + 1,
+                     a->loss[i], b->loss[i]);
+    if (!(fabs(a->eval_loss - b->eval_loss) <= 2e-6 * b->eval_loss))
+        fail_msg("%s: evaluation %.9g, on one rank %.9g", what, a->eval_loss, b->eval_loss);
+}
+
+/* ---- the choices at a layout, as one number each */
+
+enum { STAGES = 4, RECOMPUTES = 3, MODES = 2 };
+
+static uint32_t schedule_count(struct layout layout)
+{
+    return layout.pipeline == 1   ? 1
+           : layout.pipeline <= 4 ? 4
+                                  : 3; /* 8 blocks: 2 chunks of 4 stages */
+}
+
+static uint32_t variant_count(struct layout layout)
+{
+    return STAGES * RECOMPUTES * MODES * schedule_count(layout);
+}
+
+static struct tiny_case variant_of(struct layout layout, uint32_t number)
+{
+    static const int schedules[] = {DS_PIPELINE_1F1B, DS_PIPELINE_GPIPE, DS_PIPELINE_ZERO_BUBBLE,
+                                    DS_PIPELINE_INTERLEAVED};
+    struct tiny_case c = case_of(layout);
+
+    c.stage = (int)(number % STAGES);
+    c.recompute = (int)(number / STAGES % RECOMPUTES);
+    c.mode = (int)(number / STAGES / RECOMPUTES % MODES);
+    c.schedule = schedules[number / STAGES / RECOMPUTES / MODES];
+    c.chunks = c.schedule == DS_PIPELINE_INTERLEAVED ? 2 : 1;
+    return c;
+}
+
+static void check_variant(struct layout layout, uint32_t number, const struct tiny_result *base)
+{
+    const struct tiny_case c = variant_of(layout, number);
+    struct tiny_result other = run(&c);
+
+    assert_same_bits(&c, &other, base);
+    tiny_result_fini(&other);
+}
+
+static void check_sequence_parallel(struct layout layout, const struct tiny_result *one)
+{
+    struct tiny_case c = variant_of(layout, (uint32_t)draw(variant_count(layout)));
+
+    c.sequence_parallel = 1;
+    if (TINY_SEQ % layout.tensor != 0)
+        return;
+    struct tiny_result other = run(&c);
+    assert_same_losses(&c, &other, one);
+    tiny_result_fini(&other);
+}
+
+/* The run of one rank with this layout's model and batch, made once. */
+static const struct tiny_result *one_rank(struct layout layout)
+{
+    static struct tiny_result results[RANKS_MAX + 1][RANKS_MAX + 1];
+    const uint32_t batch = 24 % layout.data == 0 ? 1 : layout.data;
+    struct tiny_result *result = &results[layout.tensor][batch];
+    struct tiny_case c = model_of(layout);
+
+    c.ranks = c.tensor = c.pipeline = 1;
+    if (result->steps == 0)
+        *result = run(&c);
+    return result; /* lives as long as the test */
+}
+
+static void check_layout(struct layout layout)
+{
+    const struct tiny_case c = case_of(layout);
+    const struct tiny_result *one = one_rank(layout);
+    const uint32_t variants = variant_count(layout);
+
+    struct tiny_result base = run(&c);
+    assert_same_losses(&c, &base, one);
+    if (test_is_long())
+        for (uint32_t i = 1; i < variants; i++)
+            check_variant(layout, i, &base);
+    else
+        check_variant(layout, 1 + (uint32_t)draw(variants - 1), &base);
+    if (layout.tensor > 1 && (test_is_long() || draw(2) == 0))
+        check_sequence_parallel(layout, one);
+    tiny_result_fini(&base);
+}
+
+static void every_layout_agrees(void **state)
+{
+    (void)state;
+    for (uint32_t d = 1; d <= RANKS_MAX; d++)
+        for (uint32_t t = 1; d * t <= RANKS_MAX; t++)
+            for (uint32_t p = 1; d * t * p <= RANKS_MAX; p++)
+                check_layout((struct layout){d, t, p});
+}
+
+int main(void)
+{
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_layout_agrees),
+    };
+    int failed;
+
+    ds_log.is_leader = 0;
+    seed = test_seed("test_composition");
+    folder = tiny_folder();
+    data = tiny_data(folder, seed, 64);
+    failed = cmocka_run_group_tests(tests, NULL, NULL);
+    free(data);
+    tiny_remove(folder);
+    return failed;
+}
