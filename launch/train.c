@@ -5,6 +5,9 @@
 #include "metrics.h"
 #include "plan.h"
 #include "run_dir.h"
+#include "trace.h"
+
+#include "config/trace_text.h"
 
 #include "dstrain/schedule.h"
 #include "dstrain/trainer.h"
@@ -24,10 +27,12 @@ struct train {
     struct ds_trainer *trainer;
     struct ds_recorder *recorder;
     struct ds_metrics metrics; /* rank 0 */
+    struct ds_trace *trace;    /* NULL: none is wanted */
     struct ds_run_files files;
     struct ds_console console;
     char metrics_path[DS_RUN_PATH_BYTES], export_path[DS_RUN_PATH_BYTES];
     char incidents_path[DS_RUN_PATH_BYTES], pages_path[64], run_id[32];
+    uint64_t trace_last; /* step; 0: none */
     double eval_loss;
     int has_eval;
 };
@@ -88,6 +93,10 @@ static ds_status on_step(void *user, const struct ds_step_report *report)
 {
     struct train *train = user;
 
+    if (train->trace && report->step == train->trace_last)
+        ds_console_clear(&train->console); /* it says where it is */
+    if (train->trace)
+        DS_TRY(ds_trace_step(train->trace, report));
     if (!is_leader(train))
         return DS_OK;
     DS_TRY(write_metrics(train, report));
@@ -240,6 +249,21 @@ static ds_status open_files(struct train *train)
     return ds_comm_agreed(train->command->world, is_leader(train) ? open_metrics(train) : DS_OK);
 }
 
+static ds_status open_trace(struct train *train)
+{
+    struct ds_trace_options options = {.world = train->command->world,
+                                       .fs = train->command->fs,
+                                       .clock = train->command->clock,
+                                       .dir = train->config->run.dir};
+
+    if (!ds_trace_range_parse(train->config->log.trace, &options.first, &options.last))
+        return DS_OK; /* empty: the text was checked with the configuration */
+    if (options.last > train->config->train.steps)
+        options.last = train->config->train.steps;
+    train->trace_last = options.last;
+    return ds_trace_open(&options, &train->trace);
+}
+
 static ds_status open_trainer(struct train *train)
 {
     const struct ds_trainer_options options = {.config = train->config,
@@ -251,7 +275,8 @@ static ds_status open_trainer(struct train *train)
                                                .recorder = train->recorder,
                                                .progress = on_progress,
                                                .on_step = on_step,
-                                               .user = train};
+                                               .user = train,
+                                               .settle_step = train->trace_last};
 
     return ds_trainer_open(&options, &train->trainer);
 }
@@ -305,6 +330,7 @@ static ds_status run(struct train *train)
 {
     DS_TRY(open_files(train));
     DS_TRY(open_recorder(train));
+    DS_TRY(open_trace(train));
     DS_TRY(open_trainer(train));
     if (is_leader(train))
         show_banner(train);
@@ -342,6 +368,7 @@ ds_status ds_train_main(struct ds_command *command)
     }
     if (!command->peers_wait && st != DS_ERR_COMM && st != DS_ERR_DEADLINE)
         ds_trainer_close(train.trainer); /* collective: only where all ranks come here */
+    ds_trace_close(train.trace);
     ds_metrics_close(&train.metrics);
     ds_run_dir_close(command->fs, train.config, &train.files, is_refused(st));
     free(settled);

@@ -4,13 +4,21 @@
 int ds_action_is_arithmetic(enum ds_action_kind kind)
 {
     return kind == DS_ACTION_FORWARD || kind == DS_ACTION_LOSS || kind == DS_ACTION_RECOMPUTE ||
-           kind == DS_ACTION_BACKWARD;
+           kind == DS_ACTION_BACKWARD || kind == DS_ACTION_BACKWARD_INPUT ||
+           kind == DS_ACTION_BACKWARD_WEIGHT;
 }
 
 enum ds_timeline_row ds_action_row(enum ds_action_kind kind)
 {
-    return kind == DS_ACTION_PREFETCH || kind == DS_ACTION_REDUCE ? DS_TIMELINE_COMM
-                                                                  : DS_TIMELINE_COMPUTE;
+    return kind == DS_ACTION_PREFETCH || kind == DS_ACTION_REDUCE || kind == DS_ACTION_EXCHANGE ||
+                   kind == DS_ACTION_TIED_REDUCE
+               ? DS_TIMELINE_COMM
+               : DS_TIMELINE_COMPUTE;
+}
+
+double ds_accounts_ideal_bubble(const struct ds_schedule *list)
+{
+    return (double)(list->ticks - list->busy_ticks) / (double)list->busy_ticks;
 }
 
 static void add(const struct ds_schedule *list, const struct ds_timeline_span *span,

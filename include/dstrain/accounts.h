@@ -13,6 +13,9 @@ struct ds_accounts {
 
 /* pure: is it the work of a block? */
 int ds_action_is_arithmetic(enum ds_action_kind kind);
+/* pure: how long a stage stands still in the list's own order of time, over how long it works: what a measured
+ * bubble_ns / arithmetic_ns is to be compared with. 0 of one stage. */
+double ds_accounts_ideal_bubble(const struct ds_schedule *list);
 /* pure: on which stream an action of this kind works */
 enum ds_timeline_row ds_action_row(enum ds_action_kind kind);
 /* pure: waits of the comm stream are nobody's: arithmetic goes on beside them */

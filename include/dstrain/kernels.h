@@ -3,9 +3,16 @@
  * Arguments travel in a struct, so that a new one does not touch every backend's prototype; the
  * struct is copied at the call, what it points to must live until the work is done. All pointers are
  * device memory unless a comment says host. Sums are in one fixed order that depends on shapes only,
- * never on the number of threads. Shapes in names: T tokens (all sequences of the micro-batch, one
- * after another), S positions of one sequence, C hidden, H query heads, G kv heads, D head_dim,
- * I intermediate, V vocabulary rows. `add`: 0 overwrite the output, 1 add to it.
+ * never on the number of threads.
+ *
+ * Dtypes: weights, activations and their gradients are F32, BF16 or F16, one of them in a call. Those
+ * of 16 bits are storage: arithmetic and sums are in fp32, rounded once, to nearest even, where a
+ * result is stored, with what `add` adds to. A weight's gradient has a dtype of its own. rstd, lse,
+ * delta, losses and the rotary table are F32. What else comes is DS_ERR_UNSUPPORTED.
+ *
+ * Shapes in names: T tokens (all sequences of the micro-batch, one after another), S positions of one
+ * sequence, C hidden, H query heads, G kv heads, D head_dim, I intermediate, V vocabulary rows. `add`:
+ * 0 overwrite the output, 1 add to it.
  * local: everything here, queued on the stream that is given. */
 #ifndef DSTRAIN_KERNELS_H
 #define DSTRAIN_KERNELS_H

@@ -145,6 +145,8 @@ static json_t *rounded(double value)
 {
     char text[32];
 
+    if (!isfinite(value))
+        return json_null(); /* there is no such figure here */
     if (value == floor(value) && fabs(value) < 1e12)
         return json_integer((json_int_t)value);
 

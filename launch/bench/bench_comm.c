@@ -53,7 +53,7 @@ static ds_status run_native(void *user)
 
 static float value_at(uint32_t rank, size_t i)
 {
-    return (float)((i * 7 + rank * 13) % 31);
+    return (float)((i * 7 + (size_t)rank * 13) % 31);
 }
 
 static float sum_at(uint32_t rank_count, size_t i)

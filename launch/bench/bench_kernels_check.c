@@ -35,6 +35,7 @@ static const struct ds_step_record *record_after(const struct rig *r, const void
 /* Sample `i` of `count`: the first, the last, and some between. */
 static size_t place(size_t i, size_t count)
 {
+    DS_ASSERT(count > 0);
     return i == 0 ? 0 : i == 1 ? count - 1 : (i * 2654435761u) % count;
 }
 

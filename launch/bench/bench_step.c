@@ -4,13 +4,18 @@
  *
  * GEMM FLOPs of a step = 6 * tokens * elements of matrices that multiply activations: every projection
  * and the head (a tied head counts, the embedding's look-up does not); 2 forward, 4 backward. Attention's
- * own products are left out, so the fraction is of a little more work than it is given credit for. */
+ * own products are left out, so the fraction is of a little more work than it is given credit for.
+ *
+ * Waits of a step are those of the rank that waits longest. A pipeline's bubble is measured as time in which a
+ * stage waits for its neighbours over time in which it computes, beside the same of its schedule when every
+ * part takes equally long; the last stages' end of it goes by in the norm and is not in their figure. */
 #include "bench.h"
 
 #include "dstrain/hf.h"
 #include "dstrain/safetensors.h"
 #include "dstrain/trainer.h"
 
+#include <math.h>
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,6 +24,9 @@
 #define GEMM_SIZE        2048u
 #define GEMM_SIZE_QUICK  128u
 #define DATA_SAMPLES_MIN 8u
+
+/* Of every step; WAIT_COMM, BUBBLE in seconds, BUBBLE_SHARE over arithmetic. */
+enum measured { STEP, GEMM, SHARE, WAIT_COMM, BUBBLE, BUBBLE_SHARE, MEASURED_COUNT };
 
 struct step_bench {
     struct bench *bench;
@@ -32,7 +40,7 @@ struct step_bench {
     int thread_count;
     /* measured */
     uint64_t resumed_ns, steps_done;
-    double step_s[BENCH_REPEATS_MAX], gemm_s[BENCH_REPEATS_MAX], share[BENCH_REPEATS_MAX];
+    double samples[MEASURED_COUNT][BENCH_REPEATS_MAX];
 };
 
 /* ---- configuration */
@@ -60,8 +68,9 @@ static ds_status look(struct step_bench *s, const char *const *overrides, size_t
 /* What a person wrote, then what a measurement needs. */
 static ds_status load_config(struct step_bench *s, uint32_t *given)
 {
-    static const char *const always[] = {"schedule.kind=constant", "schedule.warmup_steps=0",
-                                         "data.eval=", "train.eval_interval=0", "run.export=none"};
+    static const char *const always[] = {
+        "schedule.kind=constant", "schedule.warmup_steps=0", "data.eval=",
+        "train.eval_interval=0",  "run.export=none",         "log.trace="};
     static const char *const random_data[] = {"data.train=random", "data.format=safetensors"};
     struct bench *bench = s->bench;
     const char **overrides = calloc((size_t)bench->argc + 16, sizeof *overrides);
@@ -208,12 +217,16 @@ static ds_status on_step(void *user, const struct ds_step_report *report)
 {
     struct step_bench *s = user;
     const struct ds_clock *clock = s->bench->command->clock;
-    const uint64_t now_ns = ds_clock_mono_ns(clock);
+    const uint64_t now_ns = ds_clock_mono_ns(clock), i = s->steps_done;
     double unused;
 
     if (report->step > s->bench->warmups) {
-        s->step_s[s->steps_done] = (double)(now_ns - s->resumed_ns) * 1e-9;
-        DS_TRY(run_gemm(s, &s->gemm_s[s->steps_done++]));
+        s->samples[STEP][i] = (double)(now_ns - s->resumed_ns) * 1e-9;
+        s->samples[WAIT_COMM][i] = report->wait_comm_s;
+        s->samples[BUBBLE][i] = report->bubble_s;
+        s->samples[BUBBLE_SHARE][i] = report->bubble_s / report->arithmetic_s;
+        DS_TRY(run_gemm(s, &s->samples[GEMM][i]));
+        s->steps_done++;
     } else {
         DS_TRY(run_gemm(s, &unused));
     }
@@ -244,13 +257,15 @@ static ds_status check_step(void *user, const struct ds_step_report *report)
 
 /* ---- figures */
 
-static ds_status print_step(struct step_bench *s, const struct bench_spread spread[3])
+static ds_status print_step(struct step_bench *s, const struct bench_spread spread[MEASURED_COUNT])
 {
     const struct ds_model *model = ds_trainer_model(s->trainer);
     const uint32_t ranks = s->bench->world->size;
     const double tokens = (double)(s->config.train.global_batch_size * s->config.train.seq_length);
     const double flops = gemm_flops_per_token(model) * tokens;
-    const double n = (double)s->gemm_size, rate = ranks * 2 * n * n * n / spread[1].median;
+    const double n = (double)s->gemm_size, rate = ranks * 2 * n * n * n / spread[GEMM].median;
+    const double bubble = spread[BUBBLE_SHARE].median;
+    const double ideal = ds_trainer_ideal_bubble(s->trainer);
     char what[160], product[160];
 
     snprintf(what, sizeof what, "%s %llu parameters %llu x %llu tokens %u ranks %d threads",
@@ -263,18 +278,24 @@ static ds_status print_step(struct step_bench *s, const struct bench_spread spre
         {"ranks", ranks},
         {"threads", s->thread_count},
         {"tokens", tokens},
-        {"tokens_per_s", tokens / spread[0].median},
+        {"tokens_per_s", tokens / spread[STEP].median},
         {"gemm_flops", flops},
-        {"gflop_per_s", flops / spread[0].median * 1e-9},
-        {"gemm_fraction", flops / rate / spread[0].median},
+        {"gflop_per_s", flops / spread[STEP].median * 1e-9},
+        {"gemm_fraction", flops / rate / spread[STEP].median},
         {"all_flops", ds_model_flops_per_token(model, s->config.train.seq_length) * tokens},
+        {"wait_comm_s", spread[WAIT_COMM].median},
+        {"bubble_s", spread[BUBBLE].median},
+        {"bubble", bubble},
+        {"bubble_ideal", ideal},
+        {"bubble_over_ideal", ideal > 0 ? bubble / ideal : NAN},
     };
     const struct bench_figure of_product[] = {{"gflop_per_s", rate * 1e-9}};
 
-    DS_TRY(bench_print(s->bench, what, "s", &spread[0], of_step, sizeof of_step / sizeof *of_step));
-    DS_TRY(bench_print(s->bench, product, "s", &spread[1], of_product, 1));
-    return bench_print(s->bench, "GEMM time of a step / step time, pair by pair", "1", &spread[2],
-                       NULL, 0);
+    DS_TRY(
+        bench_print(s->bench, what, "s", &spread[STEP], of_step, sizeof of_step / sizeof *of_step));
+    DS_TRY(bench_print(s->bench, product, "s", &spread[GEMM], of_product, 1));
+    return bench_print(s->bench, "GEMM time of a step / step time, pair by pair", "1",
+                       &spread[SHARE], NULL, 0);
 }
 
 static ds_status report(struct step_bench *s)
@@ -283,15 +304,15 @@ static ds_status report(struct step_bench *s)
     const double n = (double)s->gemm_size;
     const double tokens = (double)(s->config.train.global_batch_size * s->config.train.seq_length);
     const double flops = gemm_flops_per_token(ds_trainer_model(s->trainer)) * tokens / world->size;
-    struct bench_spread spread[3];
+    struct bench_spread spread[MEASURED_COUNT];
 
-    DS_TRY(ds_comm_all_reduce(world, s->step_s, s->steps_done, DS_F64, DS_REDUCE_MAX, NULL));
-    DS_TRY(ds_comm_all_reduce(world, s->gemm_s, s->steps_done, DS_F64, DS_REDUCE_MAX, NULL));
+    for (int k = 0; k < MEASURED_COUNT; k++)
+        DS_TRY(
+            ds_comm_all_reduce(world, s->samples[k], s->steps_done, DS_F64, DS_REDUCE_MAX, NULL));
     for (uint64_t i = 0; i < s->steps_done; i++)
-        s->share[i] = flops * s->gemm_s[i] / (2 * n * n * n) / s->step_s[i];
-    spread[0] = bench_spread_of(s->step_s, s->steps_done);
-    spread[1] = bench_spread_of(s->gemm_s, s->steps_done);
-    spread[2] = bench_spread_of(s->share, s->steps_done);
+        s->samples[SHARE][i] = flops * s->samples[GEMM][i] / (2 * n * n * n) / s->samples[STEP][i];
+    for (int k = 0; k < MEASURED_COUNT; k++)
+        spread[k] = bench_spread_of(s->samples[k], s->steps_done);
     return print_step(s, spread);
 }
 
@@ -334,6 +355,7 @@ ds_status ds_bench_step(struct bench *bench)
         st = ds_fail(DS_ERR_CONFIG, "usage: dstrain bench step config.ini [section.key=value ...] "
                                     "[--steps N] [--quick]");
     DS_TRY_GOTO(st, ds_comm_agreed(bench->world, st), done);
+    DS_ASSERT(s != NULL); /* agreed is what was fine here, too */
     bench->repeats = (uint32_t)repeats;
     s->bench = bench;
     s->gemm_size = bench->is_quick ? GEMM_SIZE_QUICK : GEMM_SIZE;

@@ -224,6 +224,9 @@ static ds_status trace_reads(const struct ds_rule_check *check)
 
     if (text[0] != '\0' && !ds_trace_range_parse(text, &first, &last))
         REFUSE(check, "log", "trace", "= '%s' must be first..last with 1 <= first <= last", text);
+    if (text[0] != '\0' && check->use == DS_CONFIG_TRAIN && first > check->config->train.steps)
+        REFUSE(check, "log", "trace", "= '%s' begins after the last step, train.steps = %" PRIu64,
+               text, check->config->train.steps);
     return DS_OK;
 }
 

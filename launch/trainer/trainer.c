@@ -246,3 +246,8 @@ uint64_t ds_trainer_micro_count(const struct ds_trainer *t)
 {
     return t->micro_count;
 }
+
+double ds_trainer_ideal_bubble(const struct ds_trainer *t)
+{
+    return ds_accounts_ideal_bubble(&t->train_list);
+}

@@ -610,6 +610,8 @@ static const struct {
      1, 0},
     {"[log]\ntrace = 3..2\n", 0, 0,
      SAYS("c.ini:15: [log] trace = '3..2' must be first..last with 1 <= first <= last"), 1, 0},
+    {"[log]\ntrace = 11..12\n", 0, 0,
+     SAYS("c.ini:15: [log] trace = '11..12' begins after the last step, train.steps = 10"), 1, 0},
     {"micro_batch_size = 4\n", 0, 0,
      SAYS("c.ini:12: [train] global_batch_size = 8 must be a multiple of micro_batch_size * data = "
           "4 * 4 = 16; nearest: 16"),

@@ -146,6 +146,7 @@ static void the_whole_program_takes_no_memory_in_a_step(void **state)
     read_text(&config);
     snprintf(config.run.dir, sizeof config.run.dir, "%s/run", folder);
     config.run.export = DS_EXPORT_LAST;
+    strcpy(config.log.trace, "5..8");
     line_count = 0;
     watch(1);
     assert_ok(ds_comm_self_open(ds_clock_system(), &command.world));

@@ -176,6 +176,71 @@ static void accounts_are_sums_by_what_was_waited_for(void **state)
     assert_int_equal(sums.arithmetic_ns, 1000 - 200 + 30 - 7);
 }
 
+/* ---- the bubble of a schedule (performance.md, section 8): p stages, m micro-batches, v chunks */
+
+static double bubble_of(enum ds_schedule_kind kind, uint32_t stages, uint32_t micros,
+                        uint32_t chunks, uint32_t stage)
+{
+    enum { BLOCKS_MAX = 64 };
+    struct ds_schedule_block blocks[BLOCKS_MAX];
+    uint64_t costs[BLOCKS_MAX];
+    uint32_t first[BLOCKS_MAX + 1];
+    const uint32_t parts = stages * chunks, count = 2 * parts;
+    struct ds_schedule_shape shape = {.blocks = blocks,
+                                      .block_count = count,
+                                      .unit_cost = costs,
+                                      .unit_count = count,
+                                      .micro_count = micros,
+                                      .zero_stage = 3,
+                                      .is_training = 1,
+                                      .kind = kind,
+                                      .stage = stage,
+                                      .stage_count = stages,
+                                      .chunk_count = chunks,
+                                      .chunk_first = first,
+                                      .tied_unit = DS_NO_UNIT,
+                                      .window = 1};
+    struct ds_schedule list;
+    double bubble;
+
+    assert_true(count <= BLOCKS_MAX);
+    for (uint32_t b = 0; b < count; b++) {
+        blocks[b] = (struct ds_schedule_block){1, {b}};
+        costs[b] = 1000;
+    }
+    for (uint32_t v = 0; v <= parts; v++)
+        first[v] = 2 * v;
+    assert_ok(ds_schedule_make(&shape, &list));
+    bubble = ds_accounts_ideal_bubble(&list);
+    ds_schedule_fini(&list);
+    return bubble;
+}
+
+static int is_near(double x, double y)
+{
+    return x - y < 1e-12 && y - x < 1e-12;
+}
+
+static void the_ideal_bubble_is_the_schedules(void **state)
+{
+    (void)state;
+    for (uint32_t p = 1; p <= 8; p *= 2)
+        for (uint32_t m = 1; m <= 16; m += 3)
+            for (uint32_t stage = 0; stage < p; stage++) {
+                const double p1 = p - 1.0;
+                assert_true(is_near(bubble_of(DS_SCHEDULE_GPIPE, p, m, 1, stage), p1 / m));
+                assert_true(is_near(bubble_of(DS_SCHEDULE_1F1B, p, m, 1, stage), p1 / m));
+                if (m >= p)
+                    assert_true(
+                        is_near(bubble_of(DS_SCHEDULE_ZERO_BUBBLE, p, m, 1, stage), p1 / (3 * m)));
+            }
+    for (uint32_t p = 2; p <= 4; p++)
+        for (uint32_t v = 2; v <= 4; v++)
+            for (uint32_t m = p; m <= 4 * p; m += p)
+                assert_true(is_near(bubble_of(DS_SCHEDULE_INTERLEAVED, p, m, v, p - 1),
+                                    (p - 1.0) / (v * m)));
+}
+
 static void only_what_moves_data_is_on_the_comm_row(void **state)
 {
     (void)state;
@@ -196,6 +261,7 @@ int main(void)
         FOR_EACH_BACKEND(all_of_it_is_pinned_memory_of_the_ledger),
         FOR_EACH_BACKEND(without_a_timeline_marks_do_nothing),
         cmocka_unit_test(accounts_are_sums_by_what_was_waited_for),
+        cmocka_unit_test(the_ideal_bubble_is_the_schedules),
         cmocka_unit_test(only_what_moves_data_is_on_the_comm_row),
     };
 

@@ -1,5 +1,4 @@
 // link: optim zero comm device kernels base
-// tsan
 /* States of every combination of dtypes through whole steps - gathered, summed, accumulated, updated - with
  * the bits of scalar code that rounds where storage does, on every ZeRO stage and number of ranks. */
 #include "zero_rig.h"

@@ -32,7 +32,7 @@ static int is_param(uint32_t unit, uint64_t at)
     return is_within(at, params[unit][0]) || is_within(at, params[unit][1]);
 }
 
-/* What one rank's backward leaves for one micro-batch. */
+/* What one rank's backward leaves for one micro-batch; of 16 bits whole numbers whose sums are exact. */
 static float local_gradient(const struct zero_rank *r, uint32_t unit, uint32_t micro, uint64_t at)
 {
     uint64_t place =
@@ -42,6 +42,8 @@ static float local_gradient(const struct zero_rank *r, uint32_t unit, uint32_t m
         r->shard;
     uint64_t state = place * 1000003 + at;
 
+    if (r->test->dtypes.reduce != DS_F32)
+        return (float)(random_next(&state) >> 61) - 4;
     return (float)(random_next(&state) >> 40) * 0x1p-23f - 1.0f;
 }
 
@@ -122,17 +124,22 @@ static void describe(struct zero_rank *r, struct ds_zero_sum sums[UNITS],
 
 static void bring_home(struct zero_rank *r, uint32_t unit, uint32_t micro)
 {
+    const enum ds_dtype dtype = r->test->dtypes.reduce;
+    const size_t size = ds_dtype_bytes(dtype);
     float *values = malloc(elems[unit] * sizeof *values);
+    uint8_t *stored = malloc(elems[unit] * size);
     int is_started = 1;
 
     RIG_OK(r, ds_zero_grad_acquire(r->zero, unit, micro % 2, &is_started));
     RIG_HOLDS(r, !is_started);
     for (uint64_t i = 0; i < elems[unit]; i++)
         values[i] = local_gradient(r, unit, micro, i);
+    (void)ds_dtype_from_f32(stored, dtype, values, elems[unit]);
     for (uint32_t p = 0; p < 2; p++) /* what lies between parameters is not backward's */
-        rig_copy(r, (float *)ds_zero_grads(r->zero, unit) + params[unit][p].start,
-                 values + params[unit][p].start, params[unit][p].count * sizeof *values);
+        rig_copy(r, (uint8_t *)ds_zero_grads(r->zero, unit) + params[unit][p].start * size,
+                 stored + params[unit][p].start * size, params[unit][p].count * size);
     RIG_OK(r, ds_zero_reduce(r->zero, unit));
+    free(stored);
     free(values);
 }
 
@@ -149,17 +156,19 @@ static void bring_all_home(struct zero_rank *r)
 static void check_gradient(struct zero_rank *r, uint32_t unit)
 {
     struct ds_zero_state state;
-    float *values;
     uint32_t wrong = 0;
 
     RIG_OK(r, ds_zero_update_begin(r->zero, unit, &state));
-    values = malloc(state.count * sizeof *values);
-    rig_copy(r, values, state.grad.data, state.count * sizeof *values);
+    uint8_t *stored = malloc(state.count * ds_dtype_bytes(state.grad.dtype));
+    float *values = malloc(state.count * sizeof *values);
+    rig_copy(r, stored, state.grad.data, state.count * ds_dtype_bytes(state.grad.dtype));
+    (void)ds_dtype_to_f32(values, stored, state.grad.dtype, state.count);
     for (uint64_t i = 0; i < state.count; i++)
         wrong += values[i] != expected(r, unit, state.start + i);
     RIG_HOLDS(r, wrong == 0);
     RIG_OK(r, ds_zero_update_end(r->zero, unit));
     free(values);
+    free(stored);
 }
 
 /* Every element once, however many ranks hold a copy. */
@@ -214,13 +223,12 @@ static void compose_on_rank(struct ds_comm *world, void *user)
     rig_close(&r);
 }
 
-static void every_gradient_is_summed_and_counted_once(void **state)
+static void compose(struct ds_zero_dtypes dtypes)
 {
     static const uint32_t shapes[][4] = {{1, 1, 1, 1}, {1, 2, 1, 1}, {2, 1, 1, 1}, {2, 1, 1, 3},
                                          {1, 3, 1, 2}, {2, 2, 1, 1}, {3, 2, 1, 1}, {2, 2, 1, 2},
                                          {1, 2, 2, 2}, {2, 1, 2, 2}};
 
-    (void)state;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (uint32_t zero_stage = 0; zero_stage <= 3; zero_stage++)
             for (int mode = DS_DEVICE_INLINE; mode <= DS_DEVICE_DEFERRED; mode++) {
@@ -230,12 +238,30 @@ static void every_gradient_is_summed_and_counted_once(void **state)
                     .replica = shapes[i][2],
                     .shard = shapes[i][3],
                     .zero_stage = zero_stage,
-                    .dtypes = ds_zero_dtypes_fp32(),
+                    .dtypes = dtypes,
                     .mode = (enum ds_device_mode)mode,
                     .seed = seed,
                 };
-                rig_run(&test, compose_on_rank);
+                if (dtypes.reduce == DS_F32 || (i + zero_stage) % 2 == (size_t)mode)
+                    rig_run(&test, compose_on_rank);
             }
+}
+
+static void every_gradient_is_summed_and_counted_once(void **state)
+{
+    (void)state;
+    compose(ds_zero_dtypes_fp32());
+}
+
+static void so_is_every_gradient_of_16_bits(void **state)
+{
+    struct ds_zero_dtypes dtypes = ds_zero_dtypes_fp32();
+
+    (void)state;
+    dtypes.param = dtypes.reduce = DS_F16;
+    compose(dtypes);
+    dtypes.param = dtypes.reduce = dtypes.gradient = DS_BF16;
+    compose(dtypes);
 }
 
 /* ---- units elsewhere */
@@ -279,6 +305,7 @@ int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_gradient_is_summed_and_counted_once),
+        cmocka_unit_test(so_is_every_gradient_of_16_bits),
         cmocka_unit_test(a_unit_that_is_elsewhere_takes_no_memory),
     };
 
