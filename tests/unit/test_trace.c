@@ -73,7 +73,7 @@ struct seen {
     struct row rows[RANKS_MAX][DS_TIMELINE_ROW_COUNT];
     uint32_t kinds[RANKS_MAX][DS_ACTION_KIND_COUNT];
     uint32_t next_action[RANKS_MAX][STEPS + 1];
-    uint32_t waits, names[RANKS_MAX];
+    uint32_t waits, stage_waits[RANKS_MAX], names[RANKS_MAX];
 };
 
 static int kind_of(const char *name)
@@ -117,6 +117,7 @@ static void see_event(struct seen *seen, const json_t *event, uint32_t ranks)
                     (tid == DS_TIMELINE_COMM && begin >= row->end - 1e-3));
         row->end = end > row->end ? end : row->end;
         seen->waits++;
+        seen->stage_waits[rank] += strcmp(string(event, "name"), "wait for stage") == 0;
         return;
     }
     see_action(seen, event, rank, tid, (uint64_t)step);
@@ -243,6 +244,57 @@ static void every_action_of_the_steps_asked_for_is_there_and_no_other(void **sta
         for (int stage = 0; stage <= 3; stage++)
             for (int mode = DS_DEVICE_INLINE; mode <= DS_DEVICE_DEFERRED; mode++)
                 check_run(ranks, stage, mode);
+}
+
+/* Two stages of two ranks each: all of the model's blocks are in the picture once for every micro-batch of a
+ * pipeline, and each stage waits for its neighbour. */
+static void check_pipeline(int schedule, uint32_t chunks, int mode)
+{
+    const struct tiny_case c = {.ranks = 4,
+                                .pipeline = 2,
+                                .schedule = schedule,
+                                .chunks = chunks,
+                                .layers = 4,
+                                .stage = 3,
+                                .mode = mode,
+                                .steps = STEPS,
+                                .global_batch = 2 * 4,
+                                .micro_batch = 1,
+                                .seed = seed,
+                                .data = data};
+    const uint32_t times = (LAST - FIRST + 1) * 8; /* steps x micro-batches of all pipelines */
+    uint32_t forwards = 0, backwards = 0, losses = 0, messages = 0;
+    struct job job = {
+        .c = &c, .dir = folder, .fs = ds_fs_posix(), .lock = PTHREAD_MUTEX_INITIALIZER};
+    struct seen seen;
+    json_t *trace;
+
+    assert_true(run_ranks(c.ranks, 60000000000u, run_thread, &job));
+    assert_int_equal(job.status, DS_OK);
+    trace = read_trace(folder);
+    see(&seen, trace, c.ranks);
+    for (uint32_t r = 0; r < c.ranks; r++) {
+        forwards += seen.kinds[r][DS_ACTION_FORWARD];
+        backwards += seen.kinds[r][DS_ACTION_BACKWARD] + seen.kinds[r][DS_ACTION_BACKWARD_WEIGHT];
+        losses += seen.kinds[r][DS_ACTION_LOSS];
+        messages += seen.kinds[r][DS_ACTION_EXCHANGE];
+        assert_true(seen.stage_waits[r] > 0);
+    }
+    assert_int_equal(forwards, times * 5); /* embedding and four layers */
+    assert_int_equal(backwards, times * 5);
+    assert_int_equal(losses, times);
+    assert_true(messages > 0);
+    json_decref(trace);
+}
+
+static void stages_of_a_pipeline_are_in_one_picture(void **state)
+{
+    (void)state;
+    for (int mode = DS_DEVICE_INLINE; mode <= DS_DEVICE_DEFERRED; mode++) {
+        check_pipeline(DS_PIPELINE_1F1B, 1, mode);
+        check_pipeline(DS_PIPELINE_INTERLEAVED, 2, mode);
+        check_pipeline(DS_PIPELINE_ZERO_BUBBLE, 1, mode);
+    }
 }
 
 /* ---- the step in which ranks may talk */
@@ -645,6 +697,7 @@ int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_action_of_the_steps_asked_for_is_there_and_no_other),
+        cmocka_unit_test(stages_of_a_pipeline_are_in_one_picture),
         cmocka_unit_test(the_step_to_settle_is_told_before_the_next_begins),
         cmocka_unit_test(a_full_disk_costs_the_trace_and_one_warning),
         cmocka_unit_test(any_call_may_fail_and_the_trace_is_whole_or_absent),
