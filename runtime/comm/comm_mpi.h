@@ -28,16 +28,15 @@ struct mpi_comm {
     struct ds_comm base;
     /* owns */
     MPI_Comm mpi;
-    MPI_Request
-        *requests; /* a receive from each rank, then a send to each; unused: MPI_REQUEST_NULL */
+    MPI_Request *requests; /* a receive from each rank, a send to each; unused: MPI_REQUEST_NULL */
+    MPI_Request *exchange_requests; /* behind them: DS_MESSAGES_MAX of sizes, as many of data */
     uint8_t *staging;
     size_t staging_bytes;
     size_t message_bytes; /* what is larger is cut */
     uint32_t direct_ranks_max;
-    uint64_t next_call, done_calls;         /* collectives run in the order of the calls */
-    uint64_t next_exchange, done_exchanges; /* and so do exchanges, by themselves */
-    MPI_Request exchange_requests[2 * DS_MESSAGES_MAX]; /* of sizes, then of data */
-    uint64_t exchange_bytes[DS_MESSAGES_MAX];           /* the sizes */
+    uint64_t next_call, done_calls;           /* collectives run in the order of the calls */
+    uint64_t next_exchange, done_exchanges;   /* and so do exchanges, by themselves */
+    uint64_t exchange_bytes[DS_MESSAGES_MAX]; /* the sizes */
     int has_failed;
     /* borrows */
     struct mpi_job *job;

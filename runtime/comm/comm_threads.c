@@ -82,6 +82,7 @@ ds_status ds_comm_threads_open(uint32_t size, const struct ds_clock *clock, uint
     void *at = NULL;
     ds_status st;
 
+    DS_ASSERT(size > 0);
     for (uint32_t rank = 0; rank < size; rank++)
         out[rank] = NULL;
     if (job == NULL)

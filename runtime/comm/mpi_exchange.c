@@ -22,9 +22,9 @@ struct exchange_work {
     struct exchange_part parts[DS_MESSAGES_MAX];
 };
 
-static MPI_Request *data_request(const struct exchange_work *work, uint32_t index)
+static int is_under_way(const struct exchange_work *work, uint32_t index)
 {
-    return &work->comm->exchange_requests[DS_MESSAGES_MAX + index];
+    return work->comm->exchange_requests[DS_MESSAGES_MAX + index] != MPI_REQUEST_NULL;
 }
 
 static size_t cut_bytes(const struct exchange_work *work, const struct exchange_part *part)
@@ -33,15 +33,16 @@ static size_t cut_bytes(const struct exchange_work *work, const struct exchange_
 }
 
 static ds_status post(struct mpi_comm *comm, const struct exchange_part *part, void *data,
-                      size_t bytes, int tag, MPI_Request *request)
+                      size_t bytes, int tag, uint32_t request)
 {
     const int count = (int)bytes, peer = (int)part->peer;
+    MPI_Request *const at = &comm->exchange_requests[request];
 
+    DS_ASSERT(*at == MPI_REQUEST_NULL);
     if (part->is_send)
-        return mpi_check(&comm->base,
-                         MPI_Isend(data, count, MPI_BYTE, peer, tag, comm->mpi, request),
+        return mpi_check(&comm->base, MPI_Isend(data, count, MPI_BYTE, peer, tag, comm->mpi, at),
                          "MPI_Isend");
-    return mpi_check(&comm->base, MPI_Irecv(data, count, MPI_BYTE, peer, tag, comm->mpi, request),
+    return mpi_check(&comm->base, MPI_Irecv(data, count, MPI_BYTE, peer, tag, comm->mpi, at),
                      "MPI_Irecv");
 }
 
@@ -53,7 +54,7 @@ static ds_status post_sizes(struct exchange_work *work)
     for (uint32_t i = 0; i < work->count; i++) {
         comm->exchange_bytes[i] = work->parts[i].left;
         DS_TRY(post(comm, &work->parts[i], &comm->exchange_bytes[i], sizeof comm->exchange_bytes[i],
-                    MPI_TAG_EXCHANGE_BYTES, &comm->exchange_requests[i]));
+                    MPI_TAG_EXCHANGE_BYTES, i));
     }
     return DS_OK;
 }
@@ -61,16 +62,15 @@ static ds_status post_sizes(struct exchange_work *work)
 static int is_posted_to_its_end(const struct exchange_work *work, uint32_t index)
 {
     const struct exchange_part *part = &work->parts[index];
-    const int is_under_way = *data_request(work, index) != MPI_REQUEST_NULL;
 
-    return part->left == (is_under_way ? cut_bytes(work, part) : 0);
+    return part->left == (is_under_way(work, index) ? cut_bytes(work, part) : 0);
 }
 
 static int may_post(const struct exchange_work *work, uint32_t index)
 {
     const struct exchange_part *part = &work->parts[index];
 
-    if (part->left == 0 || *data_request(work, index) != MPI_REQUEST_NULL)
+    if (part->left == 0 || is_under_way(work, index))
         return 0;
     if (!part->is_send && !part->is_agreed)
         return 0;
@@ -86,7 +86,7 @@ static ds_status post_data(struct exchange_work *work)
     for (uint32_t i = 0; i < work->count; i++)
         if (may_post(work, i))
             DS_TRY(post(work->comm, &work->parts[i], work->parts[i].at,
-                        cut_bytes(work, &work->parts[i]), MPI_TAG_EXCHANGE, data_request(work, i)));
+                        cut_bytes(work, &work->parts[i]), MPI_TAG_EXCHANGE, DS_MESSAGES_MAX + i));
     return DS_OK;
 }
 

@@ -17,6 +17,7 @@ ds_status mpi_comm_new(MPI_Comm mpi, struct mpi_job *job, const struct ds_comm *
 {
     struct mpi_comm *comm = calloc(1, sizeof *comm);
     size_t least_bytes = (size_t)model->size * 16 * 8; /* staging_elems is never 0 */
+    size_t request_count = 2 * ((size_t)model->size + DS_MESSAGES_MAX);
 
     if (comm == NULL) {
         mpi_free_guarded(job, model->deadline_ns, &mpi);
@@ -30,7 +31,7 @@ ds_status mpi_comm_new(MPI_Comm mpi, struct mpi_job *job, const struct ds_comm *
     comm->message_bytes = MPI_MESSAGE_BYTES;
     comm->staging_bytes = staging_bytes > least_bytes ? staging_bytes : least_bytes;
     comm->staging = malloc(comm->staging_bytes);
-    comm->requests = calloc(2 * (size_t)model->size, sizeof(MPI_Request));
+    comm->requests = calloc(request_count, sizeof(MPI_Request));
     *out = &comm->base;
     if (comm->staging == NULL || comm->requests == NULL) {
         mpi_close(*out);
@@ -38,10 +39,9 @@ ds_status mpi_comm_new(MPI_Comm mpi, struct mpi_job *job, const struct ds_comm *
         return ds_fail(DS_ERR_NO_MEMORY, "%s group: no memory for %zu bytes of staging",
                        model->group, staging_bytes);
     }
-    for (uint32_t i = 0; i < 2 * model->size; i++)
+    comm->exchange_requests = comm->requests + 2 * (size_t)model->size;
+    for (size_t i = 0; i < request_count; i++)
         comm->requests[i] = MPI_REQUEST_NULL;
-    for (uint32_t i = 0; i < 2 * DS_MESSAGES_MAX; i++)
-        comm->exchange_requests[i] = MPI_REQUEST_NULL;
     MPI_Comm_set_errhandler(mpi, MPI_ERRORS_RETURN);
     return DS_OK;
 }
@@ -105,6 +105,7 @@ ds_status ds_comm_mpi_open_data(struct ds_comm *control, const char *group,
     if (control->ops != &mpi_ops)
         return ds_fail(DS_ERR_UNSUPPORTED, "%s group: not started by mpirun", group);
     DS_TRY(mpi_divide(control, 0, (int)control->rank, group, MPI_DATA_STAGING_BYTES, out));
+    DS_ASSERT(*out != NULL); /* one color for all */
     ((struct mpi_comm *)*out)->direct_ranks_max = direct_ranks_max;
     return DS_OK;
 }
