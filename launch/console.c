@@ -98,6 +98,24 @@ static void banner_model(const struct ds_console_banner *banner)
     ds_info("model:   %s, %s parameters%s", banner->model, params, trainable);
 }
 
+static void banner_layout(const struct ds_console_banner *banner)
+{
+    char tensor[48] = "", pipeline[96] = "";
+
+    if (banner->tensor > 1)
+        snprintf(tensor, sizeof tensor, ", tensor %llu", (unsigned long long)banner->tensor);
+    if (banner->pipeline > 1)
+        snprintf(pipeline, sizeof pipeline, ", pipeline %llu (%s)",
+                 (unsigned long long)banner->pipeline, banner->schedule);
+    ds_info("layout:  data %llu = %llu replica%s x %llu shard%s%s%s, ZeRO stage %llu%s%s",
+            (unsigned long long)banner->data, (unsigned long long)(banner->data / banner->shard),
+            plural(banner->data / banner->shard), (unsigned long long)banner->shard,
+            plural(banner->shard), tensor, pipeline, (unsigned long long)banner->stage,
+            banner->gathered ? ", " : "", banner->gathered ? banner->gathered : "");
+    if (banner->precision)
+        ds_info("numbers: %s", banner->precision);
+}
+
 void ds_console_first_lines(const struct ds_console_banner *banner)
 {
     char memory[32], tokens[32], samples[32], epoch[64] = "";
@@ -112,10 +130,7 @@ void ds_console_first_lines(const struct ds_console_banner *banner)
     ds_info("dstrain " DS_VERSION ": %u rank%s, device %s", banner->rank_count,
             plural(banner->rank_count), banner->device ? banner->device : "-");
     banner_model(banner);
-    ds_info("layout:  data %llu = %llu replica%s x %llu shard%s, ZeRO stage %llu",
-            (unsigned long long)banner->data, (unsigned long long)(banner->data / banner->shard),
-            plural(banner->data / banner->shard), (unsigned long long)banner->shard,
-            plural(banner->shard), (unsigned long long)banner->stage);
+    banner_layout(banner);
     ds_info(
         "batch:   %llu sequence%s of %llu = %s token%s an update (%llu x %llu x %llu rank%s), %llu "
         "step%s%s",
@@ -124,7 +139,8 @@ void ds_console_first_lines(const struct ds_console_banner *banner)
         plural(banner->global_batch * banner->seq_length), (unsigned long long)banner->micro_count,
         (unsigned long long)banner->micro_batch, (unsigned long long)banner->data,
         plural(banner->data), (unsigned long long)banner->steps, plural(banner->steps), epoch);
-    ds_info("memory:  %s a rank, all taken before step 1", memory);
+    ds_info("memory:  %s%s a rank, all taken before step 1",
+            banner->tensor * banner->pipeline > 1 ? "up to " : "", memory);
     if (banner->dir)
         ds_info("files:   %s", banner->dir);
 }

@@ -25,11 +25,15 @@ struct ds_console_banner {
     const char *device; /* as the device describes itself */
     const char *model;  /* "llama, 4 layers, hidden 256" */
     uint64_t params, trainable_params;
-    uint64_t data, shard, stage;                     /* the mesh */
+    uint64_t data, shard, stage; /* the mesh */
+    uint64_t tensor, pipeline;
+    const char *schedule;  /* of a pipeline: "1f1b", "interleaved in 2 chunks" */
+    const char *precision; /* NULL: fp32 throughout */
+    const char *gathered;  /* how long parameters stay; NULL: nothing is gathered */
     uint64_t global_batch, micro_batch, micro_count; /* per update */
     uint64_t seq_length, steps;
     uint64_t samples;      /* of an epoch; 0: not known */
-    uint64_t memory_bytes; /* a rank has taken before step 1 */
+    uint64_t memory_bytes; /* the rank that takes most has taken before step 1 */
     const char *dir;       /* where files go */
 };
 void ds_console_first_lines(const struct ds_console_banner *banner);

@@ -62,7 +62,9 @@ static ds_status write_metrics(struct train *train, const struct ds_step_report 
                                        .bubble_s = r->bubble_s,
                                        .has_eval_loss = r->has_eval,
                                        .eval_loss = r->eval_loss,
-                                       .is_skipped = r->is_skipped};
+                                       .is_skipped = r->is_skipped,
+                                       .has_loss_scale = r->has_loss_scale,
+                                       .loss_scale = r->loss_scale};
 
     return ds_metrics_write(&train->metrics, &row);
 }
@@ -124,11 +126,69 @@ static void describe_device(const struct train *train, char *to, size_t bytes)
         snprintf(to, bytes, "%s", device->ops->name);
 }
 
-static void show_banner(struct train *train)
+static const char *value_of(const struct ds_config *config, const char *section, const char *key,
+                            char *to, size_t bytes)
+{
+    ds_field_print(ds_field_find(section, key), config, to, bytes);
+    return to;
+}
+
+static void describe_schedule(const struct ds_config *config, char *to, size_t bytes)
+{
+    char name[32];
+
+    value_of(config, "parallel", "schedule", name, sizeof name);
+    if (config->parallel.chunks > 1)
+        snprintf(to, bytes, "%s, %llu chunks", name, (unsigned long long)config->parallel.chunks);
+    else
+        snprintf(to, bytes, "%s", name);
+}
+
+/* Every key of [precision] that is not its preset; nothing where all are. */
+static void describe_precision(const struct ds_config *config, char *to, size_t bytes)
+{
+    static const char *const keys[] = {"compute",    "master",    "exp_avg",
+                                       "exp_avg_sq", "gradients", "reduce"};
+    char value[32];
+    size_t used = 0;
+
+    to[0] = '\0';
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        value_of(config, "precision", keys[i], value, sizeof value);
+        if (strcmp(value, "fp32") != 0 && used < bytes)
+            used += (size_t)snprintf(to + used, bytes - used, "%s%s %s", used ? ", " : "", keys[i],
+                                     value);
+    }
+}
+
+static void describe_gathers(const struct ds_config *config, char *to, size_t bytes)
+{
+    to[0] = '\0';
+    if (config->zero.stage != 3 || config->parallel.shard == 1)
+        return;
+    if (config->zero.reshard_after_forward == DS_RESHARD_KEY_NEVER)
+        snprintf(to, bytes, "parameters gathered once a step");
+    else if (config->zero.window > 1)
+        snprintf(to, bytes, "parameters gathered for %llu micro-batches at a time",
+                 (unsigned long long)config->zero.window);
+}
+
+/* collective: the most that any rank has taken */
+static ds_status most_memory(const struct train *train, uint64_t *bytes)
+{
+    *bytes = ds_memory_total(ds_trainer_memory(train->trainer), DS_MEMORY_DEVICE);
+    return ds_comm_all_reduce(train->command->world, bytes, 1, DS_U64, DS_REDUCE_MAX, NULL);
+}
+
+static void show_banner(struct train *train, uint64_t memory_bytes)
 {
     const struct ds_config *config = train->config;
     const struct ds_model *model = ds_trainer_model(train->trainer);
-    char device[256], text[160], gemm[512];
+    char device[256], text[160], gemm[512], schedule[64], precision[192], gathers[96];
+
+    describe_schedule(config, schedule, sizeof schedule);
+    describe_precision(config, precision, sizeof precision);
+    describe_gathers(config, gathers, sizeof gathers);
 
     describe_device(train, device, sizeof device);
     snprintf(text, sizeof text, "%s, %llu layer%s, hidden %llu, vocabulary %llu",
@@ -147,13 +207,18 @@ static void show_banner(struct train *train)
         .data = config->parallel.data,
         .shard = config->parallel.shard,
         .stage = config->zero.stage,
+        .tensor = config->parallel.tensor,
+        .pipeline = config->parallel.pipeline,
+        .schedule = schedule,
+        .precision = precision[0] ? precision : NULL,
+        .gathered = gathers[0] ? gathers : NULL,
         .global_batch = config->train.global_batch_size,
         .micro_batch = config->train.micro_batch_size,
         .micro_count = ds_trainer_micro_count(train->trainer),
         .seq_length = config->train.seq_length,
         .steps = config->train.steps,
         .samples = ds_trainer_sample_count(train->trainer),
-        .memory_bytes = ds_memory_total(ds_trainer_memory(train->trainer), DS_MEMORY_DEVICE),
+        .memory_bytes = memory_bytes,
         .dir = config->run.dir,
     });
     if (config->run.deterministic == 0 &&
@@ -328,12 +393,15 @@ static ds_status settle_plan(struct train *train, struct ds_config *settled)
 
 static ds_status run(struct train *train)
 {
+    uint64_t memory_bytes;
+
     DS_TRY(open_files(train));
     DS_TRY(open_recorder(train));
     DS_TRY(open_trace(train));
     DS_TRY(open_trainer(train));
+    DS_TRY(most_memory(train, &memory_bytes));
     if (is_leader(train))
-        show_banner(train);
+        show_banner(train, memory_bytes);
     DS_TRY(run_steps(train));
     return finish(train);
 }

@@ -203,7 +203,8 @@ static ds_status play_by_kind(struct checker *c, const struct ds_action *action,
 static ds_status play_arithmetic(struct checker *c, const struct ds_action *action)
 {
     const struct ds_schedule_shape *shape = c->shape;
-    const int is_embeddings_backward = action->block == 0 && action->kind != DS_ACTION_FORWARD;
+    const int needs_no_weights = action->kind == DS_ACTION_BACKWARD_WEIGHT ||
+                                 (action->block == 0 && action->kind != DS_ACTION_FORWARD);
 
     PROMISE(c, action->micro < shape->micro_count && action->block < shape->block_count,
             "out of range");
@@ -211,8 +212,7 @@ static ds_status play_arithmetic(struct checker *c, const struct ds_action *acti
     PROMISE(c, (action->kind == DS_ACTION_LOSS) == (action->block + 1 == shape->block_count),
             "the last block is the loss");
     PROMISE(c, shape->is_training || action->kind <= DS_ACTION_LOSS, "nothing is trained");
-    PROMISE(c, is_embeddings_backward || all_units(c, action->block, c->is_held),
-            "weights are not held");
+    PROMISE(c, needs_no_weights || all_units(c, action->block, c->is_held), "weights are not held");
     DS_TRY(play_by_kind(c, action, &c->done[cell_of(c, action->micro, action->block)]));
     memset(c->is_announced, 0, shape->unit_count);
     return DS_OK;

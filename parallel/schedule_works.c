@@ -96,8 +96,8 @@ static void add_weight(struct writer *w, uint32_t micro, uint32_t block)
 
     if (block == head_of(w->shape))
         return; /* LOSS did both parts */
-    work = add(w, DS_ACTION_BACKWARD_WEIGHT, micro, block);
-    work->needs_weights = block > 0;
+    work =
+        add(w, DS_ACTION_BACKWARD_WEIGHT, micro, block); /* products of what is held: no weights */
     work->makes_grads = 1;
 }
 

@@ -20,8 +20,8 @@
  *                    is only this; a LOSS does both of the head.
  *   EXCHANGE         reads what it sends and writes what it receives, all messages at once
  *
- * An embedding's or a head's saved slot is DS_NO_SLOT. Every backward but the embedding's has the block's
- * weights; a weight part has them, too. */
+ * An embedding's or a head's saved slot is DS_NO_SLOT. The weights of its units are gathered for
+ * every piece of a block but the embedding's backward and weight parts, which multiply what is held. */
 #ifndef DSTRAIN_SCHEDULE_H
 #define DSTRAIN_SCHEDULE_H
 

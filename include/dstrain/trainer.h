@@ -29,7 +29,8 @@ struct ds_step_report {
     double arithmetic_s; /* of blocks on this rank; when it waited, and for what: */
     double wait_data_s, wait_comm_s, bubble_s;
     uint64_t skipped; /* steps skipped so far */
-    int is_skipped, has_eval;
+    int is_skipped, has_eval, has_loss_scale;
+    double loss_scale; /* of this step; where compute is fp16 */
     double eval_loss;
     uint64_t device_peak_bytes, host_peak_bytes;
     /* valid during the call: what happened when, and the list whose actions the spans name */

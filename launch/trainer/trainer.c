@@ -101,6 +101,8 @@ static void fill_report(struct ds_trainer *t, const struct trainer_exchange *exc
         .wait_data_s = (double)exchange->waited_data_ns * 1e-9,
         .skipped = r->skipped,
         .is_skipped = r->skip != 0,
+        .has_loss_scale = t->model->share.compute == DS_F16,
+        .loss_scale = r->loss_scale,
         .device_peak_bytes = ds_memory_total(&t->memory, DS_MEMORY_DEVICE),
         .host_peak_bytes = host_peak_bytes(),
     };
