@@ -112,30 +112,40 @@ static ds_status try_choice(const struct ds_plan_question *question, struct ds_c
     return DS_OK;
 }
 
+/* The widest window that fits, or 1: the wider, the fewer gathers and the more activations. */
+static ds_status widest_window(const struct ds_plan_question *question, struct ds_config *config)
+{
+    const uint64_t micros =
+        config->train.global_batch_size / (config->train.micro_batch_size * config->parallel.data);
+    uint64_t low = 1, high = micros + 1;
+
+    while (high - low > 1) {
+        const uint64_t middle = low + (high - low) / 2;
+        int fits = 0;
+        DS_TRY(try_choice(question, config, DS_RESHARD_KEY_ALWAYS, middle, &fits));
+        *(fits ? &low : &high) = middle;
+    }
+    config->zero.window = low;
+    return DS_OK;
+}
+
 ds_status ds_plan_settle(const struct ds_plan_question *question, struct ds_config *config)
 {
     const int reshard = config->zero.reshard_after_forward;
     const uint64_t window = config->zero.window;
-    const uint64_t micros =
-        config->train.global_batch_size / (config->train.micro_batch_size * config->parallel.data);
-    const int gathers = config->zero.stage == 3 && config->parallel.shard > 1;
+    const int chooses = config->zero.stage == 3 && config->parallel.shard > 1 &&
+                        config->memory.device_limit != DS_AUTO;
     int fits = 0;
 
-    if (gathers && config->memory.device_limit != DS_AUTO && reshard == DS_RESHARD_KEY_AUTO) {
+    if (chooses && reshard == DS_RESHARD_KEY_AUTO)
         DS_TRY(try_choice(question, config, DS_RESHARD_KEY_NEVER, window ? window : 1, &fits));
-        if (fits)
-            return DS_OK;
-    }
+    if (fits)
+        return DS_OK;
     config->zero.reshard_after_forward =
         reshard == DS_RESHARD_KEY_AUTO ? DS_RESHARD_KEY_ALWAYS : reshard;
-    if (gathers && config->memory.device_limit != DS_AUTO && window == DS_AUTO &&
-        config->parallel.pipeline == 1 &&
-        config->zero.reshard_after_forward == DS_RESHARD_KEY_ALWAYS)
-        for (uint64_t w = micros; w > 1; w /= 2) {
-            DS_TRY(try_choice(question, config, DS_RESHARD_KEY_ALWAYS, w, &fits));
-            if (fits)
-                return DS_OK;
-        }
     config->zero.window = window == DS_AUTO ? 1 : window;
+    if (chooses && window == DS_AUTO && config->parallel.pipeline == 1 &&
+        config->zero.reshard_after_forward == DS_RESHARD_KEY_ALWAYS)
+        return widest_window(question, config);
     return DS_OK;
 }

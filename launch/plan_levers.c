@@ -26,12 +26,13 @@ static int halve_micro_batch(struct ds_config *config, const struct ds_model_con
     return *size < before;
 }
 
+/* Tokens in rows are what they are. */
 static int halve_sequence(struct ds_config *config, const struct ds_model_config *model,
                           uint32_t ranks)
 {
     (void)model, (void)ranks;
     config->train.seq_length /= 2;
-    return config->train.seq_length > 0;
+    return config->data.format == DS_DATA_TEXT && config->train.seq_length > 0;
 }
 
 static int recompute_more(struct ds_config *config, const struct ds_model_config *model,
@@ -49,21 +50,13 @@ static int shard_more(struct ds_config *config, const struct ds_model_config *mo
     return config->zero.stage <= 3 && config->parallel.shard > 1;
 }
 
-/* As many ranks as before, fewer of them for data: 0 where they or the batch do not divide. */
+/* As many ranks as before, fewer of them for data; 0: they do not divide. */
 static int share_out_again(struct ds_config *config, uint32_t ranks)
 {
     const uint64_t model_ranks = config->parallel.tensor * config->parallel.pipeline;
-    const uint64_t tokens = config->train.micro_batch_size * config->train.seq_length;
 
-    if (ranks % model_ranks != 0)
-        return 0;
     config->parallel.data = ranks / model_ranks;
-    if (config->parallel.data % config->parallel.shard != 0)
-        config->parallel.shard = config->parallel.data;
-    return config->train.global_batch_size %
-                   (config->train.micro_batch_size * config->parallel.data) ==
-               0 &&
-           (!config->parallel.sequence_parallel || tokens % config->parallel.tensor == 0);
+    return ranks % model_ranks == 0;
 }
 
 static int widen_tensor(struct ds_config *config, const struct ds_model_config *model,
@@ -94,6 +87,20 @@ static int lengthen_pipeline(struct ds_config *config, const struct ds_model_con
     return 0;
 }
 
+/* The rules between keys that pulling a lever may run into (config_rules_layout.c), asked quietly: what they
+ * refuse would make nothing fit. */
+static int is_possible(const struct ds_config *config)
+{
+    const uint64_t at_once = config->train.micro_batch_size * config->parallel.data;
+    const uint64_t tokens = config->train.micro_batch_size * config->train.seq_length;
+    const int is_interleaved = config->parallel.schedule == DS_PIPELINE_INTERLEAVED;
+
+    return config->train.global_batch_size % at_once == 0 &&
+           config->parallel.data % config->parallel.shard == 0 &&
+           !(config->parallel.sequence_parallel && tokens % config->parallel.tensor != 0) &&
+           !(is_interleaved && config->parallel.pipeline > 1 && config->parallel.chunks == 1);
+}
+
 static const struct lever levers[] = {
     {"train.micro_batch_size", halve_micro_batch},
     {"train.activation_checkpointing", recompute_more},
@@ -118,11 +125,16 @@ static ds_status show_lever(const struct lever *lever, const struct ds_plan_ques
 {
     const struct ds_plan_question next = {other, question->fs, question->clock, question->size};
     char value[64], total[32];
+    const int shares_all = question->config->parallel.shard == question->config->parallel.data;
     struct ds_plan plan;
     uint32_t role;
 
     *other = *question->config;
     while (lever->pull(other, model, question->size)) {
+        if (shares_all)
+            other->parallel.shard = other->parallel.data;
+        if (!is_possible(other))
+            continue;
         lever_value(other, lever->key, value, sizeof value);
         DS_TRY(ds_plan_worst(&next, &plan, &role));
         ds_console_bytes(ds_plan_device_bytes(&plan), total, sizeof total);

@@ -56,6 +56,8 @@ void tiny_config(const struct tiny_case *c, struct ds_config *config)
     config->parallel.shard = c->shard ? c->shard : config->parallel.data;
     config->parallel.transport = c->transport;
     config->zero.stage = (uint64_t)c->stage;
+    config->zero.reshard_after_forward = c->reshard;
+    config->zero.window = c->window;
     config->log.interval = 1;
     if (c->inject)
         strcpy(config->debug.inject, c->inject);
@@ -107,6 +109,7 @@ void tiny_remove(char *folder)
 struct tiny_rank {
     const struct tiny_case *c;
     struct tiny_result *out; /* of rank 0, else NULL */
+    uint64_t (*bytes)[DS_MEMORY_LABEL_COUNT];
 };
 
 static void keep(struct tiny_result *out, const struct ds_step_report *report)
@@ -174,9 +177,6 @@ static ds_status collect(struct ds_trainer *trainer, struct tiny_result *out)
     out->param_elems = model->elems_total;
     out->params = malloc(model->elems_total * sizeof *out->params);
     list_params(model, out);
-    memcpy(out->bytes, ds_trainer_memory(trainer)->bytes[DS_MEMORY_DEVICE], sizeof out->bytes);
-    memcpy(out->pinned_bytes, ds_trainer_memory(trainer)->bytes[DS_MEMORY_PINNED],
-           sizeof out->pinned_bytes);
     for (uint32_t i = 0; i < model->unit_count; i++)
         if (model->units[i].elems > out->largest_unit_elems)
             out->largest_unit_elems = model->units[i].elems;
@@ -204,16 +204,20 @@ static ds_status run_rank(struct ds_comm *world, struct tiny_rank *rank)
     st = ds_trainer_open(&options, &trainer);
     if (st == DS_OK)
         st = ds_trainer_run(trainer);
-    if (st == DS_OK)
+    if (st == DS_OK) {
+        const struct ds_memory *memory = ds_trainer_memory(trainer);
+        memcpy(rank->bytes, memory->bytes, sizeof memory->bytes);
         st = collect(trainer, rank->out);
+    }
     ds_trainer_close(trainer);
     return st;
 }
 
 void tiny_run_on(struct ds_comm *world, const struct tiny_case *c, struct tiny_result *out)
 {
-    struct tiny_rank rank = {c, world->rank == 0 ? out : NULL};
+    struct tiny_rank rank = {c, world->rank == 0 ? out : NULL, out->bytes[world->rank]};
 
+    DS_ASSERT(world->size <= TINY_RANKS_MAX);
     memset(out, 0, sizeof *out);
     out->status = run_rank(world, &rank);
 }
@@ -227,7 +231,8 @@ struct tiny_job {
 static void run_thread(struct ds_comm *world, void *user)
 {
     struct tiny_job *job = user;
-    struct tiny_rank rank = {job->c, world->rank == 0 ? job->out : NULL};
+    struct tiny_rank rank = {job->c, world->rank == 0 ? job->out : NULL,
+                             job->out->bytes[world->rank]};
     ds_status st = run_rank(world, &rank);
 
     pthread_mutex_lock(&job->lock);
@@ -240,6 +245,7 @@ void tiny_run(const struct tiny_case *c, struct tiny_result *out)
 {
     struct tiny_job job = {.c = c, .out = out, .lock = PTHREAD_MUTEX_INITIALIZER};
 
+    DS_ASSERT(c->ranks <= TINY_RANKS_MAX);
     memset(out, 0, sizeof *out);
     if (!run_ranks(c->ranks, 60000000000u, run_thread, &job))
         out->status = DS_ERR_COMM;

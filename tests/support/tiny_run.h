@@ -7,7 +7,7 @@
 #include "dstrain/config.h"
 #include "dstrain/trainer.h"
 
-enum { TINY_STEPS_MAX = 512, TINY_SEQ = 24, TINY_VOCAB = 61 };
+enum { TINY_STEPS_MAX = 512, TINY_RANKS_MAX = 8, TINY_SEQ = 24, TINY_VOCAB = 61 };
 
 struct tiny_case {
     uint32_t ranks, shard; /* shard 0: all */
@@ -17,6 +17,8 @@ struct tiny_case {
     /* 0: 1 of each; ranks = data * pipeline * tensor */
     uint32_t tensor, pipeline, chunks;
     int schedule, sequence_parallel; /* enum ds_pipeline_kind */
+    int reshard;                     /* enum ds_reshard_when */
+    uint64_t window;                 /* 0: 1 */
     /* 0: the usual small model */
     uint32_t layers, heads, kv_heads, head_dim;
     int family;
@@ -44,7 +46,8 @@ struct tiny_result {
     uint64_t param_elems;
     struct tiny_param *table; /* [param_count] */
     uint32_t param_count;
-    uint64_t bytes[DS_MEMORY_LABEL_COUNT], pinned_bytes[DS_MEMORY_LABEL_COUNT]; /* of rank 0 */
+    /* what each rank has taken; under mpirun what this one has */
+    uint64_t bytes[TINY_RANKS_MAX][DS_MEMORY_KIND_COUNT][DS_MEMORY_LABEL_COUNT];
     uint64_t largest_unit_elems;
     struct ds_step_report last;
 };

@@ -126,8 +126,8 @@ static void recomputation_changes_memory_alone(void **state)
             c.is_tied = is_tied;
             for (c.recompute = DS_RECOMPUTE_NONE; c.recompute <= DS_RECOMPUTE_FULL; c.recompute++) {
                 struct tiny_result next = run(&c);
-                assert_true(next.bytes[DS_MEMORY_LABEL_ACTIVATIONS] < before);
-                before = next.bytes[DS_MEMORY_LABEL_ACTIVATIONS];
+                assert_true(next.bytes[0][DS_MEMORY_DEVICE][DS_MEMORY_LABEL_ACTIVATIONS] < before);
+                before = next.bytes[0][DS_MEMORY_DEVICE][DS_MEMORY_LABEL_ACTIVATIONS];
                 if (c.recompute == DS_RECOMPUTE_NONE) {
                     base = next;
                     continue;
@@ -250,9 +250,11 @@ static void a_rank_that_fails_ends_the_run_on_all(void **state)
 
 static uint64_t state_bytes(const struct tiny_result *r)
 {
-    return r->bytes[DS_MEMORY_LABEL_PARAMS] + r->bytes[DS_MEMORY_LABEL_MASTER] +
-           r->bytes[DS_MEMORY_LABEL_GRADS] + r->bytes[DS_MEMORY_LABEL_EXP_AVG] +
-           r->bytes[DS_MEMORY_LABEL_EXP_AVG_SQ] + r->bytes[DS_MEMORY_LABEL_SLOTS];
+    const uint64_t *bytes = r->bytes[0][DS_MEMORY_DEVICE];
+
+    return bytes[DS_MEMORY_LABEL_PARAMS] + bytes[DS_MEMORY_LABEL_MASTER] +
+           bytes[DS_MEMORY_LABEL_GRADS] + bytes[DS_MEMORY_LABEL_EXP_AVG] +
+           bytes[DS_MEMORY_LABEL_EXP_AVG_SQ] + bytes[DS_MEMORY_LABEL_SLOTS];
 }
 
 /* P parameters in fp32 on 8 ranks: what each stage leaves on one of them, and four units in flight. */

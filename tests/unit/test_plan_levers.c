@@ -1,0 +1,358 @@
+// link: launch
+// private: launch
+/* What a refusal names as a remedy is one: the configuration with that key changed loads, and fits; and all
+ * keys that would do are named. What is left to the plan becomes the fewest gathers that fit. */
+#include "test.h"
+
+#include "capture.h"
+#include "config/config.h"
+#include "plan.h"
+#include "tiny_run.h"
+
+static struct ds_plan_question question_of(const struct ds_config *config, uint32_t ranks)
+{
+    return (struct ds_plan_question){config, ds_fs_posix(), ds_clock_system(), ranks};
+}
+
+/* ---- a configuration, as a person would write it */
+
+enum { OVERRIDES_MAX = 24 };
+
+struct setup {
+    const char *what;
+    uint32_t ranks;
+    const char *overrides[OVERRIDES_MAX];
+};
+
+static const char base_text[] =
+    "[run]\ndir = unused\ndevice = cpu\n"
+    "[model]\nfamily = llama\nvocab_size = 300\nhidden_size = 64\nintermediate_size = 160\n"
+    "num_hidden_layers = 4\nnum_attention_heads = 8\nnum_key_value_heads = 8\n"
+    "[data]\ntrain = unused.txt\n"
+    "[train]\nsteps = 1\nglobal_batch_size = 16\nmicro_batch_size = 1\nseq_length = 48\n"
+    "[zero]\nreshard_after_forward = always\nwindow = 1\n";
+
+static int is_same_key(const char *a, const char *b)
+{
+    const size_t length = strcspn(a, "=");
+
+    return length == strcspn(b, "=") && strncmp(a, b, length) == 0;
+}
+
+/* `change` on top of the setup; 0: refused, quietly. Rows of a safetensors file have the length that they have:
+ * the data would refuse another. */
+static int load(const struct setup *setup, const char *change, uint64_t limit,
+                struct ds_config *config)
+{
+    const char *overrides[OVERRIDES_MAX + 1];
+    struct ds_places places;
+    struct capture capture;
+    size_t count = 0;
+    ds_status st;
+
+    for (int i = 0; setup->overrides[i]; i++)
+        if (!change || !is_same_key(setup->overrides[i], change))
+            overrides[count++] = setup->overrides[i];
+    if (change)
+        overrides[count++] = change;
+    capture_begin(&capture);
+    st = ds_config_parse("c.ini", base_text, sizeof base_text - 1, overrides, count, config,
+                         &places);
+    if (st == DS_OK) {
+        ds_config_resolve(config, setup->ranks);
+        st = ds_config_validate(config, &places, DS_CONFIG_TRAIN, setup->ranks);
+    }
+    (void)capture_end(&capture);
+    config->memory.device_limit = limit;
+    return st == DS_OK && (config->data.format == DS_DATA_TEXT || config->train.seq_length == 48);
+}
+
+static uint64_t worst_bytes(const struct ds_config *config, uint32_t ranks)
+{
+    const struct ds_plan_question question = question_of(config, ranks);
+    struct ds_plan plan;
+    uint32_t role;
+
+    assert_ok(ds_plan_worst(&question, &plan, &role));
+    return ds_plan_device_bytes(&plan);
+}
+
+/* what a run does before it begins */
+static ds_status settle_and_check(struct ds_config *config, uint32_t ranks)
+{
+    const struct ds_plan_question question = question_of(config, ranks);
+
+    assert_ok(ds_plan_settle(&question, config));
+    return ds_plan_check(&question);
+}
+
+/* ---- levers */
+
+enum { LEVERS = 6, VALUES_MAX = 8 };
+
+static const struct {
+    const char *key;
+    const char *values[VALUES_MAX];
+} levers[LEVERS] = {
+    {"train.micro_batch_size", {"2", "1"}},
+    {"train.activation_checkpointing", {"selective", "full"}},
+    {"zero.stage", {"1", "2", "3"}},
+    {"parallel.tensor", {"2", "3", "4", "5", "6", "7", "8"}},
+    {"parallel.pipeline", {"2", "3", "4", "5", "6", "7", "8"}},
+    {"train.seq_length", {"24", "12", "6", "3", "1"}},
+};
+
+/* Levers go one way: less at once, or more that share or recompute. */
+static int64_t position(const struct ds_config *config, int lever)
+{
+    const int64_t positions[LEVERS] = {-(int64_t)config->train.micro_batch_size,
+                                       config->train.activation_checkpointing,
+                                       (int64_t)config->zero.stage,
+                                       (int64_t)config->parallel.tensor,
+                                       (int64_t)config->parallel.pipeline,
+                                       -(int64_t)config->train.seq_length};
+
+    return positions[lever];
+}
+
+/* Of each lever what its best value takes; UINT64_MAX: none is possible, or none is better. */
+static void pull_all(const struct setup *setup, const struct ds_config *from, uint64_t base,
+                     uint64_t *best)
+{
+    static struct ds_config config;
+    char change[64];
+
+    for (int i = 0; i < LEVERS; i++) {
+        best[i] = UINT64_MAX;
+        for (int v = 0; v < VALUES_MAX && levers[i].values[v]; v++) {
+            snprintf(change, sizeof change, "%s=%s", levers[i].key, levers[i].values[v]);
+            if (!load(setup, change, DS_AUTO, &config) || position(&config, i) <= position(from, i))
+                continue;
+            const uint64_t bytes = worst_bytes(&config, setup->ranks);
+            if (bytes < base && bytes < best[i])
+                best[i] = bytes;
+        }
+    }
+}
+
+/* The value that a refusal names as fitting, "KEY = VALUE: ..." without "too much"; 0: none. */
+static int find_remedy(const char *said, const char *key, char *change, size_t bytes)
+{
+    const size_t length = strlen(key);
+
+    for (const char *line = strstr(said, key); line; line = strstr(line + 1, key)) {
+        const char *end = strchr(line, '\n'), *colon = strchr(line, ':');
+        const char *bad = strstr(line, "too much");
+        if (strncmp(line + length, " = ", 3) != 0 || !colon || (bad && (!end || bad < end)))
+            continue;
+        snprintf(change, bytes, "%s=%.*s", key, (int)(colon - line - (long)length - 3),
+                 line + length + 3);
+        return 1;
+    }
+    return 0;
+}
+
+static void assert_remedies(const struct setup *setup, uint64_t limit, const uint64_t *best)
+{
+    static struct ds_config config;
+    struct capture capture;
+    char change[64], said[sizeof capture.text];
+
+    assert_true(load(setup, NULL, limit, &config));
+    capture_begin(&capture);
+    const ds_status st = settle_and_check(&config, setup->ranks);
+    snprintf(said, sizeof said, "%s", capture_end(&capture));
+    assert_int_equal(st, DS_ERR_CONFIG);
+    for (int i = 0; i < LEVERS; i++) {
+        const int is_named = find_remedy(said, levers[i].key, change, sizeof change);
+        if (is_named != (best[i] <= limit))
+            fail_msg("%s, limit %llu: %s is %snamed, its best takes %llu\n%s", setup->what,
+                     (unsigned long long)limit, levers[i].key, is_named ? "" : "not ",
+                     (unsigned long long)best[i], said);
+        if (!is_named)
+            continue;
+        if (!load(setup, change, limit, &config) ||
+            settle_and_check(&config, setup->ranks) != DS_OK)
+            fail_msg("%s, limit %llu: %s does not fit\n%s", setup->what, (unsigned long long)limit,
+                     change, said);
+    }
+}
+
+#define ONE_LAYER  "model.num_hidden_layers=1"
+#define ONE_HEAD   "model.num_attention_heads=1", "model.num_key_value_heads=1"
+#define ROWS       "data.format=safetensors"
+#define RECOMPUTES "train.activation_checkpointing=full"
+
+static const struct setup setups[] = {
+    {"micro-batch", 1, {RECOMPUTES, ROWS, "train.micro_batch_size=4"}},
+    {"recomputation", 1, {ROWS}},
+    {"stage", 8, {RECOMPUTES, ROWS, ONE_HEAD, "parallel.schedule=interleaved", "zero.stage=1"}},
+    {"tensor", 2, {RECOMPUTES, ROWS, ONE_LAYER, "model.intermediate_size=4096"}},
+    {"pipeline", 4, {RECOMPUTES, ROWS, ONE_HEAD}},
+    {"sequence", 1, {RECOMPUTES}},
+    {"all", 8, {"train.micro_batch_size=2", "zero.stage=0"}},
+    {"sequence parallel",
+     8,
+     {"train.micro_batch_size=2", "zero.stage=0", "parallel.tensor=4", "train.seq_length=6",
+      "parallel.sequence_parallel=true"}},
+    {"interleaved", 4, {"parallel.schedule=interleaved"}},
+    {"chunks", 4, {"parallel.schedule=interleaved", "parallel.pipeline=2", "parallel.chunks=2"}},
+    {"hybrid", 8, {"parallel.shard=4", "zero.stage=2"}},
+    {"few kv heads", 8, {"model.num_key_value_heads=2", "train.global_batch_size=8"}},
+    {"bf16",
+     8,
+     {"precision.compute=bf16", "precision.master=remainder16", "zero.stage=2",
+      "train.micro_batch_size=2"}},
+    {"windows", 4, {"zero.window=3"}},
+};
+
+/* At every limit at which a lever begins to do: exactly those that do. */
+static void exactly_the_keys_that_make_a_run_fit_are_named(void **state)
+{
+    int alone[LEVERS] = {0};
+
+    (void)state;
+    for (size_t s = 0; s < sizeof setups / sizeof *setups; s++) {
+        static struct ds_config config;
+        uint64_t best[LEVERS];
+        if (!load(&setups[s], NULL, DS_AUTO, &config))
+            fail_msg("%s is refused", setups[s].what);
+        const uint64_t base = worst_bytes(&config, setups[s].ranks);
+        pull_all(&setups[s], &config, base, best);
+        assert_remedies(&setups[s], 4096, best);
+        for (int i = 0; i < LEVERS; i++) {
+            int others = 0;
+            if (best[i] == UINT64_MAX)
+                continue;
+            assert_remedies(&setups[s], best[i], best);
+            assert_remedies(&setups[s], best[i] - 1, best);
+            for (int k = 0; k < LEVERS; k++)
+                others += k != i && best[k] <= best[i];
+            alone[i] |= others == 0;
+        }
+    }
+    for (int i = 0; i < LEVERS; i++)
+        if (!alone[i])
+            fail_msg("nowhere is %s the only one", levers[i].key);
+}
+
+static void a_limit_of_one_byte_less_is_refused_with_its_size(void **state)
+{
+    const struct setup *setup = &setups[0];
+    static struct ds_config config;
+    const struct ds_plan_question question = question_of(&config, setup->ranks);
+    struct capture capture;
+
+    (void)state;
+    assert_true(load(setup, NULL, DS_AUTO, &config));
+    config.memory.device_limit = worst_bytes(&config, setup->ranks);
+    assert_ok(ds_plan_check(&question));
+    config.memory.device_limit--;
+    capture_begin(&capture);
+    const ds_status st = ds_plan_check(&question);
+    assert_int_equal(st, DS_ERR_CONFIG);
+    assert_non_null(strstr(capture_end(&capture), "too little by 1 B"));
+}
+
+/* ---- what is left to the plan */
+
+enum { MICROS = 6 };
+
+/* 8 ranks share the parameters out; each has 6 micro-batches a step. */
+static const struct setup gathers = {"gathers",
+                                     8,
+                                     {"train.global_batch_size=48", RECOMPUTES,
+                                      "zero.reshard_after_forward=auto", "zero.window=auto"}};
+
+static uint64_t bytes_of(const char *tensor, int reshard, uint64_t window)
+{
+    static struct ds_config config;
+
+    assert_true(load(&gathers, tensor, DS_AUTO, &config));
+    config.zero.reshard_after_forward = reshard;
+    config.zero.window = window;
+    return worst_bytes(&config, gathers.ranks);
+}
+
+static void assert_choice(const struct ds_config *config, uint64_t limit, uint64_t never,
+                          const uint64_t *always)
+{
+    uint64_t window = MICROS;
+
+    while (window > 1 && always[window] > limit)
+        window--;
+    assert_int_equal(config->zero.reshard_after_forward,
+                     never <= limit ? DS_RESHARD_KEY_NEVER : DS_RESHARD_KEY_ALWAYS);
+    assert_int_equal(config->zero.window, never <= limit ? 1 : window);
+}
+
+/* As the limit shrinks: kept for the step, then windows from the widest on, then nothing that can be done. */
+static void what_is_left_to_the_plan_is_the_fewest_gathers_that_fit(void **state)
+{
+    static struct ds_config config;
+    uint64_t always[MICROS + 1], limits[2 * (MICROS + 1)];
+    int seen_never = 0, seen_window = 0, seen_narrow = 0;
+
+    (void)state;
+    const uint64_t never = bytes_of(NULL, DS_RESHARD_KEY_NEVER, 1);
+    for (uint64_t w = 1; w <= MICROS; w++)
+        always[w] = bytes_of(NULL, DS_RESHARD_KEY_ALWAYS, w);
+    always[0] = never;
+    for (int i = 0; i <= MICROS; i++) {
+        limits[2 * i] = always[i];
+        limits[2 * i + 1] = always[i] - 1;
+    }
+    for (int i = 0; i < 2 * (MICROS + 1); i++) {
+        struct capture capture;
+        assert_true(load(&gathers, NULL, limits[i], &config));
+        capture_begin(&capture);
+        const ds_status st = settle_and_check(&config, gathers.ranks);
+        (void)capture_end(&capture);
+        assert_choice(&config, limits[i], never, always);
+        assert_int_equal(st == DS_OK, never <= limits[i] || always[1] <= limits[i]);
+        seen_never |= config.zero.reshard_after_forward == DS_RESHARD_KEY_NEVER;
+        seen_window |= config.zero.window == MICROS;
+        seen_narrow |= config.zero.window > 1 && config.zero.window < MICROS;
+    }
+    assert_true(seen_never && seen_window && seen_narrow);
+}
+
+static void what_is_named_is_kept(void **state)
+{
+    static const struct {
+        const char *change;
+        int reshard;
+        uint64_t window;
+    } rows[] = {{"zero.reshard_after_forward=never", DS_RESHARD_KEY_NEVER, 1},
+                {"zero.reshard_after_forward=always", DS_RESHARD_KEY_ALWAYS, MICROS},
+                {"zero.window=2", DS_RESHARD_KEY_NEVER, 2},
+                {"parallel.pipeline=2", DS_RESHARD_KEY_NEVER, 1},
+                {"parallel.shard=1", DS_RESHARD_KEY_ALWAYS, 1},
+                {"zero.stage=2", DS_RESHARD_KEY_ALWAYS, 1}};
+    static struct ds_config config;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        assert_true(load(&gathers, rows[i].change, UINT64_MAX, &config));
+        assert_ok(settle_and_check(&config, gathers.ranks));
+        assert_int_equal(config.zero.reshard_after_forward, rows[i].reshard);
+        assert_int_equal(config.zero.window, rows[i].window);
+        assert_true(load(&gathers, rows[i].change, DS_AUTO, &config));
+        assert_ok(settle_and_check(&config, gathers.ranks));
+        assert_int_equal(config.zero.reshard_after_forward,
+                         i == 0 ? DS_RESHARD_KEY_NEVER : DS_RESHARD_KEY_ALWAYS);
+        assert_int_equal(config.zero.window, i == 2 ? 2 : 1);
+    }
+}
+
+int main(void)
+{
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(exactly_the_keys_that_make_a_run_fit_are_named),
+        cmocka_unit_test(a_limit_of_one_byte_less_is_refused_with_its_size),
+        cmocka_unit_test(what_is_left_to_the_plan_is_the_fewest_gathers_that_fit),
+        cmocka_unit_test(what_is_named_is_kept),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
