@@ -72,20 +72,79 @@ static int takes_more(const struct ds_plan *a, const struct ds_plan *b)
                                 : ds_plan_host_bytes(a) > ds_plan_host_bytes(b);
 }
 
+/* Do two tensor ranks hold boxes of equal sizes, and count the same of them? Then they take the same. */
+static int are_alike(const struct ds_model *a, const struct ds_model *b)
+{
+    for (uint32_t i = 0; i < a->param_count; i++)
+        if (a->params[i].elems != b->params[i].elems ||
+            a->params[i].is_owner != b->params[i].is_owner)
+            return 0;
+    return 1;
+}
+
+static ds_status find_twin(const struct ds_model_config *model, uint32_t rank, uint32_t size,
+                           uint32_t *twins)
+{
+    struct ds_model_share share = {.tp_rank = rank, .tp_size = size};
+    struct ds_model *here = NULL, *other = NULL;
+    ds_status st;
+
+    twins[rank] = rank;
+    DS_TRY(ds_model_open(model, &share, &here));
+    for (uint32_t i = 0; i < rank && twins[rank] == rank; i++) {
+        if (twins[i] != i)
+            continue;
+        share.tp_rank = i;
+        DS_TRY_GOTO(st, ds_model_open(model, &share, &other), done);
+        if (are_alike(here, other))
+            twins[rank] = i;
+        ds_model_close(other);
+    }
+    st = DS_OK;
+done:
+    ds_model_close(here);
+    return st;
+}
+
+ds_status ds_plan_twins(const struct ds_plan_question *question, uint32_t **out)
+{
+    const uint32_t size = (uint32_t)question->config->parallel.tensor;
+    uint32_t *twins = calloc(size, sizeof *twins);
+    struct ds_model_config model;
+    ds_status st = twins ? ds_trainer_model_config(question->config, question->fs, &model)
+                         : ds_fail(DS_ERR_NO_MEMORY, "roles of %u tensor ranks", size);
+
+    for (uint32_t rank = 0; st == DS_OK && rank < size; rank++)
+        st = find_twin(&model, rank, size, twins);
+    if (st != DS_OK) {
+        free(twins);
+        return st;
+    }
+    *out = twins;
+    return DS_OK;
+}
+
 ds_status ds_plan_worst(const struct ds_plan_question *question, struct ds_plan *out,
                         uint32_t *role)
 {
     const uint32_t count = ds_plan_role_count(question->config);
+    const uint32_t tensor = (uint32_t)question->config->parallel.tensor;
+    uint32_t *twins;
+    ds_status st = DS_OK;
 
-    for (uint32_t i = 0; i < count; i++) {
+    DS_TRY(ds_plan_twins(question, &twins));
+    for (uint32_t i = 0; st == DS_OK && i < count; i++) {
         struct ds_plan plan;
-        DS_TRY(ds_plan_measure(question, ds_plan_role_rank(question->config, i), &plan));
-        if (i > 0 && !takes_more(&plan, out))
+        if (twins[i % tensor] != i % tensor)
+            continue;
+        st = ds_plan_measure(question, ds_plan_role_rank(question->config, i), &plan);
+        if (st != DS_OK || (i > 0 && !takes_more(&plan, out)))
             continue;
         *out = plan;
         *role = i;
     }
-    return DS_OK;
+    free(twins);
+    return st;
 }
 
 int ds_plan_fits(const struct ds_config *config, const struct ds_plan *plan)

@@ -28,6 +28,8 @@ DS_CHECKED ds_status ds_plan_measure(const struct ds_plan_question *question, ui
 /* pure: how many roles there are, and the first rank that has each: stages slowest, then tensor ranks */
 uint32_t ds_plan_role_count(const struct ds_config *config);
 uint32_t ds_plan_role_rank(const struct ds_config *config, uint32_t role);
+/* which tensor rank takes what rank i takes: i, or an earlier one; [parallel.tensor], malloc'ed */
+DS_CHECKED ds_status ds_plan_twins(const struct ds_plan_question *question, uint32_t **out);
 /* the role that takes the most of the device (of equals: of host memory, then the first), and its plan */
 DS_CHECKED ds_status ds_plan_worst(const struct ds_plan_question *question, struct ds_plan *out,
                                    uint32_t *role);

@@ -3,7 +3,7 @@
 #include "console.h"
 #include "plan.h"
 
-#include "dstrain/hf.h"
+#include "dstrain/trainer.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -146,27 +146,12 @@ static ds_status show_lever(const struct lever *lever, const struct ds_plan_ques
     return DS_OK;
 }
 
-/* The numbers of a folder's model, or of the keys: what heads and layers allow. */
-static ds_status read_model(const struct ds_plan_question *question, struct ds_model_config *out)
-{
-    const struct ds_config *config = question->config;
-
-    if (config->model.path[0])
-        return ds_hf_read_config(question->fs, config->model.path, out);
-    *out = (struct ds_model_config){.num_hidden_layers = config->model.num_hidden_layers,
-                                    .num_attention_heads = config->model.num_attention_heads,
-                                    .num_key_value_heads = config->model.num_key_value_heads,
-                                    .intermediate_size = config->model.intermediate_size,
-                                    .vocab_size = config->model.vocab_size};
-    return DS_OK;
-}
-
 ds_status ds_plan_show_levers(const struct ds_plan_question *question)
 {
     struct ds_config *other = malloc(sizeof *other);
     struct ds_model_config model;
-    ds_status st =
-        other ? read_model(question, &model) : ds_fail(DS_ERR_NO_MEMORY, "a configuration");
+    ds_status st = other ? ds_trainer_model_config(question->config, question->fs, &model)
+                         : ds_fail(DS_ERR_NO_MEMORY, "a configuration");
 
     if (st == DS_OK)
         ds_info("what one key changes of the device memory of the rank that takes most:");

@@ -27,6 +27,30 @@ static void show_table(const struct ds_plan *plan)
     show_row("pinned host", ds_plan_host_bytes(plan));
 }
 
+/* One line a role where there are several, all in bytes; the names stand above. */
+static void show_names(void)
+{
+    char line[256];
+    size_t used = (size_t)snprintf(line, sizeof line, "%-30s", "bytes of each rank");
+
+    for (int label = 0; label < DS_MEMORY_LABEL_STAGING; label++)
+        used += (size_t)snprintf(line + used, sizeof line - used, " %13s",
+                                 ds_memory_label_name((enum ds_memory_label)label));
+    ds_info("%s %13s %11s", line, "device", "pinned host");
+}
+
+static void show_line(const char *who, const struct ds_plan *plan)
+{
+    char line[256];
+    size_t used = (size_t)snprintf(line, sizeof line, "%-30s", who);
+
+    for (int label = 0; label < DS_MEMORY_LABEL_STAGING; label++)
+        used += (size_t)snprintf(line + used, sizeof line - used, " %13llu",
+                                 (unsigned long long)plan->bytes[DS_MEMORY_DEVICE][label]);
+    ds_info("%s %13llu %11llu", line, (unsigned long long)ds_plan_device_bytes(plan),
+            (unsigned long long)ds_plan_host_bytes(plan));
+}
+
 static void show_limit(const char *key, uint64_t limit, uint64_t wanted)
 {
     char over[32];
@@ -38,27 +62,25 @@ static void show_limit(const char *key, uint64_t limit, uint64_t wanted)
             over, (unsigned long long)(wanted - limit));
 }
 
-/* "stage 2 of 4, tensor ranks 0..1": what the roles from `first` to before `end` hold, and who they are */
+/* "stage 2, tensor rank 0..1": whose plan it is, of the roles from `first` to before `end` */
 static void role_text(const struct ds_config *config, uint32_t first, uint32_t end, char *to,
                       size_t bytes)
 {
-    const uint32_t stages = (uint32_t)config->parallel.pipeline;
     const uint32_t tensor = (uint32_t)config->parallel.tensor;
-    char from[32] = "", until[32] = "";
+    const uint32_t rank = first % tensor, stage = first / tensor, last = end - 1;
+    char until[16] = "", ranks[32] = "";
 
-    if (stages * tensor == 1) {
+    if (config->parallel.pipeline * tensor == 1) {
         snprintf(to, bytes, "every rank");
         return;
     }
-    if (tensor > 1)
-        snprintf(from, sizeof from, " tensor rank %u", first % tensor);
-    if (tensor > 1)
-        snprintf(until, sizeof until, " tensor rank %u", (end - 1) % tensor);
-    if (end - first > 1)
-        snprintf(to, bytes, "each from stage %u%s to stage %u%s", first / tensor, from,
-                 (end - 1) / tensor, until);
-    else
-        snprintf(to, bytes, "stage %u%s", first / tensor, from);
+    if (last / tensor > stage)
+        snprintf(until, sizeof until, "..%u", last / tensor);
+    else if (last % tensor > rank)
+        snprintf(ranks, sizeof ranks, ", tensor rank %u..%u", rank, last % tensor);
+    else if (tensor > 1)
+        snprintf(ranks, sizeof ranks, ", tensor rank %u", rank);
+    snprintf(to, bytes, "stage %u%s%s", stage, until, ranks);
 }
 
 static ds_status refuse(const struct ds_plan_question *question, const struct ds_plan *worst,
@@ -134,26 +156,67 @@ static ds_status load(struct ds_command *command, uint32_t ranks, struct ds_conf
     return st;
 }
 
-/* Roles with equal plans that follow one another share a table. */
-static ds_status show_roles(const struct ds_plan_question *question)
+/* The plan of a role; that of an earlier one where tensor ranks are alike. `plans`: of this stage. */
+static ds_status plan_of_role(const struct ds_plan_question *question, const uint32_t *twins,
+                              uint32_t role, struct ds_plan *plans)
+{
+    const uint32_t rank = role % (uint32_t)question->config->parallel.tensor;
+
+    if (twins[rank] == rank)
+        return ds_plan_measure(question, ds_plan_role_rank(question->config, role), &plans[rank]);
+    plans[rank] = plans[twins[rank]];
+    return DS_OK;
+}
+
+/* Neighbours with equal plans share a line: stages, or, with several tensor ranks, those of a stage. */
+static ds_status show_tables(const struct ds_plan_question *question, const uint32_t *twins,
+                             struct ds_plan *plans)
 {
     const uint32_t count = ds_plan_role_count(question->config);
-    struct ds_plan shown = {0}, next = {0};
+    const uint32_t tensor = (uint32_t)question->config->parallel.tensor;
+    struct ds_plan shown = {0};
     uint32_t first = 0;
     char who[128];
 
     for (uint32_t role = 0; role <= count; role++) {
+        const int begins = role % tensor == 0 && tensor > 1; /* a stage of several lines */
         if (role < count)
-            DS_TRY(ds_plan_measure(question, ds_plan_role_rank(question->config, role), &next));
-        if (role > 0 && (role == count || memcmp(&shown, &next, sizeof next) != 0)) {
+            DS_TRY(plan_of_role(question, twins, role, plans));
+        if (role > 0 &&
+            (role == count || begins || memcmp(&shown, &plans[role % tensor], sizeof shown) != 0)) {
             role_text(question->config, first, role, who, sizeof who);
-            ds_info("%s, of %u:", who, question->size);
-            show_table(&shown);
+            if (count > 1)
+                show_line(who, &shown);
             first = role;
         }
-        shown = next;
+        shown = plans[role % tensor];
     }
     return DS_OK;
+}
+
+/* Every role, and the one that takes most in words that people read. */
+static ds_status show_roles(const struct ds_plan_question *question)
+{
+    struct ds_plan *plans = calloc(question->config->parallel.tensor, sizeof *plans), worst;
+    uint32_t *twins = NULL, role = 0;
+    ds_status st = plans ? ds_plan_twins(question, &twins) : ds_fail(DS_ERR_NO_MEMORY, "the plans");
+    char who[128];
+
+    if (st == DS_OK && ds_plan_role_count(question->config) > 1)
+        show_names();
+    if (st == DS_OK)
+        st = show_tables(question, twins, plans);
+    if (st == DS_OK)
+        st = ds_plan_worst(question, &worst, &role);
+    if (st == DS_OK) {
+        role_text(question->config, role, role + 1, who, sizeof who);
+        ds_info("%s%s, of %u:", who, ds_plan_role_count(question->config) > 1 ? " takes most" : "",
+                question->size);
+        show_table(&worst);
+    }
+    free(twins);
+    free(plans);
+    return st;
 }
 
 static void show_choices(const struct ds_config *config)

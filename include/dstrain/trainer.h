@@ -8,6 +8,7 @@
 #include "dstrain/fs.h"
 #include "dstrain/memory.h"
 #include "dstrain/mesh.h"
+#include "dstrain/model.h"
 #include "dstrain/recorder.h"
 #include "dstrain/schedule.h"
 #include "dstrain/timeline.h"
@@ -61,6 +62,9 @@ struct ds_trainer;
 
 /* pure: the mesh of a resolved configuration, but for tp_copies, which the model decides */
 struct ds_mesh_shape ds_trainer_mesh_shape(const struct ds_config *config);
+/* local: the numbers of the model that a configuration names: a folder's, or its keys' */
+DS_CHECKED ds_status ds_trainer_model_config(const struct ds_config *config, struct ds_fs *fs,
+                                             struct ds_model_config *out);
 
 /* collective: everything up to the first step. One line per failure, from one rank where all would say
  * the same. */

@@ -131,18 +131,23 @@ static ds_status take_model(struct ds_trainer *t, const struct ds_model_config *
     return cut_stages(t);
 }
 
+ds_status ds_trainer_model_config(const struct ds_config *config, struct ds_fs *fs,
+                                  struct ds_model_config *out)
+{
+    if (config->model.path[0])
+        return ds_hf_read_config(fs, config->model.path, out);
+    config_from_keys(config, out);
+    return ds_model_config_check("[model]", out) == DS_OK
+               ? DS_OK
+               : DS_ERR_CONFIG; /* of the keys, not of a folder's config.json */
+}
+
 ds_status trainer_open_model(struct ds_trainer *t)
 {
     const char *path = t->config->model.path;
     struct ds_model_config model;
 
-    if (path[0]) {
-        DS_TRY(ds_hf_read_config(t->options.fs, path, &model));
-    } else {
-        config_from_keys(t->config, &model);
-        if (ds_model_config_check("[model]", &model) != DS_OK)
-            return DS_ERR_CONFIG; /* of the keys, not of a folder's config.json */
-    }
+    DS_TRY(ds_trainer_model_config(t->config, t->options.fs, &model));
     DS_TRY(take_model(t, &model));
     if (!path[0])
         return DS_OK;
