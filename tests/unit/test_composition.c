@@ -1,7 +1,7 @@
 // link: launch
 // tsan
-/* Everything composes: data, tensor and pipeline ranks as threads, with every ZeRO stage, pipeline
- * schedule, recomputation and stream. At one layout none of these changes a bit; between layouts only
+/* Everything composes: data, tensor and pipeline ranks as threads, with every ZeRO stage, gathered parameters
+ * given back at once, after a window or never, every pipeline schedule, recomputation and stream. At one layout none of these changes a bit; between layouts only
  * rounding differs. The normal mode takes every layout and draws the other choices, the long mode has all
  * of them. */
 #include "test.h"
@@ -64,11 +64,12 @@ static struct tiny_case case_of(struct layout layout)
 
 static void describe(const struct tiny_case *c, char *to, size_t bytes)
 {
-    snprintf(
-        to, bytes,
-        "data %u tensor %u pipeline %u, stage %d schedule %d chunks %u recompute %d mode %d sp %d",
-        c->ranks / (c->tensor * c->pipeline), c->tensor, c->pipeline, c->stage, c->schedule,
-        c->chunks, c->recompute, c->mode, c->sequence_parallel);
+    snprintf(to, bytes,
+             "data %u tensor %u pipeline %u, stage %d reshard %d window %llu schedule %d chunks %u "
+             "recompute %d mode %d sp %d",
+             c->ranks / (c->tensor * c->pipeline), c->tensor, c->pipeline, c->stage, c->reshard,
+             (unsigned long long)c->window, c->schedule, c->chunks, c->recompute, c->mode,
+             c->sequence_parallel);
 }
 
 static struct tiny_result run(const struct tiny_case *c)
@@ -115,7 +116,8 @@ static void assert_same_losses(const struct tiny_case *c, const struct tiny_resu
 
 /* ---- the choices at a layout, as one number each */
 
-enum { STAGES = 4, RECOMPUTES = 3, MODES = 2 };
+/* the ZeRO stages, and then stage 3 again: nothing is given back before the step ends; windows */
+enum { HOLDS_NEVER = 4, HOLDS_WINDOW, HOLDS, RECOMPUTES = 3, MODES = 2 };
 
 static uint32_t schedule_count(struct layout layout)
 {
@@ -126,19 +128,22 @@ static uint32_t schedule_count(struct layout layout)
 
 static uint32_t variant_count(struct layout layout)
 {
-    return STAGES * RECOMPUTES * MODES * schedule_count(layout);
+    return HOLDS * RECOMPUTES * MODES * schedule_count(layout);
 }
 
 static struct tiny_case variant_of(struct layout layout, uint32_t number)
 {
     static const int schedules[] = {DS_PIPELINE_1F1B, DS_PIPELINE_GPIPE, DS_PIPELINE_ZERO_BUBBLE,
                                     DS_PIPELINE_INTERLEAVED};
+    const uint32_t holds = number % HOLDS;
     struct tiny_case c = case_of(layout);
 
-    c.stage = (int)(number % STAGES);
-    c.recompute = (int)(number / STAGES % RECOMPUTES);
-    c.mode = (int)(number / STAGES / RECOMPUTES % MODES);
-    c.schedule = schedules[number / STAGES / RECOMPUTES / MODES];
+    c.stage = holds < 3 ? (int)holds : 3;
+    c.reshard = holds == HOLDS_NEVER ? DS_RESHARD_KEY_NEVER : DS_RESHARD_KEY_ALWAYS;
+    c.window = holds == HOLDS_WINDOW ? 2 + draw(4) : 1;
+    c.recompute = (int)(number / HOLDS % RECOMPUTES);
+    c.mode = (int)(number / HOLDS / RECOMPUTES % MODES);
+    c.schedule = schedules[number / HOLDS / RECOMPUTES / MODES];
     c.chunks = c.schedule == DS_PIPELINE_INTERLEAVED ? 2 : 1;
     return c;
 }
