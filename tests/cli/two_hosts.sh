@@ -173,6 +173,16 @@ layouts_agree() {
     talks shard shm
     talks replica mpi
     same_as hybrid
+    # tensor ranks are neighbours, stages lie on different hosts; every rank has one of each group
+    one_host stages parallel.tensor=2 parallel.pipeline=2 parallel.sequence_parallel=true
+    ended 0
+    talks tp shm
+    talks pp shm
+    two_hosts two-stages parallel.tensor=2 parallel.pipeline=2 parallel.sequence_parallel=true
+    ended 0
+    talks tp shm
+    talks pp mpi
+    same_as stages
     two_hosts asked parallel.transport=shm
     ended 64
     grep -q 'transport = shm, but the shard group cannot have it: all its ranks on one host' err ||
