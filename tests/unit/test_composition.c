@@ -1,9 +1,10 @@
 // link: launch
 // tsan
+// timeout: 14400
 /* Everything composes: data, tensor and pipeline ranks as threads, with every ZeRO stage, gathered parameters
- * given back at once, after a window or never, every pipeline schedule, recomputation and stream. At one layout none of these changes a bit; between layouts only
- * rounding differs. The normal mode takes every layout and draws the other choices, the long mode has all
- * of them. */
+ * given back at once, after a window or never, every pipeline schedule, recomputation and stream. At one
+ * layout none of these changes a bit; between layouts only rounding differs. The normal mode takes every
+ * layout and draws the other choices, the long mode has all of them. */
 #include "test.h"
 
 #include "tiny_run.h"
