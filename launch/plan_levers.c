@@ -87,18 +87,15 @@ static int lengthen_pipeline(struct ds_config *config, const struct ds_model_con
     return 0;
 }
 
-/* The rules between keys that pulling a lever may run into (config_rules_layout.c), asked quietly: what they
- * refuse would make nothing fit. */
-static int is_possible(const struct ds_config *config)
+/* What was pulled must pass what a person's configuration passes; of a folder's model the rules know nothing. */
+static int is_possible(const struct ds_config *config, const struct ds_model_config *model,
+                       uint32_t ranks)
 {
-    const uint64_t at_once = config->train.micro_batch_size * config->parallel.data;
-    const uint64_t tokens = config->train.micro_batch_size * config->train.seq_length;
-    const int is_interleaved = config->parallel.schedule == DS_PIPELINE_INTERLEAVED;
+    char why[256];
 
-    return config->train.global_batch_size % at_once == 0 &&
-           config->parallel.data % config->parallel.shard == 0 &&
-           !(config->parallel.sequence_parallel && tokens % config->parallel.tensor != 0) &&
-           !(is_interleaved && config->parallel.pipeline > 1 && config->parallel.chunks == 1);
+    return ds_config_is_possible(config, ranks) &&
+           ds_model_may_share(model, (uint32_t)config->parallel.tensor, why, sizeof why) &&
+           config->parallel.pipeline * config->parallel.chunks <= model->num_hidden_layers + 2;
 }
 
 static const struct lever levers[] = {
@@ -133,7 +130,7 @@ static ds_status show_lever(const struct lever *lever, const struct ds_plan_ques
     while (lever->pull(other, model, question->size)) {
         if (shares_all)
             other->parallel.shard = other->parallel.data;
-        if (!is_possible(other))
+        if (!is_possible(other, model, question->size))
             continue;
         lever_value(other, lever->key, value, sizeof value);
         DS_TRY(ds_plan_worst(&next, &plan, &role));

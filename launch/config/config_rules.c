@@ -248,19 +248,38 @@ static ds_status fault_is_known(const struct ds_rule_check *check)
     return DS_OK;
 }
 
-static ds_status (*const rules[])(const struct ds_rule_check *check) = {
-    folder_or_shape,   needed_keys_are_there, devices_fit,    heads_fit,      vocabulary_fits,
-    sequence_fits,     ds_rule_ranks,         ds_rule_stages, ds_rule_tensor, ds_rule_batches,
-    ds_rule_precision, ds_rule_zero,          schedule_fits,  lists_read,     data_fits,
-    trace_reads,       fault_is_known,
-};
+typedef ds_status (*rule)(const struct ds_rule_check *check);
+
+static const rule rules_of_keys[] = {folder_or_shape, needed_keys_are_there, devices_fit, heads_fit,
+                                     vocabulary_fits};
+/* These end badly by REFUSE alone: they can be asked quietly. */
+static const rule rules_of_layouts[] = {sequence_fits,  ds_rule_ranks,   ds_rule_stages,
+                                        ds_rule_tensor, ds_rule_batches, ds_rule_precision,
+                                        ds_rule_zero};
+static const rule rules_of_times_and_texts[] = {schedule_fits, lists_read, data_fits, trace_reads,
+                                                fault_is_known};
+
+static ds_status obey(const rule *rules, size_t count, const struct ds_rule_check *check)
+{
+    for (size_t i = 0; i < count; i++)
+        DS_TRY(rules[i](check));
+    return DS_OK;
+}
+#define OBEY(rules, check) obey(rules, sizeof(rules) / sizeof(rules)[0], check)
 
 ds_status ds_config_validate(const struct ds_config *config, const struct ds_places *places,
                              enum ds_config_use use, uint64_t rank_count)
 {
     const struct ds_rule_check check = {config, places, use, rank_count};
 
-    for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++)
-        DS_TRY(rules[i](&check));
-    return DS_OK;
+    DS_TRY(OBEY(rules_of_keys, &check));
+    DS_TRY(OBEY(rules_of_layouts, &check));
+    return OBEY(rules_of_times_and_texts, &check);
+}
+
+int ds_config_is_possible(const struct ds_config *config, uint64_t rank_count)
+{
+    const struct ds_rule_check check = {config, NULL, DS_CONFIG_TRAIN, rank_count};
+
+    return OBEY(rules_of_layouts, &check) == DS_OK;
 }

@@ -8,7 +8,7 @@
 
 struct ds_rule_check {
     const struct ds_config *config;
-    const struct ds_places *places;
+    const struct ds_places *places; /* NULL: nobody wrote it, and a refusal says nothing */
     enum ds_config_use use;
     uint64_t rank_count; /* 0: not known */
 };
@@ -21,6 +21,8 @@ const char *ds_rule_place(const struct ds_rule_check *check, const char *section
 #define REFUSE(check, section, key, format, ...)                                   \
     do {                                                                           \
         char place_[DS_PLACE_BYTES];                                               \
+        if (!(check)->places)                                                      \
+            return DS_ERR_CONFIG;                                                  \
         return ds_fail(DS_ERR_CONFIG, "%s: [" section "] " key " " format,         \
                        ds_rule_place((check), section, key, place_), __VA_ARGS__); \
     } while (0)

@@ -4,15 +4,37 @@
 
 #include <stdio.h>
 
-/* The divisor of `total` nearest to `wanted`, the smaller of two. */
+static uint64_t distance(uint64_t a, uint64_t b)
+{
+    return a > b ? a - b : b - a;
+}
+
+/* Of two candidates the one nearer to `wanted`, the smaller of two as near; 0: none yet. */
+static uint64_t nearer(uint64_t wanted, uint64_t a, uint64_t b)
+{
+    if (a == 0 || b == 0)
+        return a ? a : b;
+    if (distance(a, wanted) != distance(b, wanted))
+        return distance(a, wanted) < distance(b, wanted) ? a : b;
+    return a < b ? a : b;
+}
+
+/* The divisor of `total` nearest to `wanted`: they come in pairs, the smaller up to the root. */
 static uint64_t nearest_divisor(uint64_t total, uint64_t wanted)
 {
-    for (uint64_t off = 0;; off++) {
-        if (off < wanted && total % (wanted - off) == 0)
-            return wanted - off;
-        if (total % (wanted + off) == 0)
-            return wanted + off;
-    }
+    uint64_t best = 1;
+
+    for (uint64_t i = 1; i <= total / i; i++)
+        if (total % i == 0)
+            best = nearer(wanted, best, nearer(wanted, i, total / i));
+    return best;
+}
+
+static uint64_t nearest_multiple(uint64_t of, uint64_t wanted)
+{
+    const uint64_t below = wanted / of * of;
+
+    return nearer(wanted, below, below + of);
 }
 
 /* data * tensor * pipeline is the number of ranks; which key is to blame depends on which were asked for. */
@@ -25,12 +47,12 @@ ds_status ds_rule_ranks(const struct ds_rule_check *check)
     if (ranks > 0 && ranks % (tensor * pipeline) != 0)
         REFUSE(check, "parallel", "tensor",
                "= %" PRIu64 " times pipeline = %" PRIu64 " must divide the %" PRIu64
-               " ranks that mpirun started; nearest: tensor * pipeline = %" PRIu64,
+               " ranks of this launch; nearest: tensor * pipeline = %" PRIu64,
                tensor, pipeline, ranks, nearest_divisor(ranks, tensor * pipeline));
     if (ranks > 0 && data * tensor * pipeline != ranks)
         REFUSE(check, "parallel", "data",
                "= %" PRIu64 " wants %" PRIu64 " ranks (tensor = %" PRIu64 ", pipeline = %" PRIu64
-               "), mpirun started %" PRIu64 "; nearest: data = %" PRIu64,
+               "), this launch has %" PRIu64 "; nearest: data = %" PRIu64,
                data, data * tensor * pipeline, tensor, pipeline, ranks,
                ranks / (tensor * pipeline));
     if (data != DS_AUTO && c->parallel.shard != DS_AUTO && data % c->parallel.shard != 0)
@@ -40,13 +62,56 @@ ds_status ds_rule_ranks(const struct ds_rule_check *check)
     return DS_OK;
 }
 
+static int divides_ranks(uint64_t model_ranks, uint64_t ranks)
+{
+    return ranks == 0 || ranks % model_ranks == 0;
+}
+
+/* Fewer stages with these chunks; else, as chunks want two stages at least, fewer of both; else neither. */
+static void nearest_stages(const struct ds_config *c, uint64_t blocks, uint64_t ranks, char *to,
+                           size_t bytes)
+{
+    const uint64_t tensor = c->parallel.tensor, chunks = c->parallel.chunks;
+    const uint64_t most = c->parallel.pipeline < blocks ? c->parallel.pipeline : blocks;
+
+    for (uint64_t stages = most; stages > (chunks > 1); stages--)
+        if (stages * chunks <= blocks && divides_ranks(tensor * stages, ranks)) {
+            snprintf(to, bytes, "pipeline = %" PRIu64, stages);
+            return;
+        }
+    for (uint64_t stages = most; stages > 1; stages--)
+        if (stages * 2 <= blocks && divides_ranks(tensor * stages, ranks)) {
+            snprintf(to, bytes, "pipeline = %" PRIu64 " and chunks = %" PRIu64, stages,
+                     blocks / stages);
+            return;
+        }
+    snprintf(to, bytes, "pipeline = 1 and chunks = 1");
+}
+
+int ds_config_stages_fit(const struct ds_config *config, uint64_t layers, uint64_t rank_count,
+                         char *why, size_t bytes)
+{
+    const uint64_t stages = config->parallel.pipeline, chunks = config->parallel.chunks;
+    const uint64_t blocks = layers + 2;
+    char nearest[96];
+
+    if (stages * chunks <= blocks)
+        return 1;
+    nearest_stages(config, blocks, rank_count, nearest, sizeof nearest);
+    snprintf(why, bytes,
+             "= %" PRIu64 " times chunks = %" PRIu64 " is more than the %" PRIu64
+             " blocks of the model (%" PRIu64 " layers, embedding, head); nearest: %s",
+             stages, chunks, blocks, layers, nearest);
+    return 0;
+}
+
 /* Every run of layers has a block at least; embedding and head count as one each. */
 ds_status ds_rule_stages(const struct ds_rule_check *check)
 {
     const struct ds_config *c = check->config;
     const uint64_t stages = c->parallel.pipeline, chunks = c->parallel.chunks;
-    const uint64_t blocks = c->model.num_hidden_layers + 2;
     const int is_interleaved = c->parallel.schedule == DS_PIPELINE_INTERLEAVED;
+    char why[DS_WHY_BYTES];
 
     if (chunks > 1 && (!is_interleaved || stages == 1))
         REFUSE(check, "parallel", "chunks",
@@ -59,13 +124,8 @@ ds_status ds_rule_stages(const struct ds_rule_check *check)
     if (check->use == DS_CONFIG_PREPARE || c->model.path[0] != '\0' ||
         c->model.num_hidden_layers == 0)
         return DS_OK;
-    if (stages * chunks > blocks)
-        REFUSE(check, "parallel", "pipeline",
-               "= %" PRIu64 " times chunks = %" PRIu64 " is more than the %" PRIu64
-               " blocks of the model (%" PRIu64
-               " layers, embedding, head); nearest: pipeline = %" PRIu64,
-               stages, chunks, blocks, c->model.num_hidden_layers,
-               blocks / chunks > 0 ? blocks / chunks : 1);
+    if (!ds_config_stages_fit(c, c->model.num_hidden_layers, check->rank_count, why, sizeof why))
+        REFUSE(check, "parallel", "pipeline", "%s", why);
     return DS_OK;
 }
 
@@ -77,27 +137,48 @@ static void model_heads(const struct ds_config *c, struct ds_model_config *out)
                                     .vocab_size = c->model.vocab_size};
 }
 
-/* A folder's heads are looked at when it is opened. */
+/* Are there heads to look at? A folder's are looked at when it is opened. */
+static int has_heads(const struct ds_config *c)
+{
+    return c->model.path[0] == '\0' && c->model.num_attention_heads > 0 && c->model.vocab_size > 0;
+}
+
+/* The number of tensor ranks nearest to the one asked for that shares tokens, ranks and heads out; 1 always does. */
+static uint64_t nearest_tensor(const struct ds_rule_check *check, uint64_t tokens)
+{
+    const struct ds_config *c = check->config;
+    const uint64_t wanted = c->parallel.tensor;
+    struct ds_model_config heads;
+    char why[DS_WHY_BYTES];
+    uint64_t best = 1;
+
+    model_heads(c, &heads);
+    for (uint64_t tensor = 1; tensor < 2 * wanted; tensor++)
+        if (tokens % tensor == 0 &&
+            divides_ranks(tensor * c->parallel.pipeline, check->rank_count) &&
+            (!has_heads(c) || ds_model_may_share(&heads, (uint32_t)tensor, why, sizeof why)))
+            best = nearer(wanted, best, tensor);
+    return best;
+}
+
 ds_status ds_rule_tensor(const struct ds_rule_check *check)
 {
     const struct ds_config *c = check->config;
     const uint64_t tensor = c->parallel.tensor;
     const uint64_t tokens = c->train.micro_batch_size * c->train.seq_length;
     struct ds_model_config heads;
-    char why[256], here[DS_PLACE_BYTES];
+    char why[DS_WHY_BYTES];
 
     model_heads(c, &heads);
-    if (check->use != DS_CONFIG_PREPARE && c->model.path[0] == '\0' &&
-        heads.num_attention_heads > 0 && heads.vocab_size > 0 &&
+    if (check->use != DS_CONFIG_PREPARE && has_heads(c) &&
         !ds_model_may_share(&heads, (uint32_t)tensor, why, sizeof why))
-        return ds_fail(DS_ERR_CONFIG, "%s: [parallel] %s",
-                       ds_rule_place(check, "parallel", "tensor", here), why);
+        REFUSE(check, "parallel", "tensor", "%s", why);
     if (c->parallel.sequence_parallel && tokens % tensor != 0)
         REFUSE(check, "parallel", "sequence_parallel",
                "= true needs micro_batch_size * seq_length = %" PRIu64 " * %" PRIu64
                " to be a multiple of tensor = %" PRIu64 "; nearest: tensor = %" PRIu64,
                c->train.micro_batch_size, c->train.seq_length, tensor,
-               nearest_divisor(tokens, tensor));
+               nearest_tensor(check, tokens));
     return DS_OK;
 }
 
@@ -112,8 +193,7 @@ ds_status ds_rule_batches(const struct ds_rule_check *check)
         REFUSE(check, "train", "global_batch_size",
                "= %" PRIu64 " must be a multiple of micro_batch_size * data = %" PRIu64
                " * %" PRIu64 " = %" PRIu64 "; nearest: %" PRIu64,
-               global, c->train.micro_batch_size, data, at_once,
-               (global / at_once + (global < at_once)) * at_once);
+               global, c->train.micro_batch_size, data, at_once, nearest_multiple(at_once, global));
     return DS_OK;
 }
 
@@ -128,19 +208,29 @@ ds_status ds_rule_precision(const struct ds_rule_check *check)
                "= %s is for compute = bf16, but compute = %s; nearest: master = fp32",
                c->precision.master == DS_MASTER_KEY_NONE ? "none" : "remainder16", compute);
     if (c->precision.compute == DS_PRECISION_FP16 && c->precision.reduce == DS_PRECISION_BF16)
-        REFUSE(check, "precision", "reduce", "%s",
-               "= bf16 would drop bits that compute = fp16 has; nearest: fp32");
+        REFUSE(
+            check, "precision", "reduce", "%s",
+            "= bf16 does not go with compute = fp16, whose gradients have 3 bits more and a loss "
+            "scale for their range; nearest: fp32");
     return DS_OK;
 }
 
+/* A window is what goes through a layer at once: more than there is cannot. */
 ds_status ds_rule_zero(const struct ds_rule_check *check)
 {
     const struct ds_config *c = check->config;
+    const uint64_t at_once = c->train.micro_batch_size * c->parallel.data; /* 0: not known */
+    const uint64_t micros = at_once > 0 ? c->train.global_batch_size / at_once : UINT64_MAX;
 
     if (c->zero.window > 1 && c->zero.stage != 3)
         REFUSE(check, "zero", "window",
                "= %" PRIu64 " is for stage = 3, which gathers parameters; stage = %" PRIu64
                " keeps them: nearest: 1",
                c->zero.window, c->zero.stage);
+    if (check->use == DS_CONFIG_TRAIN && c->zero.window > micros)
+        REFUSE(check, "zero", "window",
+               "= %" PRIu64 " is more than the %" PRIu64
+               " micro-batches of a rank in a step; nearest: %" PRIu64,
+               c->zero.window, micros, micros);
     return DS_OK;
 }

@@ -160,23 +160,23 @@ const struct ds_field ds_config_fields[] = {
     CHOICE(precision, exp_avg, "fp32", 0, states, "storage of AdamW's memory of the gradient", "exp_avg_dtype optimizer_dtype"),
     CHOICE(precision, exp_avg_sq, "fp32", 0, states, "storage of AdamW's memory of its square", "exp_avg_sq_dtype"),
     CHOICE(precision, gradients, "fp32", 0, states, "storage of the gradient that micro-batches add up", "grad_accum_dtype main_grads_dtype accumulate_allreduce_grads_in_fp32 data_types"),
-    CHOICE(precision, reduce, "fp32", 0, states, "of a micro-batch's gradient on its way between ranks; added in fp32", "reduce_dtype mixed_precision_reduce communication_data_type grad_reduce_in_fp32 grad_reduce_in_bf16"),
+    CHOICE(precision, reduce, "fp32", 0, states, "of a micro-batch's gradient on its way between ranks; added in fp32; bf16 not with compute = fp16", "reduce_dtype mixed_precision_reduce communication_data_type grad_reduce_in_fp32 grad_reduce_in_bf16"),
 
     AUTO(parallel, data, 0, 1, RANKS_MAX, "ranks that see other samples; auto: all ranks left", "dp data_parallel_size data_parallel dp_size data_parallel_degree"),
     AUTO(parallel, shard, 0, 1, RANKS_MAX, "of these, ranks that share out one copy of the states; auto: all", "shard_size fsdp_size data_parallel_shard_degree dp_shard hybrid_shard zero_hpz_partition_size"),
     COUNT(parallel, tensor, "1", 0, 1, RANKS_MAX, "ranks that share every matrix: they divide the heads", "tp tensor_parallel tensor_model_parallel_size tensor_parallel_degree tp_size autotp_size"),
     COUNT(parallel, pipeline, "1", 0, 1, RANKS_MAX, "stages: ranks that each hold some of the layers", "pp pipeline_parallel pipeline_model_parallel_size pipeline_parallel_degree pp_size num_stages"),
     COUNT(parallel, chunks, "1", 0, 1, RANKS_MAX, "runs of layers a stage holds; more than 1 with schedule = interleaved", "virtual_pipeline_model_parallel_size num_layers_per_virtual_pipeline_stage model_chunks pipeline_parallel_layers_per_stage"),
-    CHOICE(parallel, schedule, "1f1b", 0, pipelines, "order of micro-batches in a pipeline: memory of all of them, of as many as stages, less waiting with chunks, or with weight gradients in the gaps", "pipeline_schedule pipeline_parallel_schedule pp_schedule pipeline_engine"),
+    CHOICE(parallel, schedule, "1f1b", 0, pipelines, "order of micro-batches in a pipeline: memory of all of them, of as many as stages, less waiting with chunks, or with weight gradients in the gaps; with pipeline = 1 all are the same", "pipeline_schedule pipeline_parallel_schedule pp_schedule pipeline_engine"),
     BOOL(parallel, sequence_parallel, "false", 0, "tensor ranks share out tokens, too, where a matrix does not need them all: less memory", "sp enable_sequence_parallel use_sequence_parallel"),
     CHOICE(parallel, transport, "auto", 0, transports, "how ranks exchange data on the cpu: shared memory inside one host, MPI anywhere; auto: the fastest of them", "ddp_backend dist_backend distributed_backend"),
 
     COUNT(zero, stage, "3", 0, 0, 3, "what shard ranks share out: 1 optimizer states, 2 and gradients, 3 and parameters", "zero_stage zero_optimization sharding_strategy"),
-    CHOICE(zero, reshard_after_forward, "auto", 0, reshards, "stage 3: give gathered parameters back after every use, or keep them until the step ends; auto: keep them where memory.device_limit shows that there is room", "fsdp_reshard_after_forward stage3_param_persistence_threshold stage3_max_live_parameters reshard fully_shard_reshard"),
-    AUTO(zero, window, 0, 1, 1048576, "stage 3: micro-batches that go through a layer while it is gathered: fewer gathers, more activations; auto: 1, or all that fit memory.device_limit", "stage3_max_reuse_distance"),
+    CHOICE(zero, reshard_after_forward, "auto", 0, reshards, "stage 3, others gather none: give gathered parameters back after every use, or keep them until the step ends; auto: keep them where memory.device_limit shows that there is room", "fsdp_reshard_after_forward stage3_param_persistence_threshold stage3_max_live_parameters reshard fully_shard_reshard"),
+    AUTO(zero, window, 0, 1, 1048576, "stage 3: micro-batches that go through a layer while it is gathered: fewer gathers, more activations; auto: 1, or, with pipeline = 1, all that fit memory.device_limit", "stage3_max_reuse_distance"),
 
-    AUTO(memory, device_limit, 0, 1, COUNT_MAX, "bytes of device memory a rank may take; auto: no limit but the device's", "max_device_memory gpu_memory_limit"),
-    AUTO(memory, host_limit, 0, 1, COUNT_MAX, "bytes of pinned and other host memory a rank may take; auto: no limit", "max_host_memory cpu_memory_limit"),
+    AUTO(memory, device_limit, 0, 1, COUNT_MAX, "bytes of device memory a rank may take in training; auto: no limit but the device's", "max_device_memory gpu_memory_limit"),
+    AUTO(memory, host_limit, 0, 1, COUNT_MAX, "bytes of pinned and other host memory a rank may take in training; auto: no limit", "max_host_memory cpu_memory_limit"),
 
     COUNT(log, interval, "10", 0, 1, COUNT_MAX, "steps between lines on the console", "logging_steps log_interval log_freq log_every log_every_n_steps steps_per_print"),
 

@@ -1,5 +1,6 @@
 /* assemble_model.c - the model of a run: from keys or from a folder, the part of it that this rank computes,
  * and which blocks each pipeline stage holds. */
+#include "config/config.h"
 #include "trainer.h"
 
 #include <stdlib.h>
@@ -101,19 +102,27 @@ static ds_status cut_stages(struct ds_trainer *t)
     return DS_OK;
 }
 
-static ds_status stages_fit(const struct ds_trainer *t)
+/* What the rules between keys could not know of a folder's model; "" where keys say what it is. */
+static ds_status layout_fits(const struct ds_trainer *t, const struct ds_model_config *model)
 {
-    const uint64_t stages = t->config->parallel.pipeline, chunks = t->config->parallel.chunks;
+    const struct ds_config *config = t->config;
+    const char *folder = config->model.path;
+    char why[DS_WHY_BYTES];
 
-    if (stages * chunks <= t->model->block_count)
-        return DS_OK;
-    return ds_fail(
-        DS_ERR_CONFIG,
-        "[parallel] pipeline = %llu times chunks = %llu is more than the %u blocks of the "
-        "model (%llu layers, embedding, head); nearest: pipeline = %llu",
-        (unsigned long long)stages, (unsigned long long)chunks, t->model->block_count,
-        (unsigned long long)t->model->config.num_hidden_layers,
-        (unsigned long long)(t->model->block_count / chunks));
+    if (!ds_model_may_share(model, (uint32_t)config->parallel.tensor, why, sizeof why))
+        return ds_fail(DS_ERR_CONFIG, "[parallel] tensor %s%s%s", why, folder[0] ? ": " : "",
+                       folder);
+    if (!ds_config_stages_fit(config, model->num_hidden_layers, t->options.world->size, why,
+                              sizeof why))
+        return ds_fail(DS_ERR_CONFIG, "[parallel] pipeline %s%s%s", why, folder[0] ? ": " : "",
+                       folder);
+    if (folder[0] && config->train.seq_length > model->max_position_embeddings)
+        return ds_fail(DS_ERR_CONFIG,
+                       "[train] seq_length = %llu is more than the model's "
+                       "max_position_embeddings = %llu: %s",
+                       (unsigned long long)config->train.seq_length,
+                       (unsigned long long)model->max_position_embeddings, folder);
+    return DS_OK;
 }
 
 /* ---- from keys or from a folder */
@@ -122,12 +131,12 @@ static ds_status take_model(struct ds_trainer *t, const struct ds_model_config *
 {
     const struct ds_model_share share = share_of(t);
 
+    DS_TRY(layout_fits(t, config));
     DS_TRY(ds_model_open(config, &share, &t->model));
     t->model->keeps = t->config->train.activation_checkpointing == DS_RECOMPUTE_SELECTIVE
                           ? DS_KEEPS_PRODUCTS
                           : DS_KEEPS_ALL;
     count_copies(t);
-    DS_TRY(stages_fit(t));
     return cut_stages(t);
 }
 
@@ -151,13 +160,6 @@ ds_status trainer_open_model(struct ds_trainer *t)
     DS_TRY(take_model(t, &model));
     if (!path[0])
         return DS_OK;
-    if (t->config->train.seq_length > model.max_position_embeddings)
-        return ds_fail(
-            DS_ERR_CONFIG,
-            "train.seq_length = %llu is more than the model's max_position_embeddings = %llu "
-            "(%s/config.json)",
-            (unsigned long long)t->config->train.seq_length,
-            (unsigned long long)model.max_position_embeddings, path);
     if (t->options.mode == DS_TRAINER_PLAN)
         return DS_OK;
     DS_TRY(ds_hf_open(t->options.fs, path, &t->weights));

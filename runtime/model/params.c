@@ -243,7 +243,7 @@ static ds_status settle(struct ds_model *model, const struct ds_model_config *co
         model->share.grad = DS_F32;
     DS_ASSERT(model->share.tp_rank < model->share.tp_size);
     if (!ds_model_may_share(&model->config, model->share.tp_size, why, sizeof why))
-        return ds_fail(DS_ERR_CONFIG, "%s", why);
+        return ds_fail(DS_ERR_CONFIG, "tensor %s", why);
     return DS_OK;
 }
 

@@ -25,17 +25,23 @@ static int heads_may_share(const struct ds_model_config *config, uint64_t tp_siz
     return heads % tp_size == 0 && (groups % tp_size == 0 || tp_size % groups == 0);
 }
 
-/* The nearest sizes below and above that heads allow; 1 always is one. */
+static int sizes_may_share(const struct ds_model_config *config, uint64_t tp_size)
+{
+    return config->intermediate_size >= tp_size && config->vocab_size >= tp_size;
+}
+
+/* The nearest sizes below and above that heads and sizes allow; 1 always is one. */
 static void name_nearest(const struct ds_model_config *config, uint32_t tp_size, char *to,
                          size_t bytes)
 {
-    uint64_t below = tp_size, above = tp_size;
+    const uint64_t heads = config->num_attention_heads;
+    uint64_t below = tp_size < heads ? tp_size : heads, above = tp_size;
 
-    while (!heads_may_share(config, below))
+    while (!heads_may_share(config, below) || !sizes_may_share(config, below))
         below--;
-    while (above <= config->num_attention_heads && !heads_may_share(config, above))
+    while (above <= heads && !heads_may_share(config, above))
         above++;
-    if (above <= config->num_attention_heads)
+    if (above <= heads && sizes_may_share(config, above))
         snprintf(to, bytes, "%llu or %llu", (unsigned long long)below, (unsigned long long)above);
     else
         snprintf(to, bytes, "%llu", (unsigned long long)below);
@@ -47,22 +53,20 @@ int ds_model_may_share(const struct ds_model_config *config, uint32_t tp_size, c
     const uint64_t heads = config->num_attention_heads, groups = config->num_key_value_heads;
     char nearest[64];
 
-    if (!heads_may_share(config, tp_size)) {
-        name_nearest(config, tp_size, nearest, sizeof nearest);
+    if (heads_may_share(config, tp_size) && sizes_may_share(config, tp_size))
+        return 1;
+    name_nearest(config, tp_size, nearest, sizeof nearest);
+    if (!heads_may_share(config, tp_size))
         snprintf(why, bytes,
-                 "tensor = %u cannot share %llu query heads and %llu kv heads: it must divide the "
+                 "= %u cannot share %llu query heads and %llu kv heads: it must divide the "
                  "first, and divide the second or be a multiple of it; nearest: %s",
                  tp_size, (unsigned long long)heads, (unsigned long long)groups, nearest);
-        return 0;
-    }
-    if (config->intermediate_size < tp_size || config->vocab_size < tp_size) {
+    else
         snprintf(why, bytes,
-                 "tensor = %u is more than intermediate_size = %llu or vocab_size = %llu", tp_size,
-                 (unsigned long long)config->intermediate_size,
-                 (unsigned long long)config->vocab_size);
-        return 0;
-    }
-    return 1;
+                 "= %u is more than intermediate_size = %llu or vocab_size = %llu; nearest: %s",
+                 tp_size, (unsigned long long)config->intermediate_size,
+                 (unsigned long long)config->vocab_size, nearest);
+    return 0;
 }
 
 uint64_t ds_model_stream_tokens(const struct ds_model *model, uint64_t token_count)

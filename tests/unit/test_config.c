@@ -560,16 +560,15 @@ static const struct {
      SAYS("c.ini:13: [train] seq_length = 32 is longer than [model] max_position_embeddings = 16"),
      1, 0},
     {"[parallel]\ndata = 4\n", 0, 0,
-     SAYS("c.ini:15: [parallel] data = 4 wants 4 ranks (tensor = 1, pipeline = 1), mpirun started "
-          "2; "
+     SAYS("c.ini:15: [parallel] data = 4 wants 4 ranks (tensor = 1, pipeline = 1), this launch "
+          "has 2; "
           "nearest: data = 2"),
      2, 0},
     {"", 0, "parallel.shard=3",
      SAYS("command line: [parallel] shard = 3 must divide data = 4; nearest: 2"), 4, 0},
     {"[parallel]\npipeline = 2\n", 0, "parallel.tensor=3",
-     SAYS("command line: [parallel] tensor = 3 times pipeline = 2 must divide the 4 ranks that "
-          "mpirun "
-          "started; nearest: tensor * pipeline = 4"),
+     SAYS("command line: [parallel] tensor = 3 times pipeline = 2 must divide the 4 ranks of "
+          "this launch; nearest: tensor * pipeline = 4"),
      4, 0},
     {"[parallel]\npipeline = 2\nchunks = 2\n", 0, 0,
      SAYS("c.ini:16: [parallel] chunks = 2 needs schedule = interleaved and pipeline > 1 (pipeline "
@@ -601,12 +600,41 @@ static const struct {
           "master = fp32"),
      1, 0},
     {"[precision]\ncompute = fp16\nreduce = bf16\n", 0, 0,
-     SAYS("c.ini:16: [precision] reduce = bf16 would drop bits that compute = fp16 has; nearest: "
-          "fp32"),
+     SAYS("c.ini:16: [precision] reduce = bf16 does not go with compute = fp16, whose gradients "
+          "have "
+          "3 bits more and a loss scale for their range; nearest: fp32"),
      1, 0},
     {"[zero]\nstage = 2\nwindow = 4\n", 0, 0,
      SAYS("c.ini:16: [zero] window = 4 is for stage = 3, which gathers parameters; stage = 2 keeps "
           "them: nearest: 1"),
+     1, 0},
+    {"[parallel]\npipeline = 8\n", 0, "model.num_hidden_layers=3",
+     SAYS("c.ini:15: [parallel] pipeline = 8 times chunks = 1 is more than the 5 blocks of the "
+          "model (3 layers, embedding, head); nearest: pipeline = 4"),
+     8, 0},
+    {"[parallel]\npipeline = 4\nschedule = interleaved\nchunks = 10\n", 0, 0,
+     SAYS("c.ini:15: [parallel] pipeline = 4 times chunks = 10 is more than the 4 blocks of the "
+          "model (2 layers, embedding, head); nearest: pipeline = 2 and chunks = 2"),
+     4, 0},
+    {"[parallel]\npipeline = 3\nschedule = interleaved\nchunks = 2\n", 0, 0,
+     SAYS("c.ini:15: [parallel] pipeline = 3 times chunks = 2 is more than the 4 blocks of the "
+          "model (2 layers, embedding, head); nearest: pipeline = 1 and chunks = 1"),
+     3, 0},
+    {"[parallel]\ntensor = 4\nsequence_parallel = true\n", 0, "train.seq_length=30",
+     SAYS("c.ini:16: [parallel] sequence_parallel = true needs micro_batch_size * seq_length = 1 * "
+          "30 to be a multiple of tensor = 4; nearest: tensor = 2"), /* not 3, nor 5 */
+     4, 0},
+    {"[parallel]\ntensor = 65536\npipeline = 65536\n", 0, 0,
+     SAYS("c.ini:15: [parallel] tensor = 65536 times pipeline = 65536 must divide the 4 ranks of "
+          "this launch; nearest: tensor * pipeline = 4"),
+     4, 0},
+    {"", 0, "train.global_batch_size=15",
+     SAYS("command line: [train] global_batch_size = 15 must be a multiple of micro_batch_size * "
+          "data = 1 * 8 = 8; nearest: 16"),
+     8, 0},
+    {"", 0, "zero.window=9",
+     SAYS("command line: [zero] window = 9 is more than the 8 micro-batches of a rank in a step; "
+          "nearest: 8"),
      1, 0},
     {"[log]\ntrace = 3..2\n", 0, 0,
      SAYS("c.ini:15: [log] trace = '3..2' must be first..last with 1 <= first <= last"), 1, 0},
@@ -618,7 +646,7 @@ static const struct {
      4, 0},
     {"", 0, "train.micro_batch_size=3",
      SAYS("c.ini:12: [train] global_batch_size = 8 must be a multiple of micro_batch_size * data = "
-          "3 * 1 = 3; nearest: 6"),
+          "3 * 1 = 3; nearest: 9"),
      0, 0},
     {"[schedule]\nwarmup_steps = 11\n", 0, 0,
      SAYS("c.ini:15: [schedule] warmup_steps = 11 is more than [train] steps = 10"), 1, 0},

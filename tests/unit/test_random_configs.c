@@ -63,7 +63,9 @@ static struct numbers draw_numbers(void)
     n.global = n.data * n.micro * (1 + draw(4)) + (draw(25) == 0);
     n.seq = TINY_SEQ;
     n.stage = draw(4);
-    n.window = n.stage == 3 ? PICK(0, 1, 2, 3) : draw(30) == 0 ? 2 : 0;
+    n.window = n.stage == 3    ? draw(n.global / (n.data * n.micro) + 1) + (draw(25) == 0)
+               : draw(30) == 0 ? 2
+                               : 0;
     n.family = (int)draw(DS_FAMILY_COUNT);
     n.tied = (int)draw(2);
     n.recompute = (int)draw(3);
@@ -145,7 +147,7 @@ static const char *true_reason(const struct numbers *n)
         return "global_batch_size";
     if (n->master != DS_MASTER_KEY_FP32 && n->compute != DS_PRECISION_BF16)
         return "master";
-    if (n->window > 1 && n->stage != 3)
+    if (n->window > 1 && (n->stage != 3 || n->window > n->global / (n->micro * n->data)))
         return "window";
     return NULL;
 }
