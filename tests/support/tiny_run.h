@@ -7,7 +7,7 @@
 #include "dstrain/config.h"
 #include "dstrain/trainer.h"
 
-enum { TINY_STEPS_MAX = 512, TINY_RANKS_MAX = 8, TINY_SEQ = 24, TINY_VOCAB = 61 };
+enum { TINY_STEPS_MAX = 512, TINY_RANKS_MAX = 16, TINY_SEQ = 24, TINY_VOCAB = 61 };
 
 struct tiny_case {
     uint32_t ranks, shard; /* shard 0: all */
