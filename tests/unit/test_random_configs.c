@@ -240,7 +240,7 @@ static void drawn_configurations_train_or_are_refused_with_a_true_reason(void **
         refused += st != DS_OK;
     }
     printf("%d of %d configurations refused\n", refused, count);
-    assert_true(refused * 4 <= count);
+    assert_true(refused * (test_is_long() ? 4 : 2) <= count); /* about a sixth; of 30 by chance 9 */
 }
 
 int main(void)
