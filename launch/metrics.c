@@ -144,19 +144,32 @@ ds_status ds_metrics_set_aside(struct ds_fs *fs, const char *path, char *to, siz
                                strerror(-code));
 }
 
+/* A disk that takes a part of a line says why when it is given the rest. */
+static int append_all(struct ds_metrics *metrics, const char *line, size_t bytes)
+{
+    for (size_t at = 0; at < bytes;) {
+        int64_t done = ds_fs_append(metrics->fs, metrics->file, line + at, bytes - at);
+
+        if (done <= 0)
+            return done < 0 ? (int)done : -ENOSPC;
+        at += (size_t)done;
+    }
+    return 0;
+}
+
 ds_status ds_metrics_write(struct ds_metrics *metrics, const struct ds_metrics_row *row)
 {
     char line[DS_METRICS_LINE_MAX];
     const size_t bytes = ds_metrics_format(row, line);
-    int64_t done = ds_fs_append(metrics->fs, metrics->file, line, bytes);
+    int code = append_all(metrics, line, bytes);
 
-    if (done == (int64_t)bytes) {
+    if (code == 0) {
         metrics->bytes += bytes;
         return DS_OK;
     }
     (void)ds_fs_truncate(metrics->fs, metrics->file, metrics->bytes);
-    return ds_fail(DS_ERR_IO, "%s: %s", metrics->path,
-                   done < 0 ? strerror((int)-done) : "the disk took half a line");
+    return ds_fail(DS_ERR_IO, "%s: step %llu: %s", metrics->path, (unsigned long long)row->step,
+                   strerror(-code));
 }
 
 void ds_metrics_close(struct ds_metrics *metrics)

@@ -40,7 +40,7 @@ DS_CHECKED ds_status ds_metrics_open(struct ds_metrics *metrics, struct ds_fs *f
  * is free, which `to` then names; "" where there was none */
 DS_CHECKED ds_status ds_metrics_set_aside(struct ds_fs *fs, const char *path, char *to,
                                           size_t bytes);
-/* local: one append; when it fails the file ends with a whole line all the same, if the disk lets it */
+/* local: appends a line; when it fails the file ends with a whole line all the same, if the disk lets it */
 DS_CHECKED ds_status ds_metrics_write(struct ds_metrics *metrics, const struct ds_metrics_row *row);
 void ds_metrics_close(struct ds_metrics *metrics);
 

@@ -4,6 +4,7 @@
 #include "console.h"
 #include "metrics.h"
 #include "plan.h"
+#include "run_before.h"
 #include "run_dir.h"
 #include "trace.h"
 
@@ -19,6 +20,7 @@
 #include <unistd.h>
 
 static const uint64_t watchdog_tick_ns = 250000000u;
+static const uint64_t metrics_line_bytes = 512; /* one is a little shorter */
 
 struct train {
     struct ds_command *command;
@@ -391,6 +393,35 @@ static ds_status settle_plan(struct train *train, struct ds_config *settled)
     return ds_comm_agreed(world, is_leader(train) ? ds_plan_check(&question) : DS_OK);
 }
 
+static ds_status set_export_aside(const struct train *train)
+{
+    char aside[DS_RUN_PATH_BYTES + 32];
+
+    DS_TRY(
+        ds_run_set_export_aside(train->command->fs, train->config->run.dir, aside, sizeof aside));
+    if (aside[0])
+        ds_info("run.dir: %s: holds the model of an earlier run, and this one writes none "
+                "(run.export = none); it is now %s",
+                train->config->run.dir, aside);
+    return DS_OK;
+}
+
+/* rank 0: the launch is not refused any more, so what earlier ones have left may change */
+static ds_status clear_directory(const struct train *train)
+{
+    const struct ds_config *config = train->config;
+    const int exports = config->run.export == DS_EXPORT_LAST;
+    const struct ds_model *model = ds_trainer_model(train->trainer);
+
+    if (!exports)
+        DS_TRY(set_export_aside(train));
+    DS_TRY(ds_run_remove_logs(train->command->fs, config->run.dir, train->command->world->size));
+    ds_run_check_space(train->command->fs, config->run.dir,
+                       exports ? model->elems_total * sizeof(float) : 0,
+                       config->train.steps * metrics_line_bytes);
+    return DS_OK;
+}
+
 static ds_status run(struct train *train)
 {
     uint64_t memory_bytes;
@@ -402,6 +433,8 @@ static ds_status run(struct train *train)
     DS_TRY(most_memory(train, &memory_bytes));
     if (is_leader(train))
         show_banner(train, memory_bytes);
+    DS_TRY(
+        ds_comm_agreed(train->command->world, is_leader(train) ? clear_directory(train) : DS_OK));
     DS_TRY(run_steps(train));
     return finish(train);
 }

@@ -384,7 +384,13 @@ test_launches() {
         fail "$what: nothing is said of the earlier run"
     cmp -s r/metrics-1.jsonl kept || fail "$what: the earlier metrics have changed"
     [ "$(wc -l <r/metrics.jsonl)" = 6 ] || fail "$what: not a line a step"
-    rm -rf r/export
+    again 1 run.export=none
+    ended 0
+    grep -q 'holds the model of an earlier run, .* it is now r/export.kept-1$' err ||
+        fail "$what: nothing is said of the earlier model"
+    [ -s r/export.kept-1/model.safetensors ] && [ ! -e r/export ] || fail "$what: the earlier model passes for its own"
+    [ "$(ls r/log)" = rank-0000.log ] || fail "$what: logs of ranks that it has not"
+    rm -r r/export.kept-1 r/metrics-[2-9].jsonl
     echo mine >r/export
     again 2
     [ "$code" = 64 ] || fail "$what: exit code $code"

@@ -236,6 +236,37 @@ static void a_failed_write_leaves_whole_lines(void **state)
     assert_true(fail_at > 4);
 }
 
+/* posix, which keeps nothing in `fs`, with a disk that is full in the middle of a line */
+static int64_t append_until_full(struct ds_fs *fs, int file, const void *from, size_t bytes)
+{
+    return bytes < 100 ? -ENOSPC : ds_fs_posix()->ops->append(fs, file, from, 60);
+}
+
+static void a_full_disk_is_called_so(void **state)
+{
+    const struct ds_metrics_row row = {.step = 7};
+    struct ds_fs_ops ops = *ds_fs_posix()->ops;
+    struct ds_fs full = {.ops = &ops};
+    char dir[] = "/tmp/dstrain_metrics_XXXXXX", path[64], want[160];
+    struct ds_metrics metrics;
+    struct ds_fs_stat stat;
+    struct capture capture;
+
+    (void)state;
+    ops.append = append_until_full;
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/m.jsonl", dir);
+    snprintf(want, sizeof want, "dstrain: error: %s: step 7: No space left on device", path);
+    assert_ok(ds_metrics_open(&metrics, &full, path));
+    capture_begin(&capture);
+    assert_int_equal(ds_metrics_write(&metrics, &row), DS_ERR_IO);
+    assert_true(strncmp(capture_end(&capture), want, strlen(want)) == 0);
+    assert_int_equal(ds_fs_stat(&full, path, &stat), 0);
+    assert_int_equal(stat.bytes, 0);
+    ds_metrics_close(&metrics);
+    assert_int_equal(ds_fs_remove_tree(ds_fs_posix(), dir), 0);
+}
+
 /* move aside and open, with the 1st, 2nd, ... call failing: the earlier lines are in one place or the other */
 static void earlier_metrics_make_room_and_are_never_lost(void **state)
 {
@@ -287,6 +318,7 @@ int main(void)
         cmocka_unit_test(a_locale_does_not_change_numbers),
         cmocka_unit_test(a_torn_line_is_cut_off_and_nothing_else),
         cmocka_unit_test(a_failed_write_leaves_whole_lines),
+        cmocka_unit_test(a_full_disk_is_called_so),
         cmocka_unit_test(earlier_metrics_make_room_and_are_never_lost),
     };
 
