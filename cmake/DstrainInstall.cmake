@@ -1,7 +1,8 @@
 include(GNUInstallDirs)
 # The program looks for device plugins beside itself.
 install(TARGETS dstrain RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
-install(DIRECTORY examples/ DESTINATION ${CMAKE_INSTALL_DATADIR}/dstrain/examples USE_SOURCE_PERMISSIONS)
+# Configurations alone: the scripts build and run what lies in the source tree.
+install(DIRECTORY examples/ DESTINATION ${CMAKE_INSTALL_DATADIR}/dstrain/examples FILES_MATCHING PATTERN "*.ini")
 install(FILES README.md LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
 # For who changes the sources.

@@ -140,6 +140,11 @@ int ds_bootstrap_configure(struct ds_bootstrap *boot, const struct ds_config *co
 
     if (config->run.threads == DS_AUTO)
         threads = boot->core_count / sharers;
+    else if (threads > boot->core_count && boot->rank == 0)
+        ds_warn(
+            "run.threads = %d are more than the %d core%s of a rank here: they will wait for each "
+            "other",
+            threads, boot->core_count, boot->core_count == 1 ? "" : "s");
     if (threads < 1)
         threads = 1;
     omp_set_dynamic(0);

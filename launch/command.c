@@ -37,6 +37,23 @@ const struct ds_command_row *ds_command_find(const char *name)
     return NULL;
 }
 
+ds_status ds_command_check_path(struct ds_fs *fs, const char *word)
+{
+    const char *names[sizeof ds_commands / sizeof ds_commands[0]], *near;
+    struct ds_fs_stat stat;
+    size_t count = 0;
+
+    if (strpbrk(word, "./") || ds_fs_stat(fs, word, &stat) == 0)
+        return DS_OK;
+    for (size_t i = 0; i < ds_command_count; i++)
+        if (ds_commands[i].name[0])
+            names[count++] = ds_commands[i].name;
+    near = ds_config_hint_word(word, names, count);
+    if (near)
+        return ds_fail(DS_ERR_CONFIG, "unknown command '%s'; did you mean '%s'?", word, near);
+    return ds_fail(DS_ERR_CONFIG, "unknown command '%s'; 'dstrain help' lists the commands", word);
+}
+
 ds_status ds_command_usage(const char *name)
 {
     const struct ds_command_row *row = ds_command_find(name);

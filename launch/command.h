@@ -43,6 +43,10 @@ extern const struct ds_command_row ds_commands[];
 extern const size_t ds_command_count;
 const struct ds_command_row *ds_command_find(const char *name); /* or NULL */
 
+/* local: refuses a first word that is no subcommand and no configuration either, as a bare word that names no
+ * file; DS_OK: it may be one */
+DS_CHECKED ds_status ds_command_check_path(struct ds_fs *fs, const char *word);
+
 /* What every subcommand says when its arguments are wrong. */
 DS_CHECKED ds_status ds_command_usage(const char *name);
 

@@ -67,6 +67,11 @@ void ds_console_seconds(double value, char *to, size_t bytes)
         snprintf(to, bytes, "%llus", whole);
 }
 
+const char *ds_console_plural(uint64_t count)
+{
+    return count == 1 ? "" : "s";
+}
+
 int ds_console_is_terminal(int file)
 {
     struct winsize size = {0};
@@ -76,11 +81,6 @@ int ds_console_is_terminal(int file)
 }
 
 /* ---- the first lines */
-
-static const char *plural(uint64_t count)
-{
-    return count == 1 ? "" : "s";
-}
 
 static void banner_model(const struct ds_console_banner *banner)
 {
@@ -109,8 +109,8 @@ static void banner_layout(const struct ds_console_banner *banner)
                  (unsigned long long)banner->pipeline, banner->schedule);
     ds_info("layout:  data %llu = %llu replica%s x %llu shard%s%s%s, ZeRO stage %llu%s%s",
             (unsigned long long)banner->data, (unsigned long long)(banner->data / banner->shard),
-            plural(banner->data / banner->shard), (unsigned long long)banner->shard,
-            plural(banner->shard), tensor, pipeline, (unsigned long long)banner->stage,
+            ds_console_plural(banner->data / banner->shard), (unsigned long long)banner->shard,
+            ds_console_plural(banner->shard), tensor, pipeline, (unsigned long long)banner->stage,
             banner->gathered ? ", " : "", banner->gathered ? banner->gathered : "");
     if (banner->precision)
         ds_info("numbers: %s", banner->precision);
@@ -125,20 +125,21 @@ void ds_console_first_lines(const struct ds_console_banner *banner)
     if (banner->samples > 0) {
         ds_console_count((double)banner->samples, samples, sizeof samples);
         snprintf(epoch, sizeof epoch, "; an epoch has %s sequence%s", samples,
-                 plural(banner->samples));
+                 ds_console_plural(banner->samples));
     }
     ds_info("dstrain " DS_VERSION ": %u rank%s, device %s", banner->rank_count,
-            plural(banner->rank_count), banner->device ? banner->device : "-");
+            ds_console_plural(banner->rank_count), banner->device ? banner->device : "-");
     banner_model(banner);
     banner_layout(banner);
     ds_info(
         "batch:   %llu sequence%s of %llu = %s token%s an update (%llu x %llu x %llu rank%s), %llu "
         "step%s%s",
-        (unsigned long long)banner->global_batch, plural(banner->global_batch),
+        (unsigned long long)banner->global_batch, ds_console_plural(banner->global_batch),
         (unsigned long long)banner->seq_length, tokens,
-        plural(banner->global_batch * banner->seq_length), (unsigned long long)banner->micro_count,
-        (unsigned long long)banner->micro_batch, (unsigned long long)banner->data,
-        plural(banner->data), (unsigned long long)banner->steps, plural(banner->steps), epoch);
+        ds_console_plural(banner->global_batch * banner->seq_length),
+        (unsigned long long)banner->micro_count, (unsigned long long)banner->micro_batch,
+        (unsigned long long)banner->data, ds_console_plural(banner->data),
+        (unsigned long long)banner->steps, ds_console_plural(banner->steps), epoch);
     ds_info("memory:  %s%s a rank, all taken before step 1",
             banner->tensor * banner->pipeline > 1 ? "up to " : "", memory);
     if (banner->dir)

@@ -16,6 +16,9 @@ void ds_console_count(double value, char *to, size_t bytes);
 void ds_console_bytes(uint64_t value, char *to, size_t bytes);
 void ds_console_seconds(double value, char *to, size_t bytes);
 
+/* pure: what a noun behind the count ends in */
+const char *ds_console_plural(uint64_t count);
+
 /* Is `file` a terminal somebody looks at? Under mpirun every rank has a pty of size 0x0: that is none. */
 int ds_console_is_terminal(int file);
 

@@ -69,9 +69,20 @@ static const struct generate_option *find_option(const char *name)
     return NULL;
 }
 
+static ds_status check_arguments(const struct generate *g)
+{
+    if (!g->model)
+        return ds_command_usage("generate");
+    if (!g->prompt)
+        return ds_fail(DS_ERR_CONFIG, "--prompt is missing (text to go on from, may be '')");
+    return DS_OK;
+}
+
 static ds_status read_arguments(const struct ds_command *command, struct generate *g)
 {
-    *g = (struct generate){.prompt = "", .token_count = 100, .seed = 1, .temperature = 0.8};
+    uint32_t given = 0; /* bits by index of generate_options */
+
+    *g = (struct generate){.token_count = 100, .seed = 1, .temperature = 0.8};
     for (int i = 0; i < command->argc; i++) {
         const struct generate_option *option = find_option(command->argv[i]);
         if (!option && (command->argv[i][0] == '-' || g->model))
@@ -83,9 +94,13 @@ static ds_status read_arguments(const struct ds_command *command, struct generat
         if (++i == command->argc)
             return ds_fail(DS_ERR_CONFIG, "%s: a value is missing (%s)", option->name,
                            option->meaning);
+        const uint32_t bit = 1u << (option - generate_options);
+        if (given & bit)
+            return ds_fail(DS_ERR_CONFIG, "%s is given twice", option->name);
+        given |= bit;
         DS_TRY(set_option(g, option, command->argv[i]));
     }
-    return g->model ? DS_OK : ds_command_usage("generate");
+    return check_arguments(g);
 }
 
 /* ---- drawing a token */
@@ -183,6 +198,16 @@ static void make_config(const struct generate *g, const struct ds_model_config *
     ds_config_resolve(config, 1);
 }
 
+static void warn_of_length(const struct generate *g, const struct ds_model_config *model)
+{
+    const uint64_t length = strlen(g->prompt) + 1; /* behind bos */
+
+    if (length > model->max_position_embeddings)
+        ds_warn("--prompt has %llu tokens with its begin, the model sees the last %llu alone "
+                "(max_position_embeddings)",
+                (unsigned long long)length, (unsigned long long)model->max_position_embeddings);
+}
+
 static int has_config(struct ds_fs *fs, const char *folder)
 {
     char path[DS_RUN_PATH_BYTES + 16];
@@ -233,6 +258,7 @@ static ds_status run(struct ds_command *command, const struct generate *g, struc
 
     DS_TRY(ds_hf_read_config(command->fs, g->folder, &model));
     DS_TRY(check_tokenizer(command->fs, g, &model));
+    warn_of_length(g, &model);
     make_config(g, &model, config);
     s->capacity = config->train.seq_length;
     DS_TRY(ds_trainer_open(&options, &trainer));

@@ -54,6 +54,10 @@ static ds_status run(struct ds_bootstrap *boot, const struct ds_command_row *row
 
     DS_TRY(ds_bootstrap_open(boot, (row->flags & DS_COMMAND_RANKS) != 0));
     command->world = boot->world;
+    if (!row->name[0])
+        DS_TRY(ds_comm_agreed(boot->world, boot->rank == 0
+                                               ? ds_command_check_path(boot->fs, command->argv[0])
+                                               : DS_OK));
     if (row->flags & DS_COMMAND_CONFIG)
         DS_TRY(load(boot, row, command, &config));
     return row->run(command);

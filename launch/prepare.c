@@ -29,9 +29,11 @@ static ds_status prepare_set(struct ds_command *command, struct ds_console *cons
     st = ds_sources_open(config, &options, where, text, &report, &sources);
     ds_console_clear(console);
     DS_TRY(st);
-    ds_info("%s: %llu documents, %llu bytes, %llu tokens; %u shards made, %u used again, in %s",
-            where, (unsigned long long)report.documents, (unsigned long long)report.bytes,
-            (unsigned long long)report.tokens, report.files_made, report.files_reused, cache);
+    ds_info("%s: %llu document%s, %llu byte%s, %llu token%s; %u shard%s made, %u used again, in %s",
+            where, (unsigned long long)report.documents, ds_console_plural(report.documents),
+            (unsigned long long)report.bytes, ds_console_plural(report.bytes),
+            (unsigned long long)report.tokens, ds_console_plural(report.tokens), report.files_made,
+            ds_console_plural(report.files_made), report.files_reused, cache);
     ds_sources_close(&sources);
     return DS_OK;
 }

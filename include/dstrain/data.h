@@ -77,6 +77,8 @@ DS_CHECKED ds_status ds_dataset_open(const struct ds_dataset_options *options,
 void ds_dataset_close(struct ds_dataset *dataset);
 /* local */
 uint64_t ds_dataset_sample_count(const struct ds_dataset *dataset); /* of one epoch */
+/* of all sources, each once, as they lie in the files: with bos and eos, and with those behind the last whole
+ * sample, which no epoch has */
 uint64_t ds_dataset_token_count(const struct ds_dataset *dataset);
 /* pure in (dataset, position): which sample lies at `position` of the endless order of epochs. Every
  * sample comes once an epoch. With weights, sources are drawn so that any prefix is within

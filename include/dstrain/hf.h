@@ -19,11 +19,15 @@ DS_CHECKED ds_status ds_hf_read_config(struct ds_fs *fs, const char *folder,
                                        struct ds_model_config *out);
 /* local: is the folder's tokenizer.json the byte tokenizer's, as an export writes it? 0 where there is none */
 DS_CHECKED ds_status ds_hf_has_byte_tokenizer(struct ds_fs *fs, const char *folder, int *out);
-/* local: open the weights of a folder: model.safetensors, or what model.safetensors.index.json names */
+/* local: open the weights of a folder: model.safetensors, or what model.safetensors.index.json names.
+ * DS_ERR_DATA: what is there is missing, cannot be read or is no model; DS_ERR_IO: the disk fails;
+ * DS_ERR_NO_MEMORY. `out` is set on success alone. */
 DS_CHECKED ds_status ds_hf_open(struct ds_fs *fs, const char *folder, struct ds_hf **out);
 /* local */
 void ds_hf_close(struct ds_hf *hf); /* NULL is allowed */
-/* local: every parameter of the model is there, is a float and has the shape that config.json says */
+/* local: every parameter of the model is there, is a float and has the shape that config.json says.
+ * DS_ERR_DATA names the first tensor that is not so, or one of a layer that the model has not; others that the
+ * model has not are ignored with one warning. */
 DS_CHECKED ds_status ds_hf_check(const struct ds_hf *hf, const struct ds_model *model);
 /* Where weights go: what this rank owns, nothing of a unit that is elsewhere. */
 struct ds_hf_target {

@@ -59,7 +59,8 @@ DS_CHECKED ds_status ds_storage_reap(struct ds_storage *storage, struct ds_stora
 DS_CHECKED ds_status ds_storage_pin(struct ds_storage *storage, void *data, size_t bytes);
 DS_CHECKED ds_status ds_storage_flush(struct ds_storage *storage, int file);
 
-/* The n-th completion of `inner` (1-based; 0 never) comes back as DS_ERR_IO. Takes `inner` over. */
+/* The n-th completion of `inner` (1-based; 0 never) comes back as DS_ERR_IO. Takes `inner`
+ * over: closing this closes it, and a failure here has closed it. */
 DS_CHECKED ds_status ds_storage_fault_open(struct ds_storage *inner, uint64_t fail_at,
                                            struct ds_storage **out);
 

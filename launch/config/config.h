@@ -84,6 +84,8 @@ void ds_field_describe(const struct ds_field *field, char *to, size_t bytes);
 
 /* ---- the nearest thing to what was typed (config_hint.c): "; did you mean ...?" or where to look */
 void ds_config_hint_section(const char *section, char *to, size_t bytes);
+/* the nearest of `known`; NULL: none is near */
+const char *ds_config_hint_word(const char *word, const char *const *known, size_t count);
 void ds_config_hint_key(const char *section, const char *key, char *to, size_t bytes);
 
 /* ---- a whole configuration (config.c) */

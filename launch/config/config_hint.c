@@ -6,7 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define WORD_MAX 48
+#define WORD_MAX     48
+#define SECTIONS_MAX 32
 
 /* Lower case, '-' as '_': what does not count as a difference. Longer words are cut. */
 static size_t fold(const char *word, char to[WORD_MAX + 1])
@@ -131,19 +132,30 @@ void ds_config_hint_key(const char *section, const char *key, char *to, size_t b
         snprintf(to, bytes, "; did you mean '%s' in [%s]?", field->key, field->section);
 }
 
-void ds_config_hint_section(const char *section, char *to, size_t bytes)
+const char *ds_config_hint_word(const char *word, const char *const *known, size_t count)
 {
     const char *found = NULL;
-    unsigned best = distance_max(section) + 1;
+    unsigned best = distance_max(word) + 1;
 
-    for (size_t i = 0; i < ds_config_section_count; i++) {
-        unsigned here = distance(section, ds_config_sections[i].name);
+    for (size_t i = 0; i < count; i++) {
+        unsigned here = distance(word, known[i]);
 
         if (here < best) {
             best = here;
-            found = ds_config_sections[i].name;
+            found = known[i];
         }
     }
+    return found;
+}
+
+void ds_config_hint_section(const char *section, char *to, size_t bytes)
+{
+    const char *names[SECTIONS_MAX], *found;
+
+    DS_ASSERT(ds_config_section_count <= SECTIONS_MAX);
+    for (size_t i = 0; i < ds_config_section_count; i++)
+        names[i] = ds_config_sections[i].name;
+    found = ds_config_hint_word(section, names, ds_config_section_count);
     if (found)
         snprintf(to, bytes, "; did you mean [%s]?", found);
     else

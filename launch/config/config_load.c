@@ -14,8 +14,7 @@ static ds_status read_text(struct ds_fs *fs, const char *path, char **text, size
     ds_status st;
 
     if (code < 0)
-        return ds_fail(DS_ERR_CONFIG, "%s: %s%s", path, strerror(-code),
-                       strpbrk(path, "./") ? "" : "; 'dstrain help' lists the subcommands");
+        return ds_fail(DS_ERR_CONFIG, "%s: %s", path, strerror(-code));
     if (!stat.is_regular)
         return ds_fail(DS_ERR_CONFIG, "%s: not a regular file", path);
     if (stat.bytes > DS_INI_BYTES_MAX)

@@ -125,7 +125,7 @@ const struct ds_field ds_config_fields[] = {
 
     TEXT(data, train, FIXED | TRAIN, "files or folders, comma separated, each with a weight if wanted: a.txt, b.txt:0.5",
          "train_data dataset data_path train_file dataset_path train_data_path datasets input"),
-    TEXT(data, eval, FIXED | EVAL, "the same, for evaluation; empty: none", "eval_data val_data validation valid validation_file eval_dataset eval_file"),
+    TEXT(data, eval, FIXED | EVAL, "what it is evaluated on, written as train is; empty: nothing", "eval_data val_data validation valid validation_file eval_dataset eval_file"),
     CHOICE(data, format, "text", FIXED, formats, "plain text, or pre-tokenised input_ids (and labels) in safetensors", "dataset_type data_format"),
     NAME(data, tokenizer, "bytes", FIXED, tokenizers, "of text: 256 bytes, then bos, eos, pad", "tokenizer_type tokenizer_name tokenizer_path tokenizer_model"),
     TEXT(data, cache, 0, "directory of prepared token shards; empty: data in run.dir", "cache_dir dataset_prepared_path data_cache_path preprocessed_path"),

@@ -102,7 +102,24 @@ refused 64 "usage: dstrain version" --version x
 [ $? = 64 ] && [ "$(grep -c 'usage: dstrain bench kernels .*--threads N.* step config.ini' err)" = 1 ] ||
     fail "bench: no usage that names its parts: $(cat err)"
 refused 64 "unknown: --verbose; 'dstrain help' lists what can be done" --verbose
+refused 64 "unknown command 'chek'; did you mean 'check'?" chek config.ini
+refused 64 "unknown command 'evla'; did you mean 'eval'?" evla
+refused 64 "unknown command 'unheard'; 'dstrain help' lists the commands" unheard config.ini
+refused 64 "missing.ini: No such file or directory" missing.ini
 refused 64 "no section or key is called 'stepz'; did you mean 'steps' in [train]?" help stepz
+
+# a configuration may be called like anything, as long as it is there
+cp config.ini chek
+"$program" chek model.path=m >out 2>err
+grep -q 'hidden_size cannot stand beside' err || fail "a configuration called chek is not read: $(cat err)"
+
+# more threads than cores: said, and done all the same
+"$program" check config.ini run.threads=4096 >out 2>err || fail "run.threads = 4096 is refused"
+[ "$(wc -l <err)" = 1 ] && grep -q '^dstrain: warning: run.threads = 4096 are more than the [0-9]* cores* of a rank here' err ||
+    fail "run.threads = 4096: said '$(cat err)'"
+
+# what is missing is named with a meaning that stands alone
+refused 64 "config.ini: [data] eval is missing: what it is evaluated on, written as train is; empty: nothing (text of at most 4095 bytes)" eval config.ini
 
 # files
 refused 64 "missing.ini: No such file or directory" check missing.ini

@@ -19,11 +19,12 @@ fail() {
 for file in "$examples"/*.ini; do
     case ${file##*/} in # what a person names on the command line
     finetune.ini) set -- model.path=m data.train=t.safetensors train.seq_length=128 ;;
-    bench-10m.ini) set -- run.dir=r data.train=t.txt ;;
+    bench-10m.ini) set -- data.train=t.txt ;;
     *) set -- ;;
     esac
     "$program" check "$file" "$@" >out 2>err || fail "check ${file##*/} $*"
     [ -s err ] && fail "check ${file##*/}: complains"
+    "$program" plan "$file" --ranks 2 "$@" >out 2>err || [ ${file##*/} = finetune.ini ] || fail "plan ${file##*/} $*"
     count=$((count + 1))
 done
 [ $count -ge 3 ] || fail "only $count configurations"

@@ -55,6 +55,25 @@ for model in r r/export; do
 done
 cmp -s out-r out-export || fail "the run's directory and its export write differently"
 
+# told "the line" arguments...: refused with it, nothing drawn
+told() {
+    line=$1
+    shift
+    "$program" generate "$@" >out 2>err
+    got=$?
+    [ $got = 64 ] && [ "$(cat err)" = "dstrain: error: $line" ] && [ ! -s out ] ||
+        fail "generate $*: exit code $got, not the one line '$line'"
+}
+told "--prompt is missing (text to go on from, may be '')" r
+told "--prompt is missing (text to go on from, may be '')" r --tokens 3
+told "--prompt is given twice" r --prompt a --prompt b
+told "--tokens is given twice" r --tokens 3 --prompt a --tokens 3
+"$program" generate r --prompt "" --tokens 3 >out 2>err && [ ! -s err ] || fail "generate: an empty prompt"
+"$program" generate r --prompt 123456789012345 --tokens 3 >out 2>err && [ ! -s err ] || fail "generate: a prompt that just fits"
+"$program" generate r --prompt 1234567890123456 --tokens 3 >out 2>err || fail "generate: a long prompt"
+[ "$(cat err)" = "dstrain: warning: --prompt has 17 tokens with its begin, the model sees the last 16 alone (max_position_embeddings)" ] ||
+    fail "generate: nothing is said of a prompt that the model does not see whole"
+
 cp -r r/export other
 sed 's/"<bos>"/"<s>"/' r/export/tokenizer.json >other/tokenizer.json
 refused 64 "other: its tokenizer.json is missing or another one" other
@@ -64,6 +83,9 @@ rm other/tokenizer.json
 refused 64 "other: its tokenizer.json is missing or another one" other
 refused 65 "missing/config.json: No such file" missing
 
+"$program" prepare c.ini data.cache=again >out 2>err || fail "prepare"
+grep -q '^\[data\] train: 1 document, [0-9]* bytes, [0-9]* tokens; 1 shard made, 0 used again, in again$' err ||
+    fail "prepare: not the plain line"
 "$program" eval c.ini >out 2>err || fail "eval"
 [ -s err ] && fail "eval: said something"
 grep -q '^r/export: loss [0-9.]*, perplexity [0-9.]*, [0-9]* tokens$' out || fail "eval: no figures"

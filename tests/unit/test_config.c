@@ -508,7 +508,8 @@ static const struct {
           "(text of at most 4095 bytes)"),
      1, 0},
     {0, "[model]\npath = m\n", 0,
-     SAYS("c.ini: [data] eval is missing: the same, for evaluation; empty: none (text of at most "
+     SAYS("c.ini: [data] eval is missing: what it is evaluated on, written as train is; empty: "
+          "nothing (text of at most "
           "4095 bytes)"),
      1, DS_CONFIG_EVAL},
     {0, "[data]\neval = m\n[train]\nseq_length = 4\n", 0,

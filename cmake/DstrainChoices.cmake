@@ -1,0 +1,17 @@
+# An option that is none of its choices is an error: it would be something else in silence. Also runs by
+# itself, `cmake -D... -P`, for its test.
+cmake_minimum_required(VERSION 3.25)
+foreach(option DS_CUDA DS_URING)
+  if(DEFINED ${option} AND NOT "${${option}}" MATCHES "^(AUTO|ON|OFF)$")
+    message(FATAL_ERROR "${option} = '${${option}}' must be AUTO, ON or OFF")
+  endif()
+endforeach()
+string(REPLACE "," ";" sanitizers "${DS_SANITIZE}")
+foreach(sanitizer IN LISTS sanitizers)
+  if(NOT sanitizer MATCHES "^(address|undefined|thread)$")
+    message(FATAL_ERROR "DS_SANITIZE = '${DS_SANITIZE}' must be empty, address, undefined, address,undefined or thread")
+  endif()
+endforeach()
+if("address" IN_LIST sanitizers AND "thread" IN_LIST sanitizers)
+  message(FATAL_ERROR "DS_SANITIZE = '${DS_SANITIZE}': address and thread exclude each other")
+endif()
