@@ -7,6 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+static void say_alive(const struct ds_plan_question *question)
+{
+    if (question->alive)
+        question->alive(question->user);
+}
+
 ds_status ds_plan_measure(const struct ds_plan_question *question, uint32_t rank,
                           struct ds_plan *out)
 {
@@ -25,6 +31,7 @@ ds_status ds_plan_measure(const struct ds_plan_question *question, uint32_t rank
         memcpy(out->bytes, ds_trainer_memory(trainer)->bytes, sizeof out->bytes);
     ds_trainer_close(trainer);
     ds_comm_close(options.world);
+    say_alive(question);
     return st;
 }
 
@@ -64,10 +71,14 @@ uint64_t ds_plan_host_bytes(const struct ds_plan *plan)
     return total(plan, DS_MEMORY_PINNED) + total(plan, DS_MEMORY_HOST);
 }
 
-static int takes_more(const struct ds_plan *a, const struct ds_plan *b)
+static int takes_more(const struct ds_config *config, const struct ds_plan *a,
+                      const struct ds_plan *b)
 {
     const uint64_t device_a = ds_plan_device_bytes(a), device_b = ds_plan_device_bytes(b);
+    const int fits_a = ds_plan_fits(config, a), fits_b = ds_plan_fits(config, b);
 
+    if (fits_a != fits_b)
+        return fits_b;
     return device_a != device_b ? device_a > device_b
                                 : ds_plan_host_bytes(a) > ds_plan_host_bytes(b);
 }
@@ -114,8 +125,10 @@ ds_status ds_plan_twins(const struct ds_plan_question *question, uint32_t **out)
     ds_status st = twins ? ds_trainer_model_config(question->config, question->fs, &model)
                          : ds_fail(DS_ERR_NO_MEMORY, "roles of %u tensor ranks", size);
 
-    for (uint32_t rank = 0; st == DS_OK && rank < size; rank++)
+    for (uint32_t rank = 0; st == DS_OK && rank < size; rank++) {
         st = find_twin(&model, rank, size, twins);
+        say_alive(question);
+    }
     if (st != DS_OK) {
         free(twins);
         return st;
@@ -138,7 +151,7 @@ ds_status ds_plan_worst(const struct ds_plan_question *question, struct ds_plan 
         if (twins[i % tensor] != i % tensor)
             continue;
         st = ds_plan_measure(question, ds_plan_role_rank(question->config, i), &plan);
-        if (st != DS_OK || (i > 0 && !takes_more(&plan, out)))
+        if (st != DS_OK || (i > 0 && !takes_more(question->config, &plan, out)))
             continue;
         *out = plan;
         *role = i;
@@ -160,10 +173,11 @@ int ds_plan_fits(const struct ds_config *config, const struct ds_plan *plan)
 static ds_status try_choice(const struct ds_plan_question *question, struct ds_config *config,
                             int reshard, uint64_t window, int *fits)
 {
-    const struct ds_plan_question next = {config, question->fs, question->clock, question->size};
+    struct ds_plan_question next = *question;
     struct ds_plan plan;
     uint32_t role;
 
+    next.config = config;
     config->zero.reshard_after_forward = reshard;
     config->zero.window = window;
     DS_TRY(ds_plan_worst(&next, &plan, &role));

@@ -18,6 +18,8 @@ struct ds_plan_question {
     struct ds_fs *fs;
     const struct ds_clock *clock;
     uint32_t size;
+    void (*alive)(void *user); /* or NULL: called after every role that was looked at */
+    void *user;
 };
 
 /* ---- measuring (plan.c). local: everything here */
@@ -30,7 +32,8 @@ uint32_t ds_plan_role_count(const struct ds_config *config);
 uint32_t ds_plan_role_rank(const struct ds_config *config, uint32_t role);
 /* which tensor rank takes what rank i takes: i, or an earlier one; [parallel.tensor], malloc'ed */
 DS_CHECKED ds_status ds_plan_twins(const struct ds_plan_question *question, uint32_t **out);
-/* the role that takes the most of the device (of equals: of host memory, then the first), and its plan */
+/* the role that takes the most of the device (of equals: of host memory, then the first), and its plan; one
+ * that does not fit is before those that do */
 DS_CHECKED ds_status ds_plan_worst(const struct ds_plan_question *question, struct ds_plan *out,
                                    uint32_t *role);
 uint64_t ds_plan_device_bytes(const struct ds_plan *plan);
@@ -43,13 +46,21 @@ DS_CHECKED ds_status ds_plan_settle(const struct ds_plan_question *question,
 
 /* ---- levers (plan_levers.c) */
 
-/* prints what one key, changed alone, makes of the worst role */
-DS_CHECKED ds_status ds_plan_show_levers(const struct ds_plan_question *question);
+/* prints what one key, changed alone, makes of the worst role: of its device memory, or, with `of_host`, of
+ * what it takes of the host's */
+DS_CHECKED ds_status ds_plan_show_levers(const struct ds_plan_question *question, int of_host);
 
 /* ---- tables (plan_show.c) */
 
 /* DS_OK where the run fits memory.device_limit and host_limit, or has none; else DS_ERR_CONFIG, after a
  * table of what wants how much and of what would make it fit */
 DS_CHECKED ds_status ds_plan_check(const struct ds_plan_question *question);
+
+/* ---- in a run (plan_together.c) */
+
+/* collective: settle and check; every rank has the verdict and what was settled. However long rank 0 needs,
+ * no wait of the others is too long. */
+DS_CHECKED ds_status ds_plan_together(struct ds_comm *world, struct ds_fs *fs,
+                                      const struct ds_clock *clock, struct ds_config *config);
 
 #endif

@@ -118,14 +118,16 @@ static void lever_value(const struct ds_config *config, const char *key, char *t
 
 /* What the key would do, up to the first value that fits. */
 static ds_status show_lever(const struct lever *lever, const struct ds_plan_question *question,
-                            const struct ds_model_config *model, struct ds_config *other)
+                            const struct ds_model_config *model, int of_host,
+                            struct ds_config *other)
 {
-    const struct ds_plan_question next = {other, question->fs, question->clock, question->size};
+    struct ds_plan_question next = *question;
     char value[64], total[32];
     const int shares_all = question->config->parallel.shard == question->config->parallel.data;
     struct ds_plan plan;
     uint32_t role;
 
+    next.config = other;
     *other = *question->config;
     while (lever->pull(other, model, question->size)) {
         if (shares_all)
@@ -134,7 +136,8 @@ static ds_status show_lever(const struct lever *lever, const struct ds_plan_ques
             continue;
         lever_value(other, lever->key, value, sizeof value);
         DS_TRY(ds_plan_worst(&next, &plan, &role));
-        ds_console_bytes(ds_plan_device_bytes(&plan), total, sizeof total);
+        ds_console_bytes(of_host ? ds_plan_host_bytes(&plan) : ds_plan_device_bytes(&plan), total,
+                         sizeof total);
         const int fits = ds_plan_fits(question->config, &plan);
         ds_info("  %s = %s: %s%s", lever->key, value, total, fits ? "" : ", still too much");
         if (fits)
@@ -143,7 +146,7 @@ static ds_status show_lever(const struct lever *lever, const struct ds_plan_ques
     return DS_OK;
 }
 
-ds_status ds_plan_show_levers(const struct ds_plan_question *question)
+ds_status ds_plan_show_levers(const struct ds_plan_question *question, int of_host)
 {
     struct ds_config *other = malloc(sizeof *other);
     struct ds_model_config model;
@@ -151,9 +154,10 @@ ds_status ds_plan_show_levers(const struct ds_plan_question *question)
                          : ds_fail(DS_ERR_NO_MEMORY, "a configuration");
 
     if (st == DS_OK)
-        ds_info("what one key changes of the device memory of the rank that takes most:");
+        ds_info("what one key changes of the %s memory of the rank that takes most:",
+                of_host ? "host" : "device");
     for (size_t i = 0; st == DS_OK && i < sizeof levers / sizeof *levers; i++)
-        st = show_lever(&levers[i], question, &model, other);
+        st = show_lever(&levers[i], question, &model, of_host, other);
     free(other);
     return st;
 }

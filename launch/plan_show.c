@@ -94,7 +94,9 @@ static ds_status refuse(const struct ds_plan_question *question, const struct ds
     show_table(worst);
     show_limit("memory.device_limit", config->memory.device_limit, ds_plan_device_bytes(worst));
     show_limit("memory.host_limit", config->memory.host_limit, ds_plan_host_bytes(worst));
-    DS_TRY(ds_plan_show_levers(question));
+    DS_TRY(ds_plan_show_levers(question,
+                               config->memory.device_limit == DS_AUTO ||
+                                   ds_plan_device_bytes(worst) <= config->memory.device_limit));
     return ds_fail(DS_ERR_CONFIG,
                    "[memory] the run does not fit its limit: %llu bytes on the device, "
                    "%llu in the host's memory (%s)",
@@ -230,7 +232,8 @@ static void show_choices(const struct ds_config *config)
 ds_status ds_plan_main(struct ds_command *command)
 {
     struct ds_config *config = malloc(sizeof *config);
-    struct ds_plan_question question = {config, command->fs, command->clock, 1};
+    struct ds_plan_question question = {
+        .config = config, .fs = command->fs, .clock = command->clock, .size = 1};
     ds_status st =
         config ? read_ranks(command, &question.size) : ds_fail(DS_ERR_NO_MEMORY, "a configuration");
 
@@ -245,7 +248,7 @@ ds_status ds_plan_main(struct ds_command *command)
     if (st == DS_OK)
         st = ds_plan_check(&question);
     if (st == DS_OK)
-        st = ds_plan_show_levers(&question);
+        st = ds_plan_show_levers(&question, 0);
     free(config);
     return st;
 }

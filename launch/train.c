@@ -379,18 +379,14 @@ static ds_status finish(struct train *train)
     return DS_OK;
 }
 
-/* Before anything is touched: what is left to the plan, and does it fit? One rank looks at every role. */
+/* Before anything is touched: what is left to the plan, and does it fit? */
 static ds_status settle_plan(struct train *train, struct ds_config *settled)
 {
-    struct ds_comm *world = train->command->world;
-    const struct ds_plan_question question = {settled, train->command->fs, train->command->clock,
-                                              world->size};
+    const struct ds_command *command = train->command;
 
-    *settled = *train->command->config;
+    *settled = *command->config;
     train->config = settled;
-    DS_TRY(ds_comm_agreed(world, is_leader(train) ? ds_plan_settle(&question, settled) : DS_OK));
-    DS_TRY(ds_comm_broadcast(world, settled, sizeof *settled, 0, NULL));
-    return ds_comm_agreed(world, is_leader(train) ? ds_plan_check(&question) : DS_OK);
+    return ds_plan_together(command->world, command->fs, command->clock, settled);
 }
 
 static ds_status set_export_aside(const struct train *train)

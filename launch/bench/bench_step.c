@@ -10,6 +10,7 @@
  * stage waits for its neighbours over time in which it computes, beside the same of its schedule when every
  * part takes equally long; the last stages' end of it goes by in the norm and is not in their figure. */
 #include "bench.h"
+#include "plan.h"
 
 #include "dstrain/hf.h"
 #include "dstrain/safetensors.h"
@@ -234,13 +235,15 @@ static ds_status on_step(void *user, const struct ds_step_report *report)
     return DS_OK;
 }
 
+/* Of all ranks together: every matrix once, but where tensor ranks hold copies of a kv head, each of them
+ * multiplies with its own. */
 static double gemm_flops_per_token(const struct ds_model *model)
 {
     double elems = (double)model->config.vocab_size * (double)model->config.hidden_size;
 
     for (uint32_t i = 0; i < model->param_count; i++)
         if (model->params[i].is_matrix && model->params[i].tp_split != DS_TP_VOCABULARY)
-            elems += (double)model->params[i].elems;
+            elems += (double)(ds_param_whole_elems(&model->params[i]) * model->params[i].copies);
     return 6 * elems;
 }
 
@@ -325,6 +328,7 @@ static ds_status run(struct step_bench *s)
     DS_TRY(load_config(s, &given));
     if (!(given & HAS_DATA))
         DS_TRY(ds_comm_agreed(bench->world, make_data(s)));
+    DS_TRY(ds_plan_together(bench->world, command->fs, command->clock, &s->config));
     s->thread_count = bench_threads(bench, s->config.run.threads);
     const struct ds_trainer_options options = {.config = &s->config,
                                                .mode = DS_TRAINER_TRAIN,

@@ -116,6 +116,30 @@ static void a_step_is_measured_without_data(void **state)
     tiny_remove(folder);
 }
 
+/* As a run does: refused before anything is taken. */
+static void a_step_that_does_not_fit_is_refused(void **state)
+{
+    struct bench_lines lines;
+    struct capture capture;
+    char *folder = tiny_folder(), words[1024], path[600];
+
+    (void)state;
+    snprintf(path, sizeof path, "%s/tiny.ini", folder);
+    assert_ok(ds_fs_write_file(ds_fs_posix(), path, tiny_ini, sizeof tiny_ini - 1));
+    assert_int_equal(setenv("TMPDIR", folder, 1), 0);
+    snprintf(words, sizeof words,
+             "step %s run.device=cpu run.threads=1 memory.device_limit=4096 --quick", path);
+    capture_begin(&capture);
+    bench_lines_run(self, words, &lines);
+    const char *said = capture_end(&capture);
+    unsetenv("TMPDIR");
+    assert_int_equal(lines.status, DS_ERR_CONFIG);
+    assert_non_null(strstr(said, "does not fit its limit"));
+    assert_int_equal(names_in(folder), 1); /* the configuration */
+    bench_lines_fini(&lines);
+    tiny_remove(folder);
+}
+
 static void wrong_words_are_refused_in_one_line(void **state)
 {
     static const char *const wrong[] = {"",
@@ -164,6 +188,7 @@ int main(void)
         cmocka_unit_test(every_kernel_is_measured_and_right),
         cmocka_unit_test(storage_measures_beside_a_loop_and_leaves_nothing),
         cmocka_unit_test(a_step_is_measured_without_data),
+        cmocka_unit_test(a_step_that_does_not_fit_is_refused),
         cmocka_unit_test(wrong_words_are_refused_in_one_line),
         cmocka_unit_test(a_folder_that_is_not_there_is_an_error),
     };

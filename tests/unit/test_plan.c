@@ -20,7 +20,8 @@ static uint32_t draw(uint32_t bound)
 
 static struct ds_plan_question question_of(const struct ds_config *config, uint32_t ranks)
 {
-    return (struct ds_plan_question){config, ds_fs_posix(), ds_clock_system(), ranks};
+    return (struct ds_plan_question){
+        .config = config, .fs = ds_fs_posix(), .clock = ds_clock_system(), .size = ranks};
 }
 
 /* ---- against the ledgers of runs */

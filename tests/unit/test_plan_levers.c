@@ -7,11 +7,13 @@
 #include "capture.h"
 #include "config/config.h"
 #include "plan.h"
+#include "ranks.h"
 #include "tiny_run.h"
 
 static struct ds_plan_question question_of(const struct ds_config *config, uint32_t ranks)
 {
-    return (struct ds_plan_question){config, ds_fs_posix(), ds_clock_system(), ranks};
+    return (struct ds_plan_question){
+        .config = config, .fs = ds_fs_posix(), .clock = ds_clock_system(), .size = ranks};
 }
 
 /* ---- a configuration, as a person would write it */
@@ -254,6 +256,107 @@ static void a_limit_of_one_byte_less_is_refused_with_its_size(void **state)
     assert_non_null(strstr(capture_end(&capture), "too little by 1 B"));
 }
 
+static void a_limit_of_the_host_is_answered_with_the_host_s_bytes(void **state)
+{
+    const struct setup *setup = &setups[0];
+    static struct ds_config config;
+    const struct ds_plan_question question = question_of(&config, setup->ranks);
+    struct capture capture;
+    struct ds_plan plan;
+    uint32_t role;
+
+    (void)state;
+    assert_true(load(setup, NULL, DS_AUTO, &config));
+    assert_ok(ds_plan_worst(&question, &plan, &role));
+    config.memory.host_limit = ds_plan_host_bytes(&plan) - 1;
+    capture_begin(&capture);
+    const ds_status st = ds_plan_check(&question);
+    const char *said = capture_end(&capture);
+    assert_int_equal(st, DS_ERR_CONFIG);
+    assert_non_null(strstr(said, "memory.host_limit"));
+    assert_non_null(strstr(said, "changes of the host memory"));
+}
+
+/* Limits hold for every role: also where one that takes less of the device takes too much of the host. */
+static void the_worst_role_is_one_that_does_not_fit(void **state)
+{
+    const struct setup setup = {
+        "stages", 2, {"parallel.pipeline=2", "model.tie_word_embeddings=true"}};
+    static struct ds_config config;
+    const struct ds_plan_question question = question_of(&config, setup.ranks);
+    struct ds_plan roles[2], worst;
+    uint32_t role;
+
+    (void)state;
+    assert_true(load(&setup, NULL, DS_AUTO, &config));
+    for (uint32_t i = 0; i < 2; i++)
+        assert_ok(ds_plan_measure(&question, ds_plan_role_rank(&config, i), &roles[i]));
+    assert_true(ds_plan_device_bytes(&roles[0]) > ds_plan_device_bytes(&roles[1]));
+    assert_true(ds_plan_host_bytes(&roles[0]) < ds_plan_host_bytes(&roles[1]));
+    config.memory.host_limit = ds_plan_host_bytes(&roles[0]);
+    assert_ok(ds_plan_worst(&question, &worst, &role));
+    assert_int_equal(role, 1);
+}
+
+/* ---- in a run: others wait longer than a deadline, as long as the plan goes on */
+
+static uint64_t slow_mono_ns(void *self)
+{
+    (void)self;
+    ds_clock_sleep_ns(ds_clock_system(), 40000000u);
+    return ds_clock_mono_ns(ds_clock_system());
+}
+
+static uint64_t slow_real_ns(void *self)
+{
+    (void)self;
+    return ds_clock_real_ns(ds_clock_system());
+}
+
+static void slow_sleep_ns(void *self, uint64_t ns)
+{
+    (void)self;
+    ds_clock_sleep_ns(ds_clock_system(), ns);
+}
+
+static const uint64_t wait_ns = 600000000u;
+
+struct slow_plan {
+    struct ds_config config;
+    ds_status st[8];
+};
+
+static void plan_slowly(struct ds_comm *world, void *user)
+{
+    const struct ds_clock slow = {slow_mono_ns, slow_real_ns, slow_sleep_ns, NULL};
+    struct slow_plan *plan = user;
+    struct ds_config *config = malloc(sizeof *config);
+
+    assert_non_null(config);
+    *config = plan->config;
+    plan->st[world->rank] = ds_plan_together(world, ds_fs_posix(), &slow, config);
+    free(config);
+}
+
+static void a_plan_may_take_longer_than_a_wait(void **state)
+{
+    const struct setup setup = {"slow", 8, {RECOMPUTES}};
+    static struct slow_plan plan;
+    struct capture capture;
+
+    (void)state;
+    assert_true(load(&setup, NULL, 4096, &plan.config));
+    const uint64_t begin_ns = ds_clock_mono_ns(ds_clock_system());
+    capture_begin(&capture);
+    assert_true(run_ranks(8, wait_ns, plan_slowly, &plan));
+    const char *said = capture_end(&capture);
+    if (ds_clock_mono_ns(ds_clock_system()) - begin_ns < 2 * wait_ns)
+        fail_msg("the plan was not slow");
+    for (int i = 0; i < 8; i++)
+        assert_int_equal(plan.st[i], DS_ERR_CONFIG);
+    assert_non_null(strstr(said, "what one key changes"));
+}
+
 /* ---- what is left to the plan */
 
 enum { MICROS = 6 };
@@ -350,6 +453,9 @@ int main(void)
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(exactly_the_keys_that_make_a_run_fit_are_named),
         cmocka_unit_test(a_limit_of_one_byte_less_is_refused_with_its_size),
+        cmocka_unit_test(a_limit_of_the_host_is_answered_with_the_host_s_bytes),
+        cmocka_unit_test(the_worst_role_is_one_that_does_not_fit),
+        cmocka_unit_test(a_plan_may_take_longer_than_a_wait),
         cmocka_unit_test(what_is_left_to_the_plan_is_the_fewest_gathers_that_fit),
         cmocka_unit_test(what_is_named_is_kept),
     };
