@@ -298,6 +298,47 @@ static void the_worst_role_is_one_that_does_not_fit(void **state)
     assert_int_equal(role, 1);
 }
 
+/* Of a folder's model the rules between keys know nothing: what does not fit it names key and folder. */
+static void a_folder_that_a_layout_does_not_fit_is_named(void **state)
+{
+    static const char model[] =
+        "{\"model_type\": \"llama\", \"architectures\": [\"LlamaForCausalLM\"], \"vocab_size\": "
+        "300, "
+        "\"hidden_size\": 64, \"intermediate_size\": 160, \"num_hidden_layers\": 3, "
+        "\"num_attention_heads\": 8, \"num_key_value_heads\": 8, \"max_position_embeddings\": 48, "
+        "\"rms_norm_eps\": 1e-5, \"hidden_act\": \"silu\", \"torch_dtype\": \"float32\"}";
+    static const struct {
+        uint64_t tensor, pipeline, seq_length;
+        const char *says;
+    } rows[] = {{3, 1, 48, "[parallel] tensor = 3 cannot share"},
+                {1, 6, 48, "[parallel] pipeline = 6 times"},
+                {1, 1, 49, "[train] seq_length = 49 is more"}};
+    static struct ds_config config;
+    char *folder = tiny_folder(), path[600];
+
+    (void)state;
+    snprintf(path, sizeof path, "%s/config.json", folder);
+    assert_ok(ds_fs_write_file(ds_fs_posix(), path, model, sizeof model - 1));
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const uint32_t ranks = (uint32_t)(rows[i].tensor * rows[i].pipeline);
+        const struct ds_plan_question question = question_of(&config, ranks);
+        struct capture capture;
+        struct ds_plan plan;
+        assert_true(load(&setups[0], NULL, DS_AUTO, &config));
+        snprintf(config.model.path, sizeof config.model.path, "%s", folder);
+        config.parallel.tensor = rows[i].tensor;
+        config.parallel.pipeline = rows[i].pipeline;
+        config.train.seq_length = rows[i].seq_length;
+        capture_begin(&capture);
+        const ds_status st = ds_plan_measure(&question, 0, &plan);
+        const char *said = capture_end(&capture);
+        assert_int_equal(st, DS_ERR_CONFIG);
+        if (!strstr(said, rows[i].says) || !strstr(said, folder))
+            fail_msg("'%s', not '%s' and the folder", said, rows[i].says);
+    }
+    tiny_remove(folder);
+}
+
 /* ---- in a run: others wait longer than a deadline, as long as the plan goes on */
 
 static uint64_t slow_mono_ns(void *self)
@@ -455,6 +496,7 @@ int main(void)
         cmocka_unit_test(a_limit_of_one_byte_less_is_refused_with_its_size),
         cmocka_unit_test(a_limit_of_the_host_is_answered_with_the_host_s_bytes),
         cmocka_unit_test(the_worst_role_is_one_that_does_not_fit),
+        cmocka_unit_test(a_folder_that_a_layout_does_not_fit_is_named),
         cmocka_unit_test(a_plan_may_take_longer_than_a_wait),
         cmocka_unit_test(what_is_left_to_the_plan_is_the_fewest_gathers_that_fit),
         cmocka_unit_test(what_is_named_is_kept),
