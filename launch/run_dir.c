@@ -249,12 +249,31 @@ static ds_status lock(struct ds_fs *fs, const char *dir, const char *path, int *
 
 /* ---- both */
 
+/* What was left to the number of ranks stays so: `mpirun -n 2 dstrain run/config.ini` may follow a launch on 4.
+ * What a person has written stays, too, and is refused where it does not fit. */
+static ds_status print(const struct ds_config *config, char **text)
+{
+    struct ds_config *copy = malloc(sizeof *copy);
+    ds_status st;
+
+    if (!copy)
+        return ds_fail(DS_ERR_NO_MEMORY, "a configuration");
+    *copy = *config;
+    if (config->parallel.data_is_auto)
+        copy->parallel.data = DS_AUTO;
+    if (config->parallel.shard_is_auto)
+        copy->parallel.shard = DS_AUTO;
+    st = ds_config_print(copy, text);
+    free(copy);
+    return st;
+}
+
 static ds_status text_of(const struct ds_config *config, char **text)
 {
     char *printed = NULL;
     size_t bytes;
 
-    DS_TRY(ds_config_print(config, &printed));
+    DS_TRY(print(config, &printed));
     bytes = sizeof MARK + strlen(printed) + 1;
     *text = malloc(bytes);
     if (*text)

@@ -1,6 +1,7 @@
 /* run_dir.h (private to launch) - the directory of a run:
  *
- *   config.ini        as resolved; written last, so a directory that has one is whole
+ *   config.ini        as resolved, but for what the number of ranks decides; written last, so a directory that has
+ *                     one is whole
  *   log/              rank-NNNN.log
  *   incidents/        what a watchdog leaves
  *   lock              whose launch it is, while it runs

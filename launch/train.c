@@ -311,8 +311,9 @@ static ds_status open_files(struct train *train)
     snprintf(train->metrics_path, sizeof train->metrics_path, "%s/metrics.jsonl", dir);
     snprintf(train->export_path, sizeof train->export_path, "%s/export", dir);
     snprintf(train->incidents_path, sizeof train->incidents_path, "%s/incidents", dir);
-    DS_TRY(
-        ds_run_dir_open(train->command->world, train->command->fs, train->config, &train->files));
+    /* stored as it was before the plan settled it: for other ranks it settles otherwise */
+    DS_TRY(ds_run_dir_open(train->command->world, train->command->fs, train->command->config,
+                           &train->files));
     return ds_comm_agreed(train->command->world, is_leader(train) ? open_metrics(train) : DS_OK);
 }
 

@@ -79,7 +79,9 @@ struct ds_config {
         int gradients, reduce;   /* the same */
     } precision;
     struct {
-        uint64_t data, shard;      /* DS_AUTO; data = shard * replicas */
+        uint64_t data, shard; /* DS_AUTO; data = shard * replicas */
+        int data_is_auto,
+            shard_is_auto;         /* no keys: the ranks have decided, others may decide again */
         uint64_t tensor, pipeline; /* ranks = data * pipeline * tensor */
         uint64_t chunks;           /* of layers a stage holds */
         int schedule;              /* enum ds_pipeline_kind */

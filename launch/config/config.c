@@ -174,6 +174,8 @@ void ds_config_resolve(struct ds_config *config, uint64_t rank_count)
 {
     resolve_model(config);
     resolve_cache(config);
+    config->parallel.data_is_auto |= config->parallel.data == DS_AUTO;
+    config->parallel.shard_is_auto |= config->parallel.shard == DS_AUTO;
     if (config->parallel.data == DS_AUTO && rank_count > 0)
         config->parallel.data = ranks_left(config, rank_count);
     if (config->parallel.shard == DS_AUTO)

@@ -237,6 +237,13 @@ static void a_legal_value_of_every_row_round_trips(void **state)
         }
 }
 
+/* Text says nothing of what was left to the ranks; every key is equal. */
+static void assert_equal(const struct ds_config *a, const struct ds_config *b)
+{
+    for (size_t i = 0; i < ds_config_field_count; i++)
+        assert_true(ds_field_equal(&ds_config_fields[i], a, b));
+}
+
 static void what_is_printed_parses_to_an_equal_struct(void **state)
 {
     const uint64_t seed = test_seed("print");
@@ -260,7 +267,7 @@ static void what_is_printed_parses_to_an_equal_struct(void **state)
         }
         assert_ok(ds_config_print(&l.config, &text));
         assert_ok(ds_config_parse("again", text, strlen(text), NULL, 0, &again, &places));
-        assert_memory_equal(&again, &l.config, sizeof again);
+        assert_equal(&again, &l.config);
         assert_ok(ds_config_print(&again, &text_again));
         assert_string_equal(text, text_again);
         assert_ok(ds_config_hash(&again, &hash_a));
@@ -288,7 +295,7 @@ static void a_model_folder_prints_without_a_shape(void **state)
     assert_non_null(strstr(text, "[model]\npath = m\n\n[data]"));
     again.text = text;
     assert_ok(load(&again));
-    assert_memory_equal(&again.config, &l.config, sizeof l.config);
+    assert_equal(&again.config, &l.config);
     free(text);
 }
 

@@ -35,6 +35,7 @@ static void assert_holds(struct ds_fs *fs, const struct ds_config *config)
     snprintf(path, sizeof path, "%s/config.ini", config->run.dir);
     assert_ok(ds_fs_read_file(fs, path, 1 << 20, &text, &bytes));
     assert_ok(ds_config_parse(path, text, bytes, NULL, 0, &there, &places));
+    ds_config_resolve(&there, 4);
     assert_memory_equal(&there, config, sizeof there);
     free(text);
     snprintf(path, sizeof path, "%s/log", config->run.dir);
@@ -94,6 +95,46 @@ static void a_run_is_made_once_and_gone_on_with(void **state)
     assert_holds(fs, &config);
     ds_fs_sim_crash(fs, 1); /* all of it was made durable */
     assert_holds(fs, &config);
+    ds_fs_sim_close(fs);
+}
+
+/* what the stored configuration makes of parallel.data and shard on so many ranks */
+static void stored_layout(struct ds_fs *fs, uint64_t rank_count, uint64_t *data, uint64_t *shard)
+{
+    struct ds_config there;
+    struct ds_places places;
+    size_t bytes;
+    char *text;
+
+    assert_ok(ds_fs_read_file(fs, "a/b/r/config.ini", 1 << 20, &text, &bytes));
+    assert_ok(ds_config_parse("stored", text, bytes, NULL, 0, &there, &places));
+    ds_config_resolve(&there, rank_count);
+    assert_ok(ds_config_validate(&there, &places, DS_CONFIG_TRAIN, rank_count));
+    *data = there.parallel.data;
+    *shard = there.parallel.shard;
+    free(text);
+}
+
+static void what_ranks_decide_is_stored_as_it_was_written(void **state)
+{
+    static const char *const written[] = {"parallel.shard=2"};
+    struct ds_config config;
+    uint64_t data, shard;
+    struct ds_fs *fs;
+
+    (void)state;
+    assert_ok(ds_fs_sim_open(&fs));
+    make_config(&config, NULL, 0); /* on 4 ranks */
+    assert_int_equal(config.parallel.data, 4);
+    assert_ok(prepare(fs, &config));
+    stored_layout(fs, 2, &data, &shard);
+    assert_int_equal(data, 2);
+    assert_int_equal(shard, 2);
+    make_config(&config, written, 1);
+    assert_ok(prepare(fs, &config));
+    stored_layout(fs, 8, &data, &shard);
+    assert_int_equal(data, 8);
+    assert_int_equal(shard, 2);
     ds_fs_sim_close(fs);
 }
 
@@ -344,6 +385,7 @@ static void a_failure_leaves_the_run_that_was_there(void **state)
         size_t bytes;
         assert_ok(ds_fs_read_file(disk, "a/b/r/config.ini", 1 << 20, &text, &bytes));
         assert_ok(ds_config_parse("there", text, bytes, NULL, 0, &there, &places));
+        ds_config_resolve(&there, 4);
         assert_true(memcmp(&there, &before, sizeof there) == 0 ||
                     memcmp(&there, &after, sizeof there) == 0);
         if (st == DS_OK)
@@ -441,6 +483,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_run_is_made_once_and_gone_on_with),
+        cmocka_unit_test(what_ranks_decide_is_stored_as_it_was_written),
         cmocka_unit_test(another_run_is_refused_with_the_keys_that_differ),
         cmocka_unit_test(a_refused_launch_takes_away_what_it_has_made),
         cmocka_unit_test(what_is_worth_something_stays_after_a_refused_launch),
