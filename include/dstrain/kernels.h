@@ -208,11 +208,15 @@ struct ds_verdict_args {
     float grad_clip, beta1, beta2;
 };
 
-/* One run of elements of a shard with one weight decay. */
+/* One run of elements of a shard with one weight decay. For stochastic rounding it says where in the whole
+ * parameter its elements lie: element i is that of row (column + i) / columns, at (column + i) % columns,
+ * and rounds by number random_start + row * whole_columns + that of its key and this step. */
 struct ds_adamw_span {
     uint64_t start, count; /* elements of the shard */
-    uint64_t random_key;   /* of stochastic rounding: element i of the span rounds by number */
-    uint64_t random_start; /* random_start + i of this step */
+    uint64_t random_key;
+    uint64_t random_start; /* where the row begins here in which the span starts */
+    uint64_t columns, whole_columns,
+        column; /* of a row here and in the whole; columns 0: one row */
     float weight_decay;
     uint32_t pad;
 };

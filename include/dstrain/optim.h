@@ -18,13 +18,15 @@ struct ds_lr_schedule {
  * is not lost; the rest as Hugging Face has it, with step - 1 for their s (models.md 6.3). */
 double ds_lr_at(const struct ds_lr_schedule *schedule, uint64_t step);
 
-/* A run of elements of a unit with one weight decay. `random` is its name where updates are rounded
- * stochastically: ranges of the same name and length on several ranks, copies, round alike, wherever in
- * their units they lie; others have names of their own. */
+/* A run of elements of a unit with one weight decay. Where updates are rounded stochastically, `random` is
+ * the name of the whole of which it is a part, and an element rounds by its place there: alike on every
+ * rank that has it, wherever in their units it lies, however the whole is cut. */
 struct ds_optim_range {
     struct ds_span span; /* unit coordinates */
     float weight_decay;
     uint32_t random;
+    uint64_t whole_start;            /* of its first element */
+    uint64_t columns, whole_columns; /* of rows that are parts of longer ones; columns 0: of none */
 };
 
 struct ds_optim_options {

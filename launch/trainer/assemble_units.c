@@ -142,6 +142,21 @@ static void describe_unit(struct ds_trainer *t, uint32_t index)
     spec->foreign_count = collect_foreign(t, index, &t->foreign[unit->param_start]);
 }
 
+struct ds_optim_range trainer_range(const struct ds_model *model, uint32_t index,
+                                    float weight_decay)
+{
+    const struct ds_param *param = &model->params[index];
+
+    return (struct ds_optim_range){
+        .span = {param->offset, param->elems},
+        .weight_decay = weight_decay,
+        .random = index,
+        .whole_start = param->start[0] * param->shape[1] + param->start[1],
+        .columns = param->local[1] < param->shape[1] ? param->local[1] : 0,
+        .whole_columns = param->shape[1],
+    };
+}
+
 static ds_status describe_units(struct ds_trainer *t)
 {
     const struct ds_model *model = t->model;
@@ -157,8 +172,8 @@ static ds_status describe_units(struct ds_trainer *t)
         const struct ds_param *param = &model->params[i];
         const int decays = t->config->optimizer.weight_decay_on == DS_DECAY_ALL || param->is_matrix;
         t->param_spans[i] = (struct ds_span){param->offset, param->elems};
-        t->ranges[i] = (struct ds_optim_range){
-            t->param_spans[i], decays ? (float)t->config->optimizer.weight_decay : 0.0f, i};
+        t->ranges[i] =
+            trainer_range(model, i, decays ? (float)t->config->optimizer.weight_decay : 0.0f);
     }
     for (uint32_t u = 0; u < model->unit_count; u++)
         describe_unit(t, u);

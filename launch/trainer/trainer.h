@@ -83,6 +83,9 @@ void trainer_dismantle(struct ds_trainer *t);
 DS_CHECKED ds_status trainer_open_model(struct ds_trainer *t);
 enum ds_dtype trainer_dtype(int precision); /* pure: of enum ds_precision */
 DS_CHECKED ds_status trainer_make_lists(struct ds_trainer *t);
+/* pure: parameter `index` for the optimizer; where rounding is random, its elements go by their places in the whole */
+struct ds_optim_range trainer_range(const struct ds_model *model, uint32_t index,
+                                    float weight_decay);
 DS_CHECKED ds_status trainer_open_zero(struct ds_trainer *t);
 DS_CHECKED ds_status trainer_open_optim(struct ds_trainer *t);
 DS_CHECKED ds_status trainer_take_batches(struct ds_trainer *t);

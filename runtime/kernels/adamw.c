@@ -85,6 +85,34 @@ static const uint16_t *draw(const struct run *run, uint64_t first, size_t count,
     return to + skip;
 }
 
+/* Where elements first .. of the span lie in the whole parameter, as far as they follow one another there. */
+static struct ds_span whole_run(const struct ds_adamw_span *span, uint64_t first, uint64_t count)
+{
+    const uint64_t place = span->column + first;
+
+    if (span->columns == 0)
+        return (struct ds_span){span->random_start + place, count};
+    const uint64_t column = place % span->columns, left = span->columns - column;
+    return (struct ds_span){span->random_start + place / span->columns * span->whole_columns +
+                                column,
+                            left < count ? left : count};
+}
+
+static void round_by_place(const struct run *run, size_t at, size_t count, const float *master,
+                           struct tile *tile)
+{
+    uint16_t *param = (uint16_t *)run->args->param.data + at;
+
+    for (size_t done = 0; done < count;) {
+        const struct ds_span whole =
+            whole_run(run->span, at - run->span->start + done, count - done);
+
+        round_randomly(param + done, master + done,
+                       draw(run, whole.start, whole.count, tile->random), whole.count);
+        done += whole.count;
+    }
+}
+
 static float *borrow_master(const struct ds_adamw_args *a, size_t at, size_t count, float *buffer)
 {
     if (!a->master.data)
@@ -106,8 +134,7 @@ static void publish(const struct run *run, size_t at, size_t count, const float 
     if (a->param.dtype != DS_BF16) {
         kernel_narrow(element_to(a->param.data, at, a->param.dtype), a->param.dtype, master, count);
     } else if (!a->master.data) {
-        const uint64_t first = run->span->random_start + (at - run->span->start);
-        round_randomly(param, master, draw(run, first, count, tile->random), count);
+        round_by_place(run, at, count, master, tile);
     } else if (a->master.dtype == DS_I16) {
         split_masters(param, (int16_t *)a->master.data + at, master, count);
     } else {

@@ -24,16 +24,22 @@ static struct ds_adamw_span cut(const struct ds_optim_range *range, uint64_t see
                                 uint64_t count)
 {
     uint64_t lo = range->span.start, hi = range->span.start + range->span.count;
+    uint64_t before, row;
 
     lo = lo < start ? start : lo;
     hi = hi > start + count ? start + count : hi;
     if (hi <= lo)
         return (struct ds_adamw_span){0};
+    before = lo - range->span.start;
+    row = range->columns > 0 ? before / range->columns : 0;
     return (struct ds_adamw_span){
         .start = lo - start,
         .count = hi - lo,
         .random_key = ds_random_of(seed, DS_RANDOM_ROUND, range->random).key,
-        .random_start = lo - range->span.start,
+        .random_start = range->whole_start + row * range->whole_columns,
+        .columns = range->columns,
+        .whole_columns = range->whole_columns,
+        .column = before - row * range->columns,
         .weight_decay = range->weight_decay,
     };
 }

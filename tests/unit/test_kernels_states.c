@@ -186,13 +186,22 @@ static uint16_t number(uint64_t key, uint64_t step, uint64_t n)
     return (uint16_t)(words[n % 8 / 2] >> (n % 2 ? 16 : 0));
 }
 
+/* Element i of the span in the whole parameter. */
+static uint64_t place(const struct ds_adamw_span *span, uint64_t i)
+{
+    const uint64_t columns = span->columns > 0 ? span->columns : UINT64_MAX;
+
+    i += span->column;
+    return span->random_start + i / columns * span->whole_columns + i % columns;
+}
+
 static float stored(const struct shard *s, size_t i, float master, const struct ds_adamw_span *span)
 {
     uint16_t weight = ds_master_weight(master);
 
     if (s->pair.master == NONE)
         weight = ds_master_round_randomly(
-            master, number(span->random_key, s->record.step, span->random_start + i - span->start));
+            master, number(span->random_key, s->record.step, place(span, i - span->start)));
     if (s->pair.param == DS_BF16)
         return ds_master_join(weight, 0);
     return rounded(master, s->pair.param);
@@ -221,22 +230,37 @@ static void check_span(struct kernel_case *k, const struct shard *s,
 
 static void every_combination_has_the_bits_of_the_formula(void **state)
 {
-    static const struct ds_adamw_span spans[] = {{3, 600, 11, 5, 0.5f, 0},
-                                                 {640, 5000, 12, 1ull << 35, 0, 0}};
+    static const struct ds_adamw_span spans[] = {
+        {.start = 3, .count = 600, .random_key = 11, .random_start = 5, .weight_decay = 0.5f},
+        {.start = 640, .count = 5000, .random_key = 12, .random_start = 1ull << 35},
+        {.start = 5700, .count = 101, .random_start = 8, .columns = 7, .whole_columns = 50},
+        {.start = 5802,
+         .count = 4200,
+         .random_key = 13,
+         .random_start = 1ull << 35,
+         .columns = 600,
+         .whole_columns = 1801,
+         .column = 599},
+        {.start = 10010,
+         .count = 190,
+         .random_key = 13,
+         .random_start = 9,
+         .columns = 1,
+         .whole_columns = 3}};
     struct kernel_case k = {.random = test_seed(__func__)};
 
     (void)state;
     for (size_t p = 0; p < sizeof pairs / sizeof *pairs; p++)
         for (int choice = 0; choice < 12; choice++) {
-            struct shard s = make_shard(&k, 6000, pairs[p], floats[choice % 3],
+            struct shard s = make_shard(&k, 10200, pairs[p], floats[choice % 3],
                                         floats[choice / 3 % 2], floats[choice / 6]);
-            unsigned char *kept = case_bytes(&k, 6000 * 4);
+            unsigned char *kept = case_bytes(&k, 10200 * 4);
             const size_t bytes = ds_dtype_bytes(s.param.dtype);
 
-            memcpy(kept, s.param.data, 6000 * bytes);
-            update(&s, spans, 2);
-            check_span(&k, &s, &spans[0]);
-            check_span(&k, &s, &spans[1]);
+            memcpy(kept, s.param.data, 10200 * bytes);
+            update(&s, spans, sizeof spans / sizeof *spans);
+            FOR_ROWS(spans, i)
+            check_span(&k, &s, &spans[i]);
             for (size_t i = 603; i < 640; i++) /* padding */
                 assert_memory_equal((char *)s.param.data + i * bytes, kept + i * bytes, bytes);
             case_free(&k);
@@ -394,7 +418,9 @@ static void steps_and_keys_round_differently(void **state)
 static void run_adamw(uint64_t seed, size_t row, void *out)
 {
     static const struct ds_adamw_span spans[] = {
-        {0, 5, 1, 0, 0.1f, 0}, {64, 9000, 2, 3, 0, 0}, {10000, 4097, 3, 1, 0.1f, 0}};
+        {.start = 0, .count = 5, .random_key = 1, .random_start = 0, .weight_decay = 0.1f},
+        {.start = 64, .count = 9000, .random_key = 2, .random_start = 3, .weight_decay = 0},
+        {.start = 10000, .count = 4097, .random_key = 3, .random_start = 1, .weight_decay = 0.1f}};
     struct kernel_case k = {.random = seed};
     struct shard s = make_shard(&k, 20000, pairs[row], DS_BF16, DS_BF16, DS_BF16);
 

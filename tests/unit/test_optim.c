@@ -249,11 +249,12 @@ static void a_model_decays_its_matrices_or_everything(void **state)
 enum { UNIT = 9000, RANGES = 5, PASSES = 3 };
 
 /* Ends off the grid of pieces and shards (2,048), a range of one element, a gap that is padding. */
-static const struct ds_optim_range ranges[RANGES] = {{{0, 2047}, 0.5f, 0},
-                                                     {{2047, 1}, 0.0f, 1},
-                                                     {{2048, 3000}, 0.25f, 2},
-                                                     {{5120, 3700}, 0.0f, 3},
-                                                     {{8820, 180}, 1.0f, 4}};
+static const struct ds_optim_range ranges[RANGES] = {
+    {.span = {0, 2047}, .weight_decay = 0.5f, .random = 0},
+    {.span = {2047, 1}, .weight_decay = 0.0f, .random = 1},
+    {.span = {2048, 3000}, .weight_decay = 0.25f, .random = 2},
+    {.span = {5120, 3700}, .weight_decay = 0.0f, .random = 3},
+    {.span = {8820, 180}, .weight_decay = 1.0f, .random = 4}};
 
 static float decay_of(uint64_t at)
 {

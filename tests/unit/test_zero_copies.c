@@ -36,7 +36,8 @@ static void fill_copies(struct zero_rank *r, float *values, uint64_t salt)
 static struct ds_optim *open_copies(struct zero_rank *r)
 {
     const struct ds_span *spans = copy_spans[r->tensor];
-    const struct ds_optim_range named = {spans[0], 0.1f, 5}, other = {spans[1], 0.1f, 6};
+    const struct ds_optim_range named = {.span = spans[0], .weight_decay = 0.1f, .random = 5},
+                                other = {.span = spans[1], .weight_decay = 0.1f, .random = 6};
     const struct ds_optim_range in_order[2] = {spans[0].start < spans[1].start ? named : other,
                                                spans[0].start < spans[1].start ? other : named};
     const struct ds_optim_range *lists[1] = {in_order};

@@ -188,8 +188,8 @@ static struct ds_optim *open_optim(struct zero_rank *r)
 
     for (uint32_t unit = 0; unit < UNITS; unit++) {
         for (uint32_t i = 0; i < RANGES; i++)
-            ranges[unit][i] =
-                (struct ds_optim_range){params[unit][i], decays[i], unit * RANGES + i};
+            ranges[unit][i] = (struct ds_optim_range){
+                .span = params[unit][i], .weight_decay = decays[i], .random = unit * RANGES + i};
         lists[unit] = ranges[unit];
     }
     const struct ds_optim_options options = {.beta1 = 0.9f,
