@@ -384,10 +384,22 @@ static executor_do *const executor_table[DS_ACTION_KIND_COUNT] = {
     [DS_ACTION_UPDATE] = do_update,
 };
 
+/* All memory was taken for the plan. */
+static int has_slots_for(const struct ds_schedule *plan, const struct ds_schedule *list)
+{
+    int has = list->saved_slot_count <= plan->saved_slot_count &&
+              list->held_slot_count <= plan->held_slot_count &&
+              list->stream_slot_count <= plan->stream_slot_count;
+
+    for (uint32_t c = 0; c < DS_ZERO_SLOT_CLASSES; c++)
+        has = has && list->slots.weight_count[c] <= plan->slots.weight_count[c] &&
+              list->slots.grad_count[c] <= plan->slots.grad_count[c];
+    return has;
+}
+
 ds_status ds_executor_run(struct ds_executor *x, const struct ds_schedule *list)
 {
-    DS_ASSERT(list->saved_slot_count <= x->options.plan->saved_slot_count &&
-              list->stream_slot_count <= x->options.plan->stream_slot_count);
+    DS_ASSERT(has_slots_for(x->options.plan, list));
     DS_ASSERT(x->options.is_training || !list->is_training);
     x->list = list;
     for (uint32_t i = 0; i < list->action_count; i++) {
