@@ -227,9 +227,10 @@ const struct ds_param *ds_model_find(const struct ds_model *model, const char *n
 /* pure: elements start.. of the whole parameter's initial value for `seed`, whatever the layout */
 void ds_model_init_values(const struct ds_model *model, const struct ds_param *param, uint64_t seed,
                           uint64_t start, uint64_t count, float *to);
-/* pure: matrix FLOPs of one training token in one block of the whole model, as below; 0: the embedding */
+/* pure: what one training token costs in one block of the whole model, to cut stages by: matrix FLOPs; the
+ * embedding has none and costs those that would fit into the time of its traffic, so it is never free */
 double ds_model_block_cost(const struct ds_model *model, uint32_t block, uint64_t seq_length);
-/* pure: matrix FLOPs of one training token, 6N + causal attention (performance.md section 0) */
+/* pure: matrix FLOPs of one training token, 6N + causal attention (performance.md section 0): no embedding */
 double ds_model_flops_per_token(const struct ds_model *model, uint64_t seq_length);
 
 #endif

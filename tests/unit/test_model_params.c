@@ -303,6 +303,24 @@ static void flops_are_those_of_the_causal_convention(void **state)
     ds_model_close(llama32);
 }
 
+/* A stage is never given the embedding for nothing; but nothing multiplies there, so it has no FLOPs. */
+static void an_embedding_costs_its_traffic_and_no_flops(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
+        struct ds_model *model = open_released(&models[i]);
+        const double embedding = ds_model_block_cost(model, 0, 4096);
+        double others = 0;
+
+        for (uint32_t b = 1; b < model->block_count; b++)
+            others += ds_model_block_cost(model, b, 4096);
+        assert_true(ds_model_flops_per_token(model, 4096) == others);
+        assert_true(embedding >= 3 * 4 * (double)model->config.hidden_size);
+        assert_true(embedding < ds_model_block_cost(model, 1, 4096) / 10);
+        ds_model_close(model);
+    }
+}
+
 static void a_config_that_contradicts_itself_makes_no_model(void **state)
 {
     struct ds_model_config c = odd_config();
@@ -332,6 +350,7 @@ int main(void)
         cmocka_unit_test(initial_matrices_are_normal_with_the_configured_width),
         cmocka_unit_test(no_two_parameters_start_alike),
         cmocka_unit_test(flops_are_those_of_the_causal_convention),
+        cmocka_unit_test(an_embedding_costs_its_traffic_and_no_flops),
         cmocka_unit_test(a_config_that_contradicts_itself_makes_no_model),
     };
 
