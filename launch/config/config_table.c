@@ -155,12 +155,12 @@ const struct ds_field ds_config_fields[] = {
     COUNT(schedule, decay_steps, "0", FIXED, 0, COUNT_MAX, "steps of decay; 0: all after warm-up (wsd needs a number: the last of the run)", "lr_decay_iters lr_decay_steps cooldown_steps wsd_decay_steps"),
     REAL(schedule, min_learning_rate, "0", FIXED, 0, 10, "what decay ends at", "min_lr lr_min cosine_min_lr_ratio end_lr final_lr min_lr_ratio"),
 
-    CHOICE(precision, compute, "fp32", 0, computes, "of weights in use, activations and their gradients; sums are fp32", "dtype torch_dtype mixed_precision bf16 fp16 precision mixed_precision_param param_dtype"),
+    CHOICE(precision, compute, "fp32", FIXED, computes, "of weights in use, activations and their gradients; sums are fp32", "dtype torch_dtype mixed_precision bf16 fp16 precision mixed_precision_param param_dtype"),
     CHOICE(precision, master, "fp32", 0, masters, "copy of the weights that is updated: fp32; remainder16: the 16 bits that bf16 weights lack, the same values in less; none: bf16 weights alone, rounded at random", "master_weights fp32_master master_dtype use_precision_aware_optimizer main_params_dtype"),
     CHOICE(precision, exp_avg, "fp32", 0, states, "storage of AdamW's memory of the gradient", "exp_avg_dtype optimizer_dtype"),
     CHOICE(precision, exp_avg_sq, "fp32", 0, states, "storage of AdamW's memory of its square", "exp_avg_sq_dtype"),
     CHOICE(precision, gradients, "fp32", 0, states, "storage of the gradient that micro-batches add up", "grad_accum_dtype main_grads_dtype accumulate_allreduce_grads_in_fp32 data_types"),
-    CHOICE(precision, reduce, "fp32", 0, states, "of a micro-batch's gradient on its way between ranks; added in fp32; bf16 not with compute = fp16", "reduce_dtype mixed_precision_reduce communication_data_type grad_reduce_in_fp32 grad_reduce_in_bf16"),
+    CHOICE(precision, reduce, "fp32", FIXED, states, "of a micro-batch's gradient on its way between ranks; added in fp32; bf16 not with compute = fp16", "reduce_dtype mixed_precision_reduce communication_data_type grad_reduce_in_fp32 grad_reduce_in_bf16"),
 
     AUTO(parallel, data, 0, 1, RANKS_MAX, "ranks that see other samples; auto: all ranks left", "dp data_parallel_size data_parallel dp_size data_parallel_degree"),
     AUTO(parallel, shard, 0, 1, RANKS_MAX, "of these, ranks that share out one copy of the states; auto: all", "shard_size fsdp_size data_parallel_shard_degree dp_shard hybrid_shard zero_hpz_partition_size"),

@@ -171,6 +171,38 @@ static void another_run_is_refused_with_the_keys_that_differ(void **state)
     ds_fs_sim_close(fs);
 }
 
+/* How states are stored may change; what rounds every step, on one rank, too, is part of the run. */
+static void precision_of_states_may_change_that_of_arithmetic_may_not(void **state)
+{
+    static const char *const there[] = {"precision.compute=bf16"};
+    static const char *const states[] = {"precision.compute=bf16", "precision.master=none",
+                                         "precision.exp_avg=bf16", "precision.exp_avg_sq=bf16",
+                                         "precision.gradients=bf16"};
+    static const char *const reduce[] = {"precision.compute=bf16", "precision.reduce=bf16"};
+    struct ds_config config;
+    struct capture capture;
+    struct ds_fs *fs;
+
+    (void)state;
+    assert_ok(ds_fs_sim_open(&fs));
+    make_config(&config, there, 1);
+    assert_ok(prepare(fs, &config));
+    make_step(fs, &config);
+    make_config(&config, states, 5);
+    assert_ok(prepare(fs, &config));
+    make_config(&config, reduce, 2);
+    capture_begin(&capture);
+    assert_int_equal(prepare(fs, &config), DS_ERR_CONFIG);
+    assert_non_null(
+        strstr(capture_end(&capture), "it differs in [precision] reduce = bf16 (there fp32)"));
+    make_config(&config, NULL, 0);
+    capture_begin(&capture);
+    assert_int_equal(prepare(fs, &config), DS_ERR_CONFIG);
+    assert_non_null(
+        strstr(capture_end(&capture), "it differs in [precision] compute = fp32 (there bf16)"));
+    ds_fs_sim_close(fs);
+}
+
 /* What a launch that was refused has made goes again, up to the directories; nothing else does. */
 static void a_refused_launch_takes_away_what_it_has_made(void **state)
 {
@@ -485,6 +517,7 @@ int main(void)
         cmocka_unit_test(a_run_is_made_once_and_gone_on_with),
         cmocka_unit_test(what_ranks_decide_is_stored_as_it_was_written),
         cmocka_unit_test(another_run_is_refused_with_the_keys_that_differ),
+        cmocka_unit_test(precision_of_states_may_change_that_of_arithmetic_may_not),
         cmocka_unit_test(a_refused_launch_takes_away_what_it_has_made),
         cmocka_unit_test(what_is_worth_something_stays_after_a_refused_launch),
         cmocka_unit_test(a_refused_launch_leaves_an_earlier_run),
