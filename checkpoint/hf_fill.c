@@ -7,6 +7,7 @@
  * the same costs at most three times as long as runs alone, at 12 GB/s. */
 #include "hf_read.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -94,6 +95,19 @@ static void cut_out(const struct ds_param *param, uint64_t start, uint64_t count
     }
 }
 
+/* One NaN would make every loss NaN, and nobody would know where it came from. */
+static ds_status check_finite(const struct ds_safetensors *file, const struct ds_param *param,
+                              uint64_t start, uint64_t count, const float *values)
+{
+    for (uint64_t i = 0; i < count; i++)
+        if (!isfinite(values[i]))
+            return ds_fail(DS_ERR_DATA,
+                           "%s: tensor '%s' has %g at element %llu; weights must be finite",
+                           ds_safetensors_path(file), param->name, (double)values[i],
+                           (unsigned long long)ds_param_run(param, start + i, 1).start);
+    return DS_OK;
+}
+
 static ds_status fill_from_folder(const struct source *source, const struct ds_param *param,
                                   uint64_t start, uint64_t count, float *to)
 {
@@ -114,7 +128,7 @@ static ds_status fill_from_folder(const struct source *source, const struct ds_p
             cut_out(param, start + done, part, source->window, first, to + done);
         done += part;
     }
-    return DS_OK;
+    return check_finite(file, param, start, count, to);
 }
 
 ds_status ds_hf_load(const struct ds_hf *hf, const struct ds_hf_target *target)

@@ -232,7 +232,7 @@ static ds_status check_extra(const struct ds_hf *hf, const struct ds_model *mode
             example = name;
             extra_count++;
         }
-    if (extra_count > 0)
+    if (extra_count > 0 && ds_log.is_leader) /* every rank finds the same */
         ds_warn("%s: %zu tensors are not part of the model and are ignored, '%s' among them",
                 hf->folder, extra_count, example);
     return DS_OK;

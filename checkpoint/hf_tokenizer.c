@@ -97,12 +97,12 @@ ds_status hf_byte_tokenizer(char **tokenizer, char **settings)
 }
 
 /* The same JSON: whoever formats it anew changes nothing. What is no JSON is not ours. */
-static ds_status is_ours(const char *text, size_t bytes, int *out)
+static ds_status is_ours(const char *text, size_t bytes, enum ds_hf_tokenizer *out)
 {
     json_t *ours = make_tokenizer(), *there = json_loadb(text, bytes, 0, NULL);
 
     if (ours)
-        *out = there && json_equal(ours, there);
+        *out = there && json_equal(ours, there) ? DS_HF_TOKENIZER_BYTES : DS_HF_TOKENIZER_OTHER;
     json_decref(there);
     if (!ours)
         return ds_fail(DS_ERR_NO_MEMORY, "the byte tokenizer's files");
@@ -110,7 +110,22 @@ static ds_status is_ours(const char *text, size_t bytes, int *out)
     return DS_OK;
 }
 
-ds_status ds_hf_has_byte_tokenizer(struct ds_fs *fs, const char *folder, int *out)
+/* Of a folder without tokenizer.json: the older forms of the same. */
+static enum ds_hf_tokenizer older_tokenizer(struct ds_fs *fs, const char *folder)
+{
+    static const char *const names[] = {"tokenizer.model", "vocab.json"};
+    char path[4352];
+    struct ds_fs_stat stat;
+
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        snprintf(path, sizeof path, "%s/%s", folder, names[i]);
+        if (ds_fs_stat(fs, path, &stat) == 0)
+            return DS_HF_TOKENIZER_OTHER;
+    }
+    return DS_HF_TOKENIZER_NONE;
+}
+
+ds_status ds_hf_which_tokenizer(struct ds_fs *fs, const char *folder, enum ds_hf_tokenizer *out)
 {
     char path[4352], *text = NULL;
     struct ds_fs_stat stat;
@@ -119,7 +134,7 @@ ds_status ds_hf_has_byte_tokenizer(struct ds_fs *fs, const char *folder, int *ou
 
     snprintf(path, sizeof path, "%s/tokenizer.json", folder);
     if (ds_fs_stat(fs, path, &stat) == -ENOENT) {
-        *out = 0;
+        *out = older_tokenizer(fs, folder);
         return DS_OK;
     }
     DS_TRY(ds_fs_read_file(fs, path, 256u << 20, &text, &bytes));

@@ -228,10 +228,10 @@ static void find_folder(struct ds_fs *fs, struct generate *g)
 static ds_status check_tokenizer(struct ds_fs *fs, const struct generate *g,
                                  const struct ds_model_config *model)
 {
-    int is_bytes = 0;
+    enum ds_hf_tokenizer tokenizer;
 
-    DS_TRY(ds_hf_has_byte_tokenizer(fs, g->folder, &is_bytes));
-    if (!is_bytes)
+    DS_TRY(ds_hf_which_tokenizer(fs, g->folder, &tokenizer));
+    if (tokenizer != DS_HF_TOKENIZER_BYTES)
         return ds_fail(
             DS_ERR_UNSUPPORTED,
             "%s: its tokenizer.json is missing or another one than the byte tokenizer's, "

@@ -37,6 +37,7 @@ struct train {
     uint64_t trace_last; /* step; 0: none */
     double eval_loss;
     int has_eval;
+    uint64_t skipped; /* steps */
 };
 
 static int is_leader(const struct train *train)
@@ -97,6 +98,7 @@ static ds_status on_step(void *user, const struct ds_step_report *report)
 {
     struct train *train = user;
 
+    train->skipped = report->skipped;
     if (train->trace && report->step == train->trace_last)
         ds_console_clear(&train->console); /* it says where it is */
     if (train->trace)
@@ -374,6 +376,9 @@ static ds_status finish(struct train *train)
             train->config->train.steps == 1 ? "" : "s",
             train->config->run.export == DS_EXPORT_LAST ? ""
                                                         : ", nothing exported (run.export = none)");
+    if (train->skipped > 0)
+        ds_info("%llu of %llu steps were skipped", (unsigned long long)train->skipped,
+                (unsigned long long)train->config->train.steps);
     if (train->config->run.export == DS_EXPORT_LAST)
         ds_info("model: %s", train->export_path);
     ds_info("metrics: %s", train->metrics_path);

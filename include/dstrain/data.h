@@ -18,7 +18,9 @@ enum ds_data_format { DS_DATA_TEXT, DS_DATA_SAFETENSORS, DS_DATA_SHARDS };
 
 struct ds_data_part {
     char *path;
-    double weight; /* > 0; 1 where none is written */
+    double
+        weight; /* > 0; 1 where none is written. Times its samples: what it brings to an epoch; 0.5 is
+                      half of them, 2 each of them twice */
 };
 struct ds_data_parts {
     struct ds_data_part *parts;
@@ -65,7 +67,8 @@ struct ds_dataset_options {
     uint64_t vocab_size; /* ids at or above it are DS_ERR_DATA, with file and place */
     uint64_t seed;
     int shuffle;
-    /* of token shards, whose sums take a while: */
+    /* of reading all of it once, which takes a while: the sums of token shards; of pre-tokenised files
+     * every id and label, of which at least one must be trained */
     void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes); /* or NULL */
     void *user;
     int is_checked; /* as above */

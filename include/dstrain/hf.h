@@ -17,8 +17,10 @@ struct ds_hf;
 /* local: config.json of a folder */
 DS_CHECKED ds_status ds_hf_read_config(struct ds_fs *fs, const char *folder,
                                        struct ds_model_config *out);
-/* local: is the folder's tokenizer.json the byte tokenizer's, as an export writes it? 0 where there is none */
-DS_CHECKED ds_status ds_hf_has_byte_tokenizer(struct ds_fs *fs, const char *folder, int *out);
+enum ds_hf_tokenizer { DS_HF_TOKENIZER_NONE, DS_HF_TOKENIZER_BYTES, DS_HF_TOKENIZER_OTHER };
+/* local: which tokenizer a folder comes with: none, the byte tokenizer as an export writes it, another one */
+DS_CHECKED ds_status ds_hf_which_tokenizer(struct ds_fs *fs, const char *folder,
+                                           enum ds_hf_tokenizer *out);
 /* local: open the weights of a folder: model.safetensors, or what model.safetensors.index.json names.
  * DS_ERR_DATA: what is there is missing, cannot be read or is no model; DS_ERR_IO: the disk fails;
  * DS_ERR_NO_MEMORY. `out` is set on success alone. */

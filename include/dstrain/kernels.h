@@ -39,7 +39,7 @@ struct ds_step_record {
     uint32_t scales_loss; /* fp16: the loss scale is found on the way; else it is 1 */
     /* kept on the device from step to step */
     uint64_t updates;      /* optimizer updates done so far, skipped steps not counted */
-    uint64_t skipped;      /* steps skipped so far because something was not finite */
+    uint64_t skipped;      /* steps skipped so far: not finite, or nothing trained */
     float next_loss_scale; /* where the loss is scaled; 0: no step yet */
     uint32_t finite_count; /* finite steps since that last changed */
     /* made in the step */

@@ -123,7 +123,7 @@ const struct ds_field ds_config_fields[] = {
     REAL(model, rope_theta, "10000", MODEL, 1, DS_MODEL_ROPE_THETA_MAX, "base of the rotary frequencies", "rotary_base rope_base"),
     BOOL(model, tie_word_embeddings, "false", MODEL, "the head shares the embedding's weights", "tie_embeddings weight_tying tied_embeddings"),
 
-    TEXT(data, train, FIXED | TRAIN, "files or folders, comma separated, each with a weight if wanted: a.txt, b.txt:0.5",
+    TEXT(data, train, FIXED | TRAIN, "files or folders, comma separated, each with a weight if wanted: a.txt, b.txt:0.5 (half of its samples an epoch)",
          "train_data dataset data_path train_file dataset_path train_data_path datasets input"),
     TEXT(data, eval, FIXED | EVAL, "what it is evaluated on, written as train is; empty: nothing", "eval_data val_data validation valid validation_file eval_dataset eval_file"),
     CHOICE(data, format, "text", FIXED, formats, "plain text, or pre-tokenised input_ids (and labels) in safetensors", "dataset_type data_format"),

@@ -71,7 +71,7 @@ static ds_status open_set(struct ds_trainer *t, const char *where, const char *t
         .format = config->data.format == DS_DATA_TEXT ? DS_DATA_SHARDS : DS_DATA_SAFETENSORS,
         .paths = (const char *const *)sources.paths,
         .weights = sources.weights,
-        .path_count = sources.parts.count,
+        .path_count = sources.path_count,
         .seq_length = config->train.seq_length,
         .vocab_size = t->model->config.vocab_size,
         .seed = config->run.seed,

@@ -26,8 +26,8 @@ static void config_from_keys(const struct ds_config *config, struct ds_model_con
     out->initializer_range = config->model.initializer_range;
     out->rope.theta = config->model.rope_theta;
     out->tie_word_embeddings = config->model.tie_word_embeddings;
-    if (!out->vocab_size) {
-        out->vocab_size = DS_BYTE_VOCAB;
+    if (config->data.format ==
+        DS_DATA_TEXT) { /* the byte tokenizer's, which an export comes with */
         out->bos_token_id = DS_BYTE_BOS;
         out->eos_token_id = DS_BYTE_EOS;
         out->pad_token_id = DS_BYTE_PAD;
@@ -151,6 +151,24 @@ ds_status ds_trainer_model_config(const struct ds_config *config, struct ds_fs *
                : DS_ERR_CONFIG; /* of the keys, not of a folder's config.json */
 }
 
+/* A folder without a tokenizer may be anyone's. */
+static ds_status check_tokenizer(const struct ds_trainer *t, const char *folder)
+{
+    enum ds_hf_tokenizer tokenizer;
+
+    if (t->options.mode == DS_TRAINER_GENERATE || t->config->data.format != DS_DATA_TEXT)
+        return DS_OK;
+    DS_TRY(ds_hf_which_tokenizer(t->options.fs, folder, &tokenizer));
+    if (tokenizer != DS_HF_TOKENIZER_OTHER)
+        return DS_OK;
+    return ds_fail(
+        DS_ERR_UNSUPPORTED,
+        "%s: its tokenizer is another one than the byte tokenizer, which is the only one "
+        "that data.format = text has so far; tokenise the data with the model's own and "
+        "set data.format = safetensors",
+        folder);
+}
+
 ds_status trainer_open_model(struct ds_trainer *t)
 {
     const char *path = t->config->model.path;
@@ -162,6 +180,7 @@ ds_status trainer_open_model(struct ds_trainer *t)
         return DS_OK;
     if (t->options.mode == DS_TRAINER_PLAN)
         return DS_OK;
+    DS_TRY(check_tokenizer(t, path));
     DS_TRY(ds_hf_open(t->options.fs, path, &t->weights));
     return ds_hf_check(t->weights, t->model);
 }

@@ -1,5 +1,5 @@
 /* sources.h (private to launch) - what `data.train` and `data.eval` name, as files to read: text becomes token
- * shards in the cache, everything else is read as it is. */
+ * shards in the cache, everything else is read as it is, of a folder its *.safetensors in the order of their names. */
 #ifndef DSTRAIN_LAUNCH_SOURCES_H
 #define DSTRAIN_LAUNCH_SOURCES_H
 
@@ -9,8 +9,9 @@
 struct ds_sources {
     /* owns */
     struct ds_data_parts parts;
-    char **paths; /* [parts.count] */
+    char **paths; /* [path_count]: at least one of every part */
     double *weights;
+    size_t path_count;
 };
 
 /* local: `where` begins messages, `text` is the key's value; text that is not prepared is prepared now */

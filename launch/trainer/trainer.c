@@ -140,9 +140,9 @@ static ds_status finish_step(struct ds_trainer *t, struct trainer_exchange *exch
     fill_report(t, exchange, &report);
     exchange->step = 0;
     if (report.is_skipped)
-        ds_info("step %llu skipped: loss or gradient is not finite, or no token was trained (%llu "
-                "skipped so far)",
-                (unsigned long long)report.step, (unsigned long long)report.skipped);
+        ds_info("step %llu skipped: %s (%llu skipped so far)", (unsigned long long)report.step,
+                report.trained_tokens ? "loss or gradient is not finite" : "no token was trained",
+                (unsigned long long)report.skipped);
     if (evaluates_after(t, report.step))
         DS_TRY(evaluate_after(t, &report));
     return t->options.on_step ? t->options.on_step(t->options.user, &report) : DS_OK;

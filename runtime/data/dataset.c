@@ -17,7 +17,8 @@ ds_status source_bad_id(const struct source *source, const char *what, uint64_t 
 {
     return ds_fail(DS_ERR_DATA,
                    "%s: sample %llu has %s %lld at position %llu, but the vocabulary has %llu ids "
-                   "(0..%llu)",
+                   "(0..%llu); tokenise the data with the model's own tokenizer, or give a new "
+                   "model a larger model.vocab_size",
                    ds_safetensors_path(source->file), (unsigned long long)index, what,
                    (long long)id, (unsigned long long)at, (unsigned long long)source->vocab_size,
                    (unsigned long long)source->vocab_size - 1);
@@ -36,9 +37,25 @@ static ds_status open_source(const struct ds_dataset_options *options, size_t in
 
     out->seq_length = options->seq_length;
     out->vocab_size = options->vocab_size;
-    if (options->format == DS_DATA_SAFETENSORS)
-        return source_open_tokenised(options->fs, options->paths[index], out);
+    if (options->format == DS_DATA_SAFETENSORS) {
+        DS_TRY(source_open_tokenised(options->fs, options->paths[index], out));
+        return options->is_checked ? DS_OK : source_check_tokenised(out, &check);
+    }
     return source_open_shard(options->fs, options->paths[index], &check, out);
+}
+
+/* Of shards it is known that they have some. */
+static ds_status check_trained(const struct ds_dataset_options *options, const struct ds_dataset *d)
+{
+    if (options->format != DS_DATA_SAFETENSORS || options->is_checked)
+        return DS_OK;
+    for (size_t i = 0; i < d->source_count; i++)
+        if (d->sources[i].trained_count > 0)
+            return DS_OK;
+    return ds_fail(DS_ERR_DATA,
+                   "%s%s: no token is trained: 'labels' is -100 everywhere behind the first token "
+                   "of a sample; it must hold the ids to predict",
+                   options->paths[0], d->source_count > 1 ? " and the files after it" : "");
 }
 
 static uint64_t share_of(double weight, uint64_t samples)
@@ -89,6 +106,8 @@ ds_status ds_dataset_open(const struct ds_dataset_options *options, struct ds_da
         d->source_count = i + 1;
         st = open_source(options, i, &d->sources[i]);
     }
+    if (st == DS_OK)
+        st = check_trained(options, d);
     if (st == DS_OK)
         st = make_order(options, d);
     if (st != DS_OK) {

@@ -20,6 +20,7 @@ struct source {
     struct ds_safetensors *file;
     uint64_t sample_count, token_count;
     uint64_t seq_length, vocab_size;
+    uint64_t trained_count;  /* of all samples; pre-tokenised, where it was checked */
     struct shard_file shard; /* token shard */
     /* pre-tokenised */
     const struct ds_safetensors_entry *ids, *labels; /* labels may be NULL */
@@ -28,6 +29,8 @@ struct source {
 DS_CHECKED ds_status source_open_shard(struct ds_fs *fs, const char *path,
                                        const struct shard_check *check, struct source *out);
 DS_CHECKED ds_status source_open_tokenised(struct ds_fs *fs, const char *path, struct source *out);
+/* reads all of it: every id and label that a sample has is in the vocabulary */
+DS_CHECKED ds_status source_check_tokenised(struct source *source, const struct shard_check *check);
 void source_close(struct source *source);
 /* `what`: "token id" or "label" */
 DS_CHECKED ds_status source_bad_id(const struct source *source, const char *what, uint64_t index,

@@ -48,7 +48,18 @@ static int64_t integer_at(const void *piece, enum ds_dtype dtype, uint64_t i)
     }
 }
 
-/* Elements first.. of row `index` of `entry`, checked, as int32. Labels may be -100. */
+/* Labels may be -100. */
+static ds_status check_value(const struct source *s, enum integer_use use, uint64_t index,
+                             uint64_t at, int64_t value)
+{
+    const int is_id = value >= 0 && (uint64_t)value < s->vocab_size;
+
+    if (is_id || (use == USE_LABELS && value == -100))
+        return DS_OK;
+    return source_bad_id(s, use == USE_LABELS ? "label" : "token id", index, at, value);
+}
+
+/* Elements first.. of row `index` of `entry`, checked, as int32. */
 static ds_status read_row(const struct source *s, const struct ds_safetensors_entry *entry,
                           uint64_t index, uint64_t first, enum integer_use use, int32_t *to)
 {
@@ -59,10 +70,7 @@ static ds_status read_row(const struct source *s, const struct ds_safetensors_en
         DS_TRY(ds_safetensors_read(s->file, entry, index * s->seq_length + at, count, piece));
         for (uint64_t i = 0; i < count; i++) {
             const int64_t value = integer_at(piece, entry->dtype, i);
-            const int is_id = value >= 0 && (uint64_t)value < s->vocab_size;
-            if (!is_id && !(use == USE_LABELS && value == -100))
-                return source_bad_id(s, use == USE_LABELS ? "label" : "token id", index, at + i,
-                                     value);
+            DS_TRY(check_value(s, use, index, at + i, value));
             to[at - first + i] = (int32_t)value;
         }
         at += count;
@@ -82,6 +90,48 @@ static ds_status read_tokenised(const struct source *s, uint64_t index, const st
         to->position[t] = (int32_t)t;
         to->document[t] = 0;
     }
+    return DS_OK;
+}
+
+/* ---- all of it at once, before the first sample is asked for */
+
+/* One tensor from end to end. The first label of a row is never used. */
+static ds_status check_tensor(const struct source *s, const struct ds_safetensors_entry *entry,
+                              enum integer_use use, const struct shard_check *check,
+                              uint64_t *ignored_count)
+{
+    int64_t piece[PIECE_ELEMS];
+    uint64_t index = 0, t = 0; /* of the element */
+
+    for (uint64_t at = 0; at < entry->elems;) {
+        const uint64_t left = entry->elems - at, count = left < PIECE_ELEMS ? left : PIECE_ELEMS;
+        DS_TRY(ds_safetensors_read(s->file, entry, at, count, piece));
+        for (uint64_t i = 0; i < count; i++) {
+            const int64_t value = integer_at(piece, entry->dtype, i);
+            if (use == USE_IDS || t > 0) {
+                DS_TRY(check_value(s, use, index, t, value));
+                *ignored_count += value == -100;
+            }
+            if (++t == s->seq_length) {
+                t = 0;
+                index++;
+            }
+        }
+        at += count;
+        if (check->progress)
+            check->progress(check->user, at, entry->elems);
+    }
+    return DS_OK;
+}
+
+ds_status source_check_tokenised(struct source *s, const struct shard_check *check)
+{
+    uint64_t ignored_count = 0;
+
+    DS_TRY(check_tensor(s, s->ids, USE_IDS, check, &ignored_count));
+    if (s->labels)
+        DS_TRY(check_tensor(s, s->labels, USE_LABELS, check, &ignored_count));
+    s->trained_count = s->sample_count * (s->seq_length - 1) - ignored_count;
     return DS_OK;
 }
 

@@ -78,7 +78,7 @@ static ds_status verdict_work(void *args, int *done)
     record->correction1 = (float)(1 / (1 - pow(a->beta1, update)));
     record->correction2 = (float)(1 / (1 - pow(a->beta2, update)));
     record->updates += !record->skip;
-    record->skipped += !is_finite;
+    record->skipped += record->skip != 0;
     if (record->scales_loss && record->trained_tokens > 0)
         scale_next(record, is_finite);
     *done = 1;

@@ -38,8 +38,9 @@ static ds_status read_sizes(const char *name, const json_t *root, struct ds_mode
         DS_TRY(ds_json_u64(name, root, row->key, row->min, row->max, value));
         if (!is_given(root, row->key) && row->is_essential) {
             *value = row->absent[config->family];
-            ds_warn("%s: no '%s'; %" PRIu64 " is what transformers takes for a %s", name, row->key,
-                    *value, ds_family_name(config->family));
+            if (ds_log.is_leader)
+                ds_warn("%s: no '%s'; %" PRIu64 " is what transformers takes for a %s", name,
+                        row->key, *value, ds_family_name(config->family));
         }
     }
     return DS_OK;
@@ -77,7 +78,7 @@ static ds_status read_token(const char *name, const json_t *root, const char *ke
         return ds_fail(DS_ERR_DATA, "%s: key '%s' must be a token id, a list of them or null", name,
                        key);
     *out = json_integer_value(value);
-    if (*out >= 0 && (uint64_t)*out >= rows)
+    if (*out >= 0 && (uint64_t)*out >= rows && ds_log.is_leader)
         ds_warn("%s: '%s' is %" PRId64 ", but the vocabulary has %" PRIu64 " rows", name, key, *out,
                 rows);
     return DS_OK;

@@ -242,6 +242,8 @@ test_ranks() {
     ended 0
     [ "$(grep -c '"skipped": true' r/metrics.jsonl)" = 1 ] || fail "$what: not one step skipped"
     [ "$(wc -l <r/metrics.jsonl)" = 6 ] || fail "$what: not all steps have a line"
+    grep -q 'step 3 skipped: loss or gradient is not finite (1 skipped so far)' err || fail "$what: not said"
+    [ "$(grep -c '1 of 6 steps were skipped' err)" = 1 ] || fail "$what: not said at the end"
     grep '"step": 3,' r/metrics.jsonl | grep -q '"loss": null' || fail "$what: step 3 has a loss"
     [ -s r/export/model.safetensors ] || fail "$what: no export"
 }
@@ -295,9 +297,20 @@ test_tokens() {
     tokens input_ids I64 2 4 1 2 300 4 5 6 7 8 >large.safetensors
     tokens ids I64 2 4 1 2 3 4 5 6 7 8 >name.safetensors
     head -c 100 large.safetensors >cut.safetensors
-    run 2 "$@" data.train=large.safetensors train.seq_length=4 # seen in the step that reads it
-    ended 65
-    said 'large.safetensors: sample 0 has token id 300 at position 2, but the vocabulary has 61 ids (0..60)'
+    tokens input_ids I64 2 4 1 2 3 4 5 6 7 8 >good.safetensors
+    mkdir d dd
+    cp good.safetensors d/b.safetensors
+    cp t.txt d/a.txt
+    cp large.safetensors dd/a.safetensors
+    cp large.safetensors dd/b.safetensors
+    run 2 "$@" data.train=d data.eval=good.safetensors train.seq_length=4
+    ended 0
+    refused 65 'dd/a.safetensors: sample 0 has token id 300' 2 "$@" data.train=d,dd train.seq_length=4
+    refused 65 'none: no *.safetensors file in this directory' 2 "$@" data.train=none train.seq_length=4
+    refused 65 'large.safetensors: sample 0 has token id 300' \
+        2 "$@" data.train=good.safetensors data.eval=large.safetensors train.seq_length=4
+    refused 65 'large.safetensors: sample 0 has token id 300 at position 2, but the vocabulary has 61 ids (0..60)' \
+        2 "$@" data.train=large.safetensors train.seq_length=4
     refused 65 "large.safetensors: 'input_ids' has rows of 4 tokens, but train.seq_length is 16" \
         2 "$@" data.train=large.safetensors
     refused 65 "input_ids" 2 "$@" data.train=name.safetensors
@@ -326,6 +339,28 @@ test_model() {
     model
     run 2
     ended 0
+    edit 's/"eos_token_id": 257/"eos_token_id": 999/'
+    names=$(grep -ao '"[a-z_.0-9]*weight"' m/model.safetensors)
+    { # one tensor more
+        printf '{"weight_map":{"extra":"extra.safetensors"'
+        for name in $names; do printf ',%s:"model.safetensors"' "$name"; done
+        printf '}}'
+    } >m/model.safetensors.index.json
+    tokens extra I64 1 1 1 >m/extra.safetensors
+    run 3
+    ended 0
+    for words in "'eos_token_id' is 999" '1 tensors are not part of the model'; do
+        [ "$(grep -c "warning: .*$words" err)" = 1 ] || fail "$what: not one warning '$words'"
+    done
+    model
+    sed -i 's/"<bos>"/"<s>"/' m/tokenizer.json
+    refused 64 'm: its tokenizer is another one than the byte tokenizer' 2
+    refused 64 'm: its tokenizer is another one than the byte tokenizer' 3
+    rm m/tokenizer.json
+    run 2
+    ended 0
+    { head -c -4 good/model.safetensors; printf '\000\000\200\177'; } >m/model.safetensors
+    refused 65 "m/model.safetensors: tensor 'model.norm.weight' has inf at element 15; weights must be finite" 2
     head -c 3000 good/model.safetensors >m/model.safetensors
     refused 65 'm/model.safetensors: the tensors take' 2
     { le8 99999999999; printf '{}'; } >m/model.safetensors

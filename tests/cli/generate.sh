@@ -46,6 +46,13 @@ eval_samples = 4
 EOT
 "$program" c.ini >out 2>err || fail "training"
 
+# what config.json calls a special token, tokenizer.json does
+for token in bos eos pad; do
+    id=$(grep -o "\"${token}_token_id\": *[a-z0-9]*" r/export/config.json | grep -o '[a-z0-9]*$')
+    [ -n "$id" ] && grep -A 1 "\"id\": $id," r/export/tokenizer.json | grep -q "\"<$token>\"" ||
+        fail "export: ${token}_token_id is '$id', which tokenizer.json does not say"
+done
+
 for model in r r/export; do
     "$program" generate $model --prompt "The " --tokens 40 --temperature 50 --seed 3 >out 2>err || fail "generate $model"
     [ -s err ] && fail "generate $model: said something"
@@ -77,6 +84,10 @@ told "--tokens is given twice" r --tokens 3 --prompt a --tokens 3
 cp -r r/export other
 sed 's/"<bos>"/"<s>"/' r/export/tokenizer.json >other/tokenizer.json
 refused 64 "other: its tokenizer.json is missing or another one" other
+awk '/^\[model\]/ { print; print "path = other"; skip = 1; next } /^\[/ { skip = 0 } !skip' c.ini >other.ini
+"$program" eval other.ini run.dir=none >out 2>err
+[ $? = 64 ] && grep -q "error: other: its tokenizer is another one than the byte tokenizer" err && [ ! -s out ] ||
+    fail "eval of text with another tokenizer: not refused"
 echo '{' >other/tokenizer.json
 refused 64 "other: its tokenizer.json is missing or another one" other
 rm other/tokenizer.json

@@ -504,7 +504,7 @@ static const struct {
     {"", 0, "data.train=",
      SAYS(
          "c.ini: [data] train is missing: files or folders, comma separated, each with a weight if "
-         "wanted: a.txt, b.txt:0.5 (text of at most 4095 bytes)"),
+         "wanted: a.txt, b.txt:0.5 (half of its samples an epoch) (text of at most 4095 bytes)"),
      1, 0},
     {0,
      "[model]\npath = m\n[data]\ntrain = a\n[train]\nglobal_batch_size = 1\nseq_length = 1\nsteps "

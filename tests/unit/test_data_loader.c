@@ -112,14 +112,20 @@ static struct ds_dataset_options options_of(struct ds_fs *fs, const char *const 
                                        .seed = 42};
 }
 
-static struct ds_dataset *open_one(struct ds_fs *fs, const char *path)
+static struct ds_dataset *open_file(struct ds_fs *fs, const char *path, int is_checked)
 {
     const char *const paths[] = {path};
-    const struct ds_dataset_options options = options_of(fs, paths, 1);
+    struct ds_dataset_options options = options_of(fs, paths, 1);
     struct ds_dataset *dataset = NULL;
 
+    options.is_checked = is_checked;
     assert_ok(ds_dataset_open(&options, &dataset));
     return dataset;
+}
+
+static struct ds_dataset *open_one(struct ds_fs *fs, const char *path)
+{
+    return open_file(fs, path, 0);
 }
 
 /* Three files of 100, 30 and 110 samples, shuffled: 240 an epoch. */
@@ -563,37 +569,6 @@ static void assert_read_refused(struct ds_dataset *dataset, uint64_t position, c
     ds_dataset_close(dataset);
 }
 
-static void an_id_outside_the_vocabulary_is_refused_with_file_sample_and_id(void **state)
-{
-    static const int64_t good[] = {1, 2, 3, 4, 5, 1, 2, 3, 4, 5};
-    int64_t ids[10], labels[10];
-
-    memcpy(ids, good, sizeof ids);
-    memcpy(labels, good, sizeof labels);
-    ids[8] = VOCAB;
-    put_rows(*state, "rows", ids, NULL, 2, 0);
-    assert_read_refused(open_one(*state, "rows"), 1,
-                        "rows: sample 1 has token id 5000 at position 3, but the vocabulary has "
-                        "5000 ids (0..4999)");
-    ids[8] = -100; /* a label may be that, an id not */
-    put_rows(*state, "rows", ids, NULL, 2, 0);
-    assert_read_refused(open_one(*state, "rows"), 1,
-                        "rows: sample 1 has token id -100 at position 3");
-    ids[8] = (1ll << 32) + 4; /* would be 4 in 32 bits */
-    put_rows(*state, "rows", ids, NULL, 2, 0);
-    assert_read_refused(open_one(*state, "rows"), 1, "sample 1 has token id 4294967300 at");
-    labels[4] = -1;
-    put_rows(*state, "rows", good, labels, 2, 0);
-    assert_read_refused(open_one(*state, "rows"), 0, "sample 0 has label -1 at position 4");
-    put_typed(*state, DS_U32, (const uint32_t[]){1, 2, UINT32_MAX, 4, 5});
-    assert_read_refused(open_one(*state, "typed"), 0, "token id 4294967295 at position 2");
-    put_typed(*state, DS_U64, (const uint64_t[]){1, 2, UINT64_MAX, 4, 5});
-    assert_read_refused(open_one(*state, "typed"), 0, "position 2");
-    put_text(*state, "text", "12345678");
-    assert_read_refused(open_prepared(*state, "text", SEQ, 200), 0,
-                        "sample 0 has token id 256 at position 0, but the vocabulary has 200 ids");
-}
-
 static void assert_open_refused(struct ds_fs *fs, const char *path, uint64_t seq_length,
                                 const char *wanted)
 {
@@ -610,6 +585,92 @@ static void assert_open_refused(struct ds_fs *fs, const char *path, uint64_t seq
         fail_msg("wanted: %s\nsaid: %s", wanted, said);
     assert_int_equal(st, DS_ERR_DATA);
     assert_null(dataset);
+}
+
+/* When it is opened, and where another rank has seen to that: when the sample is read. */
+static void assert_id_refused(struct ds_fs *fs, const char *path, uint64_t position,
+                              const char *wanted)
+{
+    assert_open_refused(fs, path, SEQ, wanted);
+    assert_read_refused(open_file(fs, path, 1), position, wanted);
+}
+
+static void an_id_outside_the_vocabulary_is_refused_with_file_sample_and_id(void **state)
+{
+    static const int64_t good[] = {1, 2, 3, 4, 5, 1, 2, 3, 4, 5};
+    int64_t ids[10], labels[10];
+
+    memcpy(ids, good, sizeof ids);
+    memcpy(labels, good, sizeof labels);
+    ids[8] = VOCAB;
+    put_rows(*state, "rows", ids, NULL, 2, 0);
+    assert_id_refused(*state, "rows", 1,
+                      "rows: sample 1 has token id 5000 at position 3, but the vocabulary has "
+                      "5000 ids (0..4999)");
+    ids[8] = -100; /* a label may be that, an id not */
+    put_rows(*state, "rows", ids, NULL, 2, 0);
+    assert_id_refused(*state, "rows", 1, "rows: sample 1 has token id -100 at position 3");
+    ids[8] = (1ll << 32) + 4; /* would be 4 in 32 bits */
+    put_rows(*state, "rows", ids, NULL, 2, 0);
+    assert_id_refused(*state, "rows", 1, "sample 1 has token id 4294967300 at");
+    labels[4] = -1;
+    put_rows(*state, "rows", good, labels, 2, 0);
+    assert_id_refused(*state, "rows", 0, "sample 0 has label -1 at position 4");
+    put_typed(*state, DS_U32, (const uint32_t[]){1, 2, UINT32_MAX, 4, 5});
+    assert_id_refused(*state, "typed", 0, "token id 4294967295 at position 2");
+    put_typed(*state, DS_U64, (const uint64_t[]){1, 2, UINT64_MAX, 4, 5});
+    assert_id_refused(*state, "typed", 0, "position 2");
+    put_text(*state, "text", "12345678");
+    assert_read_refused(open_prepared(*state, "text", SEQ, 200), 0,
+                        "sample 0 has token id 256 at position 0, but the vocabulary has 200 ids");
+}
+
+static void count_call(void *user, uint64_t done_bytes, uint64_t total_bytes)
+{
+    assert_true(done_bytes <= total_bytes);
+    ++*(int *)user;
+}
+
+/* Far behind what a run of a few steps would read; and whoever waits hears that it goes on. */
+static void every_id_is_looked_at_before_the_first_sample(void **state)
+{
+    enum { N = 20000 };
+    static int64_t ids[N * SEQ];
+    static const char *const paths[] = {"rows"};
+    struct ds_dataset_options options = options_of(*state, paths, 1);
+    struct ds_dataset *dataset = NULL;
+    int calls = 0;
+
+    put_rows(*state, "rows", ids, NULL, N, 0);
+    options.progress = count_call;
+    options.user = &calls;
+    assert_ok(ds_dataset_open(&options, &dataset));
+    ds_dataset_close(dataset);
+    assert_true(calls >= 20);
+    ids[N * SEQ - 1] = VOCAB;
+    put_rows(*state, "rows", ids, NULL, N, 0);
+    assert_open_refused(
+        *state, "rows", SEQ,
+        "rows: sample 19999 has token id 5000 at position 4, but the vocabulary has "
+        "5000 ids (0..4999); tokenise the data with the model's own tokenizer");
+}
+
+/* The first label of a sample is used by nobody. */
+static void data_of_which_no_token_is_trained_is_refused(void **state)
+{
+    static const char *const paths[] = {"blank", "rows"};
+    static const int64_t ids[] = {5, 6, 7, 8, 9, 15, 16, 17, 18, 19};
+    static int64_t labels[] = {5, -100, -100, -100, -100, -1, -100, -100, -100, -100};
+    const struct ds_dataset_options options = options_of(*state, paths, 2);
+    struct ds_dataset *dataset = NULL;
+
+    put_rows(*state, "blank", ids, labels, 2, 0);
+    assert_open_refused(*state, "blank", SEQ, "blank: no token is trained: 'labels' is -100");
+    labels[9] = 19;
+    put_rows(*state, "rows", ids, labels, 2, 0);
+    labels[9] = -100;
+    assert_ok(ds_dataset_open(&options, &dataset));
+    ds_dataset_close(dataset);
 }
 
 static void put_items(struct ds_fs *fs, const struct ds_safetensors_item *items, size_t count)
@@ -670,7 +731,7 @@ static void a_failing_step_fails_and_the_others_do_not(void **state)
 
     ids[5 * SEQ] = VOCAB; /* in step 2 */
     put_rows(*state, "rows", ids, NULL, 10, 0);
-    dataset = open_one(*state, "rows");
+    dataset = open_file(*state, "rows", 1);
     loader = open_share(dataset, &layout, 0, 0);
     capture_begin(&log);
     for (uint64_t step = 0; step < 5; step++)
@@ -774,6 +835,8 @@ int main(void)
         ON_DISK(waiting_is_measured_by_the_clock_that_was_given),
         ON_DISK(the_last_sample_ends_with_the_last_token),
         ON_DISK(an_id_outside_the_vocabulary_is_refused_with_file_sample_and_id),
+        ON_DISK(every_id_is_looked_at_before_the_first_sample),
+        ON_DISK(data_of_which_no_token_is_trained_is_refused),
         ON_DISK(files_of_another_shape_are_refused_with_the_tensor_and_the_numbers),
         ON_DISK(a_failing_step_fails_and_the_others_do_not),
         ON_DISK(a_disk_that_fails_is_an_io_error_that_names_the_file),
