@@ -211,10 +211,35 @@ static void every_layout_agrees(void **state)
                 check_layout((struct layout){d, t, p});
 }
 
+/* One kv head, of which every tensor rank has a copy, while tokens are shared out and stages hand them on:
+ * three sums of gradients at once, never left to the draw. */
+static void copies_of_kv_heads_agree_under_sequence_parallel_on_stages(void **state)
+{
+    static const struct layout layouts[] = {{1, 2, 2}, {1, 2, 4}, {1, 4, 2}, {2, 2, 2}};
+    struct tiny_result one = {.steps = 0};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++) {
+        struct tiny_case c = variant_of(layouts[i], (uint32_t)draw(variant_count(layouts[i])));
+        struct tiny_case alone = model_of(layouts[i]);
+
+        c.kv_heads = alone.kv_heads = 1;
+        c.sequence_parallel = 1;
+        alone.ranks = alone.tensor = alone.pipeline = 1;
+        if (one.steps == 0) /* all of them have this model and batch */
+            one = run(&alone);
+        struct tiny_result many = run(&c);
+        assert_same_losses(&c, &many, &one);
+        tiny_result_fini(&many);
+    }
+    tiny_result_fini(&one);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_layout_agrees),
+        cmocka_unit_test(copies_of_kv_heads_agree_under_sequence_parallel_on_stages),
     };
     int failed;
 
