@@ -15,9 +15,9 @@
 #include <stdio.h>
 
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-enum { STEPS = 4, RANKS_MAX = 4 };
+enum { STEPS = 4, RANKS_MAX = 4, ONE_OF = 3 }; /* layouts: every thread and every wait is in each */
 #else
-enum { STEPS = 20, RANKS_MAX = 8 };
+enum { STEPS = 20, RANKS_MAX = 8, ONE_OF = 1 };
 #endif
 
 static char *folder, *data;
@@ -208,7 +208,8 @@ static void every_layout_agrees(void **state)
     for (uint32_t d = 1; d <= RANKS_MAX; d++)
         for (uint32_t t = 1; d * t <= RANKS_MAX; t++)
             for (uint32_t p = 1; d * t * p <= RANKS_MAX; p++)
-                check_layout((struct layout){d, t, p});
+                if (draw(ONE_OF) == 0)
+                    check_layout((struct layout){d, t, p});
 }
 
 /* One kv head, of which every tensor rank has a copy, while tokens are shared out and stages hand them on:
@@ -219,7 +220,7 @@ static void copies_of_kv_heads_agree_under_sequence_parallel_on_stages(void **st
     struct tiny_result one = {.steps = 0};
 
     (void)state;
-    for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++) {
+    for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i += ONE_OF) {
         struct tiny_case c = variant_of(layouts[i], (uint32_t)draw(variant_count(layouts[i])));
         struct tiny_case alone = model_of(layouts[i]);
 
