@@ -9,7 +9,9 @@
 
 /* all_reduce up to here: every rank sums everything itself, which saves the second wait. */
 #define SMALL_BYTES 4096
-/* Results of at least this many bytes are written past the cache: nobody finds them there later. */
+/* Calls of at least this many bytes write past the cache: nobody finds their results there later, and
+ * to fetch a slot that lies changed in another core's cache takes up to three times as long as from
+ * memory where the two cores share no cache (tests/bench/RESULTS.md, "The two cores"). */
 #define LARGE_BYTES (8u << 20)
 
 struct shared_work;
@@ -74,7 +76,7 @@ static size_t round_elems(const struct shared_work *work, uint64_t round)
     return left < work->piece ? left : work->piece;
 }
 
-static void copy_result(const struct shared_work *work, void *to, const void *from, size_t bytes)
+static void copy_piece(const struct shared_work *work, void *to, const void *from, size_t bytes)
 {
     if (work->count * work->elem_bytes >= LARGE_BYTES)
         copy_past_cache(to, from, bytes);
@@ -93,8 +95,8 @@ static void reduce_post(const struct shared_work *work, uint64_t round)
     size_t head = own.start * work->elem_bytes;
     size_t tail = (own.start + own.count) * work->elem_bytes;
 
-    memcpy(slot, piece, head); /* nobody else reads our slice */
-    memcpy(slot + tail, piece + tail, round_elems(work, round) * work->elem_bytes - tail);
+    copy_piece(work, slot, piece, head); /* nobody else reads our slice */
+    copy_piece(work, slot + tail, piece + tail, round_elems(work, round) * work->elem_bytes - tail);
 }
 
 static void reduce_mix(const struct shared_work *work, uint64_t round)
@@ -157,7 +159,8 @@ static void scatter_post(const struct shared_work *work, uint64_t round)
         size_t from = (rank * work->count + round_start(work, round)) * work->elem_bytes;
 
         if (rank != comm->rank)
-            memcpy(slot + rank * work->piece * work->elem_bytes, work->send + from, bytes);
+            copy_piece(work, slot + rank * work->piece * work->elem_bytes, work->send + from,
+                       bytes);
     }
 }
 
@@ -185,9 +188,9 @@ static void gather_post(const struct shared_work *work, uint64_t round)
     size_t bytes = round_elems(work, round) * work->elem_bytes;
     uint8_t *own = work->recv + comm->rank * work->count * work->elem_bytes + start;
 
-    memcpy(slot_of(work, round, comm->rank), work->send + start, bytes);
+    copy_piece(work, slot_of(work, round, comm->rank), work->send + start, bytes);
     if (own != work->send + start)
-        copy_result(work, own, work->send + start, bytes);
+        copy_piece(work, own, work->send + start, bytes);
 }
 
 static void gather_mix(const struct shared_work *work, uint64_t round)
@@ -200,7 +203,7 @@ static void gather_mix(const struct shared_work *work, uint64_t round)
         uint32_t rank = (comm->rank + i) % comm->size;
         uint8_t *to = work->recv + rank * work->count * work->elem_bytes + start;
 
-        copy_result(work, to, slot_of(work, round, rank), bytes);
+        copy_piece(work, to, slot_of(work, round, rank), bytes);
     }
 }
 
@@ -211,8 +214,8 @@ static void broadcast_post(const struct shared_work *work, uint64_t round)
     const uint32_t rank = work->comm->base.rank;
 
     if (rank == work->root)
-        memcpy(slot_of(work, round, rank), work->send + round_start(work, round),
-               round_elems(work, round));
+        copy_piece(work, slot_of(work, round, rank), work->send + round_start(work, round),
+                   round_elems(work, round));
 }
 
 static void broadcast_mix(const struct shared_work *work, uint64_t round)
