@@ -28,7 +28,7 @@ function(ds_add_module name folder)
   if(folder STREQUAL launch)
     list(REMOVE_ITEM sources ${CMAKE_SOURCE_DIR}/launch/main.c)
   endif()
-  list(FILTER sources EXCLUDE REGEX "/plugin_cpu/")
+  list(FILTER sources EXCLUDE REGEX "/runtime/[a-z]+/(plugin_cpu|plugin_host|cuda|nccl)/") # of plugins alone
   if(NOT sources)
     add_library(dstrain_${name} INTERFACE)
     target_link_libraries(dstrain_${name} INTERFACE ds_flags)
@@ -94,7 +94,9 @@ function(ds_add_plugins)
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/runtime/kernels/*.c
        ${CMAKE_SOURCE_DIR}/runtime/device/cpu/*.c)
   add_library(dstrain_cpu MODULE ${sources} ${CMAKE_SOURCE_DIR}/runtime/device/plugin_cpu/plugin_cpu.c
+              ${CMAKE_SOURCE_DIR}/runtime/device/plugin_host/plugin_host.c
               ${CMAKE_SOURCE_DIR}/runtime/base/tensor.c ${CMAKE_SOURCE_DIR}/runtime/base/random.c)
+  target_include_directories(dstrain_cpu PRIVATE ${CMAKE_SOURCE_DIR}/runtime/device)
   target_link_libraries(dstrain_cpu PRIVATE ds_flags OpenMP::OpenMP_C Threads::Threads ${CMAKE_DL_LIBS} m)
   target_compile_definitions(dstrain_cpu PRIVATE DS_OPENBLAS_PATH="${DS_OPENBLAS}")
 endfunction()

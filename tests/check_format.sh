@@ -13,6 +13,6 @@ case ${1-} in
 --fix) how=-i ;;
 *) how='--dry-run --ferror-limit=1 -Werror' ;;
 esac
-find include runtime parallel checkpoint launch tests -name '*.[ch]' -o -name '*.cu' | sort |
+find include runtime parallel checkpoint launch tests -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' | sort |
     xargs "$format" $how 2>&1 | grep -E '^[^ ].*(error|warning):' && exit 1
 exit 0

@@ -44,6 +44,7 @@ struct ds_device_options {
     enum ds_device_mode mode; /* cpu only */
     uint64_t seed;            /* of deferred's random order */
     int thread_count;         /* cpu: threads of a kernel, >= 1 */
+    int deterministic;        /* cuda: bits must repeat, whatever it costs; the cpu's always do */
     const struct ds_clock *clock;
 };
 

@@ -1,0 +1,87 @@
+/* device_cuda.h - what the parts of the CUDA plugin know of each other: device, stream, event, and how a
+ * failed call is told. Read by C and by nvcc. */
+#ifndef DEVICE_CUDA_H
+#define DEVICE_CUDA_H
+
+#include "dstrain/device.h"
+#include "dstrain/kernels.h"
+
+#include <cuda_runtime_api.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct cuda_math; /* runtime/kernels/cuda: library handles, algorithms, attention plans */
+
+struct cuda_device {
+    struct ds_device base;
+    const struct ds_clock *clock;
+    int index, processor_count; /* multiprocessors */
+    int major, minor;           /* compute capability */
+    int is_deterministic;
+    int64_t offset_ns; /* monotonic time of the host minus the GPU's globaltimer */
+    char name[256];
+    struct cuda_math *math; /* owned */
+};
+
+/* What a kernel needs beyond its arguments, one piece a stream, taken at the first use: a constant, so that
+ * the plan can count it. Work of a stream runs in order, so a kernel has all of it while it runs. */
+#define CUDA_SCRATCH_BYTES ((size_t)256 << 20)
+
+struct cuda_stream {
+    struct ds_stream base;
+    cudaStream_t stream;
+    void *scratch; /* owned; NULL: not used yet */
+};
+
+struct cuda_event {
+    struct ds_event base;
+    cudaEvent_t event;
+};
+
+static inline struct cuda_device *cuda_device_of(struct ds_stream *stream)
+{
+    return (struct cuda_device *)stream->device;
+}
+
+static inline cudaStream_t cuda_stream_of(struct ds_stream *stream)
+{
+    return ((struct cuda_stream *)stream)->stream;
+}
+
+/* local: the stream's scratch memory. More than CUDA_SCRATCH_BYTES is a bug of the caller, who cuts its work
+ * into pieces or takes another way. Not zeroed. */
+DS_CHECKED ds_status cuda_scratch(struct ds_stream *stream, size_t bytes, void **at);
+
+ds_status cuda_fail_at(cudaError_t error, const char *call, const char *file, int line);
+#define CUDA_TRY(call)                                                   \
+    do {                                                                 \
+        cudaError_t cuda_error_ = (call);                                \
+        if (cuda_error_ != cudaSuccess)                                  \
+            return cuda_fail_at(cuda_error_, #call, __FILE__, __LINE__); \
+    } while (0)
+/* behind a launch: was it accepted? */
+#define CUDA_LAUNCHED(name)                                             \
+    do {                                                                \
+        cudaError_t cuda_error_ = cudaPeekAtLastError();                \
+        if (cuda_error_ != cudaSuccess)                                 \
+            return cuda_fail_at(cuda_error_, name, __FILE__, __LINE__); \
+    } while (0)
+
+extern const struct ds_device_ops ds_device_cuda_ops;
+extern const struct ds_kernel_ops ds_kernels_cuda;
+extern const struct ds_comm_ops ds_comm_nccl_ops;
+
+/* stamp.cu: the host's monotonic time, written by the GPU to pinned memory */
+ds_status cuda_stamp(struct ds_stream *stream, uint64_t *at_ns);
+ds_status cuda_stamp_calibrate(struct cuda_device *device);
+
+/* runtime/kernels/cuda/math.c */
+DS_CHECKED ds_status cuda_math_open(struct cuda_device *device, struct cuda_math **out);
+void cuda_math_close(struct cuda_math *math); /* NULL is allowed */
+
+#ifdef __cplusplus
+}
+#endif
+#endif
