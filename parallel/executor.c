@@ -20,8 +20,9 @@ struct ds_executor {
     uint8_t **held;       /* [plan->held_slot_count] what a backward in two parts keeps */
     struct place *places; /* [plan->stream_slot_count] */
     uint8_t *workspace;
-    float *logits;             /* of one token; NULL while training */
-    struct ds_event *handover; /* compute to comm */
+    float *logits;              /* of one token; NULL while training */
+    struct ds_event *handover;  /* compute to comm */
+    struct ds_graph *graphs[2]; /* of a step; NULL: not captured yet */
     /* borrows */
     struct ds_executor_options options;
     const struct ds_kernel_ops *kernels;
@@ -140,6 +141,9 @@ void ds_executor_close(struct ds_executor *x)
             x->options.device->ops->event_close(x->places[i].event);
     if (x->handover)
         x->options.device->ops->event_close(x->handover);
+    for (int turn = 0; turn < 2; turn++)
+        if (x->graphs[turn])
+            x->options.device->ops->graph_close(x->graphs[turn]);
     free(x->saved);
     free(x->held);
     free(x->places);
@@ -417,6 +421,43 @@ ds_status ds_executor_run(struct ds_executor *x, const struct ds_schedule *list)
             ds_record_end(x->options.recorder, record);
     }
     return DS_OK;
+}
+
+/* ---- the list as a graph */
+
+/* Messages of earlier steps are through: the graph begins behind everything. */
+static ds_status rejoin(struct ds_executor *x)
+{
+    for (uint32_t i = 0; i < x->options.plan->stream_slot_count; i++)
+        x->places[i].is_pending = 0;
+    return ds_zero_rejoin(x->options.zero);
+}
+
+static ds_status capture(struct ds_executor *x, const struct ds_schedule *list,
+                         struct ds_graph **out)
+{
+    const struct ds_device_ops *ops = x->options.device->ops;
+
+    DS_TRY(ops->capture_begin(x->options.compute));
+    DS_TRY(rejoin(x));
+    DS_TRY(ds_executor_run(x, list));
+    DS_TRY(ds_stream_after(x->options.compute, x->options.comm, x->handover));
+    return ops->capture_end(x->options.compute, out);
+}
+
+/* Before it all that the comm stream still has, behind it whatever the comm stream gets next. */
+ds_status ds_executor_run_graph(struct ds_executor *x, const struct ds_schedule *list,
+                                uint32_t turn)
+{
+    const struct ds_device_ops *ops = x->options.device->ops;
+    struct ds_stream *compute = x->options.compute, *comm = x->options.comm;
+
+    DS_ASSERT(turn < 2 && ops->capture_begin);
+    DS_TRY(ds_stream_after(compute, comm, x->handover));
+    if (!x->graphs[turn])
+        DS_TRY(capture(x, list, &x->graphs[turn]));
+    DS_TRY(ops->graph_launch(compute, x->graphs[turn]));
+    return ds_stream_after(comm, compute, x->handover);
 }
 
 ds_status ds_executor_predict(struct ds_executor *x, const struct ds_schedule *list, uint64_t row,

@@ -36,6 +36,7 @@ struct ds_config {
         uint64_t threads;      /* of a cpu rank; DS_AUTO: cores / local ranks */
         uint64_t seed;
         int deterministic; /* 0, 1, -1 auto */
+        int graphs;        /* steps as captured graphs */
         int export;        /* enum ds_export_when */
         double deadline;   /* seconds any wait for another rank may take */
     } run;

@@ -37,6 +37,9 @@ struct ds_stream {
 struct ds_event {
     struct ds_device *device;
 };
+struct ds_graph {
+    struct ds_device *device;
+};
 
 enum ds_device_mode { DS_DEVICE_INLINE, DS_DEVICE_DEFERRED };
 
@@ -86,6 +89,14 @@ struct ds_device_ops {
     /* optional */
     ds_status (*call)(struct ds_stream *stream, ds_work_fn work, const void *args,
                       size_t args_bytes); /* host devices only; NULL: host code cannot be queued */
+    /* all four or none. What is queued between begin and end on `stream`, and on streams that wait for it,
+     * does not run but becomes a graph: the same work with the same arguments, queued by one launch on
+     * `stream`, which goes on when all of it is done. Within a capture no wait for an event recorded
+     * before it; the other streams have to be waited for by `stream` before the end. */
+    ds_status (*capture_begin)(struct ds_stream *stream);
+    ds_status (*capture_end)(struct ds_stream *stream, struct ds_graph **out);
+    ds_status (*graph_launch)(struct ds_stream *stream, struct ds_graph *graph);
+    void (*graph_close)(struct ds_graph *graph);
     ds_status (*memory_left)(struct ds_device *device, size_t *bytes);  /* fallback: no limit */
     void (*describe)(struct ds_device *device, char *to, size_t bytes); /* fallback: the name */
 };

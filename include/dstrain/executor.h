@@ -40,6 +40,11 @@ void ds_executor_close(struct ds_executor *executor);
  * but for the last collectives */
 DS_CHECKED ds_status ds_executor_run(struct ds_executor *executor, const struct ds_schedule *list);
 
+/* collective: the same, as a graph that is captured at the first call of a `turn` (0 or 1) and launched again
+ * at later ones; a device with captures only. What is marked on the timeline is captured with it. Everything
+ * that is decided at a first call (algorithms, memory) must be decided: a run or two come before. */
+DS_CHECKED ds_status ds_executor_run_graph(struct ds_executor *executor,
+                                           const struct ds_schedule *list, uint32_t turn);
 /* collective: a list without gradients up to the head, which gives the logits of token `row` of the first
  * micro-batch instead of a loss: F32 [vocab] in device memory, valid until the next run */
 DS_CHECKED ds_status ds_executor_predict(struct ds_executor *executor,

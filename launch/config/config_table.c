@@ -104,6 +104,7 @@ const struct ds_field ds_config_fields[] = {
     AUTO(run, threads, 0, 1, 4096, "threads of a cpu rank; auto: cores of the host / ranks on it", "num_threads omp_num_threads nproc"),
     COUNT(run, seed, "1", FIXED, 0, COUNT_MAX, "of the first weights and of the order of samples", "random_seed rng_seed"),
     CHOICE(run, deterministic, "auto", 0, auto_bools, "equal bits on equal layouts; the cpu always gives them: auto is true there, and false with device = cpu an error", "deterministic_mode deterministic_algorithms full_determinism"),
+    BOOL(run, graphs, "false", 0, "capture a step as a graph of the device and launch it as one: the same bits, no gaps between small kernels", "cuda_graphs use_cuda_graph enable_cuda_graph cuda_graph"),
     CHOICE(run, export, "last", 0, exports, "write the model as a Hugging Face folder at the end of the run", "save_final export_model save_only_model"),
     REAL(run, deadline, "300", 0, 0.1, 86400, "seconds any wait for another rank may take; then the run ends with 71", "timeout ddp_timeout nccl_timeout distributed_timeout_minutes init_timeout_seconds"),
 

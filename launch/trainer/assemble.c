@@ -35,6 +35,10 @@ static ds_status open_device(struct ds_trainer *t)
 
     if (!ops)
         DS_TRY(ds_device_find(config->run.device, &ops));
+    if (config->run.graphs && !ops->capture_begin && t->options.mode != DS_TRAINER_PLAN)
+        return ds_fail(DS_ERR_CONFIG,
+                       "[run] graphs = true, but the device is %s, which has none; leave it out",
+                       ops->name);
     DS_TRY(ops->open(0, &options, &t->device));
     DS_TRY(ops->event_open(t->device, &t->event));
     return ops->stream_open(t->device, 0, &t->compute);

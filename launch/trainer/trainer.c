@@ -150,14 +150,32 @@ static ds_status finish_step(struct ds_trainer *t, struct trainer_exchange *exch
 
 /* ---- the loop */
 
+/* The first steps are queued action by action: they decide what a graph then repeats. The marks of a graph
+ * are captured with it, and stay those of its turn. */
+#define STEPS_BEFORE_GRAPHS 2
+
+static ds_status run_list(struct ds_trainer *t, uint64_t step)
+{
+    const uint32_t turn = step & 1;
+    const int is_graph = t->config->run.graphs && step > STEPS_BEFORE_GRAPHS;
+    ds_status st;
+
+    if (is_graph && t->has_graph[turn])
+        return ds_executor_run_graph(t->executor, &t->train_list, turn);
+    ds_timeline_start(t->timeline, turn);
+    st = is_graph ? ds_executor_run_graph(t->executor, &t->train_list, turn)
+                  : ds_executor_run(t->executor, &t->train_list);
+    ds_timeline_stop(t->timeline);
+    t->has_graph[turn] = (uint8_t)is_graph;
+    return st;
+}
+
 static ds_status queue_step(struct ds_trainer *t, struct trainer_exchange *exchange, uint64_t step)
 {
     const struct ds_device_ops *ops = t->device->ops;
 
     DS_TRY(send_step(t, exchange, step));
-    ds_timeline_start(t->timeline, step & 1);
-    DS_TRY(ds_executor_run(t->executor, &t->train_list));
-    ds_timeline_stop(t->timeline);
+    DS_TRY(run_list(t, step));
     exchange->step = step;
     DS_TRY(ops->copy(t->compute, exchange->result, t->record, sizeof *t->record));
     return ops->event_record(exchange->done, t->compute);

@@ -48,6 +48,29 @@ const struct ds_zero_layout *ds_zero_unit_layout(const struct ds_zero *zero, uin
     return &zero->units[unit].layout;
 }
 
+static ds_status record_again(struct ds_zero *zero, const struct zero_slots *slots)
+{
+    for (uint32_t i = 0; i < slots->count; i++)
+        DS_TRY(zero->device_ops->event_record(slots->slots[i].idle, zero->options.compute));
+    return DS_OK;
+}
+
+ds_status ds_zero_rejoin(struct ds_zero *zero)
+{
+    for (uint32_t i = 0; i < zero->options.unit_count; i++) {
+        const struct zero_unit *u = &zero->units[i];
+        if (!is_here(u))
+            continue;
+        DS_TRY(zero->device_ops->event_record(u->ready, zero->options.compute));
+        DS_TRY(zero->device_ops->event_record(u->updated, zero->options.compute));
+    }
+    for (uint32_t c = 0; c < DS_ZERO_SLOT_CLASSES; c++) {
+        DS_TRY(record_again(zero, &zero->weight_slots[c]));
+        DS_TRY(record_again(zero, &zero->grad_slots[c]));
+    }
+    return zero_comm_after_compute(zero);
+}
+
 /* ---- weights */
 
 static struct zero_slot *slot_of(struct zero_slots *slots, uint32_t slot)

@@ -283,6 +283,10 @@ const struct ds_device_ops ds_device_cuda_ops = {
     .event_sync = cuda_event_sync,
     .stream_sync = cuda_stream_sync,
     .stream_stamp = cuda_stamp,
+    .capture_begin = cuda_capture_begin,
+    .capture_end = cuda_capture_end,
+    .graph_launch = cuda_graph_launch,
+    .graph_close = cuda_graph_close,
     .memory_left = cuda_memory_left,
     .describe = cuda_describe,
 };

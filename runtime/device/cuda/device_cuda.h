@@ -35,6 +35,11 @@ struct cuda_stream {
     void *scratch; /* owned; NULL: not used yet */
 };
 
+struct cuda_graph {
+    struct ds_graph base;
+    cudaGraphExec_t exec;
+};
+
 struct cuda_event {
     struct ds_event base;
     cudaEvent_t event;
@@ -72,6 +77,12 @@ ds_status cuda_fail_at(cudaError_t error, const char *call, const char *file, in
 extern const struct ds_device_ops ds_device_cuda_ops;
 extern const struct ds_kernel_ops ds_kernels_cuda;
 extern const struct ds_comm_ops ds_comm_nccl_ops;
+
+/* graph_cuda.c */
+ds_status cuda_capture_begin(struct ds_stream *stream);
+ds_status cuda_capture_end(struct ds_stream *stream, struct ds_graph **out);
+ds_status cuda_graph_launch(struct ds_stream *stream, struct ds_graph *graph);
+void cuda_graph_close(struct ds_graph *graph);
 
 /* stamp.cu: the host's monotonic time, written by the GPU to pinned memory */
 ds_status cuda_stamp(struct ds_stream *stream, uint64_t *at_ns);
