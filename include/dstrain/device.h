@@ -97,7 +97,11 @@ struct ds_device_ops {
     ds_status (*capture_end)(struct ds_stream *stream, struct ds_graph **out);
     ds_status (*graph_launch)(struct ds_stream *stream, struct ds_graph *graph);
     void (*graph_close)(struct ds_graph *graph);
-    ds_status (*memory_left)(struct ds_device *device, size_t *bytes);  /* fallback: no limit */
+    ds_status (*memory_left)(struct ds_device *device, size_t *bytes); /* fallback: no limit */
+    /* of the device, by all processes, as its driver counts; fallback: not known */
+    ds_status (*memory_used)(struct ds_device *device, size_t *bytes);
+    /* FLOP/s of dense bf16 by its data sheet; 0, and the fallback: not known */
+    double (*peak_flops)(struct ds_device *device);
     void (*describe)(struct ds_device *device, char *to, size_t bytes); /* fallback: the name */
 };
 

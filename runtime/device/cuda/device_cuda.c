@@ -1,6 +1,8 @@
 /* device_cuda.c - one GPU as a device: opening it, its memory, and failures in words. */
 #include "device_cuda.h"
 
+#include "peak.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -143,6 +145,21 @@ static ds_status cuda_memory_left(struct ds_device *device, size_t *bytes)
     (void)device;
     CUDA_TRY(cudaMemGetInfo(bytes, &total));
     return DS_OK;
+}
+
+static ds_status cuda_memory_used(struct ds_device *device, size_t *bytes)
+{
+    size_t left = 0, total = 0;
+
+    (void)device;
+    CUDA_TRY(cudaMemGetInfo(&left, &total));
+    *bytes = total - left;
+    return DS_OK;
+}
+
+static double cuda_peak_flops(struct ds_device *device)
+{
+    return cuda_peak_flops_of(((const struct cuda_device *)device)->name);
 }
 
 static void cuda_describe(struct ds_device *base, char *to, size_t bytes)
@@ -288,5 +305,7 @@ const struct ds_device_ops ds_device_cuda_ops = {
     .graph_launch = cuda_graph_launch,
     .graph_close = cuda_graph_close,
     .memory_left = cuda_memory_left,
+    .memory_used = cuda_memory_used,
+    .peak_flops = cuda_peak_flops,
     .describe = cuda_describe,
 };
