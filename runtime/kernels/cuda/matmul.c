@@ -1,0 +1,300 @@
+/* matmul.c - C = op(A) op(B) + add * C by cuBLASLt: fp32 sums whatever is stored, fp32 without TF32.
+ *
+ * A shape is described to the library once; after that a call is a look into the table and a launch. What
+ * the library has no kernels for (A, B and C of two 16-bit dtypes, 16 bits from fp32) is made in fp32 in the
+ * stream's scratch memory, some rows of C at a time, and rounded from there. */
+#include "matmul.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+_Static_assert(sizeof(cublasLtMatmulAlgo_t) == GEMM_ALGO_WORDS * sizeof(uint64_t),
+               "the table holds an algorithm as it is");
+
+ds_status gemm_fail_at(cublasStatus_t status, const char *what, const struct gemm_key *key,
+                       const char *file, int line)
+{
+    const ds_status st = status == CUBLAS_STATUS_NOT_SUPPORTED ? DS_ERR_UNSUPPORTED : DS_ERR_DEVICE;
+
+    return ds_fail_at(st, file, line,
+                      "%.60s: %s; product of %llu x %llu x %llu, %s to %s, transposed %d %d, "
+                      "aligned to %d %d %d bytes",
+                      what, cublasLtGetStatusString(status), (unsigned long long)key->m,
+                      (unsigned long long)key->n, (unsigned long long)key->k,
+                      ds_dtype_name((enum ds_dtype)key->in), ds_dtype_name((enum ds_dtype)key->out),
+                      key->trans_a, key->trans_b, key->align_a, key->align_b, key->align_c);
+}
+
+/* ---- a device's state */
+
+static ds_status open_parts(struct cuda_device *device, struct cuda_gemm *gemm)
+{
+    cublasStatus_t status = cublasLtCreate(&gemm->handle);
+
+    if (status != CUBLAS_STATUS_SUCCESS)
+        return ds_fail(DS_ERR_DEVICE, "cuBLASLt does not start: %s",
+                       cublasLtGetStatusString(status));
+    CUDA_TRY(cudaEventCreate(&gemm->begin));
+    CUDA_TRY(cudaEventCreate(&gemm->end));
+    gemm->clock = device->clock;
+    gemm->is_deterministic = device->is_deterministic;
+    gemm->timing_left_ns = GEMM_TIMING_NS;
+    snprintf(gemm->made_for, sizeof gemm->made_for, "%.100s, %d multiprocessors, cuBLASLt %zu",
+             device->name, device->processor_count, cublasLtGetVersion());
+    return DS_OK;
+}
+
+ds_status cuda_gemm_open(struct cuda_device *device, struct cuda_gemm **out)
+{
+    struct cuda_gemm *gemm = calloc(1, sizeof *gemm);
+    ds_status st;
+
+    if (!gemm)
+        return ds_fail(DS_ERR_NO_MEMORY, "no memory for the table of GEMM algorithms");
+    st = open_parts(device, gemm);
+    if (st != DS_OK) {
+        cuda_gemm_close(gemm);
+        return st;
+    }
+    *out = gemm;
+    return DS_OK;
+}
+
+void cuda_gemm_close(struct cuda_gemm *gemm)
+{
+    if (!gemm)
+        return;
+    if (gemm->end)
+        (void)cudaEventDestroy(gemm->end);
+    if (gemm->begin)
+        (void)cudaEventDestroy(gemm->begin);
+    if (gemm->handle)
+        (void)cublasLtDestroy(gemm->handle);
+    free(gemm);
+}
+
+/* ---- a shape in cuBLASLt's words */
+
+static cudaDataType_t data_type(uint8_t dtype)
+{
+    return dtype == DS_F32 ? CUDA_R_32F : dtype == DS_BF16 ? CUDA_R_16BF : CUDA_R_16F;
+}
+
+/* Rows of `columns` elements are columns there. */
+static cublasStatus_t layout(cublasLtMatrixLayoutOpaque_t *to, uint8_t dtype, uint64_t rows,
+                             uint64_t columns)
+{
+    return cublasLtMatrixLayoutInit(to, data_type(dtype), columns, rows, (int64_t)columns);
+}
+
+static ds_status plan_shape(const struct gemm_key *key, struct gemm_plan *plan)
+{
+    const cublasOperation_t of_x = key->trans_b ? CUBLAS_OP_T : CUBLAS_OP_N;
+    const cublasOperation_t of_y = key->trans_a ? CUBLAS_OP_T : CUBLAS_OP_N;
+
+    GEMM_TRY(cublasLtMatmulDescInit(&plan->product, CUBLAS_COMPUTE_32F, CUDA_R_32F), key);
+    GEMM_TRY(cublasLtMatmulDescSetAttribute(&plan->product, CUBLASLT_MATMUL_DESC_TRANSA, &of_x,
+                                            sizeof of_x),
+             key);
+    GEMM_TRY(cublasLtMatmulDescSetAttribute(&plan->product, CUBLASLT_MATMUL_DESC_TRANSB, &of_y,
+                                            sizeof of_y),
+             key);
+    GEMM_TRY(
+        layout(&plan->x, key->in, key->trans_b ? key->n : key->k, key->trans_b ? key->k : key->n),
+        key);
+    GEMM_TRY(
+        layout(&plan->y, key->in, key->trans_a ? key->k : key->m, key->trans_a ? key->m : key->k),
+        key);
+    GEMM_TRY(layout(&plan->c, key->out, key->m, key->n), key);
+    return DS_OK;
+}
+
+cublasStatus_t gemm_launch(const struct gemm_call *call, struct gemm_plan *p,
+                           const cublasLtMatmulAlgo_t *algo, void *workspace, void *to)
+{
+    const float alpha = 1.0f, beta = call->add ? 1.0f : 0.0f;
+
+    return cublasLtMatmul(call->gemm->handle, &p->product, &alpha, call->b, &p->x, call->a, &p->y,
+                          &beta, call->c, &p->c, to, &p->c, algo, workspace, GEMM_WORKSPACE_BYTES,
+                          cuda_stream_of(call->stream));
+}
+
+/* An algorithm that came as bytes: does the library take it here? */
+static int is_accepted(const struct gemm_call *call, struct gemm_plan *plan)
+{
+    cublasLtMatmulHeuristicResult_t result;
+
+    return cublasLtMatmulAlgoCheck(call->gemm->handle, &plan->product, &plan->x, &plan->y, &plan->c,
+                                   &plan->c, &plan->algo, &result) == CUBLAS_STATUS_SUCCESS &&
+           result.workspaceSize <= GEMM_WORKSPACE_BYTES;
+}
+
+static struct gemm_plan *plan_of(struct cuda_gemm *gemm, const struct gemm_entry *entry)
+{
+    return &gemm->plans[entry - gemm->table.entries];
+}
+
+static ds_status plan_new(const struct gemm_call *call, struct gemm_plan **out)
+{
+    struct cuda_gemm *gemm = call->gemm;
+    struct gemm_plan *aside = &gemm->plan_aside;
+    struct gemm_entry *entry;
+    int is_timed = 0;
+
+    *out = aside;
+    DS_TRY(plan_shape(&call->key, aside));
+    DS_TRY(gemm_choose(call, aside, &is_timed));
+    entry = gemm_table_set(&gemm->table, &call->key, aside->algo.data, is_timed);
+    if (!entry)
+        return DS_OK;
+    *out = plan_of(gemm, entry);
+    DS_TRY(plan_shape(&call->key, *out));
+    (*out)->algo = aside->algo;
+    entry->is_ready = 1;
+    return DS_OK;
+}
+
+static ds_status find_plan(const struct gemm_call *call, struct gemm_plan **out)
+{
+    struct cuda_gemm *gemm = call->gemm;
+    struct gemm_entry *entry = gemm_table_find(&gemm->table, &call->key);
+
+    if (!entry)
+        return plan_new(call, out);
+    *out = plan_of(gemm, entry);
+    if (entry->is_ready)
+        return DS_OK;
+    DS_TRY(plan_shape(&call->key, *out));
+    memcpy((*out)->algo.data, entry->algo, sizeof entry->algo);
+    if (!is_accepted(call, *out))
+        return plan_new(call, out);
+    entry->is_ready = 1;
+    return DS_OK;
+}
+
+static ds_status multiply(const struct gemm_call *call)
+{
+    struct gemm_plan *plan;
+    void *workspace;
+
+    DS_TRY(cuda_scratch(call->stream, CUDA_SCRATCH_BYTES, &workspace));
+    DS_TRY(find_plan(call, &plan));
+    GEMM_TRY(gemm_launch(call, plan, &plan->algo, workspace, call->c), &call->key);
+    return DS_OK;
+}
+
+/* ---- the row of the kernel table */
+
+static uint64_t columns_of(const struct ds_tensor *t)
+{
+    return t->shape[t->dim_count - 1];
+}
+
+static uint64_t rows_of(const struct ds_tensor *t)
+{
+    uint64_t count = 1;
+
+    for (uint32_t i = 0; i + 1 < t->dim_count; i++)
+        count *= t->shape[i];
+    return count;
+}
+
+static int is_float(enum ds_dtype dtype)
+{
+    return dtype == DS_F32 || dtype == DS_BF16 || dtype == DS_F16;
+}
+
+static ds_status check(const struct ds_matmul_args *a)
+{
+    const uint64_t k = a->trans_a ? rows_of(&a->a) : columns_of(&a->a);
+
+    if (!is_float(a->a.dtype) || a->b.dtype != a->a.dtype || !is_float(a->c.dtype))
+        return ds_fail(DS_ERR_UNSUPPORTED, "matmul of %s and %s to %s", ds_dtype_name(a->a.dtype),
+                       ds_dtype_name(a->b.dtype), ds_dtype_name(a->c.dtype));
+    DS_ASSERT(rows_of(&a->c) == (a->trans_a ? columns_of(&a->a) : rows_of(&a->a)));
+    DS_ASSERT(columns_of(&a->c) == (a->trans_b ? rows_of(&a->b) : columns_of(&a->b)));
+    DS_ASSERT(k == (a->trans_b ? columns_of(&a->b) : rows_of(&a->b)));
+    return DS_OK;
+}
+
+static struct gemm_call describe(struct ds_stream *stream, const struct ds_matmul_args *a)
+{
+    return (struct gemm_call){.gemm = cuda_device_of(stream)->math->gemm,
+                              .stream = stream,
+                              .key = {.m = rows_of(&a->c),
+                                      .n = columns_of(&a->c),
+                                      .k = a->trans_a ? rows_of(&a->a) : columns_of(&a->a),
+                                      .in = (uint8_t)a->a.dtype,
+                                      .out = (uint8_t)a->c.dtype,
+                                      .trans_a = a->trans_a != 0,
+                                      .trans_b = a->trans_b != 0,
+                                      .align_a = gemm_alignment(a->a.data),
+                                      .align_b = gemm_alignment(a->b.data),
+                                      .align_c = gemm_alignment(a->c.data)},
+                              .a = a->a.data,
+                              .b = a->b.data,
+                              .c = a->c.data,
+                              .add = a->add};
+}
+
+static ds_status clear(const struct gemm_call *call)
+{
+    const size_t bytes = call->key.m * call->key.n * ds_dtype_bytes((enum ds_dtype)call->key.out);
+
+    CUDA_TRY(cudaMemsetAsync(call->c, 0, bytes, cuda_stream_of(call->stream)));
+    return DS_OK;
+}
+
+/* Rows of C, from the fp32 sums in `sums`; neither kernel uses the scratch memory in which they lie. */
+static ds_status round_rows(const struct gemm_call *call, void *sums, uint64_t first, uint64_t rows)
+{
+    const enum ds_dtype out = (enum ds_dtype)call->key.out;
+    const uint64_t count = rows * call->key.n;
+    char *at = (char *)call->c + first * call->key.n * ds_dtype_bytes(out);
+    const struct ds_tensor x = ds_tensor1(sums, DS_F32, count), y = ds_tensor1(at, out, count);
+
+    if (call->add)
+        return cuda_add(call->stream, &(struct ds_add_args){.y = y, .x = x});
+    return cuda_cast(call->stream, &(struct ds_cast_args){.y = y, .x = x});
+}
+
+static ds_status multiply_through_fp32(const struct gemm_call *call)
+{
+    const struct gemm_key *key = &call->key;
+    const uint64_t rows_max = GEMM_SPARE_BYTES / (key->n * sizeof(float));
+    const size_t a_step = (key->trans_a ? 1 : key->k) * ds_dtype_bytes((enum ds_dtype)key->in);
+    void *scratch;
+
+    DS_ASSERT(rows_max > 0);
+    DS_TRY(cuda_scratch(call->stream, CUDA_SCRATCH_BYTES, &scratch));
+    for (uint64_t first = 0; first < key->m; first += rows_max) {
+        struct gemm_call part = *call;
+
+        part.a = (const char *)call->a + first * a_step;
+        part.c = (char *)scratch + GEMM_WORKSPACE_BYTES;
+        part.add = 0;
+        part.key.m = key->m - first < rows_max ? key->m - first : rows_max;
+        part.key.out = DS_F32;
+        part.key.align_a = gemm_alignment(part.a);
+        part.key.align_c = gemm_alignment(part.c);
+        DS_TRY(multiply(&part));
+        DS_TRY(round_rows(call, part.c, first, part.key.m));
+    }
+    return DS_OK;
+}
+
+ds_status cuda_matmul(struct ds_stream *stream, const struct ds_matmul_args *a)
+{
+    struct gemm_call call;
+
+    DS_TRY(check(a));
+    call = describe(stream, a);
+    if (call.key.m == 0 || call.key.n == 0)
+        return DS_OK;
+    if (call.key.k == 0)
+        return call.add ? DS_OK : clear(&call);
+    if (a->c.dtype == a->a.dtype || a->c.dtype == DS_F32)
+        return multiply(&call);
+    return multiply_through_fp32(&call);
+}

@@ -1,0 +1,68 @@
+/* matmul.h - what the files of the matrix product share.
+ *
+ * Which algorithm multiplies is decided at the first call with a shape (struct gemm_key) and then kept:
+ *   in deterministic mode the first that cuBLASLt's heuristics name;
+ *   else the one that the table was loaded with, if cuBLASLt accepts it here;
+ *   else the fastest of the first few, timed on the caller's operands. Timing waits for the stream. It is
+ *   over when GEMM_TIMING_NS are spent, when the table is sealed (both: the first of the heuristics) and
+ *   while a graph is captured.
+ * Every algorithm adds its partial sums in fp32 and in a fixed order: schemes that reduce in the output's
+ * dtype are not asked for. So a choice repeats its bits, two choices agree to rounding. */
+#ifndef KERNELS_CUDA_MATMUL_H
+#define KERNELS_CUDA_MATMUL_H
+
+#include "gemm_table.h"
+#include "kernels_cuda.h"
+
+#include <cublasLt.h>
+
+/* of the stream's scratch: cuBLASLt's, then a result in fp32 or one that is thrown away */
+#define GEMM_WORKSPACE_BYTES ((size_t)64 << 20)
+#define GEMM_SPARE_BYTES     (CUDA_SCRATCH_BYTES - GEMM_WORKSPACE_BYTES)
+
+/* cuBLASLt's view is column-major, where C' = op(B)' op(A)': so `x` is B and `y` is A. */
+struct gemm_plan {
+    cublasLtMatmulDescOpaque_t product;
+    cublasLtMatrixLayoutOpaque_t x, y, c;
+    cublasLtMatmulAlgo_t algo;
+};
+
+struct cuda_gemm {
+    cublasLtHandle_t handle; /* owned */
+    cudaEvent_t begin, end;  /* owned */
+    const struct ds_clock *clock;
+    int is_deterministic, is_sealed;
+    uint64_t timing_left_ns;
+    char made_for[GEMM_MADE_FOR_BYTES];
+    struct gemm_table table;
+    struct gemm_plan plans[GEMM_ENTRIES_MAX]; /* of the table's entries */
+    struct gemm_plan plan_aside; /* while a shape is new; where the table is full, it stays */
+};
+
+/* One product, its operands in place. */
+struct gemm_call {
+    struct cuda_gemm *gemm;
+    struct ds_stream *stream;
+    struct gemm_key key;
+    const void *a, *b;
+    void *c;
+    int add;
+};
+
+/* Queue it with `algo`; `to` is call->c but in a trial. */
+cublasStatus_t gemm_launch(const struct gemm_call *call, struct gemm_plan *plan,
+                           const cublasLtMatmulAlgo_t *algo, void *workspace, void *to);
+ds_status gemm_fail_at(cublasStatus_t status, const char *what, const struct gemm_key *key,
+                       const char *file, int line);
+#define GEMM_TRY(call, key)                                                    \
+    do {                                                                       \
+        cublasStatus_t gemm_status_ = (call);                                  \
+        if (gemm_status_ != CUBLAS_STATUS_SUCCESS)                             \
+            return gemm_fail_at(gemm_status_, #call, key, __FILE__, __LINE__); \
+    } while (0)
+
+/* matmul_choice.c: plan->algo for a shape that has none yet; *is_timed: all candidates were timed. */
+ds_status gemm_choose(const struct gemm_call *call, struct gemm_plan *plan, int *is_timed);
+#define GEMM_TIMING_NS 1500000000u /* of a device in all */
+
+#endif
