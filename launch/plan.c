@@ -202,7 +202,24 @@ static ds_status widest_window(const struct ds_plan_question *question, struct d
     return DS_OK;
 }
 
-ds_status ds_plan_settle(const struct ds_plan_question *question, struct ds_config *config)
+/* A GPU's products want many rows; its logits pass through no cache anyway. */
+#define GPU_LOGITS_BYTES ((uint64_t)1 << 30)
+
+static ds_status settle_logits(struct ds_config *config)
+{
+    const struct ds_device_ops *device = NULL;
+
+    if (config->memory.logits != DS_AUTO || strcmp(config->run.device, "cpu") == 0)
+        return DS_OK;
+    if (strcmp(config->run.device, "auto") == 0)
+        DS_TRY(ds_device_find("auto", &device));
+    if (!device || !(device->caps & DS_DEVICE_CAP_HOST_MEMORY))
+        config->memory.logits = GPU_LOGITS_BYTES;
+    return DS_OK;
+}
+
+/* Zero and what is gathered: see ds_plan_settle. */
+static ds_status settle_gathers(const struct ds_plan_question *question, struct ds_config *config)
 {
     const int reshard = config->zero.reshard_after_forward;
     const uint64_t window = config->zero.window;
@@ -221,4 +238,10 @@ ds_status ds_plan_settle(const struct ds_plan_question *question, struct ds_conf
         config->zero.reshard_after_forward == DS_RESHARD_KEY_ALWAYS)
         return widest_window(question, config);
     return DS_OK;
+}
+
+ds_status ds_plan_settle(const struct ds_plan_question *question, struct ds_config *config)
+{
+    DS_TRY(settle_logits(config));
+    return settle_gathers(question, config);
 }

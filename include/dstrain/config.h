@@ -96,6 +96,7 @@ struct ds_config {
     } zero;
     struct {
         uint64_t device_limit, host_limit; /* bytes a rank may take; DS_AUTO: no limit */
+        uint64_t logits;                   /* bytes of a chunk; DS_AUTO: what suits the device */
     } memory;
     struct {
         uint64_t interval;

@@ -195,7 +195,9 @@ enum ds_keeps { DS_KEEPS_ALL, DS_KEEPS_PRODUCTS };
 struct ds_model {
     struct ds_model_config config;
     struct ds_model_share share;
-    enum ds_keeps keeps; /* set before anything asks for sizes */
+    /* set before anything asks for sizes */
+    enum ds_keeps keeps;
+    uint64_t logits_bytes; /* of a chunk of logits; ds_model_open sets what suits a cpu's caches */
     /* owns */
     struct ds_param *params;
     struct ds_unit *units;

@@ -178,6 +178,7 @@ const struct ds_field ds_config_fields[] = {
 
     AUTO(memory, device_limit, 0, 1, COUNT_MAX, "bytes of device memory a rank may take in training; auto: no limit but the device's", "max_device_memory gpu_memory_limit"),
     AUTO(memory, host_limit, 0, 1, COUNT_MAX, "bytes of pinned and other host memory a rank may take in training; auto: no limit", "max_host_memory cpu_memory_limit"),
+    AUTO(memory, logits, 0, 1, COUNT_MAX, "bytes of the logits that exist at a time: the head works through a micro-batch in chunks; auto: 1 GiB on a GPU, on the cpu what stays near its caches", "lm_head_chunks chunked_cross_entropy ce_chunk_size logits_chunk_size"),
 
     COUNT(log, interval, "10", 0, 1, COUNT_MAX, "steps between lines on the console", "logging_steps log_interval log_freq log_every log_every_n_steps steps_per_print"),
 

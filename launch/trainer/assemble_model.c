@@ -136,6 +136,8 @@ static ds_status take_model(struct ds_trainer *t, const struct ds_model_config *
     t->model->keeps = t->config->train.activation_checkpointing == DS_RECOMPUTE_SELECTIVE
                           ? DS_KEEPS_PRODUCTS
                           : DS_KEEPS_ALL;
+    if (t->config->memory.logits != DS_AUTO)
+        t->model->logits_bytes = t->config->memory.logits;
     count_copies(t);
     return cut_stages(t);
 }

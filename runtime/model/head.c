@@ -8,9 +8,8 @@
  * of each row go over the ranks, the loss is the same on all of them. */
 #include "tensor_parallel.h"
 
-/* A chunk of logits has this many bytes, so that it stays near the cache, but never fewer rows than a
- * matrix product needs to be worth its passes over the head's matrix and its gradient. */
-#define CHUNK_BYTES    (8u << 20)
+/* A chunk of logits has model->logits_bytes, but never fewer rows than a matrix product needs to be worth its
+ * passes over the head's matrix and its gradient. */
 #define CHUNK_ROWS_MIN 64
 
 /* T tokens, R of them in the residual stream here, C hidden, V vocabulary rows here. */
@@ -41,7 +40,7 @@ static struct head head_of(const struct ds_block *block, uint64_t token_count)
     const struct ds_param *matrix = is_tied ? model_param(model, block->units[1], ROLE_EMBED)
                                             : model_param(model, unit, ROLE_LM_HEAD);
     const uint64_t columns_max = ds_tp_cut(config->vocab_size, 0, model->share.tp_size).count;
-    uint64_t rows = CHUNK_BYTES / (columns_max * ds_dtype_bytes(model->share.compute));
+    uint64_t rows = model->logits_bytes / (columns_max * ds_dtype_bytes(model->share.compute));
 
     rows = rows < CHUNK_ROWS_MIN ? CHUNK_ROWS_MIN : rows;
     return (struct head){

@@ -247,6 +247,8 @@ static ds_status settle(struct ds_model *model, const struct ds_model_config *co
     return DS_OK;
 }
 
+#define CPU_LOGITS_BYTES ((uint64_t)8 << 20)
+
 ds_status ds_model_open(const struct ds_model_config *config, const struct ds_model_share *share,
                         struct ds_model **out)
 {
@@ -258,6 +260,7 @@ ds_status ds_model_open(const struct ds_model_config *config, const struct ds_mo
     if (st != DS_OK)
         goto fail;
     model->unit_count = model->block_count = (uint32_t)model->config.num_hidden_layers + 2;
+    model->logits_bytes = CPU_LOGITS_BYTES;
     model->params = calloc((size_t)model->unit_count * ROLE_COUNT, sizeof *model->params);
     model->units = calloc(model->unit_count, sizeof *model->units);
     model->blocks = calloc(model->block_count, sizeof *model->blocks);

@@ -489,9 +489,36 @@ static void what_is_named_is_kept(void **state)
     }
 }
 
+/* A micro-batch of 16 x 48 rows of 300 logits in fp32 is 921,600 bytes: the chunk is cut to it. */
+static void logits_are_as_many_as_suit_the_device(void **state)
+{
+    static const struct setup rows = {
+        "logits", 1, {"train.micro_batch_size=16", "model.vocab_size=300"}};
+    static struct ds_config config;
+    uint64_t whole, least;
+
+    (void)state;
+    assert_true(load(&rows, NULL, DS_AUTO, &config));
+    assert_ok(settle_and_check(&config, 1));
+    assert_true(config.memory.logits == DS_AUTO);
+    assert_true(load(&rows, "run.device=cuda", DS_AUTO, &config));
+    assert_ok(settle_and_check(&config, 1));
+    assert_true(config.memory.logits == (uint64_t)1 << 30);
+    whole = worst_bytes(&config, 1);
+    assert_true(load(&rows, "memory.logits=100000", DS_AUTO, &config));
+    assert_ok(settle_and_check(&config, 1));
+    assert_true(config.memory.logits == 100000);
+    config.memory.logits = 64 * 300 * sizeof(float);
+    least = worst_bytes(&config, 1);
+    assert_true(whole >= least);
+    config.memory.logits = 1;
+    assert_true(worst_bytes(&config, 1) == least); /* never fewer than 64 rows */
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(logits_are_as_many_as_suit_the_device),
         cmocka_unit_test(exactly_the_keys_that_make_a_run_fit_are_named),
         cmocka_unit_test(a_limit_of_one_byte_less_is_refused_with_its_size),
         cmocka_unit_test(a_limit_of_the_host_is_answered_with_the_host_s_bytes),
