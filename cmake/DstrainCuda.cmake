@@ -51,7 +51,8 @@ function(ds_add_cuda_plugin)
        ${CMAKE_SOURCE_DIR}/runtime/base/tensor.c ${CMAKE_SOURCE_DIR}/runtime/base/random.c)
   add_library(dstrain_cuda MODULE ${sources})
   target_include_directories(dstrain_cuda PRIVATE ${CMAKE_SOURCE_DIR}/include ${DS_NCCL_INCLUDE} ${DS_CUDNN_INCLUDE}
-                             ${CMAKE_SOURCE_DIR}/runtime/device/cuda ${CMAKE_SOURCE_DIR}/runtime/kernels/cuda)
+                             ${CMAKE_SOURCE_DIR}/runtime/device/cuda ${CMAKE_SOURCE_DIR}/runtime/device/plugin_host
+                             ${CMAKE_SOURCE_DIR}/runtime/kernels/cuda)
   target_compile_definitions(dstrain_cuda PRIVATE _GNU_SOURCE DS_VERSION="${PROJECT_VERSION}")
   target_compile_options(dstrain_cuda PRIVATE
     $<$<COMPILE_LANGUAGE:C>:-std=c17;-Wall;-Wextra;-fvisibility=hidden;-ffp-contract=off;-fmacro-prefix-map=${CMAKE_SOURCE_DIR}/=>

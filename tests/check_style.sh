@@ -50,13 +50,16 @@ exits() {
 }
 
 # A file sees the contracts and its own folder (in launch, launch's sub-folders too). What climbs undoes the layers, and so does
-# reaching for the private header of another folder.
+# reaching for the private header of another folder. A plugin is one module in several folders: all see its host,
+# those of the CUDA plugin its device.
 climbing_includes() { echo "$code" | grep -E '#[[:space:]]*include[[:space:]]+["<]([^">]*/)?\.\./'; }
 foreign_includes() {
     echo "$code" | sed -nE 's/^([^:]*):([0-9]+):[[:space:]]*#[[:space:]]*include[[:space:]]+"([^"]+)".*/\1 \2 \3/p' |
         while read -r file line header; do
             case $header in
             dstrain/*) [ -f "include/$header" ] ;;
+            plugin_host.h) case $file in runtime/device/plugin_*|runtime/device/cuda/*) ;; *) false ;; esac ;;
+            device_cuda.h) case $file in runtime/device/cuda/*|runtime/kernels/cuda/*|runtime/comm/nccl/*) ;; *) false ;; esac ;;
             *) [ -f "${file%/*}/$header" ] || { [ "${file%%/*}" = launch ] && [ -f "launch/$header" ]; } ;;
             esac || echo "$file:$line:#include \"$header\""
         done

@@ -4,8 +4,10 @@
  *
  * A NULL stream: host memory, the call returns when it is done here. With a stream the call returns
  * at once, the work happens in the stream's order and a failure comes back from the next wait on the
- * stream; buffers belong to the work until then. Sums are made in rank order, whatever the backend,
- * so one host and several give the same bits. Counts are size_t: anything beyond 2^31 is cut inside.
+ * stream; buffers belong to the work until then. Between hosts' memories sums are made in rank order, whatever
+ * the backend, so one host and several give the same bits. Between GPUs they are NCCL's: in the order
+ * of its algorithm, and of 16-bit floats rounded at each step; equal calls on an equal layout give equal bits
+ * where its algorithm is fixed (run.deterministic). Counts are size_t: anything beyond 2^31 is cut inside.
  * Every wait has the group's deadline: DS_ERR_DEADLINE names the group, the operation and the ranks
  * that are missing, where the backend can know them. */
 #ifndef DSTRAIN_COMM_H
@@ -44,7 +46,7 @@ struct ds_comm_ops {
     uint32_t caps;
     /* collective, all five, in the same order on every rank. Dtypes: all_reduce and reduce_scatter F32,
      * F64, BF16, F16, I32, I64, U64; the others move bytes. 16-bit floats are added in fp32 over all
-     * ranks and rounded once, to nearest even. In place is allowed: all_reduce always is; all_gather
+     * ranks and rounded once, to nearest even (nccl: see above). In place is allowed: all_reduce always is; all_gather
      * where `send` is rank * count elements into `recv`; reduce_scatter where `recv` is that part of
      * `send`. */
     ds_status (*all_reduce)(struct ds_comm *comm, void *data, size_t count, enum ds_dtype dtype,
@@ -58,16 +60,18 @@ struct ds_comm_ops {
     ds_status (*barrier)(struct ds_comm *comm);
     /* collective among the ranks that name each other: the messages of a call progress together, none
      * waits for another one. Between two ranks those of one direction are matched in the order of the
-     * calls and, inside a call, of the array; sizes that differ are DS_ERR_COMM. It has no place in the
-     * order of the collectives. The array is copied at the call. */
+     * calls and, inside a call, of the array; sizes that differ are DS_ERR_COMM (nccl does not see it). It
+     * has no place in the order of the collectives of a host backend; nccl's follow the calls. The array is
+     * copied at the call. */
     ds_status (*exchange)(struct ds_comm *comm, const struct ds_message *messages, uint32_t count,
                           struct ds_stream *stream);
     /* collective: ranks of one color form a group, ordered by (key, old rank). A negative color:
-     * *out = NULL. Host side, blocking. */
+     * *out = NULL. Host side, blocking. Control groups and those that host memory goes through; else NULL. */
     ds_status (*split)(struct ds_comm *comm, int color, int key, const char *group,
                        struct ds_comm **out);
     /* collective: a communicator over the same ranks for data in a step, the best for where they are
-     * (a control group only): threads -> threads, one host -> shm, else mpi. */
+     * (a control group only): threads -> threads, one host -> shm, else mpi. Of nccl, whatever the control
+     * group: between the GPUs that its ranks have open. */
     ds_status (*open_data)(struct ds_comm *control, const char *group, struct ds_comm **out);
     /* local, optional: the caller's own place in a group whose shape it knows; for a backend that sends
      * nothing and so cannot be asked who else there is */

@@ -225,6 +225,8 @@ ds_status ds_trainer_open(const struct ds_trainer_options *options, struct ds_tr
     trainer_enter(t, "start", 0, trainer_deadline_ns(t));
     st = trainer_assemble(t);
     if (st != DS_OK) {
+        if (t->mesh && (st == DS_ERR_COMM || st == DS_ERR_DEADLINE))
+            ds_mesh_poison(t->mesh); /* queued work would be waited for, and may never end */
         ds_trainer_close(t);
         return st;
     }

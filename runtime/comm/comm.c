@@ -82,6 +82,7 @@ ds_status ds_comm_exchange(struct ds_comm *comm, const struct ds_message *messag
 ds_status ds_comm_split(struct ds_comm *comm, int color, int key, const char *group,
                         struct ds_comm **out)
 {
+    DS_ASSERT(comm->ops->split != NULL);
     return comm->ops->split(comm, color, key, group, out);
 }
 

@@ -163,7 +163,7 @@ static void a_plugin_without_a_required_entry_is_refused(void **state)
 
 static void a_failure_inside_a_plugin_reaches_our_log(void **state)
 {
-    struct ds_device_options options = {DS_DEVICE_INLINE, 0, 1, ds_clock_system()};
+    struct ds_device_options options = {.thread_count = 1, .clock = ds_clock_system()};
     const struct ds_plugin *plugin;
     struct ds_device *device;
     void *at = NULL;

@@ -268,18 +268,6 @@ static ds_status cuda_event_query(struct ds_event *event, int *done)
     return DS_OK;
 }
 
-static ds_status cuda_event_sync(struct ds_event *event)
-{
-    CUDA_TRY(cudaEventSynchronize(((struct cuda_event *)event)->event));
-    return DS_OK;
-}
-
-static ds_status cuda_stream_sync(struct ds_stream *stream)
-{
-    CUDA_TRY(cudaStreamSynchronize(cuda_stream_of(stream)));
-    return DS_OK;
-}
-
 const struct ds_device_ops ds_device_cuda_ops = {
     .name = "cuda",
     .caps = DS_DEVICE_CAP_COMPUTES,

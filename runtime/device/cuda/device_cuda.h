@@ -13,6 +13,7 @@ extern "C" {
 #endif
 
 struct cuda_math; /* runtime/kernels/cuda: library handles, algorithms, attention plans */
+struct nccl_comm; /* runtime/comm/nccl */
 
 struct cuda_device {
     struct ds_device base;
@@ -22,7 +23,8 @@ struct cuda_device {
     int is_deterministic;
     int64_t offset_ns; /* monotonic time of the host minus the GPU's globaltimer */
     char name[256];
-    struct cuda_math *math; /* owned */
+    struct cuda_math *math;   /* owned */
+    struct nccl_comm *groups; /* borrowed: those that have made a call here; waits look at them */
 };
 
 /* What a kernel needs beyond its arguments, one piece a stream, taken at the first use: a constant, so that
@@ -83,6 +85,14 @@ ds_status cuda_capture_begin(struct ds_stream *stream);
 ds_status cuda_capture_end(struct ds_stream *stream, struct ds_graph **out);
 ds_status cuda_graph_launch(struct ds_stream *stream, struct ds_graph *graph);
 void cuda_graph_close(struct ds_graph *graph);
+
+/* runtime/comm/nccl/nccl_watch.c. local: DS_OK, or how the first group that other ranks hold up has failed. Each
+ * failure is told once. */
+DS_CHECKED ds_status nccl_look(const struct cuda_device *device);
+
+/* wait_cuda.c: the host waits, and looks at the groups while it does */
+DS_CHECKED ds_status cuda_event_sync(struct ds_event *event);
+DS_CHECKED ds_status cuda_stream_sync(struct ds_stream *stream);
 
 /* stamp.cu: the host's monotonic time, written by the GPU to pinned memory */
 ds_status cuda_stamp(struct ds_stream *stream, uint64_t *at_ns);

@@ -1,6 +1,6 @@
 /* plugin_cuda.c - libdstrain_cuda.so: the CUDA device, its kernels, and NCCL. */
-#include "../plugin_host/plugin_host.h"
 #include "device_cuda.h"
+#include "plugin_host.h"
 
 __attribute__((visibility("default"))) const struct ds_plugin *
 ds_plugin_get(uint32_t abi, const struct ds_host *host);

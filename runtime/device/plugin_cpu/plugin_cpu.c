@@ -1,5 +1,5 @@
 /* plugin_cpu.c - makes a plugin of the cpu device: its one exported symbol. */
-#include "plugin_host/plugin_host.h"
+#include "plugin_host.h"
 
 #include <stddef.h>
 

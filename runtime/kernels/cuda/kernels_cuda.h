@@ -2,7 +2,7 @@
 #ifndef KERNELS_CUDA_H
 #define KERNELS_CUDA_H
 
-#include "../../device/cuda/device_cuda.h"
+#include "device_cuda.h"
 
 #ifdef __cplusplus
 extern "C" {
