@@ -47,7 +47,8 @@ static inline const struct ds_device_ops *find_ops(const struct backend *backend
 static inline struct rig rig_open(void **state, uint64_t seed)
 {
     const struct backend *backend = *state;
-    struct ds_device_options options = {backend->mode, seed, 1, ds_clock_system()};
+    struct ds_device_options options = {
+        .mode = backend->mode, .seed = seed, .thread_count = 1, .clock = ds_clock_system()};
     struct rig rig = {.ops = find_ops(backend)};
 
     assert_ok(rig.ops->open(0, &options, &rig.device));

@@ -293,7 +293,10 @@ static ds_status open_rank(struct ds_comm *world, const struct unit_rig *rig, st
         .elems = UNIT, .params = params, .param_count = RANGES};
     static const struct ds_optim_range *const lists[1] = {ranges};
     static const uint32_t counts[1] = {RANGES};
-    const struct ds_device_options options = {rig->mode, seed + world->rank, 1, ds_clock_system()};
+    const struct ds_device_options options = {.mode = rig->mode,
+                                              .seed = seed + world->rank,
+                                              .thread_count = 1,
+                                              .clock = ds_clock_system()};
     const struct ds_step_record record = {.step = 1,
                                           .learning_rate = 0.125f,
                                           .loss_scale = 1,
