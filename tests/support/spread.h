@@ -152,7 +152,8 @@ static inline void spread_describe(const struct spread_case *c, struct spread_ra
 static inline void spread_open(const struct spread_case *c, struct ds_comm *world,
                                const struct ds_device_ops *device_ops, struct spread_rank *r)
 {
-    const struct ds_device_options device = {DS_DEVICE_INLINE, 1, 1, ds_clock_system()};
+    const struct ds_device_options device = {
+        .seed = 1, .thread_count = 1, .clock = ds_clock_system()};
 
     *r = (struct spread_rank){.c = c, .here = ds_mesh_place_of(&c->mesh, world->rank)};
     const struct ds_model_share share = {.tp_rank = r->here.at[DS_AXIS_TP],

@@ -82,8 +82,10 @@ static inline void rig_groups(struct zero_rank *r, struct ds_comm *world)
 
 static inline void rig_open(struct zero_rank *r, struct zero_case *test, struct ds_comm *world)
 {
-    const struct ds_device_options device = {test->mode, test->seed + world->rank, 1,
-                                             ds_clock_system()};
+    const struct ds_device_options device = {.mode = test->mode,
+                                             .seed = test->seed + world->rank,
+                                             .thread_count = 1,
+                                             .clock = ds_clock_system()};
     void *record = NULL;
 
     *r = (struct zero_rank){.test = test};

@@ -37,7 +37,7 @@ static int ends_in_abort(struct ds_executor *executor, const struct ds_schedule 
 
 static void a_list_that_outgrows_the_plan_is_a_bug(void **state)
 {
-    const struct ds_device_options how = {DS_DEVICE_INLINE, 1, 1, ds_clock_system()};
+    const struct ds_device_options how = {.seed = 1, .thread_count = 1, .clock = ds_clock_system()};
     const struct ds_model_config config = {.hidden_size = 8};
     const struct ds_model model = {.config = config, .share = {.compute = DS_F32}};
     struct ds_schedule plan = {.is_training = 1};
