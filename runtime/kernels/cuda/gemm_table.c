@@ -19,7 +19,7 @@ struct stored_head {
     char made_for[GEMM_MADE_FOR_BYTES];
 };
 
-_Static_assert(sizeof(struct gemm_key) == 32, "a key has no hidden bytes");
+_Static_assert(sizeof(struct gemm_key) == 40, "a key has no hidden bytes");
 
 static uint64_t sum_bytes(const void *at, size_t bytes) /* FNV-1a */
 {

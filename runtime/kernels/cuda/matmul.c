@@ -83,9 +83,9 @@ static cudaDataType_t data_type(uint8_t dtype)
 
 /* Rows of `columns` elements are columns there. */
 static cublasStatus_t layout(cublasLtMatrixLayoutOpaque_t *to, uint8_t dtype, uint64_t rows,
-                             uint64_t columns)
+                             uint64_t columns, uint64_t stride)
 {
-    return cublasLtMatrixLayoutInit(to, data_type(dtype), columns, rows, (int64_t)columns);
+    return cublasLtMatrixLayoutInit(to, data_type(dtype), columns, rows, (int64_t)stride);
 }
 
 static ds_status plan_shape(const struct gemm_key *key, struct gemm_plan *plan)
@@ -100,13 +100,15 @@ static ds_status plan_shape(const struct gemm_key *key, struct gemm_plan *plan)
     GEMM_TRY(cublasLtMatmulDescSetAttribute(&plan->product, CUBLASLT_MATMUL_DESC_TRANSB, &of_y,
                                             sizeof of_y),
              key);
-    GEMM_TRY(
-        layout(&plan->x, key->in, key->trans_b ? key->n : key->k, key->trans_b ? key->k : key->n),
-        key);
-    GEMM_TRY(
-        layout(&plan->y, key->in, key->trans_a ? key->k : key->m, key->trans_a ? key->m : key->k),
-        key);
-    GEMM_TRY(layout(&plan->c, key->out, key->m, key->n), key);
+    if (key->trans_b)
+        GEMM_TRY(layout(&plan->x, key->in, key->n, key->k, key->k), key);
+    else
+        GEMM_TRY(layout(&plan->x, key->in, key->k, key->n, key->n), key);
+    if (key->trans_a)
+        GEMM_TRY(layout(&plan->y, key->in, key->k, key->m, key->a_stride), key);
+    else
+        GEMM_TRY(layout(&plan->y, key->in, key->m, key->k, key->a_stride), key);
+    GEMM_TRY(layout(&plan->c, key->out, key->m, key->n, key->n), key);
     return DS_OK;
 }
 
@@ -225,6 +227,7 @@ static struct gemm_call describe(struct ds_stream *stream, const struct ds_matmu
                               .key = {.m = rows_of(&a->c),
                                       .n = columns_of(&a->c),
                                       .k = a->trans_a ? rows_of(&a->a) : columns_of(&a->a),
+                                      .a_stride = columns_of(&a->a),
                                       .in = (uint8_t)a->a.dtype,
                                       .out = (uint8_t)a->c.dtype,
                                       .trans_a = a->trans_a != 0,
