@@ -147,7 +147,7 @@ static json_t *rounded(double value)
 
     if (!isfinite(value))
         return json_null(); /* there is no such figure here */
-    if (value == floor(value) && fabs(value) < 1e12)
+    if (value == floor(value) && fabs(value) < 0x1p53)
         return json_integer((json_int_t)value);
 
     snprintf(text, sizeof text, "%.6g", value);

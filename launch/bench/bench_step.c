@@ -1,19 +1,23 @@
-/* bench_step.c - a real training step against the rate of a matrix product, measured in the same run with
- * the same threads: behind every step all ranks multiply 2048 x 2048 matrices, so that a noisy minute
- * meets both.
+/* bench_step.c - a real training step: tokens a second, MFU, memory, the time to the first step.
+ *
+ * On the cpu a step is held against the rate of a matrix product, measured in the same run with the same
+ * threads: behind every step all ranks multiply 2048 x 2048 matrices, so that a noisy minute meets both.
+ * Another device is not interrupted: it goes on with the next step while the host is told of this one, and a
+ * step lasts from one such word to the next.
  *
  * GEMM FLOPs of a step = 6 * tokens * elements of matrices that multiply activations: every projection
  * and the head (a tied head counts, the embedding's look-up does not); 2 forward, 4 backward. Attention's
- * own products are left out, so the fraction is of a little more work than it is given credit for.
+ * own products are left out, so the fraction is of a little more work than it is given credit for. MFU counts
+ * them (mfu.h).
  *
  * Waits of a step are those of the rank that waits longest. A pipeline's bubble is measured as time in which a
  * stage waits for its neighbours over time in which it computes, beside the same of its schedule when every
  * part takes equally long; the last stages' end of it goes by in the norm and is not in their figure. */
-#include "bench.h"
+#include "bench_step.h"
+#include "mfu.h"
 #include "plan.h"
 
 #include "dstrain/hf.h"
-#include "dstrain/safetensors.h"
 #include "dstrain/trainer.h"
 
 #include <math.h>
@@ -29,19 +33,23 @@
 /* Of every step; WAIT_COMM, BUBBLE in seconds, BUBBLE_SHARE over arithmetic. */
 enum measured { STEP, GEMM, SHARE, WAIT_COMM, BUBBLE, BUBBLE_SHARE, MEASURED_COUNT };
 
+/* The largest of any rank. */
+enum once { FIRST_STEP, DEVICE_PEAK, DEVICE_USED, HOST_PEAK, ONCE_COUNT };
+
 struct step_bench {
     struct bench *bench;
     struct ds_config config;
-    char folder[256]; /* of random tokens; "": none made */
+    struct bench_tokens tokens; /* if no data is named */
     /* owns */
     struct ds_trainer *trainer;
-    struct ds_stream *stream; /* of the trainer's device, for the product */
-    void *matrices[3];
+    struct bench_product product; /* on the cpu */
     size_t gemm_size;
-    int thread_count;
+    int thread_count, is_paired;
     /* measured */
     uint64_t resumed_ns, steps_done;
+    uint64_t first_step_at_ms; /* since 1970, when the first step had ended */
     double samples[MEASURED_COUNT][BENCH_REPEATS_MAX];
+    double once[ONCE_COUNT]; /* seconds; bytes */
 };
 
 /* ---- configuration */
@@ -106,39 +114,9 @@ done:
     return st;
 }
 
-/* ---- random tokens, in a folder of each rank's own */
-
-static ds_status write_tokens(struct step_bench *s, const char *path, uint64_t vocab)
-{
-    const struct ds_random random = ds_random_of(1, DS_RANDOM_TEST, 0);
-    const uint64_t batch = s->config.train.global_batch_size, width = s->config.train.seq_length;
-    const uint64_t rows = batch > DATA_SAMPLES_MIN ? batch : DATA_SAMPLES_MIN;
-    const struct ds_safetensors_item item = {"input_ids", DS_I64, 2, {rows, width}};
-    struct ds_safetensors_writer *writer;
-    int64_t *row = malloc(width * sizeof *row);
-    ds_status st = DS_OK;
-
-    if (!row)
-        return ds_fail(DS_ERR_NO_MEMORY, "a row of tokens");
-    DS_TRY_GOTO(st, ds_safetensors_create(s->bench->command->fs, path, &item, 1, NULL, &writer),
-                done);
-    for (uint64_t r = 0; r < rows && st == DS_OK; r++) {
-        for (uint64_t i = 0; i < width; i++)
-            row[i] = (int64_t)ds_random_below(random, r * width + i, vocab);
-        st = ds_safetensors_write(writer, 0, r * width, width, row);
-    }
-    if (st == DS_OK)
-        st = ds_safetensors_commit(writer);
-    else
-        ds_safetensors_abandon(writer);
-done:
-    free(row);
-    return st;
-}
-
 static ds_status make_data(struct step_bench *s)
 {
-    const char *base = getenv("TMPDIR");
+    const uint64_t batch = s->config.train.global_batch_size;
     uint64_t vocab = s->config.model.vocab_size;
     struct ds_model_config model;
 
@@ -146,92 +124,55 @@ static ds_status make_data(struct step_bench *s)
         DS_TRY(ds_hf_read_config(s->bench->command->fs, s->config.model.path, &model));
         vocab = model.vocab_size;
     }
-    snprintf(s->folder, sizeof s->folder, "%s/dstrain-bench-XXXXXX", base ? base : "/tmp");
-    if (!mkdtemp(s->folder)) {
-        s->folder[0] = '\0';
-        return ds_fail(DS_ERR_IO, "no folder for random tokens can be made in %s",
-                       base ? base : "/tmp");
-    }
-    snprintf(s->config.data.train, sizeof s->config.data.train, "%s/tokens.safetensors", s->folder);
-    return write_tokens(s, s->config.data.train, vocab);
-}
-
-/* ---- the product */
-
-static ds_status open_gemm(struct step_bench *s)
-{
-    struct ds_device *device = ds_trainer_device(s->trainer);
-    const size_t bytes = s->gemm_size * s->gemm_size * sizeof(float);
-    float *host = malloc(bytes);
-    ds_status st = DS_OK;
-
-    if (!host)
-        return ds_fail(DS_ERR_NO_MEMORY, "a matrix of %zu bytes", bytes);
-    ds_random_normal(ds_random_of(1, DS_RANDOM_TEST, 1), 0, s->gemm_size * s->gemm_size, 1, host);
-    DS_TRY_GOTO(st, device->ops->stream_open(device, 0, &s->stream), done);
-    for (int i = 0; i < 3; i++) {
-        DS_TRY_GOTO(st, device->ops->alloc(device, DS_MEMORY_DEVICE, bytes, 0, &s->matrices[i]),
-                    done);
-        DS_TRY_GOTO(st, device->ops->copy(s->stream, s->matrices[i], host, bytes), done);
-        DS_TRY_GOTO(st, device->ops->stream_sync(s->stream), done);
-    }
-done:
-    free(host);
-    return st;
-}
-
-static void close_gemm(struct step_bench *s)
-{
-    struct ds_device *device = s->trainer ? ds_trainer_device(s->trainer) : NULL;
-
-    if (!device || !s->stream)
-        return;
-    device->ops->stream_close(s->stream);
-    for (int i = 0; i < 3; i++)
-        if (s->matrices[i])
-            device->ops->release(device, DS_MEMORY_DEVICE, s->matrices[i],
-                                 s->gemm_size * s->gemm_size * sizeof(float));
-}
-
-static ds_status run_gemm(struct step_bench *s, double *seconds)
-{
-    struct ds_device *device = ds_trainer_device(s->trainer);
-    const struct ds_clock *clock = s->bench->command->clock;
-    const uint64_t n = s->gemm_size;
-    const struct ds_matmul_args args = {.a = ds_tensor2(s->matrices[0], DS_F32, n, n),
-                                        .b = ds_tensor2(s->matrices[1], DS_F32, n, n),
-                                        .c = ds_tensor2(s->matrices[2], DS_F32, n, n)};
-    uint64_t start_ns;
-
-    DS_TRY(ds_comm_barrier(s->bench->world)); /* all ranks at once, as in a step */
-    start_ns = ds_clock_mono_ns(clock);
-    DS_TRY(device->ops->kernels->matmul(s->stream, &args));
-    DS_TRY(device->ops->stream_sync(s->stream));
-    *seconds = (double)(ds_clock_mono_ns(clock) - start_ns) * 1e-9;
-    return ds_comm_barrier(s->bench->world);
+    DS_TRY(bench_tokens_make(s->bench, batch > DATA_SAMPLES_MIN ? batch : DATA_SAMPLES_MIN,
+                             s->config.train.seq_length, vocab, &s->tokens));
+    snprintf(s->config.data.train, sizeof s->config.data.train, "%s", s->tokens.path);
+    return DS_OK;
 }
 
 /* ---- the steps */
 
-/* From the end of the product behind one step to the end of the next step. */
-static ds_status on_step(void *user, const struct ds_step_report *report)
+/* From the end of the product behind one step, or of the step, to the end of the next step. */
+static ds_status on_step(struct step_bench *s, const struct ds_step_report *report)
 {
-    struct step_bench *s = user;
     const struct ds_clock *clock = s->bench->command->clock;
     const uint64_t now_ns = ds_clock_mono_ns(clock), i = s->steps_done;
-    double unused;
+    double unused, *product = &unused;
 
     if (report->step > s->bench->warmups) {
         s->samples[STEP][i] = (double)(now_ns - s->resumed_ns) * 1e-9;
         s->samples[WAIT_COMM][i] = report->wait_comm_s;
         s->samples[BUBBLE][i] = report->bubble_s;
         s->samples[BUBBLE_SHARE][i] = report->bubble_s / report->arithmetic_s;
-        DS_TRY(run_gemm(s, &s->samples[GEMM][i]));
+        product = &s->samples[GEMM][i];
         s->steps_done++;
-    } else {
-        DS_TRY(run_gemm(s, &unused));
     }
-    s->resumed_ns = ds_clock_mono_ns(clock);
+    if (s->is_paired)
+        DS_TRY(bench_product_run(&s->product, product));
+    s->resumed_ns = s->is_paired ? ds_clock_mono_ns(clock) : now_ns;
+    return DS_OK;
+}
+
+/* How long a person waited for it. */
+static void see_first_step(struct step_bench *s)
+{
+    const struct ds_command *command = s->bench->command;
+
+    s->once[FIRST_STEP] = bench_process_age_s(command->fs);
+    s->first_step_at_ms = ds_clock_real_ns(command->clock) / 1000000u;
+}
+
+/* After the last step everything that a run takes is taken. */
+static ds_status see_memory(struct step_bench *s, const struct ds_step_report *report)
+{
+    struct ds_device *device = ds_trainer_device(s->trainer);
+    size_t used = 0;
+
+    s->once[DEVICE_PEAK] = (double)report->device_peak_bytes;
+    s->once[HOST_PEAK] = (double)report->host_peak_bytes;
+    if (device->ops->memory_used)
+        DS_TRY(device->ops->memory_used(device, &used));
+    s->once[DEVICE_USED] = device->ops->memory_used ? (double)used : NAN;
     return DS_OK;
 }
 
@@ -255,50 +196,71 @@ static ds_status check_step(void *user, const struct ds_step_report *report)
     if (report->is_skipped || !(report->loss > 0) || !(report->grad_norm > 0))
         return ds_fail(DS_ERR_UNFIT, "step %llu: loss %g, gradient norm %g: not a training step",
                        (unsigned long long)report->step, report->loss, report->grad_norm);
+    if (report->step == 1)
+        see_first_step(s);
+    if (report->step == s->config.train.steps)
+        DS_TRY(see_memory(s, report));
     return on_step(s, report);
 }
 
 /* ---- figures */
 
+static ds_status print_product(struct step_bench *s,
+                               const struct bench_spread spread[MEASURED_COUNT], double rate)
+{
+    const struct bench_figure figures[] = {{"gflop_per_s", rate * 1e-9}};
+    char what[160];
+
+    snprintf(what, sizeof what, "matmul %zu cubed on each of %u ranks %d threads", s->gemm_size,
+             s->bench->world->size, s->thread_count);
+    DS_TRY(bench_print(s->bench, what, "s", &spread[GEMM], figures, 1));
+    return bench_print(s->bench, "GEMM time of a step / step time, pair by pair", "1",
+                       &spread[SHARE], NULL, 0);
+}
+
 static ds_status print_step(struct step_bench *s, const struct bench_spread spread[MEASURED_COUNT])
 {
     const struct ds_model *model = ds_trainer_model(s->trainer);
     const uint32_t ranks = s->bench->world->size;
-    const double tokens = (double)(s->config.train.global_batch_size * s->config.train.seq_length);
-    const double flops = gemm_flops_per_token(model) * tokens;
-    const double n = (double)s->gemm_size, rate = ranks * 2 * n * n * n / spread[GEMM].median;
+    const uint64_t seq_length = s->config.train.seq_length;
+    const double tokens = (double)(s->config.train.global_batch_size * seq_length);
+    const double tokens_per_s = tokens / spread[STEP].median;
+    const double flops = gemm_flops_per_token(model) * tokens, n = (double)s->gemm_size;
+    const double rate = s->is_paired ? ranks * 2 * n * n * n / spread[GEMM].median : NAN;
     const double bubble = spread[BUBBLE_SHARE].median;
     const double ideal = ds_trainer_ideal_bubble(s->trainer);
-    char what[160], product[160];
+    char what[160];
 
     snprintf(what, sizeof what, "%s %llu parameters %llu x %llu tokens %u ranks %d threads",
              ds_family_name(model->config.family), (unsigned long long)model->elems_total,
-             (unsigned long long)s->config.train.global_batch_size,
-             (unsigned long long)s->config.train.seq_length, ranks, s->thread_count);
-    snprintf(product, sizeof product, "matmul %zu cubed on each of %u ranks %d threads",
-             s->gemm_size, ranks, s->thread_count);
-    const struct bench_figure of_step[] = {
+             (unsigned long long)s->config.train.global_batch_size, (unsigned long long)seq_length,
+             ranks, s->thread_count);
+    const struct bench_figure figures[] = {
         {"ranks", ranks},
         {"threads", s->thread_count},
         {"tokens", tokens},
-        {"tokens_per_s", tokens / spread[STEP].median},
+        {"tokens_per_s", tokens_per_s},
+        {"tokens_per_s_rank", tokens_per_s / ranks},
+        {"mfu", ds_mfu(model, seq_length, ds_trainer_device(s->trainer), tokens_per_s, ranks)},
         {"gemm_flops", flops},
         {"gflop_per_s", flops / spread[STEP].median * 1e-9},
         {"gemm_fraction", flops / rate / spread[STEP].median},
-        {"all_flops", ds_model_flops_per_token(model, s->config.train.seq_length) * tokens},
+        {"all_flops", ds_model_flops_per_token(model, seq_length) * tokens},
         {"wait_comm_s", spread[WAIT_COMM].median},
         {"bubble_s", spread[BUBBLE].median},
         {"bubble", bubble},
         {"bubble_ideal", ideal},
         {"bubble_over_ideal", ideal > 0 ? bubble / ideal : NAN},
+        {"device_peak_bytes", s->once[DEVICE_PEAK]},
+        {"device_used_bytes", s->once[DEVICE_USED]},
+        {"host_peak_bytes", s->once[HOST_PEAK]},
+        {"first_step_s", s->once[FIRST_STEP]},
+        {"first_step_at_ms", (double)s->first_step_at_ms},
     };
-    const struct bench_figure of_product[] = {{"gflop_per_s", rate * 1e-9}};
 
     DS_TRY(
-        bench_print(s->bench, what, "s", &spread[STEP], of_step, sizeof of_step / sizeof *of_step));
-    DS_TRY(bench_print(s->bench, product, "s", &spread[GEMM], of_product, 1));
-    return bench_print(s->bench, "GEMM time of a step / step time, pair by pair", "1",
-                       &spread[SHARE], NULL, 0);
+        bench_print(s->bench, what, "s", &spread[STEP], figures, sizeof figures / sizeof *figures));
+    return s->is_paired ? print_product(s, spread, rate) : DS_OK;
 }
 
 static ds_status report(struct step_bench *s)
@@ -309,6 +271,7 @@ static ds_status report(struct step_bench *s)
     const double flops = gemm_flops_per_token(ds_trainer_model(s->trainer)) * tokens / world->size;
     struct bench_spread spread[MEASURED_COUNT];
 
+    DS_TRY(ds_comm_all_reduce(world, s->once, ONCE_COUNT, DS_F64, DS_REDUCE_MAX, NULL));
     for (int k = 0; k < MEASURED_COUNT; k++)
         DS_TRY(
             ds_comm_all_reduce(world, s->samples[k], s->steps_done, DS_F64, DS_REDUCE_MAX, NULL));
@@ -317,6 +280,21 @@ static ds_status report(struct step_bench *s)
     for (int k = 0; k < MEASURED_COUNT; k++)
         spread[k] = bench_spread_of(s->samples[k], s->steps_done);
     return print_step(s, spread);
+}
+
+/* Steps 3 and 4 are those that are captured. */
+static void warm_up_longer(struct step_bench *s)
+{
+    s->bench->warmups += 2;
+    s->config.train.steps += 2;
+}
+
+static ds_status open_product(struct step_bench *s)
+{
+    struct ds_device *device = ds_trainer_device(s->trainer);
+
+    s->is_paired = (device->ops->caps & DS_DEVICE_CAP_HOST_MEMORY) != 0;
+    return s->is_paired ? bench_product_open(s->bench, device, s->gemm_size, &s->product) : DS_OK;
 }
 
 static ds_status run(struct step_bench *s)
@@ -328,6 +306,8 @@ static ds_status run(struct step_bench *s)
     DS_TRY(load_config(s, &given));
     if (!(given & HAS_DATA))
         DS_TRY(ds_comm_agreed(bench->world, make_data(s)));
+    if (s->config.run.graphs)
+        warm_up_longer(s);
     DS_TRY(ds_plan_together(bench->world, command->fs, command->clock, &s->config));
     s->thread_count = bench_threads(bench, s->config.run.threads);
     const struct ds_trainer_options options = {.config = &s->config,
@@ -339,7 +319,7 @@ static ds_status run(struct step_bench *s)
                                                .on_step = check_step,
                                                .user = s};
     DS_TRY(ds_trainer_open(&options, &s->trainer));
-    DS_TRY(ds_comm_agreed(bench->world, open_gemm(s)));
+    DS_TRY(ds_comm_agreed(bench->world, open_product(s)));
     s->resumed_ns = ds_clock_mono_ns(command->clock);
     command->peers_wait = 1;
     DS_TRY(ds_trainer_run(s->trainer));
@@ -365,11 +345,10 @@ ds_status ds_bench_step(struct bench *bench)
     s->gemm_size = bench->is_quick ? GEMM_SIZE_QUICK : GEMM_SIZE;
     st = run(s);
     if (!bench->command->peers_wait) {
-        close_gemm(s);
+        bench_product_close(&s->product);
         ds_trainer_close(s->trainer);
     }
-    if (s->folder[0])
-        (void)ds_fs_remove_tree(bench->command->fs, s->folder);
+    bench_tokens_remove(bench, &s->tokens);
 done:
     free(s);
     return st;

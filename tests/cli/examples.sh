@@ -19,15 +19,19 @@ fail() {
 for file in "$examples"/*.ini; do
     case ${file##*/} in # what a person names on the command line
     finetune.ini) set -- model.path=m data.train=t.safetensors train.seq_length=128 ;;
-    bench-10m.ini) set -- data.train=t.txt ;;
+    bench-*.ini) set -- data.train=t.txt ;;
     *) set -- ;;
+    esac
+    case ${file##*/} in # how many ranks it is for
+    bench-1b.ini | bench-7b.ini | bench-124m.ini) ranks=1 ;;
+    *) ranks=2 ;;
     esac
     "$program" check "$file" "$@" >out 2>err || fail "check ${file##*/} $*"
     [ -s err ] && fail "check ${file##*/}: complains"
-    "$program" plan "$file" --ranks 2 "$@" >out 2>err || [ ${file##*/} = finetune.ini ] || fail "plan ${file##*/} $*"
+    "$program" plan "$file" --ranks $ranks "$@" >out 2>err || [ ${file##*/} = finetune.ini ] || fail "plan ${file##*/} $*"
     count=$((count + 1))
 done
-[ $count -ge 3 ] || fail "only $count configurations"
+[ $count -ge 8 ] || fail "only $count configurations"
 
 if [ "${DSTRAIN_TEST_LONG:-0}" = 1 ] && command -v mpirun >/dev/null; then
     mkdir -p runs/quickstart-corpus

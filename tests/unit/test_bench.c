@@ -9,6 +9,8 @@
 #include "bench/bench.h"
 #include "bench/bench_kernels.h"
 
+#include <math.h>
+
 static struct ds_comm *self;
 
 static int open_self(void **state)
@@ -87,8 +89,21 @@ static const char tiny_ini[] =
     "num_hidden_layers = 2\nnum_attention_heads = 4\n"
     "[train]\nsteps = 1000\nglobal_batch_size = 4\nseq_length = 16\n";
 
+/* The first step ended after the bench had begun and before now, and the process is older than the bench. */
+static int first_step_is_between(const json_t *line, uint64_t began_ns)
+{
+    const double at_ms = bench_number(line, "first_step_at_ms");
+    const double now_ms = (double)ds_clock_real_ns(ds_clock_system()) * 1e-6;
+    const double began_ms = (double)began_ns * 1e-6;
+
+    return at_ms >= floor(began_ms) && at_ms <= now_ms &&
+           bench_number(line, "first_step_s") * 1e3 >= at_ms - began_ms - 30 &&
+           bench_number(line, "first_step_s") < 3600;
+}
+
 static void a_step_is_measured_without_data(void **state)
 {
+    const uint64_t began_ns = ds_clock_real_ns(ds_clock_system());
     struct bench_lines lines;
     char *folder = tiny_folder(), words[1024], path[600];
 
@@ -111,6 +126,12 @@ static void a_step_is_measured_without_data(void **state)
     assert_true(bench_number(lines.lines[0], "bubble") == 0); /* of one stage */
     assert_true(bench_number(lines.lines[0], "bubble_ideal") == 0);
     assert_true(json_is_null(json_object_get(lines.lines[0], "bubble_over_ideal")));
+    assert_true(json_is_null(json_object_get(lines.lines[0], "mfu"))); /* the cpu has no peak */
+    assert_true(bench_number(lines.lines[0], "tokens_per_s_rank") ==
+                bench_number(lines.lines[0], "tokens_per_s"));
+    assert_true(bench_number(lines.lines[0], "device_peak_bytes") > 0);
+    assert_true(bench_number(lines.lines[0], "host_peak_bytes") > 0);
+    assert_true(first_step_is_between(lines.lines[0], began_ns));
     assert_int_equal(names_in(folder), 1); /* the configuration */
     bench_lines_fini(&lines);
     tiny_remove(folder);

@@ -1,0 +1,60 @@
+#!/bin/sh
+# tests/bench/gpu_peers.sh takes turns with a peer, holds medians against each other and does not hide a failure.
+# The peer here is a script that says what it is told to; dstrain is real. Called with the program.
+set -u
+program=${1:?the dstrain program}
+script=$(cd "$(dirname "$0")/../bench" && pwd)/gpu_peers.sh || exit 2
+work=$(mktemp -d) || exit 2
+trap 'rm -rf "$work"' EXIT
+cd "$work" || exit 2
+bad=0
+
+fail() {
+    echo "FAILED: $*"
+    cat out err
+    bad=1
+}
+
+cat >tiny.ini <<'INI'
+[model]
+vocab_size = 61
+hidden_size = 32
+intermediate_size = 48
+num_hidden_layers = 2
+num_attention_heads = 4
+[train]
+steps = 1000
+global_batch_size = 4
+seq_length = 16
+INI
+# tok_s_gpu of the n-th call: the n-th argument
+cat >peer <<'PEER'
+echo "it says something else first"
+echo x >>calls
+eval "speed=\$$(($(wc -l <calls)))"
+[ "$speed" != broken ] || exit 3
+echo "{\"tok_s_gpu\": $speed, \"mfu_causal\": 0.25, \"peak_GB\": 0.002}"
+PEER
+
+measure() { # arguments of the peer
+    rm -f calls lines
+    PEER=$work/peer PEER_RUN=sh MPIRUN='' sh "$script" -r 3 -s 1 -o lines "$program" tiny.ini run.device=cpu \
+        run.threads=1 'run.dir=a b' --quick -- "$@" >out 2>err
+}
+
+measure 100 300.5 200 || fail "three repetitions"
+order=$(sed -n 's/.*"who":"\([a-z]*\)".*/\1/p' lines | tr '\n' ' ')
+[ "$order" = "machine dstrain peer dstrain peer dstrain peer ratio " ] || fail "in turn: $order"
+grep -q '"peer_tokens_per_s_rank":200,' lines || fail "the median of 100, 300.5 and 200"
+ours=$(sed -n 's/.*"who":"ratio","dstrain_tokens_per_s_rank":\([0-9.]*\).*/\1/p' lines)
+ratio=$(sed -n 's/.*"speed":\([0-9.]*\).*/\1/p' lines)
+[ "$ratio" = "$(awk "BEGIN { printf \"%.4f\", $ours / 200 }")" ] || fail "the ratio of $ours and 200 is $ratio"
+grep -q '"first_step":null' lines || fail "a first step that the peer does not tell"
+cmp -s out lines || fail "the file differs from standard output"
+[ "$(grep -c '"bench":"step"' lines)" = 3 ] || fail "dstrain's own lines"
+
+measure 100 broken 200 && fail "a peer that fails"
+grep -q 'peer failed' err || fail "a peer that fails: not said"
+measure 100 '"slow"' 200 && fail "a peer without a speed"
+[ $bad = 0 ] && echo "turns, medians and failures are as they should be"
+exit $bad
