@@ -21,6 +21,6 @@ static ds_status fake_call(struct ds_stream *stream, ds_work_fn work, const void
 
 static const struct ds_device_ops fake_device_ops = {.name = "fake", .call = fake_call};
 static struct ds_device fake_device = {&fake_device_ops};
-__attribute__((unused)) static struct ds_stream fake_stream = {&fake_device};
+static struct ds_stream fake_stream = {&fake_device};
 
 #endif

@@ -6,7 +6,7 @@
 #ifndef DSTRAIN_KERNEL_CASE_H
 #define DSTRAIN_KERNEL_CASE_H
 
-#include "fake_device.h"
+#include "kernel_device.h"
 #include "test.h"
 
 #include "dstrain/kernels.h"
@@ -286,7 +286,7 @@ static inline void case_assert_slope(struct kernel_case *k, double (*loss)(void 
 }
 
 /* Runs `run` with 1, 2 and 3 threads; `out` (its result) must have the same bytes every time. `run`
- * makes its inputs anew from the seed it is given. */
+ * makes its inputs anew from the seed it is given. (To another device it is the same run three times.) */
 static inline void case_assert_threads_agree(void (*run)(uint64_t seed, size_t row, void *out),
                                              uint64_t seed, size_t row, size_t bytes)
 {

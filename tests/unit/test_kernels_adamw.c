@@ -1,5 +1,5 @@
 /* test_kernels_adamw.c - AdamW of the cpu table: PyTorch's numbers, fp64, spans, skipped steps. */
-// link: kernels base
+// link: device kernels base
 #include "kernel_case.h"
 
 struct shard {
@@ -45,8 +45,8 @@ static void step(struct shard *s, const struct ds_adamw_span *spans, size_t span
     s->args.record = &s->record;
     s->args.spans = spans;
     s->args.span_count = span_count;
-    assert_ok(ds_kernels_cpu.verdict(&fake_stream, &verdict));
-    assert_ok(ds_kernels_cpu.adamw(&fake_stream, &s->args));
+    assert_ok(CASE_RUN(verdict, &verdict));
+    assert_ok(CASE_RUN(adamw, &s->args));
 }
 
 /* Made with PyTorch: lr 1e-3, betas 0.9 and 0.999, eps 1e-8, weight decay 0.01. */
@@ -132,12 +132,11 @@ static void gradients_are_clipped_and_unscaled(void **state)
     for (size_t i = 0; i < 65; i++)
         other.grad[i] = s.grad[i] * ((float)(2 / (4 + 1e-6)) / 1024);
     other.args.record = &other.record;
-    assert_ok(ds_kernels_cpu.verdict(&fake_stream,
-                                     &(struct ds_verdict_args){&s.record, 2, 0.9f, 0.999f}));
+    assert_ok(CASE_RUN(verdict, &(struct ds_verdict_args){&s.record, 2, 0.9f, 0.999f}));
     s.args.record = &s.record;
     s.args.spans = &span;
     s.args.span_count = 1;
-    assert_ok(ds_kernels_cpu.adamw(&fake_stream, &s.args));
+    assert_ok(CASE_RUN(adamw, &s.args));
     step(&other, &span, 1);
     assert_true(s.record.norm == 4);
     assert_memory_equal(s.master, other.master, 65 * sizeof(float));
@@ -285,7 +284,7 @@ static void a_dtype_that_is_not_there_is_refused_by_name(void **state)
 
     (void)state;
     s.args.exp_avg.dtype = DS_I32;
-    assert_int_equal(ds_kernels_cpu.adamw(&fake_stream, &s.args), DS_ERR_UNSUPPORTED);
+    assert_int_equal(CASE_RUN(adamw, &s.args), DS_ERR_UNSUPPORTED);
     case_free(&k);
 }
 

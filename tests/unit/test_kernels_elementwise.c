@@ -1,6 +1,6 @@
 /* test_kernels_elementwise.c - bias, SwiGLU, embedding, add, fill and the sum of losses of the cpu
  * table, against fp64. */
-// link: kernels base
+// link: device kernels base
 #include "kernel_case.h"
 
 static const struct {
@@ -15,7 +15,7 @@ static void check_bias(struct kernel_case *k, size_t tokens, size_t width)
 
     case_store(k, &args.y_TN);
     case_store(k, &args.bias_N);
-    assert_ok(ds_kernels_cpu.bias_forward(&fake_stream, &args));
+    assert_ok(CASE_RUN(bias_forward, &args));
     case_load(k);
     for (size_t at = 0; at < tokens * width; at++)
         assert_true(y[at] == case_rounded(k->storage, kept[at] + bias[at % width]));
@@ -46,7 +46,7 @@ static void check_bias_backward(struct kernel_case *k, size_t tokens, size_t wid
         want[at % width] += dy[at];
     case_store(k, &args.y_TN);
     case_store_as(k, &args.bias_N, sums);
-    assert_ok(ds_kernels_cpu.bias_backward(&fake_stream, &args));
+    assert_ok(CASE_RUN(bias_backward, &args));
     case_load(k);
     assert_rounded(sums, dbias, want, width);
     case_free(k);
@@ -131,7 +131,7 @@ static void run_swiglu(struct kernel_case *k, struct ds_swiglu_args args)
 {
     case_store(k, &args.gate_up_TN);
     case_store(k, &args.y_TI);
-    assert_ok(ds_kernels_cpu.swiglu_forward(&fake_stream, &args));
+    assert_ok(CASE_RUN(swiglu_forward, &args));
     case_load(k);
 }
 
@@ -141,7 +141,7 @@ static void run_swiglu_backward(struct kernel_case *k, struct ds_swiglu_backward
     case_store(k, &args.dy_TI);
     case_store(k, &args.dgate_up_TN);
     case_store(k, &args.y_TI);
-    assert_ok(ds_kernels_cpu.swiglu_backward(&fake_stream, &args));
+    assert_ok(CASE_RUN(swiglu_backward, &args));
     case_load(k);
 }
 
@@ -202,8 +202,8 @@ static void swiglu_of_extreme_gates_stays_finite(void **state)
                                                f32_2(dgate_up, 1, 8), case_absent};
 
     (void)state;
-    assert_ok(ds_kernels_cpu.swiglu_forward(&fake_stream, &forward));
-    assert_ok(ds_kernels_cpu.swiglu_backward(&fake_stream, &backward));
+    assert_ok(CASE_RUN(swiglu_forward, &forward));
+    assert_ok(CASE_RUN(swiglu_backward, &backward));
     for (size_t i = 0; i < 4; i++) {
         assert_true(fabsf(y[i] - want[i]) < 1e-30f);
         assert_true(fabsf(dgate_up[i] - want_gate[i]) < 1e-30f);
@@ -235,7 +235,7 @@ static void embedding_copies_the_rows_of_the_table(void **state)
                                          f32_2(table, VOCABULARY, width), f32_2(y, tokens, width),
                                          0, 0};
 
-        assert_ok(ds_kernels_cpu.embedding_forward(&fake_stream, &args));
+        assert_ok(CASE_RUN(embedding_forward, &args));
         for (size_t t = 0; t < tokens; t++)
             assert_memory_equal(y + t * width, table + (size_t)id[t] * width, width * sizeof *y);
         case_free(&k);
@@ -261,7 +261,7 @@ static void embedding_backward_scatters_in_token_order(void **state)
             memset(want, 0, size * sizeof *want);
         for (size_t at = 0; at < tokens * width; at++)
             want[(size_t)id[at / width] * width + at % width] += dy[at];
-        assert_ok(ds_kernels_cpu.embedding_backward(&fake_stream, &args));
+        assert_ok(CASE_RUN(embedding_backward, &args));
         assert_memory_equal(table, want, size * sizeof *want);
         case_free(&k);
     }
@@ -282,16 +282,16 @@ static void parts_of_a_table_are_the_table(void **state)
           *part_y = case_floats(&k, tokens * width);
 
     (void)state;
-    assert_ok(ds_kernels_cpu.embedding_backward(&fake_stream, &args));
+    assert_ok(CASE_RUN(embedding_backward, &args));
     for (size_t i = 0; i < 3; i++) {
         struct ds_embedding_args part = args;
 
         part.first = cuts[i];
         part.table_VC = f32_2(part_grad + cuts[i] * width, cuts[i + 1] - cuts[i], width);
-        assert_ok(ds_kernels_cpu.embedding_backward(&fake_stream, &part));
+        assert_ok(CASE_RUN(embedding_backward, &part));
         part.table_VC.data = table + cuts[i] * width;
         part.y_TC.data = part_y;
-        assert_ok(ds_kernels_cpu.embedding_forward(&fake_stream, &part));
+        assert_ok(CASE_RUN(embedding_forward, &part));
         for (size_t at = 0; at < tokens * width; at++)
             sum[at] += part_y[at];
     }
@@ -317,10 +317,10 @@ static void add_and_fill_reach_every_element_and_no_other(void **state)
         struct ds_add_args add = {f32_1(y + 1, count), f32_1(x, count)};
         struct ds_fill_args fill = {y + 1, count * sizeof *y};
 
-        assert_ok(ds_kernels_cpu.add(&fake_stream, &add));
+        assert_ok(CASE_RUN(add, &add));
         for (size_t at = 0; at < count; at++)
             assert_true(y[at + 1] == kept[at + 1] + x[at]);
-        assert_ok(ds_kernels_cpu.fill(&fake_stream, &fill));
+        assert_ok(CASE_RUN(fill, &fill));
         for (size_t at = 0; at < count; at++)
             assert_true(y[at + 1] == 0);
         assert_true(y[0] == kept[0] && y[count + 1] == kept[count + 1]);
@@ -339,7 +339,7 @@ static void loss_sum_adds_in_fp64_and_in_order(void **state)
     (void)state;
     for (size_t i = 0; i < 1001; i++)
         sum += loss[i];
-    assert_ok(ds_kernels_cpu.loss_sum(&fake_stream, &args));
+    assert_ok(CASE_RUN(loss_sum, &args));
     assert_true(record.loss_sum == 3.25 + sum);
     case_free(&k);
 }
@@ -363,9 +363,9 @@ static void run_all(uint64_t seed, size_t row, void *out)
     swiglu.dgate_up_TN.data = to + width + VOCABULARY * width;
     swiglu.y_TI = f32_2(to + width + VOCABULARY * width + 2 * count, tokens, width);
     run_swiglu_backward(&k, swiglu);
-    assert_ok(ds_kernels_cpu.embedding_backward(&fake_stream, &embedding));
+    assert_ok(CASE_RUN(embedding_backward, &embedding));
     case_store(&k, &bias.y_TN);
-    assert_ok(ds_kernels_cpu.bias_backward(&fake_stream, &bias));
+    assert_ok(CASE_RUN(bias_backward, &bias));
     case_free(&k);
 }
 
@@ -401,8 +401,8 @@ static void every_code_is_read_and_written_as_files_are(void **state)
         struct ds_bias_args store = {f32_2(value, 1, CODES), ds_tensor1(back, dtype, CODES), 0};
 
         assert_true(ds_dtype_to_f32(want, code, dtype, CODES));
-        assert_ok(ds_kernels_cpu.bias_backward(&fake_stream, &load));
-        assert_ok(ds_kernels_cpu.bias_backward(&fake_stream, &store));
+        assert_ok(CASE_RUN(bias_backward, &load));
+        assert_ok(CASE_RUN(bias_backward, &store));
         for (size_t i = 0; i < CODES; i++) { /* 0 + -0 is 0, else all bits count */
             assert_true(value[i] == want[i] || (isnan(value[i]) && isnan(want[i])));
             assert_true(back[i] == code[i] || isnan(want[i]) || want[i] == 0);
@@ -435,7 +435,7 @@ static void fp32_is_rounded_as_for_files(void **state)
                                     ds_tensor1(got, case_dtypes[storage], COUNT), 0};
 
         assert_true(ds_dtype_from_f32(want, case_dtypes[storage], value, COUNT));
-        assert_ok(ds_kernels_cpu.bias_backward(&fake_stream, &args));
+        assert_ok(CASE_RUN(bias_backward, &args));
         for (size_t i = 0; i < COUNT; i++)
             if (!isnan(value[i]))
                 assert_int_equal(got[i], want[i]);
@@ -454,7 +454,7 @@ static void fp16_overflows_to_inf_and_not_finite_stays(void **state)
     (void)state;
     case_store(&k, &args.y_TN);
     case_store(&k, &args.bias_N);
-    assert_ok(ds_kernels_cpu.bias_forward(&fake_stream, &args));
+    assert_ok(CASE_RUN(bias_forward, &args));
     case_load(&k);
     assert_true(values[0] == INFINITY && values[1] == -INFINITY && values[2] == INFINITY);
     assert_true(isnan(values[3]));
@@ -490,11 +490,11 @@ static void dtypes_that_do_not_go_together_are_refused(void **state)
                                                ds_tensor2(x, DS_BF16, 1, 4)};
 
     (void)state;
-    assert_int_equal(ds_kernels_cpu.bias_forward(&fake_stream, &bias), DS_ERR_UNSUPPORTED);
+    assert_int_equal(CASE_RUN(bias_forward, &bias), DS_ERR_UNSUPPORTED);
     bias.bias_N.dtype = DS_F64;
-    assert_int_equal(ds_kernels_cpu.bias_backward(&fake_stream, &bias), DS_ERR_UNSUPPORTED);
-    assert_int_equal(ds_kernels_cpu.swiglu_forward(&fake_stream, &swiglu), DS_ERR_UNSUPPORTED);
-    assert_int_equal(ds_kernels_cpu.swiglu_backward(&fake_stream, &backward), DS_ERR_UNSUPPORTED);
+    assert_int_equal(CASE_RUN(bias_backward, &bias), DS_ERR_UNSUPPORTED);
+    assert_int_equal(CASE_RUN(swiglu_forward, &swiglu), DS_ERR_UNSUPPORTED);
+    assert_int_equal(CASE_RUN(swiglu_backward, &backward), DS_ERR_UNSUPPORTED);
 }
 
 int main(void)

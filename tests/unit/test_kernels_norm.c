@@ -1,5 +1,5 @@
 /* test_kernels_norm.c - RMSNorm of the cpu table against fp64, and the norm of gradients. */
-// link: kernels base
+// link: device kernels base
 #include "kernel_case.h"
 
 static const struct {
@@ -65,7 +65,7 @@ static void run_forward(struct kernel_case *k, struct ds_rmsnorm_args args)
                                   &args.y_TC};
 
     FOR_ROWS(stored, i) case_store(k, stored[i]);
-    assert_ok(ds_kernels_cpu.rmsnorm_forward(&fake_stream, &args));
+    assert_ok(CASE_RUN(rmsnorm_forward, &args));
     case_load(k);
 }
 
@@ -124,10 +124,10 @@ static void rmsnorm_forward_without_rstd_gives_the_same_output(void **state)
                                    f32_2(y, 2, 33), f32_1(rstd, 2), EPSILON};
 
     (void)state;
-    assert_ok(ds_kernels_cpu.rmsnorm_forward(&fake_stream, &args));
+    assert_ok(CASE_RUN(rmsnorm_forward, &args));
     args.rstd_T.data = NULL;
     args.y_TC.data = other;
-    assert_ok(ds_kernels_cpu.rmsnorm_forward(&fake_stream, &args));
+    assert_ok(CASE_RUN(rmsnorm_forward, &args));
     assert_memory_equal(y, other, 66 * sizeof *y);
     case_free(&k);
 }
@@ -151,6 +151,7 @@ static void rstd_has_the_bits_of_the_scalar_sum(void **state)
     struct kernel_case k = {.random = test_seed(__func__)};
 
     (void)state;
+    CASE_CPU_ONLY();
     FOR_ROWS(rows, i)
     {
         size_t tokens = rows[i].tokens, width = rows[i].width;
@@ -164,7 +165,7 @@ static void rstd_has_the_bits_of_the_scalar_sum(void **state)
                                        f32_1(rstd, tokens),
                                        EPSILON};
 
-        assert_ok(ds_kernels_cpu.rmsnorm_forward(&fake_stream, &args));
+        assert_ok(CASE_RUN(rmsnorm_forward, &args));
         for (size_t t = 0; t < tokens; t++)
             assert_true(rstd[t] ==
                         1.0f / sqrtf(scalar_mean_square(x + t * width, width) + EPSILON));
@@ -220,7 +221,7 @@ static void run_backward(struct kernel_case *k, struct ds_rmsnorm_backward_args 
 
     FOR_ROWS(stored, i) case_store(k, stored[i]);
     case_store_as(k, &args.dgain_C, gains);
-    assert_ok(ds_kernels_cpu.rmsnorm_backward(&fake_stream, &args));
+    assert_ok(CASE_RUN(rmsnorm_backward, &args));
     case_load(k);
 }
 
@@ -271,7 +272,7 @@ static void rmsnorm_backward_matches_differences(void **state)
 
         if (rows[i].width == 1)
             continue;
-        assert_ok(ds_kernels_cpu.rmsnorm_backward(&fake_stream, &args));
+        assert_ok(CASE_RUN(rmsnorm_backward, &args));
         case_assert_slope(&k, reference_loss, &b.r, b.r.x, b.dx, b.r.tokens * b.r.width);
         case_assert_slope(&k, reference_loss, &b.r, b.r.gain, b.dgain, b.r.width);
         case_free(&k);
@@ -289,14 +290,14 @@ static void rmsnorm_backward_in_parts_gives_the_same_bits(void **state)
     float *kept = case_copy(&k, dgain, 33);
 
     (void)state;
-    assert_ok(ds_kernels_cpu.rmsnorm_backward(&fake_stream, &args));
+    assert_ok(CASE_RUN(rmsnorm_backward, &args));
     args.dx_TC.data = dx;
     args.dgain_C.data = NULL;
-    assert_ok(ds_kernels_cpu.rmsnorm_backward(&fake_stream, &args));
+    assert_ok(CASE_RUN(rmsnorm_backward, &args));
     assert_memory_equal(dgain, kept, 33 * sizeof *kept);
     args.dx_TC.data = NULL;
     args.dgain_C.data = dgain;
-    assert_ok(ds_kernels_cpu.rmsnorm_backward(&fake_stream, &args));
+    assert_ok(CASE_RUN(rmsnorm_backward, &args));
     assert_memory_equal(b.dx, dx, 70 * 33 * sizeof *dx);
     assert_memory_equal(b.dgain, dgain, 33 * sizeof *dgain);
     case_free(&k);
@@ -352,15 +353,15 @@ static void dtypes_that_do_not_go_together_are_refused(void **state)
 
     (void)state;
     args.dy_TC.dtype = DS_BF16;
-    assert_int_equal(ds_kernels_cpu.rmsnorm_backward(&fake_stream, &args), DS_ERR_UNSUPPORTED);
+    assert_int_equal(CASE_RUN(rmsnorm_backward, &args), DS_ERR_UNSUPPORTED);
     args = backward_args(&b);
     args.dgain_C.dtype = DS_F64;
-    assert_int_equal(ds_kernels_cpu.rmsnorm_backward(&fake_stream, &args), DS_ERR_UNSUPPORTED);
+    assert_int_equal(CASE_RUN(rmsnorm_backward, &args), DS_ERR_UNSUPPORTED);
     forward.gain_C.dtype = DS_F16;
-    assert_int_equal(ds_kernels_cpu.rmsnorm_forward(&fake_stream, &forward), DS_ERR_UNSUPPORTED);
+    assert_int_equal(CASE_RUN(rmsnorm_forward, &forward), DS_ERR_UNSUPPORTED);
     forward.gain_C.dtype = DS_F32;
     forward.rstd_T.dtype = DS_BF16;
-    assert_int_equal(ds_kernels_cpu.rmsnorm_forward(&fake_stream, &forward), DS_ERR_UNSUPPORTED);
+    assert_int_equal(CASE_RUN(rmsnorm_forward, &forward), DS_ERR_UNSUPPORTED);
     case_free(&k);
 }
 

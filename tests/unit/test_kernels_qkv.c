@@ -1,6 +1,6 @@
 /* test_kernels_qkv.c - cutting, normalising and rotating heads of the cpu table, and the way back,
  * against fp64. */
-// link: kernels base
+// link: device kernels base
 #include "kernel_case.h"
 
 #define POSITIONS 50
@@ -223,7 +223,7 @@ static void run_split(struct kernel_case *k, const struct qkv_case *c)
                                   &args.q_THD,  &args.k_TGD,    &args.v_TGD};
 
     FOR_ROWS(stored, i) case_store(k, stored[i]);
-    assert_ok(ds_kernels_cpu.qkv_split(&fake_stream, &args));
+    assert_ok(CASE_RUN(qkv_split, &args));
     case_load(k);
 }
 
@@ -235,7 +235,7 @@ static void run_join(struct kernel_case *k, struct ds_qkv_join_args args, enum c
     FOR_ROWS(stored, i) case_store(k, stored[i]);
     case_store_as(k, &args.dq_gain_D, gains);
     case_store_as(k, &args.dk_gain_D, gains);
-    assert_ok(ds_kernels_cpu.qkv_join(&fake_stream, &args));
+    assert_ok(CASE_RUN(qkv_join, &args));
     case_load(k);
 }
 
@@ -394,11 +394,11 @@ static void join_without_gain_gradients_gives_the_same_bits(void **state)
 
     (void)state;
     run_split(&k, &c);
-    assert_ok(ds_kernels_cpu.qkv_join(&fake_stream, &args));
+    assert_ok(CASE_RUN(qkv_join, &args));
     kept = case_copy(&k, c.dq_gain, c.dim);
     args.dqkv_TN.data = dqkv;
     args.dq_gain_D.data = args.dk_gain_D.data = NULL;
-    assert_ok(ds_kernels_cpu.qkv_join(&fake_stream, &args));
+    assert_ok(CASE_RUN(qkv_join, &args));
     assert_memory_equal(dqkv, c.dqkv, c.tokens * c.width * sizeof *dqkv);
     assert_memory_equal(kept, c.dq_gain, c.dim * sizeof *kept);
     case_free(&k);
@@ -450,18 +450,18 @@ static void dtypes_that_do_not_go_together_are_refused(void **state)
 
     (void)state;
     split.k_TGD.dtype = DS_F16;
-    assert_int_equal(ds_kernels_cpu.qkv_split(&fake_stream, &split), DS_ERR_UNSUPPORTED);
+    assert_int_equal(CASE_RUN(qkv_split, &split), DS_ERR_UNSUPPORTED);
     split = split_args(&c);
     split.rotary_PD.dtype = DS_BF16;
-    assert_int_equal(ds_kernels_cpu.qkv_split(&fake_stream, &split), DS_ERR_UNSUPPORTED);
+    assert_int_equal(CASE_RUN(qkv_split, &split), DS_ERR_UNSUPPORTED);
     split = split_args(&c);
     split.qkv_TN.dtype = DS_I32;
-    assert_int_equal(ds_kernels_cpu.qkv_split(&fake_stream, &split), DS_ERR_UNSUPPORTED);
+    assert_int_equal(CASE_RUN(qkv_split, &split), DS_ERR_UNSUPPORTED);
     join.dv_TGD.dtype = DS_BF16;
-    assert_int_equal(ds_kernels_cpu.qkv_join(&fake_stream, &join), DS_ERR_UNSUPPORTED);
+    assert_int_equal(CASE_RUN(qkv_join, &join), DS_ERR_UNSUPPORTED);
     join = join_args(&c);
     join.k_rstd_TG.dtype = DS_F16;
-    assert_int_equal(ds_kernels_cpu.qkv_join(&fake_stream, &join), DS_ERR_UNSUPPORTED);
+    assert_int_equal(CASE_RUN(qkv_join, &join), DS_ERR_UNSUPPORTED);
     case_free(&k);
 }
 

@@ -1,6 +1,6 @@
 /* test_kernels_states.c - add, cast, norm and AdamW of the cpu table on states of 16 bits: the bits of
  * fp32 arithmetic on what is stored, rounded once. */
-// link: kernels base
+// link: device kernels base
 #include "kernel_case.h"
 
 #include "dstrain/master.h"
@@ -44,11 +44,11 @@ static void check_add_and_cast(struct kernel_case *k, size_t count, enum ds_dtyp
     float *y, *x, *got;
     struct ds_tensor y_tensor = make(k, count, to, &y), x_tensor = make(k, count, from, &x);
 
-    assert_ok(ds_kernels_cpu.add(&fake_stream, &(struct ds_add_args){y_tensor, x_tensor}));
+    assert_ok(CASE_RUN(add, &(struct ds_add_args){y_tensor, x_tensor}));
     got = widened(k, &y_tensor);
     for (size_t i = 0; i < count; i++)
         assert_true(got[i] == rounded(y[i] + x[i], to));
-    assert_ok(ds_kernels_cpu.cast(&fake_stream, &(struct ds_cast_args){y_tensor, x_tensor}));
+    assert_ok(CASE_RUN(cast, &(struct ds_cast_args){y_tensor, x_tensor}));
     got = widened(k, &y_tensor);
     for (size_t i = 0; i < count; i++)
         assert_true(got[i] == rounded(x[i], to));
@@ -84,8 +84,8 @@ static void a_norm_is_that_of_the_numbers_stored(void **state)
         struct ds_norm_pieces_args plain = {f32_1(wide, count), ds_tensor1(want, DS_F64, 4), &skip,
                                             1};
 
-        assert_ok(ds_kernels_cpu.norm_pieces(&fake_stream, &narrow));
-        assert_ok(ds_kernels_cpu.norm_pieces(&fake_stream, &plain));
+        assert_ok(CASE_RUN(norm_pieces, &narrow));
+        assert_ok(CASE_RUN(norm_pieces, &plain));
         assert_memory_equal(got, want, 4 * sizeof *got);
         case_free(&k);
     }
@@ -160,7 +160,7 @@ static void update(struct shard *s, const struct ds_adamw_span *spans, size_t sp
     const struct ds_adamw_args args = {s->master,  s->param,   s->grad, s->m,  s->v, spans,
                                        span_count, &s->record, 0.9f,    0.99f, 1e-8f};
 
-    assert_ok(ds_kernels_cpu.adamw(&fake_stream, &args));
+    assert_ok(CASE_RUN(adamw, &args));
 }
 
 /* The formula on one element, in scalar code. */
@@ -489,7 +489,7 @@ static void masters_that_do_not_fit_are_refused(void **state)
             0.99f,
             1e-8f};
 
-        assert_int_equal(ds_kernels_cpu.adamw(&fake_stream, &args), DS_ERR_UNSUPPORTED);
+        assert_int_equal(CASE_RUN(adamw, &args), DS_ERR_UNSUPPORTED);
         case_free(&k);
     }
 }

@@ -1,6 +1,6 @@
 /* test_kernels_vocabulary.c - the kernels with a vocabulary, in 16 bits: cross-entropy whole and in parts is
  * as near to fp64 as the storage allows, the embedding's sums are made in fp32 and rounded once. */
-// link: kernels base
+// link: device kernels base
 #include "test.h"
 
 #include "kernel_case.h"
@@ -99,7 +99,7 @@ static void loss_and_gradient_of_16_bits_are_rounded_once(void **state)
         struct ds_cross_entropy_args args = loss_args(&c);
 
         case_store(&k, &args.logits_NV);
-        assert_ok(ds_kernels_cpu.cross_entropy(&fake_stream, &args));
+        assert_ok(CASE_RUN(cross_entropy, &args));
         case_load(&k);
         check_gradient(&k, &c);
         case_free(&k);
@@ -120,9 +120,9 @@ static void the_three_calls_are_rounded_once(void **state)
         args.max_N = ds_tensor1(case_floats(&k, ROWS), DS_F32, ROWS);
         args.sums_N2 = ds_tensor2(case_floats(&k, 2 * ROWS), DS_F32, ROWS, 2);
         case_store(&k, &args.logits_NV);
-        assert_ok(ds_kernels_cpu.cross_entropy_max(&fake_stream, &args));
-        assert_ok(ds_kernels_cpu.cross_entropy_sum(&fake_stream, &args));
-        assert_ok(ds_kernels_cpu.cross_entropy_finish(&fake_stream, &args));
+        assert_ok(CASE_RUN(cross_entropy_max, &args));
+        assert_ok(CASE_RUN(cross_entropy_sum, &args));
+        assert_ok(CASE_RUN(cross_entropy_finish, &args));
         case_load(&k);
         check_gradient(&k, &c);
         case_free(&k);
@@ -147,7 +147,7 @@ static void rows_of_16_bits_are_copied(void **state)
             id[t] = (int32_t)(case_bits(&k) % (IDS + 4)); /* some before, some behind the table */
         case_store(&k, &args.table_VC);
         case_store(&k, &args.y_TC);
-        assert_ok(ds_kernels_cpu.embedding_forward(&fake_stream, &args));
+        assert_ok(CASE_RUN(embedding_forward, &args));
         case_load(&k);
         for (size_t i = 0; i < TOKENS * WIDTH; i++) {
             const size_t row = (size_t)id[i / WIDTH] - 2;
@@ -187,7 +187,7 @@ static void check_scatter(struct kernel_case *k, enum case_storage table_storage
                                add && table_storage != CASE_F32 ? table[i] + sum[i] : sum[i]);
     case_store(k, &args.y_TC);
     case_store_as(k, &args.table_VC, table_storage);
-    assert_ok(ds_kernels_cpu.embedding_backward(&fake_stream, &args));
+    assert_ok(CASE_RUN(embedding_backward, &args));
     case_load(k);
     for (size_t i = 0; i < IDS * WIDTH; i++)
         assert_true(table[i] == want[i]);
@@ -219,9 +219,8 @@ static void other_dtypes_are_refused(void **state)
 
     (void)state;
     args.logits_NV.dtype = DS_I16;
-    assert_int_equal(ds_kernels_cpu.cross_entropy(&fake_stream, &args), DS_ERR_UNSUPPORTED);
-    assert_int_equal(ds_kernels_cpu.embedding_forward(&fake_stream, &embedding),
-                     DS_ERR_UNSUPPORTED);
+    assert_int_equal(CASE_RUN(cross_entropy, &args), DS_ERR_UNSUPPORTED);
+    assert_int_equal(CASE_RUN(embedding_forward, &embedding), DS_ERR_UNSUPPORTED);
     case_free(&k);
 }
 

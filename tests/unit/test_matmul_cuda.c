@@ -1,8 +1,8 @@
 /* test_matmul_cuda.c - what the CUDA matrix product asks of cuBLASLt, with a library that computes on the host:
  * the column-major view is right for every shape, transpose and dtype, trials leave no trace, and an
  * algorithm is chosen once. */
-// link: kernels base
-// private: runtime/kernels/cuda
+// link: device kernels base
+// private: runtime/kernels/cuda runtime/device/cuda
 // needs: cuda
 #include "fake_cublaslt.h"
 #include "kernel_case.h"
