@@ -205,16 +205,27 @@ static ds_status widest_window(const struct ds_plan_question *question, struct d
 /* A GPU's products want many rows; its logits pass through no cache anyway. */
 #define GPU_LOGITS_BYTES ((uint64_t)1 << 30)
 
-static ds_status settle_logits(struct ds_config *config)
+static ds_status find_device(const struct ds_config *config, int *is_gpu)
 {
     const struct ds_device_ops *device = NULL;
 
-    if (config->memory.logits != DS_AUTO || strcmp(config->run.device, "cpu") == 0)
-        return DS_OK;
-    if (strcmp(config->run.device, "auto") == 0)
+    *is_gpu = strcmp(config->run.device, "cuda") == 0;
+    if (strcmp(config->run.device, "auto") == 0) {
         DS_TRY(ds_device_find("auto", &device));
-    if (!device || !(device->caps & DS_DEVICE_CAP_HOST_MEMORY))
+        *is_gpu = !(device->caps & DS_DEVICE_CAP_HOST_MEMORY);
+    }
+    return DS_OK;
+}
+
+static ds_status settle_device(struct ds_config *config)
+{
+    int is_gpu = 0;
+
+    DS_TRY(find_device(config, &is_gpu));
+    if (config->memory.logits == DS_AUTO && is_gpu)
         config->memory.logits = GPU_LOGITS_BYTES;
+    if (config->run.deterministic == -1)
+        config->run.deterministic = !is_gpu;
     return DS_OK;
 }
 
@@ -242,6 +253,6 @@ static ds_status settle_gathers(const struct ds_plan_question *question, struct 
 
 ds_status ds_plan_settle(const struct ds_plan_question *question, struct ds_config *config)
 {
-    DS_TRY(settle_logits(config));
+    DS_TRY(settle_device(config));
     return settle_gathers(question, config);
 }

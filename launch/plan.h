@@ -39,7 +39,8 @@ DS_CHECKED ds_status ds_plan_worst(const struct ds_plan_question *question, stru
 uint64_t ds_plan_device_bytes(const struct ds_plan *plan);
 uint64_t ds_plan_host_bytes(const struct ds_plan *plan); /* pinned, and other host memory */
 int ds_plan_fits(const struct ds_config *config, const struct ds_plan *plan);
-/* what the configuration leaves to the plan: memory.logits, by the device; zero.reshard_after_forward and
+/* what the configuration leaves to the plan: memory.logits and
+ * run.deterministic, by the device; zero.reshard_after_forward and
  * zero.window: the fewest gathers that memory.device_limit has room for; without a limit, or without anything
  * gathered: always, 1 */
 DS_CHECKED ds_status ds_plan_settle(const struct ds_plan_question *question,

@@ -94,6 +94,10 @@ struct ds_zero_options {
     uint32_t unit_count;
     struct ds_zero_slots slots;
     int is_training; /* 0: weights only */
+    /* Where no sum over ranks stands between a local gradient and the accumulator, backward passes may add
+     * straight onto it: no slots and no pass over memory, but products and sums of several micro-batches are
+     * rounded otherwise than on several ranks. */
+    int adds_in_place;
     /* Data communicators, used on the stream `comm` alone, those of sums and `tie` included. */
     struct ds_comm *shard, *replica; /* replica may have size 1 */
     struct ds_comm *norm[2]; /* tensor and pipeline: the norm is a sum over them, too; NULL: none */

@@ -38,13 +38,22 @@ static int needs_weight_slots(const struct ds_zero_options *options)
     return options->stage == 3 && options->shard->size > 1;
 }
 
+int zero_grads_stay(const struct ds_zero_options *options)
+{
+    for (uint32_t i = 0; i < options->unit_count; i++)
+        if (options->units[i].sum_count > 0)
+            return 0;
+    return options->adds_in_place && options->shard->size == 1 && options->replica->size == 1 &&
+           options->dtypes.reduce == options->dtypes.gradient;
+}
+
 uint64_t ds_zero_slot_bytes(const struct ds_zero_options *options, struct ds_zero_slots slots)
 {
     uint64_t bytes = 0;
 
     for (uint32_t c = 0; c < DS_ZERO_SLOT_CLASSES; c++) {
         const uint64_t elems = class_elems_max(options, c, options->shard->size);
-        if (options->is_training)
+        if (options->is_training && !zero_grads_stay(options))
             bytes += slots.grad_count[c] * dtype_bytes(options->dtypes.reduce, elems);
         if (needs_weight_slots(options))
             bytes += slots.weight_count[c] * dtype_bytes(options->dtypes.param, elems);
@@ -201,7 +210,7 @@ static ds_status open_all(struct ds_zero *zero)
         if (!weights_stay(zero))
             DS_TRY(open_slots(zero, c, o->dtypes.param, o->slots.weight_count[c],
                               &zero->weight_slots[c]));
-        if (o->is_training)
+        if (o->is_training && !zero->grads_stay)
             DS_TRY(open_slots(zero, c, o->dtypes.reduce, o->slots.grad_count[c],
                               &zero->grad_slots[c]));
     }
@@ -225,6 +234,7 @@ ds_status ds_zero_open(const struct ds_zero_options *options, struct ds_zero **o
     zero->kernels = options->device->ops->kernels;
     zero->shard_rank = options->shard->rank;
     zero->shard_count = options->shard->size;
+    zero->grads_stay = zero_grads_stay(options);
     zero->units = calloc(options->unit_count, sizeof *zero->units);
     if (!zero->units) {
         st = ds_fail(DS_ERR_NO_MEMORY, "%u units", options->unit_count);

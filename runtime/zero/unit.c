@@ -140,8 +140,10 @@ ds_status ds_zero_grad_acquire(struct ds_zero *zero, uint32_t unit, uint32_t slo
     struct ds_stream *compute = zero->options.compute;
     const enum ds_dtype dtype = zero->options.dtypes.reduce;
 
-    *is_started = u->grad_slot != NO_SLOT;
-    if (*is_started)
+    *is_started = u->grad_slot != NO_SLOT || (zero->grads_stay && u->is_reduced);
+    if (zero->grads_stay)
+        u->grad_slot = slot; /* says that it is being made */
+    if (*is_started || zero->grads_stay)
         return DS_OK;
     struct zero_slot *place = slot_of(&zero->grad_slots[u->slot_class], slot);
     DS_ASSERT(place->holder == NO_SLOT);
@@ -161,6 +163,8 @@ void *ds_zero_grads(const struct ds_zero *zero, uint32_t unit)
     const struct zero_unit *u = unit_at(zero, unit);
 
     DS_ASSERT(u->grad_slot != NO_SLOT);
+    if (zero->grads_stay)
+        return u->grad.shard; /* of one rank: the whole */
     return zero->grad_slots[u->slot_class].slots[u->grad_slot].at;
 }
 
@@ -202,6 +206,11 @@ ds_status ds_zero_reduce(struct ds_zero *zero, uint32_t unit)
     const uint64_t count = u->layout.shard_elems;
 
     DS_ASSERT(u->grad_slot != NO_SLOT);
+    if (zero->grads_stay) {
+        u->is_reduced = 1;
+        u->grad_slot = NO_SLOT;
+        return DS_OK;
+    }
     struct zero_slot *place = slot_of(&zero->grad_slots[u->slot_class], u->grad_slot);
     uint8_t *part = element(place->at, dtype, count * zero->shard_rank);
 

@@ -47,6 +47,7 @@ struct zero_unit {
 struct ds_zero {
     /* owns */
     struct zero_unit *units;
+    int grads_stay; /* zero_grads_stay */
     struct zero_slots weight_slots[DS_ZERO_SLOT_CLASSES], grad_slots[DS_ZERO_SLOT_CLASSES];
     struct ds_event *handover; /* one-time: compute to comm and back */
     double *piece_sums;        /* device; of all owned shards, in order of units */
@@ -63,6 +64,9 @@ static inline int weights_stay(const struct ds_zero *zero)
 {
     return zero->options.stage < 3 || zero->shard_count == 1;
 }
+
+/* Do backward passes add straight onto the accumulator? See adds_in_place. */
+int zero_grads_stay(const struct ds_zero_options *options);
 
 /* Is it on this pipeline stage? */
 static inline int is_here(const struct zero_unit *unit)

@@ -18,6 +18,7 @@ struct zero_case {
     uint32_t stages, tensor, replica, shard; /* ranks along each axis */
     uint32_t zero_stage;
     struct ds_zero_dtypes dtypes;
+    int adds_in_place;
     enum ds_device_mode mode;
     uint64_t seed;
     void *user;
@@ -103,6 +104,7 @@ static inline void rig_open(struct zero_rank *r, struct zero_case *test, struct 
         .units = r->units,
         .slots = {{2, 2}, {2, 2}},
         .is_training = 1,
+        .adds_in_place = test->adds_in_place,
         .shard = r->shards,
         .replica = r->replicas,
         .norm = {r->tensors, r->stages},

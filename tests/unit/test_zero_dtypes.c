@@ -226,6 +226,32 @@ static void write_weights(struct zero_rank *r)
     RIG_OK(r, ds_zero_publish(r->zero));
 }
 
+/* A backward that adds: `stored` and what lies at the gradient's place. */
+static void add_what_is_there(struct zero_rank *r, uint32_t unit, uint8_t *stored)
+{
+    const enum ds_dtype dtype = r->test->dtypes.reduce;
+    const uint64_t count = elems[unit];
+    uint8_t *there = malloc(count * ds_dtype_bytes(dtype));
+    float *a = malloc(count * sizeof *a), *b = malloc(count * sizeof *b);
+
+    rig_copy(r, there, ds_zero_grads(r->zero, unit), count * ds_dtype_bytes(dtype));
+    (void)ds_dtype_to_f32(a, there, dtype, count);
+    (void)ds_dtype_to_f32(b, stored, dtype, count);
+    for (uint64_t i = 0; i < count; i++)
+        a[i] += b[i];
+    (void)ds_dtype_from_f32(stored, dtype, a, count);
+    free(b);
+    free(a);
+    free(there);
+}
+
+/* Where one rank has it all and nothing is rounded on the way, the accumulator itself is handed out. */
+static int stays(const struct zero_case *test)
+{
+    return test->adds_in_place && test->shard == 1 && test->replica == 1 &&
+           test->dtypes.reduce == test->dtypes.gradient;
+}
+
 static void bring_home(struct zero_rank *r, uint32_t unit, uint32_t micro, uint64_t step,
                        float scale)
 {
@@ -237,10 +263,12 @@ static void bring_home(struct zero_rank *r, uint32_t unit, uint32_t micro, uint6
     int is_started = 1;
 
     RIG_OK(r, ds_zero_grad_acquire(r->zero, unit, micro % 2, &is_started));
-    RIG_HOLDS(r, !is_started);
+    RIG_HOLDS(r, is_started == (stays(r->test) && micro > 0));
     for (uint64_t i = 0; i < elems[unit]; i++)
         values[i] = local_gradient(r->test, scale, rank, micro, step, unit, i);
     (void)ds_dtype_from_f32(stored, dtype, values, elems[unit]);
+    if (is_started)
+        add_what_is_there(r, unit, stored);
     for (uint32_t p = 0; p < RANGES; p++) /* what lies between parameters is not backward's */
         rig_copy(r, (uint8_t *)ds_zero_grads(r->zero, unit) + params[unit][p].start * size,
                  stored + params[unit][p].start * size, params[unit][p].count * size);
@@ -416,6 +444,26 @@ static struct ds_zero_dtypes combination(uint32_t i)
                                    .exp_avg_sq = floats[i / 60]};
 }
 
+/* One rank, whose backward passes add straight onto the accumulator. */
+static void every_combination_adds_in_place_to_the_same_bits(void **state)
+{
+    uint64_t random = seed;
+
+    (void)state;
+    for (uint32_t i = 0; i < COMBINATIONS; i++) {
+        struct zero_case test = {.stages = 1,
+                                 .tensor = 1,
+                                 .replica = 1,
+                                 .shard = 1,
+                                 .zero_stage = (uint32_t)(random_next(&random) % 4),
+                                 .dtypes = combination(i),
+                                 .adds_in_place = 1,
+                                 .mode = (enum ds_device_mode)(random_next(&random) % 2),
+                                 .seed = seed + i};
+        rig_run(&test, train_on_rank);
+    }
+}
+
 /* On a shape and a mode that are drawn; on all of them with --long. */
 static void every_combination_has_the_bits_of_scalar_code_on_every_stage(void **state)
 {
@@ -444,6 +492,7 @@ static void every_combination_has_the_bits_of_scalar_code_on_every_stage(void **
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_combination_adds_in_place_to_the_same_bits),
         cmocka_unit_test(every_combination_has_the_bits_of_scalar_code_on_every_stage),
     };
 
