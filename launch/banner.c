@@ -8,12 +8,17 @@
 #include <stdio.h>
 #include <string.h>
 
-static void describe_device(struct ds_device *device, char *to, size_t bytes)
+static void describe_device(struct ds_device *device, int is_deterministic, char *to, size_t bytes)
 {
+    char name[256];
+
+    snprintf(name, sizeof name, "%s", device->ops->name);
     if (device->ops->describe)
-        device->ops->describe(device, to, bytes);
+        device->ops->describe(device, name, sizeof name);
+    if (device->ops->kernels == &ds_kernels_cpu)
+        snprintf(to, bytes, "%s; GEMM: %s", name, ds_kernels_cpu_gemm_name());
     else
-        snprintf(to, bytes, "%s", device->ops->name);
+        snprintf(to, bytes, "%s%s", name, is_deterministic ? ", deterministic" : "");
 }
 
 static const char *value_of(const struct ds_config *config, const char *section, const char *key,
@@ -67,22 +72,22 @@ static void show(uint32_t rank_count, const struct ds_config *config,
                  const struct ds_trainer *trainer, uint64_t memory_bytes)
 {
     const struct ds_model *model = ds_trainer_model(trainer);
-    char device[256], text[160], gemm[512], schedule[64], precision[192], gathers[96];
+    char device[512], text[160], schedule[64], precision[192], gathers[96];
 
     describe_schedule(config, schedule, sizeof schedule);
     describe_precision(config, precision, sizeof precision);
     describe_gathers(config, gathers, sizeof gathers);
-    describe_device(ds_trainer_device(trainer), device, sizeof device);
+    describe_device(ds_trainer_device(trainer), config->run.deterministic == 1, device,
+                    sizeof device);
     snprintf(text, sizeof text, "%s, %llu layer%s, hidden %llu, vocabulary %llu",
              ds_family_name(model->config.family),
              (unsigned long long)model->config.num_hidden_layers,
              model->config.num_hidden_layers == 1 ? "" : "s",
              (unsigned long long)model->config.hidden_size,
              (unsigned long long)model->config.vocab_size);
-    snprintf(gemm, sizeof gemm, "%s; GEMM: %s", device, ds_kernels_cpu_gemm_name());
     ds_console_first_lines(&(struct ds_console_banner){
         .rank_count = rank_count,
-        .device = gemm,
+        .device = device,
         .model = text,
         .params = model->elems_total,
         .trainable_params = model->elems_total,

@@ -102,6 +102,7 @@ void ds_bootstrap_init(struct ds_bootstrap *boot)
     boot->rank = env_count("OMPI_COMM_WORLD_RANK", 0);
     boot->rank_count = env_count("OMPI_COMM_WORLD_SIZE", 1);
     boot->local_count = env_count("OMPI_COMM_WORLD_LOCAL_SIZE", 1);
+    boot->local_rank = env_count("OMPI_COMM_WORLD_LOCAL_RANK", 0);
     init_log(boot);
     if (boot->is_mpirun) {
         (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* a killed mpirun leaves no ranks behind */

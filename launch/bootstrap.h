@@ -12,7 +12,7 @@ struct ds_bootstrap {
     struct ds_fs *fs;
     const struct ds_clock *clock;
     int is_mpirun; /* started by mpirun; then these are what it said */
-    int rank, rank_count, local_count;
+    int rank, rank_count, local_rank, local_count;
     int core_count;    /* this host's, as far as the cgroup allows */
     int cores_are_own; /* bound by request: no other rank is on them */
 };

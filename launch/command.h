@@ -24,9 +24,10 @@ struct ds_command {
     struct ds_comm *world;          /* control; one rank without RANKS */
     struct ds_fs *fs;
     const struct ds_clock *clock;
-    int thread_count; /* for arithmetic of this rank, already set for OpenMP */
-    int local_count;  /* ranks on this host, of which this is one */
-    int peers_wait;   /* out: this rank fails inside a step, where nothing can be agreed any more */
+    int thread_count;    /* for arithmetic of this rank, already set for OpenMP */
+    int local_count;     /* ranks on this host, of which this is one */
+    uint32_t local_rank; /* of those */
+    int peers_wait; /* out: this rank fails inside a step, where nothing can be agreed any more */
     int peer_ends; /* out, with peers_wait: another rank ends the job, this one only if that fails */
 };
 

@@ -47,6 +47,7 @@ static ds_status evaluate(struct ds_command *command, const struct ds_config *co
                                                .world = command->world,
                                                .fs = command->fs,
                                                .clock = command->clock,
+                                               .local_rank = command->local_rank,
                                                .thread_count = command->thread_count};
     struct ds_trainer *trainer = NULL;
     uint64_t tokens = 0;

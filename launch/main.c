@@ -89,7 +89,8 @@ int main(int argc, char **argv)
                                  .fs = boot.fs,
                                  .clock = boot.clock,
                                  .thread_count = boot.core_count,
-                                 .local_count = boot.local_count};
+                                 .local_count = boot.local_count,
+                                 .local_rank = (uint32_t)boot.local_rank};
     ds_status st = run(&boot, row, &command);
     return ds_bootstrap_close(&boot, st, command.peers_wait, command.peer_ends);
 }

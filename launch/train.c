@@ -228,6 +228,7 @@ static ds_status open_trainer(struct train *train)
                                                .world = train->command->world,
                                                .fs = train->command->fs,
                                                .clock = train->command->clock,
+                                               .local_rank = train->command->local_rank,
                                                .thread_count = train->command->thread_count,
                                                .recorder = train->recorder,
                                                .progress = on_progress,

@@ -185,18 +185,29 @@ static ds_status open_mpi(struct ds_comm *control, const char *name, struct ds_c
     return ds_comm_mpi_open_data(control, name, DS_COMM_MPI_DIRECT_RANKS, out);
 }
 
+/* What moves data between devices is theirs: host backends do not reach it, nor it host memory. */
 static ds_status open_data(struct ds_comm *control, const char *name, enum ds_transport transport,
-                           struct ds_comm **out)
+                           const struct ds_comm_ops *device_comm, struct ds_comm **out)
 {
-    if (control->size > 1 && transport == DS_TRANSPORT_SHM)
+    static const char *const names[] = {[DS_TRANSPORT_SHM] = "shm", [DS_TRANSPORT_MPI] = "mpi"};
+
+    if (control->size == 1)
+        return ds_comm_open_data(control, name, out);
+    if (device_comm && (transport == DS_TRANSPORT_SHM || transport == DS_TRANSPORT_MPI))
+        return refuse(control, names[transport], "is between GPUs, whose memory it does not reach");
+    if (device_comm)
+        return device_comm->open_data(control, name, out);
+    if (transport == DS_TRANSPORT_NCCL)
+        return refuse(control, "nccl", "is between hosts' memories: no GPU computes here");
+    if (transport == DS_TRANSPORT_SHM)
         return open_shm(control, name, out);
-    if (control->size > 1 && transport == DS_TRANSPORT_MPI)
+    if (transport == DS_TRANSPORT_MPI)
         return open_mpi(control, name, out);
     return ds_comm_open_data(control, name, out);
 }
 
 static ds_status open_group(struct ds_mesh *mesh, struct ds_comm *world, enum ds_group group,
-                            enum ds_transport transport)
+                            enum ds_transport transport, const struct ds_comm_ops *device_comm)
 {
     struct ds_comm *control = NULL;
     ds_status st;
@@ -208,7 +219,7 @@ static ds_status open_group(struct ds_mesh *mesh, struct ds_comm *world, enum ds
     DS_TRY(ds_comm_split(world, (int)ds_mesh_color(&mesh->shape, group, mesh->rank),
                          (int)ds_mesh_index(&mesh->shape, group, mesh->rank), group_names[group],
                          &control));
-    st = open_data(control, group_names[group], transport, &mesh->groups[group]);
+    st = open_data(control, group_names[group], transport, device_comm, &mesh->groups[group]);
     ds_comm_close(control);
     if (st == DS_OK && mesh->groups[group]->size > 1)
         ds_debug("%s group: rank %u of %u over %s", group_names[group], mesh->groups[group]->rank,
@@ -217,7 +228,8 @@ static ds_status open_group(struct ds_mesh *mesh, struct ds_comm *world, enum ds
 }
 
 ds_status ds_mesh_open(struct ds_comm *world, const struct ds_mesh_shape *shape, uint32_t groups,
-                       enum ds_transport transport, struct ds_mesh **out)
+                       enum ds_transport transport, const struct ds_comm_ops *device_comm,
+                       struct ds_mesh **out)
 {
     struct ds_mesh *mesh = calloc(1, sizeof *mesh);
     ds_status st = DS_OK;
@@ -229,7 +241,8 @@ ds_status ds_mesh_open(struct ds_comm *world, const struct ds_mesh_shape *shape,
     mesh->rank = world->rank;
     for (int group = 0; group < DS_GROUP_COUNT && st == DS_OK; group++)
         if (groups & 1u << group)
-            st = ds_comm_agreed(world, open_group(mesh, world, (enum ds_group)group, transport));
+            st = ds_comm_agreed(
+                world, open_group(mesh, world, (enum ds_group)group, transport, device_comm));
     if (st != DS_OK) {
         ds_mesh_close(mesh);
         return st;

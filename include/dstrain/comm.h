@@ -24,7 +24,7 @@ extern "C" {
 enum ds_reduce { DS_REDUCE_SUM, DS_REDUCE_MAX, DS_REDUCE_MIN };
 
 /* Which data plane a person asks for; auto: what open_data finds best. */
-enum ds_transport { DS_TRANSPORT_AUTO, DS_TRANSPORT_SHM, DS_TRANSPORT_MPI };
+enum ds_transport { DS_TRANSPORT_AUTO, DS_TRANSPORT_SHM, DS_TRANSPORT_MPI, DS_TRANSPORT_NCCL };
 
 enum ds_comm_cap {
     DS_COMM_CAP_WORKER = 1u << 0, /* collectives may be driven by a worker thread */

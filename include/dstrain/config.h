@@ -37,6 +37,7 @@ struct ds_config {
         uint64_t seed;
         int deterministic; /* 0, 1, -1 auto */
         int graphs;        /* steps as captured graphs */
+        int share_device;  /* several ranks on one GPU, for tests */
         int export;        /* enum ds_export_when */
         double deadline;   /* seconds any wait for another rank may take */
     } run;
@@ -88,6 +89,7 @@ struct ds_config {
         int schedule;              /* enum ds_pipeline_kind */
         int sequence_parallel;
         int transport; /* enum ds_transport */
+        int nvlink_multicast;
     } parallel;
     struct {
         uint64_t stage;

@@ -17,6 +17,7 @@
 extern "C" {
 #endif
 
+struct ds_comm_ops;
 struct ds_kernel_ops;
 struct ds_device_ops;
 
@@ -48,6 +49,10 @@ struct ds_device_options {
     uint64_t seed;            /* of deferred's random order */
     int thread_count;         /* cpu: threads of a kernel, >= 1 */
     int deterministic;        /* cuda: bits must repeat, whatever it costs; the cpu's always do */
+    /* cuda, of its communicator: this rank of the world; ranks on the same GPU, this one included (0: 1); may
+     * links with multicast be used? */
+    uint32_t rank, sharer_count;
+    int nvlink_multicast;
     const struct ds_clock *clock;
 };
 
@@ -87,6 +92,11 @@ struct ds_device_ops {
     /* when the stream comes to it, the monotonic time of this host goes to *at_ns (pinned memory) */
     ds_status (*stream_stamp)(struct ds_stream *stream, uint64_t *at_ns);
     /* optional */
+    /* a number that no other device of any host has; fallback: all ranks may have the same one */
+    ds_status (*identity)(int index, uint64_t *id);
+    void (*why_none)(char *to, size_t bytes); /* why count() is 0, as a sentence */
+    const struct ds_comm_ops
+        *comm; /* between devices; fallback: those of host memory, which it is then */
     ds_status (*call)(struct ds_stream *stream, ds_work_fn work, const void *args,
                       size_t args_bytes); /* host devices only; NULL: host code cannot be queued */
     /* all four or none. What is queued between begin and end on `stream`, and on streams that wait for it,

@@ -23,8 +23,8 @@ struct ds_host {
 
 struct ds_plugin {
     size_t device_bytes, kernel_bytes, comm_bytes; /* sizeof the tables, as the plugin knows them */
-    const struct ds_device_ops *device;
-    const struct ds_comm_ops *comm; /* NULL: brings no communicator */
+    const struct ds_device_ops
+        *device; /* with its kernels and, if it brings one, its communicator */
 };
 
 typedef const struct ds_plugin *(*ds_plugin_get_fn)(uint32_t abi, const struct ds_host *host);

@@ -47,6 +47,7 @@ struct ds_trainer_options {
     struct ds_fs *fs;
     const struct ds_clock *clock;
     const struct ds_device_ops *device; /* NULL: what config->run.device names */
+    uint32_t local_rank;                /* among those of this host: it takes its devices in turn */
     int thread_count; /* of a cpu rank; 0: config->run.threads, which is not auto then */
     struct ds_recorder *recorder;                                            /* or NULL */
     void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes); /* of preparing data */

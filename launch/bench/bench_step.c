@@ -315,6 +315,7 @@ static ds_status run(struct step_bench *s)
                                                .world = bench->world,
                                                .fs = command->fs,
                                                .clock = command->clock,
+                                               .local_rank = command->local_rank,
                                                .thread_count = s->thread_count,
                                                .on_step = check_step,
                                                .user = s};

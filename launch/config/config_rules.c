@@ -217,6 +217,26 @@ static ds_status devices_fit(const struct ds_rule_check *check)
     return DS_OK;
 }
 
+/* What moves data between hosts' memories does not reach a GPU's, and the other way round. */
+static ds_status transport_fits(const struct ds_rule_check *check)
+{
+    const struct ds_config *c = check->config;
+    const int is_nccl = c->parallel.transport == DS_TRANSPORT_NCCL;
+
+    if (is_nccl && strcmp(c->run.device, "cpu") == 0)
+        REFUSE(check, "parallel", "transport", "= %s",
+               "nccl is between GPUs, device is cpu; nearest: auto");
+    if (!is_nccl && c->parallel.transport != DS_TRANSPORT_AUTO &&
+        strcmp(c->run.device, "cuda") == 0)
+        REFUSE(check, "parallel", "transport",
+               "= %s is between the memories of cpu ranks, device is cuda; nearest: nccl",
+               c->parallel.transport == DS_TRANSPORT_SHM ? "shm" : "mpi");
+    if (c->run.share_device && strcmp(c->run.device, "cpu") == 0)
+        REFUSE(check, "run", "share_device", "= %s",
+               "true is about GPUs, device is cpu, which ranks share anyway");
+    return DS_OK;
+}
+
 static ds_status trace_reads(const struct ds_rule_check *check)
 {
     const char *text = check->config->log.trace;
@@ -250,8 +270,9 @@ static ds_status fault_is_known(const struct ds_rule_check *check)
 
 typedef ds_status (*rule)(const struct ds_rule_check *check);
 
-static const rule rules_of_keys[] = {folder_or_shape, needed_keys_are_there, devices_fit, heads_fit,
-                                     vocabulary_fits};
+static const rule rules_of_keys[] = {folder_or_shape, needed_keys_are_there,
+                                     devices_fit,     transport_fits,
+                                     heads_fit,       vocabulary_fits};
 /* These end badly by REFUSE alone: they can be asked quietly. */
 static const rule rules_of_layouts[] = {sequence_fits,  ds_rule_ranks,   ds_rule_stages,
                                         ds_rule_tensor, ds_rule_batches, ds_rule_precision,

@@ -55,8 +55,11 @@ static const struct ds_choice reshards[] = {{"auto", DS_RESHARD_KEY_AUTO},
                                             {"always", DS_RESHARD_KEY_ALWAYS},
                                             {"never", DS_RESHARD_KEY_NEVER},
                                             {NULL, 0}};
-static const struct ds_choice transports[] = {
-    {"auto", DS_TRANSPORT_AUTO}, {"shm", DS_TRANSPORT_SHM}, {"mpi", DS_TRANSPORT_MPI}, {NULL, 0}};
+static const struct ds_choice transports[] = {{"auto", DS_TRANSPORT_AUTO},
+                                              {"shm", DS_TRANSPORT_SHM},
+                                              {"mpi", DS_TRANSPORT_MPI},
+                                              {"nccl", DS_TRANSPORT_NCCL},
+                                              {NULL, 0}};
 
 #define PLACE(section, key) \
     offsetof(struct ds_config, section.key), sizeof(((struct ds_config *)0)->section.key)
@@ -103,8 +106,9 @@ const struct ds_field ds_config_fields[] = {
            "cpu device: work inside the call, or queued and run in a random allowed order, to find missing waits", ""),
     AUTO(run, threads, 0, 1, 4096, "threads of a cpu rank; auto: cores of the host / ranks on it", "num_threads omp_num_threads nproc"),
     COUNT(run, seed, "1", FIXED, 0, COUNT_MAX, "of the first weights and of the order of samples", "random_seed rng_seed"),
-    CHOICE(run, deterministic, "auto", 0, auto_bools, "equal bits on equal layouts; the cpu always gives them: auto is true there, and false with device = cpu an error", "deterministic_mode deterministic_algorithms full_determinism"),
+    CHOICE(run, deterministic, "auto", 0, auto_bools, "equal bits on equal layouts; the cpu always gives them: auto is true there, and false with device = cpu an error; on cuda auto is false, and true costs speed", "deterministic_mode deterministic_algorithms full_determinism"),
     BOOL(run, graphs, "false", 0, "capture a step as a graph of the device and launch it as one: the same bits, no gaps between small kernels", "cuda_graphs use_cuda_graph enable_cuda_graph cuda_graph"),
+    BOOL(run, share_device, "false", 0, "let several ranks compute on one GPU, for tests of layouts: it is slow; false: that is refused", "oversubscribe gpu_sharing"),
     CHOICE(run, export, "last", 0, exports, "write the model as a Hugging Face folder at the end of the run", "save_final export_model save_only_model"),
     REAL(run, deadline, "300", 0, 0.1, 86400, "seconds any wait for another rank may take; then the run ends with 71", "timeout ddp_timeout nccl_timeout distributed_timeout_minutes init_timeout_seconds"),
 
@@ -170,7 +174,8 @@ const struct ds_field ds_config_fields[] = {
     COUNT(parallel, chunks, "1", 0, 1, RANKS_MAX, "runs of layers a stage holds; more than 1 with schedule = interleaved", "virtual_pipeline_model_parallel_size num_layers_per_virtual_pipeline_stage model_chunks pipeline_parallel_layers_per_stage"),
     CHOICE(parallel, schedule, "1f1b", 0, pipelines, "order of micro-batches in a pipeline: memory of all of them, of as many as stages, less waiting with chunks, or with weight gradients in the gaps; with pipeline = 1 all are the same", "pipeline_schedule pipeline_parallel_schedule pp_schedule pipeline_engine"),
     BOOL(parallel, sequence_parallel, "false", 0, "tensor ranks share out tokens, too, where a matrix does not need them all: less memory", "sp enable_sequence_parallel use_sequence_parallel"),
-    CHOICE(parallel, transport, "auto", 0, transports, "how ranks exchange data on the cpu: shared memory inside one host, MPI anywhere; auto: the fastest of them", "ddp_backend dist_backend distributed_backend"),
+    CHOICE(parallel, transport, "auto", 0, transports, "how ranks exchange data: on the cpu shared memory inside one host, MPI anywhere; between GPUs NCCL; auto: the fastest that works", "ddp_backend dist_backend distributed_backend"),
+    BOOL(parallel, nvlink_multicast, "false", 0, "let NCCL add up in the NVLink switch (NVLS), where host and driver can; not on all it works", "use_nvls nccl_nvls_enable nvls"),
 
     COUNT(zero, stage, "3", 0, 0, 3, "what shard ranks share out: 1 optimizer states, 2 and gradients, 3 and parameters", "zero_stage zero_optimization sharding_strategy"),
     CHOICE(zero, reshard_after_forward, "auto", 0, reshards, "stage 3, others gather none: give gathered parameters back after every use, or keep them until the step ends; auto: keep them where memory.device_limit shows that there is room", "fsdp_reshard_after_forward stage3_param_persistence_threshold stage3_max_live_parameters reshard fully_shard_reshard"),

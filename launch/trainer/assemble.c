@@ -19,30 +19,7 @@ ds_status trainer_together(struct ds_trainer *t, trainer_step_fn *work)
     return ds_comm_agreed(t->options.world, work(t));
 }
 
-/* ---- device and mesh */
-
-static ds_status open_device(struct ds_trainer *t)
-{
-    const struct ds_config *config = t->config;
-    const struct ds_device_options options = {
-        .mode = (enum ds_device_mode)config->run.cpu_streams,
-        .seed = config->run.seed + t->options.world->rank,
-        .thread_count =
-            t->options.thread_count ? t->options.thread_count : (int)config->run.threads,
-        .clock = t->options.clock,
-    };
-    const struct ds_device_ops *ops = t->options.device;
-
-    if (!ops)
-        DS_TRY(ds_device_find(config->run.device, &ops));
-    if (config->run.graphs && !ops->capture_begin && t->options.mode != DS_TRAINER_PLAN)
-        return ds_fail(DS_ERR_CONFIG,
-                       "[run] graphs = true, but the device is %s, which has none; leave it out",
-                       ops->name);
-    DS_TRY(ops->open(0, &options, &t->device));
-    DS_TRY(ops->event_open(t->device, &t->event));
-    return ops->stream_open(t->device, 0, &t->compute);
-}
+/* ---- mesh */
 
 struct ds_mesh_shape ds_trainer_mesh_shape(const struct ds_config *config)
 {
@@ -70,7 +47,8 @@ static ds_status open_mesh(struct ds_trainer *t)
                             1u << DS_GROUP_EMBED;
 
     DS_TRY(ds_mesh_open(t->options.world, &t->mesh_shape, groups,
-                        (enum ds_transport)t->config->parallel.transport, &t->mesh));
+                        (enum ds_transport)t->config->parallel.transport, t->device->ops->comm,
+                        &t->mesh));
     t->shard_rank = ds_mesh_index(&t->mesh_shape, DS_GROUP_SHARD, t->options.world->rank);
     return DS_OK;
 }
@@ -176,7 +154,7 @@ ds_status trainer_assemble(struct ds_trainer *t)
 {
     find_place(t);
     count_batches(t);
-    DS_TRY(trainer_leader_first(t, open_device));
+    DS_TRY(trainer_open_device(t));
     ds_memory_init(&t->memory, t->device);
     DS_TRY(trainer_leader_first(t, trainer_open_model));
     DS_TRY(open_mesh(t));

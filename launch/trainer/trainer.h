@@ -51,7 +51,10 @@ struct ds_trainer {
     struct ds_step_record *record;
     float *rotary;
     struct trainer_exchange exchanges[2];
+    const struct ds_device_ops *device_ops; /* borrowed */
     /* plain values */
+    int device_index;                       /* of this host's */
+    uint32_t sharer_count;                  /* ranks on this device */
     uint64_t micro_count, eval_micro_count; /* at once: of a step, of an evaluation */
     uint64_t tokens_per_micro, batch_ints;  /* ints of one of the four arrays */
     struct ds_mesh_shape mesh_shape;
@@ -80,6 +83,8 @@ static inline const struct ds_schedule *trainer_plan(const struct ds_trainer *t)
 /* assemble.c */
 DS_CHECKED ds_status trainer_assemble(struct ds_trainer *t);
 void trainer_dismantle(struct ds_trainer *t);
+/* collective: assemble_device.c */
+DS_CHECKED ds_status trainer_open_device(struct ds_trainer *t);
 /* local: its parts. assemble_model.c, assemble_units.c, assemble_batch.c */
 DS_CHECKED ds_status trainer_open_model(struct ds_trainer *t);
 enum ds_dtype trainer_dtype(int precision); /* pure: of enum ds_precision */

@@ -49,7 +49,9 @@ static int find_cuda(char *why, const struct ds_device_ops **out)
     if (!find_cuda_plugin(path, sizeof path, why) || !ds_plugin_try(path, why, &plugin))
         return 0;
     if (plugin->device->count() == 0) {
-        snprintf(why, DS_WHY_MAX, "the driver shows no CUDA device to this process");
+        snprintf(why, DS_WHY_MAX, "there is none");
+        if (plugin->device->why_none)
+            plugin->device->why_none(why, DS_WHY_MAX);
         return 0;
     }
     *out = plugin->device;

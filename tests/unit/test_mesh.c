@@ -126,6 +126,7 @@ static void tensor_ranks_are_neighbours(void **state)
 
 struct opening {
     enum ds_transport transport;
+    const struct ds_comm_ops *device_comm;
     uint32_t shard;
     ds_status status[4];
 };
@@ -138,19 +139,60 @@ static void open_mesh(struct ds_comm *world, void *user)
     const uint32_t groups = 1u << DS_GROUP_SHARD | 1u << DS_GROUP_REPLICA;
     struct ds_mesh *mesh = NULL;
 
-    opening->status[world->rank] = ds_mesh_open(world, &shape, groups, opening->transport, &mesh);
+    opening->status[world->rank] =
+        ds_mesh_open(world, &shape, groups, opening->transport, opening->device_comm, &mesh);
     if (opening->status[world->rank] == DS_OK)
         ds_mesh_close(mesh);
+}
+
+static void expect_opening(struct opening opening, uint32_t ranks, ds_status want)
+{
+    assert_true(run_ranks(ranks, 20000000000u, open_mesh, &opening));
+    for (uint32_t rank = 0; rank < ranks; rank++)
+        assert_int_equal(opening.status[rank], want);
 }
 
 static void expect_opened(uint32_t ranks, uint32_t shard, enum ds_transport transport,
                           ds_status want)
 {
-    struct opening opening = {.transport = transport, .shard = shard};
+    expect_opening((struct opening){.transport = transport, .shard = shard}, ranks, want);
+}
 
-    assert_true(run_ranks(ranks, 20000000000u, open_mesh, &opening));
-    for (uint32_t rank = 0; rank < ranks; rank++)
-        assert_int_equal(opening.status[rank], want);
+/* A communicator of devices as the mesh sees it: it is opened over the control group, and counted. */
+static _Atomic int device_opens;
+
+static ds_status open_device_data(struct ds_comm *control, const char *group, struct ds_comm **out)
+{
+    device_opens++;
+    return ds_comm_open_data(control, group, out);
+}
+
+static const struct ds_comm_ops device_comm = {.name = "device", .open_data = open_device_data};
+
+static void groups_of_devices_are_opened_by_their_own_communicator(void **state)
+{
+    struct opening opening = {.device_comm = &device_comm, .shard = 2};
+    struct capture capture;
+
+    (void)state;
+    device_opens = 0;
+    expect_opening(opening, 4, DS_OK);
+    assert_int_equal(device_opens, 8); /* shard and replica, of 4 ranks */
+    opening.transport = DS_TRANSPORT_NCCL;
+    expect_opening(opening, 4, DS_OK);
+    assert_int_equal(device_opens, 16);
+    expect_opening(opening, 2, DS_OK);
+    assert_int_equal(device_opens, 18); /* alone in replica: nothing to open */
+    capture_begin(&capture);
+    opening.transport = DS_TRANSPORT_SHM;
+    expect_opening(opening, 4, DS_ERR_UNSUPPORTED);
+    opening.device_comm = NULL;
+    opening.transport = DS_TRANSPORT_NCCL;
+    expect_opening(opening, 4, DS_ERR_UNSUPPORTED);
+    const char *text = capture_end(&capture);
+    assert_int_equal(device_opens, 18);
+    assert_non_null(strstr(text, "transport = shm, but the shard group is between GPUs"));
+    assert_non_null(strstr(text, "transport = nccl, but the shard group is between hosts"));
 }
 
 /* Threads have neither shared memory between processes nor MPI. */
@@ -179,6 +221,7 @@ int main(void)
         cmocka_unit_test(tensor_ranks_are_neighbours),
         cmocka_unit_test(groups_that_are_parts_of_an_axis),
         cmocka_unit_test(a_named_transport_is_obeyed_or_refused_by_all),
+        cmocka_unit_test(groups_of_devices_are_opened_by_their_own_communicator),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,7 @@
 /* device_cuda.c - one GPU as a device: opening it, its memory, and failures in words. */
 #include "device_cuda.h"
 
+#include "absence.h"
 #include "peak.h"
 
 #include <stdio.h>
@@ -27,6 +28,34 @@ static int cuda_count(void)
         return 0;
     }
     return count;
+}
+
+static void cuda_why_none(char *to, size_t bytes)
+{
+    struct cuda_absence absence = {.visible = getenv("CUDA_VISIBLE_DEVICES")};
+    int count = 0;
+    const cudaError_t error = cudaGetDeviceCount(&count);
+
+    (void)cudaGetLastError();
+    (void)cudaDriverGetVersion(&absence.driver);
+    (void)cudaRuntimeGetVersion(&absence.runtime);
+    absence.is_too_old = error == cudaErrorInsufficientDriver;
+    absence.error =
+        error == cudaSuccess || error == cudaErrorNoDevice ? NULL : cudaGetErrorString(error);
+    cuda_absence_tell(&absence, to, bytes);
+}
+
+/* Of the 16 random bytes that name a GPU, or a part of one. */
+static ds_status cuda_identity(int index, uint64_t *id)
+{
+    struct cudaDeviceProp properties;
+    uint64_t halves[2];
+
+    CUDA_TRY(cudaGetDeviceProperties(&properties, index));
+    _Static_assert(sizeof halves == sizeof properties.uuid, "a UUID has 16 bytes");
+    memcpy(halves, &properties.uuid, sizeof halves);
+    *id = halves[0] ^ halves[1];
+    return DS_OK;
 }
 
 static void cuda_close(struct ds_device *base)
@@ -73,6 +102,7 @@ static ds_status cuda_open(int index, const struct ds_device_options *options,
     device->clock = options->clock;
     device->index = index;
     device->is_deterministic = options->deterministic;
+    nccl_environment(options);
     st = open_parts(device);
     if (st != DS_OK) {
         cuda_close(&device->base);
@@ -292,6 +322,9 @@ const struct ds_device_ops ds_device_cuda_ops = {
     .capture_end = cuda_capture_end,
     .graph_launch = cuda_graph_launch,
     .graph_close = cuda_graph_close,
+    .identity = cuda_identity,
+    .why_none = cuda_why_none,
+    .comm = &ds_comm_nccl_ops,
     .memory_left = cuda_memory_left,
     .memory_used = cuda_memory_used,
     .peak_flops = cuda_peak_flops,

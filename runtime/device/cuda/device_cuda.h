@@ -86,6 +86,10 @@ ds_status cuda_capture_end(struct ds_stream *stream, struct ds_graph **out);
 ds_status cuda_graph_launch(struct ds_stream *stream, struct ds_graph *graph);
 void cuda_graph_close(struct ds_graph *graph);
 
+/* runtime/comm/nccl/nccl_environment.c. local: before NCCL's first call, which reads it; what the user has set
+ * stays. */
+void nccl_environment(const struct ds_device_options *options);
+
 /* runtime/comm/nccl/nccl_watch.c. local: DS_OK, or how the first group that other ranks hold up has failed. Each
  * failure is told once. */
 DS_CHECKED ds_status nccl_look(const struct cuda_device *device);

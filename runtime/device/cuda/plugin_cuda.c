@@ -10,7 +10,6 @@ static const struct ds_plugin plugin_cuda = {
     .kernel_bytes = sizeof(struct ds_kernel_ops),
     .comm_bytes = sizeof(struct ds_comm_ops),
     .device = &ds_device_cuda_ops,
-    .comm = &ds_comm_nccl_ops,
 };
 
 const struct ds_plugin *ds_plugin_get(uint32_t abi, const struct ds_host *host)
