@@ -205,28 +205,24 @@ static ds_status widest_window(const struct ds_plan_question *question, struct d
 /* A GPU's products want many rows; its logits pass through no cache anyway. */
 #define GPU_LOGITS_BYTES ((uint64_t)1 << 30)
 
-static ds_status find_device(const struct ds_config *config, int *is_gpu)
+static int is_gpu(const struct ds_config *config)
 {
-    const struct ds_device_ops *device = NULL;
+    const struct ds_device_ops *device;
 
-    *is_gpu = strcmp(config->run.device, "cuda") == 0;
-    if (strcmp(config->run.device, "auto") == 0) {
-        DS_TRY(ds_device_find("auto", &device));
-        *is_gpu = !(device->caps & DS_DEVICE_CAP_HOST_MEMORY);
-    }
-    return DS_OK;
+    if (strcmp(config->run.device, "auto") != 0)
+        return strcmp(config->run.device, "cuda") == 0;
+    device = ds_device_look("auto"); /* who opens it says why it is that one */
+    return device && !(device->caps & DS_DEVICE_CAP_HOST_MEMORY);
 }
 
-static ds_status settle_device(struct ds_config *config)
+static void settle_device(struct ds_config *config)
 {
-    int is_gpu = 0;
+    const int has_gpu = is_gpu(config);
 
-    DS_TRY(find_device(config, &is_gpu));
-    if (config->memory.logits == DS_AUTO && is_gpu)
+    if (config->memory.logits == DS_AUTO && has_gpu)
         config->memory.logits = GPU_LOGITS_BYTES;
     if (config->run.deterministic == -1)
-        config->run.deterministic = !is_gpu;
-    return DS_OK;
+        config->run.deterministic = !has_gpu;
 }
 
 /* Zero and what is gathered: see ds_plan_settle. */
@@ -253,6 +249,6 @@ static ds_status settle_gathers(const struct ds_plan_question *question, struct 
 
 ds_status ds_plan_settle(const struct ds_plan_question *question, struct ds_config *config)
 {
-    DS_TRY(settle_device(config));
+    settle_device(config);
     return settle_gathers(question, config);
 }

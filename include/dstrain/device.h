@@ -119,6 +119,8 @@ struct ds_device_ops {
  * the first that computes, is here, and says at INFO why a better one is not. A plugin is looked for
  * beside the program. */
 DS_CHECKED ds_status ds_device_find(const char *name, const struct ds_device_ops **out);
+/* local: what ds_device_find would give, without a word; NULL: it would fail */
+const struct ds_device_ops *ds_device_look(const char *name);
 extern const struct ds_device_ops ds_device_cpu_ops;
 extern const struct ds_device_ops ds_device_null_ops; /* counts memory, computes nothing */
 

@@ -109,6 +109,21 @@ ds_status ds_device_find(const char *name, const struct ds_device_ops **out)
                    "device = %s: there is cpu, cuda, and auto for the best here", name);
 }
 
+const struct ds_device_ops *ds_device_look(const char *name)
+{
+    const int is_any = strcmp(name, "auto") == 0;
+    char why[DS_WHY_MAX];
+
+    for (size_t i = 0; i < ROW_COUNT; i++) {
+        const struct ds_device_ops *ops;
+
+        if ((is_any || strcmp(name, device_rows[i].name) == 0) && device_rows[i].find(why, &ops) &&
+            (!is_any || ops->caps & DS_DEVICE_CAP_COMPUTES))
+            return ops;
+    }
+    return NULL;
+}
+
 ds_status ds_stream_after(struct ds_stream *waiter, struct ds_stream *first, struct ds_event *event)
 {
     DS_TRY(first->device->ops->event_record(event, first));

@@ -67,6 +67,19 @@ static void auto_falls_back_and_says_why(void **state)
     assert_finds("auto", DS_OK, "libdstrain_cuda.so is not in /");
 }
 
+static void a_look_says_nothing(void **state)
+{
+    int file = log_begin();
+    char text[4096];
+
+    (void)state;
+    assert_ptr_equal(ds_device_look("auto"), &ds_device_cpu_ops);
+    assert_ptr_equal(ds_device_look("cpu"), &ds_device_cpu_ops);
+    assert_null(ds_device_look("cuda"));
+    assert_null(ds_device_look("tpu"));
+    assert_string_equal(log_end(file, text, sizeof text), "");
+}
+
 static void an_unknown_name_is_told_the_known_ones(void **state)
 {
     (void)state;
@@ -189,6 +202,7 @@ int main(void)
         cmocka_unit_test(cpu_is_always_here),
         cmocka_unit_test(cuda_without_its_plugin_names_what_is_missing),
         cmocka_unit_test(auto_falls_back_and_says_why),
+        cmocka_unit_test(a_look_says_nothing),
         cmocka_unit_test(an_unknown_name_is_told_the_known_ones),
         cmocka_unit_test(a_file_that_is_no_plugin_is_refused),
         cmocka_unit_test(a_plugin_that_speaks_another_version_is_refused),
