@@ -109,13 +109,15 @@ struct ds_qkv_join_args {
 
 /* Causal attention, query head j reads kv head j / (H/G). Token t of a sequence sees the tokens
  * document_T[t] .. t of its sequence: document_T holds, for each token, the position in its sequence
- * at which its document starts. O(S) memory: lse = log of the sum of exp, kept for backward. */
+ * at which its document starts. Where one_document is set it is 0 throughout, which the host cannot see,
+ * and faster ways may be taken. O(S) memory: lse = log of the sum of exp, kept for backward. */
 struct ds_attention_args {
     struct ds_tensor q_THD, k_TGD, v_TGD;
     struct ds_tensor document_T;    /* I32 */
     struct ds_tensor o_THD, lse_TH; /* out; inputs of backward */
     uint64_t seq_length;            /* S; T is a multiple */
-    float scale;
+    float scale;                    /* > 0 */
+    int one_document;
 };
 struct ds_attention_backward_args {
     struct ds_attention_args forward;

@@ -1,0 +1,22 @@
+/* attention_own.h - attention by our own kernels: any head_dim up to 256, any length, documents anywhere, and the
+ * same bits every time. */
+#ifndef KERNELS_CUDA_ATTENTION_OWN_H
+#define KERNELS_CUDA_ATTENTION_OWN_H
+
+#include "kernels_cuda.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define ATTENTION_DIM_MAX 256
+
+/* local: arguments as attention.c has checked them */
+ds_status attention_own_forward(struct ds_stream *stream, const struct ds_attention_args *a);
+ds_status attention_own_backward(struct ds_stream *stream,
+                                 const struct ds_attention_backward_args *a);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
