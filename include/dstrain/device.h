@@ -67,6 +67,20 @@ typedef ds_status (*ds_work_fn)(void *args, int *done);
  * streams are always driven by the main thread; on cuda the flag means nothing. */
 enum ds_stream_flag { DS_STREAM_WORKER = 1u << 0 };
 
+/* What a device chooses by the clock, at the first call with a shape (which algorithm multiplies matrices): as
+ * bytes, other ranks and later runs can be given it. */
+struct ds_tuning_ops {
+    /* what choices hold for, fit for a file's name ("gemm-GPU-library"); empty: none are made by the clock */
+    void (*name)(struct ds_device *device, char *to, size_t bytes);
+    size_t (*bytes_max)(void);
+    /* all so far; how many bytes. *is_new: some were made here, and not given */
+    size_t (*save)(struct ds_device *device, void *to, int *is_new);
+    /* these, instead of its own for the same shape. 0: the bytes are not whole or of another device; ignored */
+    int (*load)(struct ds_device *device, const void *from, size_t bytes);
+    /* nothing is timed from here on: a new shape gets the first guess of the library */
+    void (*seal)(struct ds_device *device);
+};
+
 struct ds_device_ops {
     const char *name;
     uint32_t caps;
@@ -113,6 +127,7 @@ struct ds_device_ops {
     /* FLOP/s of dense bf16 by its data sheet; 0, and the fallback: not known */
     double (*peak_flops)(struct ds_device *device);
     void (*describe)(struct ds_device *device, char *to, size_t bytes); /* fallback: the name */
+    const struct ds_tuning_ops *tuning; /* fallback: nothing is chosen by the clock */
 };
 
 /* local: the table called `name` ("cpu", "cuda"), or DS_ERR_UNSUPPORTED with the reason. "auto" takes

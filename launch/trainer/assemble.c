@@ -3,6 +3,8 @@
  * a collective of its own; a failure anywhere leaves all ranks with one status. */
 #include "trainer.h"
 
+#include "tuning.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -165,7 +167,8 @@ ds_status trainer_assemble(struct ds_trainer *t)
     DS_TRY(trainer_together(t, fill_weights));
     ds_hf_close(t->weights);
     t->weights = NULL;
-    return ds_zero_publish(t->zero);
+    DS_TRY(ds_zero_publish(t->zero));
+    return tuning_recall(&(struct tuning){t->device, t->options.world, t->options.fs});
 }
 
 void trainer_dismantle(struct ds_trainer *t)

@@ -3,6 +3,7 @@
 #include "trainer.h"
 
 #include "inject.h"
+#include "tuning.h"
 
 #include "dstrain/accounts.h"
 
@@ -181,6 +182,14 @@ static ds_status queue_step(struct ds_trainer *t, struct trainer_exchange *excha
     return ops->event_record(exchange->done, t->compute);
 }
 
+/* After the first step all shapes have been met. Before anything is frozen, and before a graph repeats it. */
+static ds_status settle_first_step(struct ds_trainer *t)
+{
+    DS_TRY(tuning_settle(&(struct tuning){t->device, t->options.world, t->options.fs}));
+    ds_memory_freeze(&t->memory);
+    return DS_OK;
+}
+
 static ds_status run_steps(struct ds_trainer *t)
 {
     const uint64_t steps = t->config->train.steps;
@@ -198,7 +207,7 @@ static ds_status run_steps(struct ds_trainer *t)
         if (is_done || step == steps || step == t->options.settle_step || evaluates_after(t, step))
             DS_TRY(finish_step(t, exchange));
         if (step == 1)
-            ds_memory_freeze(&t->memory);
+            DS_TRY(settle_first_step(t));
     }
     return DS_OK;
 }

@@ -53,14 +53,36 @@ static void what_is_put_in_is_found_until_the_table_is_full(void **state)
 
     (void)state;
     assert_int_equal(algo_of(&t->a, 0), 0);
-    for (uint64_t i = 0; i < GEMM_ENTRIES_MAX; i++)
-        assert_non_null(put(&t->a, i, 100 + i, 1));
+    for (uint64_t i = 0; i < GEMM_ENTRIES_MAX; i++) {
+        assert_true(gemm_table_has_room(&t->a));
+        put(&t->a, i, 100 + i, 1)->is_ready = 1;
+    }
+    assert_false(gemm_table_has_room(&t->a));
     assert_null(put(&t->a, GEMM_ENTRIES_MAX, 5, 1));
     assert_int_equal(algo_of(&t->a, GEMM_ENTRIES_MAX), 0);
-    assert_non_null(put(&t->a, 17, 5, 1)); /* one that is there is replaced */
+    put(&t->a, 17, 5, 1)->is_ready = 1; /* one that is there is replaced */
     for (uint64_t i = 0; i < GEMM_ENTRIES_MAX; i++)
         assert_int_equal(algo_of(&t->a, i), i == 17 ? 5 : 100 + i);
     assert_int_equal(t->a.count, GEMM_ENTRIES_MAX);
+    free(t);
+}
+
+static void a_full_table_gives_up_what_nobody_has_asked_for(void **state)
+{
+    struct tables *t = tables_make();
+
+    (void)state;
+    for (uint64_t i = 0; i < GEMM_ENTRIES_MAX; i++)
+        put(&t->a, i, 100 + i, 1)->is_ready = i != 30 && i != 200;
+    for (uint64_t i = 0; i < 2; i++) {
+        assert_true(gemm_table_has_room(&t->a));
+        put(&t->a, 1000 + i, 1000 + i, 1)->is_ready = 1;
+    }
+    assert_null(put(&t->a, 1002, 5, 1));
+    for (uint64_t i = 0; i < GEMM_ENTRIES_MAX; i++)
+        assert_int_equal(algo_of(&t->a, i), i == 30 || i == 200 ? 0 : 100 + i);
+    assert_int_equal(algo_of(&t->a, 1000), 1000);
+    assert_int_equal(algo_of(&t->a, 1001), 1001);
     free(t);
 }
 
@@ -162,6 +184,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_put_in_is_found_until_the_table_is_full),
+        cmocka_unit_test(a_full_table_gives_up_what_nobody_has_asked_for),
         cmocka_unit_test(every_field_of_a_key_tells_shapes_apart),
         cmocka_unit_test(bytes_bring_timed_entries_back_and_replace_what_is_there),
         cmocka_unit_test(a_full_table_takes_what_it_knows),

@@ -329,4 +329,5 @@ const struct ds_device_ops ds_device_cuda_ops = {
     .memory_used = cuda_memory_used,
     .peak_flops = cuda_peak_flops,
     .describe = cuda_describe,
+    .tuning = &cuda_tuning_ops,
 };

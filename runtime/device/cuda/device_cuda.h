@@ -104,7 +104,8 @@ ds_status cuda_stamp_calibrate(struct cuda_device *device);
 
 /* runtime/kernels/cuda/math.c */
 DS_CHECKED ds_status cuda_math_open(struct cuda_device *device, struct cuda_math **out);
-void cuda_math_close(struct cuda_math *math); /* NULL is allowed */
+void cuda_math_close(struct cuda_math *math);      /* NULL is allowed */
+extern const struct ds_tuning_ops cuda_tuning_ops; /* matmul_tuning.c */
 
 #ifdef __cplusplus
 }

@@ -57,31 +57,63 @@ struct gemm_entry *gemm_table_find(struct gemm_table *table, const struct gemm_k
     return *slot ? &table->entries[*slot - 1] : NULL;
 }
 
-static struct gemm_entry *place(struct gemm_table *table, const struct gemm_key *key,
-                                const uint64_t algo[GEMM_ALGO_WORDS], int is_timed)
+/* The first entry that is not ready; table->count: all are. */
+static uint32_t first_unused(const struct gemm_table *table)
 {
-    uint16_t *slot = slot_of(table, key);
-    struct gemm_entry *entry;
+    uint32_t i = 0;
 
-    if (*slot == 0) {
-        if (table->count == GEMM_ENTRIES_MAX)
-            return NULL;
-        table->entries[table->count].key = *key;
-        *slot = (uint16_t)++table->count;
-    }
-    entry = &table->entries[*slot - 1];
+    while (i < table->count && table->entries[i].is_ready)
+        i++;
+    return i;
+}
+
+int gemm_table_has_room(const struct gemm_table *table)
+{
+    return table->count < GEMM_ENTRIES_MAX || first_unused(table) < table->count;
+}
+
+static struct gemm_entry *append(struct gemm_table *table, const struct gemm_key *key)
+{
+    if (table->count == GEMM_ENTRIES_MAX)
+        return NULL;
+    table->entries[table->count].key = *key;
+    *slot_of(table, key) = (uint16_t)(table->count + 1);
+    return &table->entries[table->count++];
+}
+
+static struct gemm_entry *take_over(struct gemm_table *table, const struct gemm_key *key)
+{
+    const uint32_t unused = first_unused(table);
+
+    if (unused == table->count)
+        return NULL;
+    table->entries[unused].key = *key;
+    memset(table->slots, 0, sizeof table->slots);
+    for (uint32_t i = 0; i < table->count; i++)
+        *slot_of(table, &table->entries[i].key) = (uint16_t)(i + 1);
+    return &table->entries[unused];
+}
+
+static void fill_entry(struct gemm_entry *entry, const uint64_t algo[GEMM_ALGO_WORDS], int is_timed)
+{
     memcpy(entry->algo, algo, sizeof entry->algo);
     entry->is_timed = is_timed != 0;
     entry->is_ready = 0;
-    return entry;
 }
 
 struct gemm_entry *gemm_table_set(struct gemm_table *table, const struct gemm_key *key,
                                   const uint64_t algo[GEMM_ALGO_WORDS], int is_timed)
 {
-    struct gemm_entry *entry = place(table, key, algo, is_timed);
+    struct gemm_entry *entry = gemm_table_find(table, key);
 
-    table->timed_count += entry && entry->is_timed;
+    if (!entry)
+        entry = append(table, key);
+    if (!entry)
+        entry = take_over(table, key);
+    if (!entry)
+        return NULL;
+    fill_entry(entry, algo, is_timed);
+    table->timed_count += entry->is_timed;
     return entry;
 }
 
@@ -142,9 +174,14 @@ int gemm_table_load(struct gemm_table *table, const char *made_for, const void *
         return 0;
     for (uint32_t i = 0; i < head.count; i++) {
         struct stored_entry stored;
+        struct gemm_entry *entry;
 
         memcpy(&stored, (const char *)from + sizeof head + i * sizeof stored, sizeof stored);
-        (void)place(table, &stored.key, stored.algo, 1); /* full: what is left is timed */
+        entry = gemm_table_find(table, &stored.key);
+        if (!entry)
+            entry = append(table, &stored.key);
+        if (entry)
+            fill_entry(entry, stored.algo, 1);
     }
     return 1;
 }

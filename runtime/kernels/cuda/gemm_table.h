@@ -45,7 +45,11 @@ uint8_t gemm_alignment(const void *address);
 /* NULL: not there. */
 struct gemm_entry *gemm_table_find(struct gemm_table *table, const struct gemm_key *key);
 
-/* The key's entry, made if need be; NULL: the table is full. */
+/* Is there room for a key that is new? */
+int gemm_table_has_room(const struct gemm_table *table);
+
+/* The key's entry, made if need be, in a full table from one that is not ready (it came as bytes, and nobody
+ * has asked for it); NULL: there is none. */
 struct gemm_entry *gemm_table_set(struct gemm_table *table, const struct gemm_key *key,
                                   const uint64_t algo[GEMM_ALGO_WORDS], int is_timed);
 
@@ -55,7 +59,7 @@ struct gemm_entry *gemm_table_set(struct gemm_table *table, const struct gemm_ke
 size_t gemm_table_bytes_max(void);
 size_t gemm_table_save(const struct gemm_table *table, const char *made_for, void *to);
 
-/* Entries of `from` replace those of the same key, others stay. 0: the bytes are not whole or not for us, and
+/* Entries of `from` replace those of the same key, others stay; what a full table does not know is left out. 0: the bytes are not whole or not for us, and
  * nothing has changed. */
 int gemm_table_load(struct gemm_table *table, const char *made_for, const void *from, size_t bytes);
 

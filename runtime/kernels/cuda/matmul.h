@@ -4,8 +4,8 @@
  *   in deterministic mode the first that cuBLASLt's heuristics name;
  *   else the one that the table was loaded with, if cuBLASLt accepts it here;
  *   else the fastest of the first few, timed on the caller's operands. Timing waits for the stream. It is
- *   over when GEMM_TIMING_NS are spent, when the table is sealed (both: the first of the heuristics) and
- *   while a graph is captured.
+ *   over when GEMM_TIMING_NS are spent, when the table is sealed or full, and while a graph is captured:
+ *   then the first of the heuristics is taken.
  * Every algorithm adds its partial sums in fp32 and in a fixed order: schemes that reduce in the output's
  * dtype are not asked for. So a choice repeats its bits, two choices agree to rounding. */
 #ifndef KERNELS_CUDA_MATMUL_H

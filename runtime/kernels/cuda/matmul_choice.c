@@ -142,7 +142,8 @@ static int may_time(const struct gemm_call *call)
     const struct cuda_gemm *gemm = call->gemm;
     enum cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
 
-    if (gemm->is_deterministic || gemm->is_sealed || gemm->timing_left_ns == 0)
+    if (gemm->is_deterministic || gemm->is_sealed || gemm->timing_left_ns == 0 ||
+        !gemm_table_has_room(&gemm->table)) /* it would be timed at each call */
         return 0;
     return cudaStreamIsCapturing(cuda_stream_of(call->stream), &capture) == cudaSuccess &&
            capture == cudaStreamCaptureStatusNone;
