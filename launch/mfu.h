@@ -10,7 +10,7 @@
 #include "dstrain/model.h"
 
 /* local: of 1, `tokens_per_s` being those of all ranks together; NAN where the device's peak is not known (the
- * cpu has none worth naming) */
+ * cpu has none worth naming) or not that of the arithmetic: it is that of 16 bits, and fp32 is another */
 double ds_mfu(const struct ds_model *model, uint64_t seq_length, struct ds_device *device,
               double tokens_per_s, uint32_t rank_count);
 

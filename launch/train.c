@@ -4,6 +4,7 @@
 #include "command.h"
 #include "console.h"
 #include "metrics.h"
+#include "mfu.h"
 #include "plan.h"
 #include "run_before.h"
 #include "run_dir.h"
@@ -48,6 +49,12 @@ static int is_leader(const struct train *train)
 
 /* ---- numbers of a step */
 
+static double mfu_of(const struct train *train, const struct ds_step_report *r)
+{
+    return ds_mfu(ds_trainer_model(train->trainer), train->config->train.seq_length,
+                  ds_trainer_device(train->trainer), r->tokens_per_s, train->command->world->size);
+}
+
 static ds_status write_metrics(struct train *train, const struct ds_step_report *r)
 {
     const struct ds_metrics_row row = {.step = r->step,
@@ -58,7 +65,7 @@ static ds_status write_metrics(struct train *train, const struct ds_step_report 
                                        .tokens = r->tokens,
                                        .step_s = r->step_s,
                                        .tokens_per_s = r->tokens_per_s,
-                                       .mfu = NAN, /* the cpu has no peak worth naming */
+                                       .mfu = mfu_of(train, r),
                                        .device_peak_bytes = r->device_peak_bytes,
                                        .host_peak_bytes = r->host_peak_bytes,
                                        .wait_data_s = r->wait_data_s,
@@ -81,7 +88,7 @@ static void show_step(struct train *train, const struct ds_step_report *r)
                                        .grad_norm = r->grad_norm,
                                        .step_s = r->step_s,
                                        .tokens_per_s = r->tokens_per_s,
-                                       .mfu = NAN,
+                                       .mfu = mfu_of(train, r),
                                        .memory_bytes = r->device_peak_bytes,
                                        .is_skipped = r->is_skipped};
 

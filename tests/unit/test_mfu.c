@@ -20,8 +20,10 @@ static double unknown(struct ds_device *device)
 }
 
 static struct ds_model *open_model(uint64_t layers, uint64_t hidden, uint64_t ffn, uint64_t heads,
-                                   uint64_t kv_heads, uint64_t vocab, int tied)
+                                   uint64_t kv_heads, uint64_t vocab, int tied,
+                                   enum ds_dtype compute)
 {
+    const struct ds_model_share share = {.tp_size = 1, .compute = compute, .grad = DS_F32};
     struct ds_model_config config;
     struct ds_model *model = NULL;
 
@@ -34,7 +36,7 @@ static struct ds_model *open_model(uint64_t layers, uint64_t hidden, uint64_t ff
     config.vocab_size = vocab;
     config.max_position_embeddings = 4096;
     config.tie_word_embeddings = tied;
-    assert_ok(ds_model_open(&config, NULL, &model));
+    assert_ok(ds_model_open(&config, &share, &model));
     return model;
 }
 
@@ -49,8 +51,8 @@ static void known_figures_come_out(void **state)
 {
     const struct ds_device_ops ops = {.name = "h100", .peak_flops = peak_of_an_h100};
     struct ds_device device = {&ops};
-    struct ds_model *small = open_model(16, 2048, 8192, 32, 8, 128256, 1);
-    struct ds_model *large = open_model(32, 4096, 11008, 32, 32, 32000, 0);
+    struct ds_model *small = open_model(16, 2048, 8192, 32, 8, 128256, 1, DS_BF16);
+    struct ds_model *large = open_model(32, 4096, 11008, 32, 32, 32000, 0, DS_BF16);
 
     (void)state;
     assert_true(about(ds_mfu(small, 4096, &device, 60522, 1), 0.503));
@@ -64,11 +66,23 @@ static void a_device_without_a_peak_has_none(void **state)
 {
     const struct ds_device_ops silent = {.name = "old", .peak_flops = unknown};
     struct ds_device old = {&silent}, cpu = {&ds_device_cpu_ops};
-    struct ds_model *model = open_model(2, 64, 96, 4, 4, 61, 0);
+    struct ds_model *model = open_model(2, 64, 96, 4, 4, 61, 0, DS_BF16);
 
     (void)state;
     assert_true(isnan(ds_mfu(model, 16, &old, 100, 1)));
     assert_true(isnan(ds_mfu(model, 16, &cpu, 100, 1)));
+    ds_model_close(model);
+}
+
+/* The peak is that of products in 16 bits. */
+static void fp32_has_none(void **state)
+{
+    const struct ds_device_ops ops = {.name = "h100", .peak_flops = peak_of_an_h100};
+    struct ds_device device = {&ops};
+    struct ds_model *model = open_model(2, 64, 96, 4, 4, 61, 0, DS_F32);
+
+    (void)state;
+    assert_true(isnan(ds_mfu(model, 16, &device, 100, 1)));
     ds_model_close(model);
 }
 
@@ -77,6 +91,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(known_figures_come_out),
         cmocka_unit_test(a_device_without_a_peak_has_none),
+        cmocka_unit_test(fp32_has_none),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
