@@ -146,7 +146,8 @@ struct ds_embedding_args {
 
 /* Cross-entropy on N rows of logits. target -100: no loss, zero gradient. In place: logits become
  * (softmax - onehot) * record->inverse_tokens * record->loss_scale where `gradient` is set.
- * loss_N: -log p of every row, 0 where ignored.
+ * loss_N: -log p of every row, 0 where ignored. A target that is in no vocabulary is DS_ERR_DATA of the work
+ * or, on a device that cannot report one, a loss of NaN, so that the verdict skips the step.
  *
  * Where the vocabulary is shared out, columns first.. of `vocabulary` lie here and the loss is made in three
  * calls: `max` leaves the rows' largest logits in max_N; when they are those of all ranks `sum` leaves in
@@ -162,7 +163,7 @@ struct ds_cross_entropy_args {
     struct ds_tensor max_N, sums_N2; /* F32 */
 };
 
-/* record->loss_sum += sum of loss_T, fp64, in order. */
+/* record->loss_sum += sum of loss_T, fp64, in an order of the device's own. */
 struct ds_loss_sum_args {
     struct ds_tensor loss_T;
     struct ds_step_record *record;
@@ -189,7 +190,7 @@ struct ds_norm_pieces_args {
     const struct ds_span *skips; /* device memory */
     size_t skip_count;
 };
-/* record->norm_squared = sum of all pieces in index order */
+/* record->norm_squared = sum of all pieces, in an order of the device's own (the cpu's: of their index) */
 struct ds_norm_sum_args {
     struct ds_tensor sums;
     struct ds_step_record *record;
@@ -232,7 +233,7 @@ struct ds_adamw_span {
  *                              n % 8 of the Philox block with counter (n / 8, s) and the span's key */
 struct ds_adamw_args {
     struct ds_tensor master, param, grad, exp_avg, exp_avg_sq;
-    const struct ds_adamw_span *spans; /* device memory */
+    const struct ds_adamw_span *spans; /* device memory; in order, no two overlap */
     size_t span_count;
     const struct ds_step_record *record;
     float beta1, beta2, epsilon;

@@ -2,11 +2,11 @@
  * permutation that needs no memory. Pure: no state, safe on every thread. */
 #include "dstrain/random.h"
 
+#include "dstrain/philox.h"
 #include "dstrain/status.h"
 
 #include <math.h>
 
-#define PHILOX_ROUNDS  10
 #define FEISTEL_ROUNDS 8
 
 /* The finaliser of SplitMix64: a bijection in which every input bit reaches every output bit. */
@@ -20,24 +20,7 @@ static uint64_t mix64(uint64_t x)
 
 void ds_random_philox(const uint32_t counter[4], uint64_t key, uint32_t to[4])
 {
-    uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
-    uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
-
-    for (int round = 0; round < PHILOX_ROUNDS; round++) {
-        uint64_t p0 = (uint64_t)0xd2511f53u * c0;
-        uint64_t p1 = (uint64_t)0xcd9e8d57u * c2;
-
-        c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0;
-        c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
-        c1 = (uint32_t)p1;
-        c3 = (uint32_t)p0;
-        k0 += 0x9e3779b9u;
-        k1 += 0xbb67ae85u;
-    }
-    to[0] = c0;
-    to[1] = c1;
-    to[2] = c2;
-    to[3] = c3;
+    ds_philox(counter, key, to);
 }
 
 static void block_of(struct ds_random random, uint64_t block, uint32_t to[4])

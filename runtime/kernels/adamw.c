@@ -212,7 +212,7 @@ static ds_status masters_fit(const struct ds_adamw_args *args)
 
     if (is_fp32 || (is_bf16 && (is_remainder || !args->master.data)))
         return DS_OK;
-    return ds_fail(DS_ERR_UNSUPPORTED, "cpu kernel adamw: param is %s with a master of %s",
+    return ds_fail(DS_ERR_UNSUPPORTED, "kernel adamw: param is %s with a master of %s",
                    ds_dtype_name(args->param.dtype),
                    args->master.data ? ds_dtype_name(args->master.dtype) : "none");
 }

@@ -23,9 +23,8 @@ ds_status kernel_attention_check(const char *kernel, const struct ds_attention_a
     KERNEL_WANTS(kernel, args, lse_TH, DS_F32);
     KERNEL_WANTS(kernel, args, document_T, DS_I32);
     if (args->q_THD.shape[2] > ATTENTION_DIM_MAX)
-        return ds_fail(DS_ERR_UNSUPPORTED,
-                       "cpu kernel %s: head_dim is %llu, at most %d is available", kernel,
-                       (unsigned long long)args->q_THD.shape[2], ATTENTION_DIM_MAX);
+        return ds_fail(DS_ERR_UNSUPPORTED, "kernel %s: head_dim is %llu, at most %d is available",
+                       kernel, (unsigned long long)args->q_THD.shape[2], ATTENTION_DIM_MAX);
     DS_ASSERT(args->seq_length > 0 && args->q_THD.shape[0] % args->seq_length == 0);
     DS_ASSERT(args->seq_length <= INT32_MAX);
     DS_ASSERT(args->q_THD.shape[1] % args->k_TGD.shape[1] == 0);

@@ -28,8 +28,8 @@ static inline ds_status kernel_wants(const char *kernel, const char *name,
 {
     if (!tensor->data || tensor->dtype == dtype)
         return DS_OK;
-    return ds_fail(DS_ERR_UNSUPPORTED, "cpu kernel %s: %s is %s, only %s is available", kernel,
-                   name, ds_dtype_name(tensor->dtype), ds_dtype_name(dtype));
+    return ds_fail(DS_ERR_UNSUPPORTED, "kernel %s: %s is %s, only %s is available", kernel, name,
+                   ds_dtype_name(tensor->dtype), ds_dtype_name(dtype));
 }
 
 /* local: stored as fp32, bf16 or fp16 (elements.h); an absent tensor passes. */
@@ -39,9 +39,8 @@ static inline ds_status kernel_wants_float(const char *kernel, const char *name,
     if (!tensor->data || tensor->dtype == DS_F32 || tensor->dtype == DS_BF16 ||
         tensor->dtype == DS_F16)
         return DS_OK;
-    return ds_fail(DS_ERR_UNSUPPORTED,
-                   "cpu kernel %s: %s is %s, only F32, BF16 and F16 are available", kernel, name,
-                   ds_dtype_name(tensor->dtype));
+    return ds_fail(DS_ERR_UNSUPPORTED, "kernel %s: %s is %s, only F32, BF16 and F16 are available",
+                   kernel, name, ds_dtype_name(tensor->dtype));
 }
 
 /* local: `name` is stored as `other_name` is; an absent tensor passes. */
@@ -52,9 +51,8 @@ static inline ds_status kernel_wants_same(const char *kernel, const char *name,
     if (!tensor->data || tensor->dtype == other->dtype)
         return DS_OK;
     return ds_fail(DS_ERR_UNSUPPORTED,
-                   "cpu kernel %s: %s is %s and %s %s, only one dtype for both is available",
-                   kernel, name, ds_dtype_name(tensor->dtype), other_name,
-                   ds_dtype_name(other->dtype));
+                   "kernel %s: %s is %s and %s %s, only one dtype for both is available", kernel,
+                   name, ds_dtype_name(tensor->dtype), other_name, ds_dtype_name(other->dtype));
 }
 
 /* The same in a kernel's entry: KERNEL_WANTS("add", args, y, DS_F32) or return. */

@@ -283,9 +283,8 @@ ds_status kernel_qkv_join(struct ds_stream *stream, const struct ds_qkv_join_arg
     DS_ASSERT(!args->q_gain_D.data || (args->qkv_TN.data && args->k_gain_D.data &&
                                        args->q_rstd_TH.data && args->k_rstd_TG.data));
     if (dim > HEAD_DIM_MAX)
-        return ds_fail(DS_ERR_UNSUPPORTED,
-                       "cpu kernel %s: head_dim is %llu, at most %d is available", kernel,
-                       (unsigned long long)dim, HEAD_DIM_MAX);
+        return ds_fail(DS_ERR_UNSUPPORTED, "kernel %s: head_dim is %llu, at most %d is available",
+                       kernel, (unsigned long long)dim, HEAD_DIM_MAX);
     KERNEL_WANTS_FLOAT(kernel, args, dq_THD);
     KERNEL_WANTS_SAME(kernel, args, dk_TGD, dq_THD);
     KERNEL_WANTS_SAME(kernel, args, dv_TGD, dq_THD);
