@@ -106,8 +106,30 @@ static void norm_sum_adds_pieces_in_index_order(void **state)
     struct ds_norm_sum_args args = {ds_tensor1(sums, DS_F64, 5), &record};
 
     (void)state;
+    CASE_CPU_ONLY();
     assert_ok(CASE_RUN(norm_sum, &args));
     assert_true(record.norm_squared == 0x1p53);
+}
+
+/* Whole numbers: in every order their sum is the same. */
+static void norm_sum_counts_every_piece_once(void **state)
+{
+    static const size_t piece_counts[] = {1, 31, 255, 256, 257, 4095, 4096, 4097, 40961};
+    struct kernel_case k = {.random = test_seed(__func__)};
+
+    (void)state;
+    FOR_ROWS(piece_counts, c)
+    {
+        double *sums = case_doubles(&k, piece_counts[c]), want = 0;
+        struct ds_step_record record = {.norm_squared = 99};
+        struct ds_norm_sum_args args = {ds_tensor1(sums, DS_F64, piece_counts[c]), &record};
+
+        for (size_t i = 0; i < piece_counts[c]; i++)
+            want += sums[i] = (double)(case_bits(&k) >> 40);
+        assert_ok(CASE_RUN(norm_sum, &args));
+        assert_true(record.norm_squared == want);
+        case_free(&k);
+    }
 }
 
 static void run_norm(uint64_t seed, size_t row, void *out)
@@ -301,6 +323,7 @@ int main(void)
         cmocka_unit_test(norm_does_not_depend_on_where_shards_are_cut),
         cmocka_unit_test(skipped_spans_count_as_zeros),
         cmocka_unit_test(norm_sum_adds_pieces_in_index_order),
+        cmocka_unit_test(norm_sum_counts_every_piece_once),
         cmocka_unit_test(norm_has_the_same_bits_on_any_number_of_threads),
         cmocka_unit_test(a_step_begins_with_cleared_sums_and_the_weight_of_a_token),
         cmocka_unit_test(a_finite_step_counts_and_is_clipped),

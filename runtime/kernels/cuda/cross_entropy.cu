@@ -220,6 +220,7 @@ extern "C" ds_status cuda_cross_entropy(struct ds_stream *stream,
     const struct losses losses = losses_of(args);
 
     DS_ASSERT(losses.width <= ROW_ELEMS_MAX);
+    KERNEL_WANTS_FLOAT("cross_entropy", args, logits_NV);
     KERNEL_WANTS("cross_entropy", args, target_N, DS_I32);
     KERNEL_WANTS("cross_entropy", args, loss_N, DS_F32);
     return DISPATCH(args->logits_NV.dtype, T, launch<T>(stream, &losses));

@@ -84,6 +84,7 @@ static ds_status part_check(const char *kernel, const struct ds_cross_entropy_ar
     DS_ASSERT(args->first + args->logits_NV.shape[1] <= args->vocabulary);
     DS_ASSERT(args->logits_NV.shape[1] <= ROW_ELEMS_MAX);
     DS_ASSERT(kernel_elems(&args->max_N) == args->logits_NV.shape[0]);
+    KERNEL_WANTS_FLOAT(kernel, args, logits_NV);
     KERNEL_WANTS(kernel, args, target_N, DS_I32);
     KERNEL_WANTS(kernel, args, max_N, DS_F32);
     KERNEL_WANTS(kernel, args, sums_N2, DS_F32);

@@ -59,6 +59,8 @@ static ds_status join(struct ds_stream *stream, const struct ds_tensor *y,
 extern "C" ds_status cuda_add(struct ds_stream *stream, const struct ds_add_args *a)
 {
     DS_ASSERT(kernel_elems(&a->y) == kernel_elems(&a->x));
+    KERNEL_WANTS_FLOAT("add", a, y);
+    KERNEL_WANTS_FLOAT("add", a, x);
     return DISPATCH(a->y.dtype, Y,
                     DISPATCH(a->x.dtype, X, (join<Y, X, true>(stream, &a->y, &a->x))));
 }
@@ -66,6 +68,8 @@ extern "C" ds_status cuda_add(struct ds_stream *stream, const struct ds_add_args
 extern "C" ds_status cuda_cast(struct ds_stream *stream, const struct ds_cast_args *a)
 {
     DS_ASSERT(kernel_elems(&a->y) == kernel_elems(&a->x));
+    KERNEL_WANTS_FLOAT("cast", a, y);
+    KERNEL_WANTS_FLOAT("cast", a, x);
     return DISPATCH(a->y.dtype, Y,
                     DISPATCH(a->x.dtype, X, (join<Y, X, false>(stream, &a->y, &a->x))));
 }

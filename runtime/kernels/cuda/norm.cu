@@ -128,6 +128,7 @@ static ds_status pieces(struct ds_stream *stream, const struct ds_norm_pieces_ar
 extern "C" ds_status cuda_norm_pieces(struct ds_stream *stream, const struct ds_norm_pieces_args *a)
 {
     DS_ASSERT(kernel_elems(&a->sums) == (kernel_elems(&a->x) + DS_NORM_PIECE - 1) / DS_NORM_PIECE);
+    KERNEL_WANTS_FLOAT("norm_pieces", a, x);
     KERNEL_WANTS("norm_pieces", a, sums, DS_F64);
     return DISPATCH(a->x.dtype, T, pieces<T>(stream, a));
 }
