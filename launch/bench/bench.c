@@ -114,6 +114,8 @@ static ds_status time_once(const struct bench *bench, const struct bench_work *w
     start_ns = ds_clock_mono_ns(clock);
     for (uint32_t i = 0; i < work->calls; i++)
         DS_TRY(work->run(work->user));
+    if (work->finish)
+        DS_TRY(work->finish(work->user));
     *to = (double)(ds_clock_mono_ns(clock) - start_ns) * 1e-9 / work->calls;
     return DS_OK;
 }

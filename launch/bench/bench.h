@@ -23,9 +23,11 @@ struct bench {
     char **argv;
 };
 
-/* What is timed: `run` is called `calls` times in a repetition; times are those of one call. */
+/* What is timed: `run` is called `calls` times in a repetition, then `finish`, if there is one, waits for what they
+ * have queued; times are those of one call. */
 struct bench_work {
     ds_status (*run)(void *user);
+    ds_status (*finish)(void *user);
     void *user;
     uint32_t calls;
 };

@@ -122,7 +122,8 @@ static ds_status measure(struct exchange *x, enum ds_comm_native call, size_t by
 {
     const size_t whole = bytes / sizeof(float);
     const uint32_t calls = bytes < 65536 ? 20 : bytes < 1048576 ? 4 : 1;
-    const struct bench_work works[2] = {{run_ours, x, calls}, {run_native, x, calls}};
+    const struct bench_work works[2] = {{.run = run_ours, .user = x, .calls = calls},
+                                        {.run = run_native, .user = x, .calls = calls}};
     struct bench_spread spread[2];
     char what[96];
 

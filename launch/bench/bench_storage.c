@@ -198,7 +198,8 @@ static ds_status check_read(struct disk *d)
 
 static ds_status measure(struct disk *d, int is_write)
 {
-    const struct bench_work works[2] = {{run_queue, d, 1}, {run_loop, d, 1}};
+    const struct bench_work works[2] = {{.run = run_queue, .user = d, .calls = 1},
+                                        {.run = run_loop, .user = d, .calls = 1}};
     const double bytes = (double)(window_blocks(d) * d->block_bytes);
     struct bench_spread spread[2];
     char what[128];

@@ -37,21 +37,80 @@ static void a_spread_is_of_sorted_samples(void **state)
     assert_true(spread.min == 0 && spread.median == 12 && spread.p90 == 22);
 }
 
+static int is_measured(const struct rig_kernel *kernel, const char *dtype)
+{
+    return (kernel->when != RIG_16_BITS || strcmp(dtype, "f32") != 0) &&
+           (kernel->when != RIG_BF16 || strcmp(dtype, "bf16") == 0);
+}
+
+static void measure_every_kernel(const char *dtype)
+{
+    struct bench_lines lines;
+    char words[128];
+    size_t count = 0;
+
+    snprintf(words, sizeof words, "kernels --quick --device cpu --dtype %s", dtype);
+    bench_lines_run(self, words, &lines);
+    assert_ok(lines.status);
+    assert_true(bench_lines_are_whole(&lines, "kernels"));
+    for (size_t i = 0; i < rig_kernel_count; i++) {
+        const int wanted = is_measured(&rig_kernels[i], dtype);
+
+        assert_int_equal(bench_lines_of(&lines, rig_kernels[i].name), wanted);
+        count += (size_t)wanted;
+    }
+    assert_int_equal(lines.count, count);
+    for (size_t i = 0; i < count; i++)
+        assert_true(bench_number(lines.lines[i], "gflop_per_s") > 0 ||
+                    bench_number(lines.lines[i], "of_copy") > 0);
+    bench_lines_fini(&lines);
+}
+
 static void every_kernel_is_measured_and_right(void **state)
+{
+    (void)state;
+    measure_every_kernel("f32");
+    measure_every_kernel("bf16");
+    measure_every_kernel("f16");
+}
+
+/* The bytes of a call are those of its arrays: states of 16 bits are half as many. */
+static void bytes_follow_the_precision(void **state)
+{
+    static const struct {
+        const char *name;
+        double bytes; /* of each of 5000 parameters */
+    } cases[] = {{"adamw", 30},
+                 {"adamw_moments16", 22},
+                 {"adamw_remainder16", 28},
+                 {"adamw_none", 24},
+                 {"adamw_all16", 14}};
+    struct bench_lines lines;
+
+    (void)state;
+    bench_lines_run(self, "kernels --quick --device cpu --dtype bf16 --only adamw", &lines);
+    assert_ok(lines.status);
+    assert_int_equal(lines.count, sizeof cases / sizeof *cases);
+    for (size_t i = 0; i < lines.count; i++) {
+        assert_int_equal(bench_lines_of(&lines, cases[i].name), 1);
+        assert_true(bench_number(lines.lines[i], "bytes") == 5000 * cases[i].bytes);
+    }
+    bench_lines_fini(&lines);
+}
+
+static void kernels_are_chosen_by_the_beginning_of_their_names(void **state)
 {
     struct bench_lines lines;
 
     (void)state;
-    bench_lines_run(self, "kernels --quick --device cpu", &lines);
+    bench_lines_run(self, "kernels --quick --device cpu --only matmul_l", &lines);
     assert_ok(lines.status);
-    assert_int_equal(lines.count, rig_kernel_count);
-    assert_true(bench_lines_are_whole(&lines, "kernels"));
-    for (size_t i = 0; i < rig_kernel_count; i++) {
-        const json_t *line = lines.lines[i];
-
-        assert_int_equal(bench_lines_of(&lines, rig_kernels[i].name), 1);
-        assert_true(bench_number(line, "gflop_per_s") > 0 || bench_number(line, "of_copy") > 0);
-    }
+    assert_int_equal(lines.count, 1);
+    assert_int_equal(bench_lines_of(&lines, "matmul_linear"), 1);
+    bench_lines_fini(&lines);
+    bench_lines_run(self, "kernels --quick --device cpu --only attention --shape tiny", &lines);
+    assert_ok(lines.status);
+    assert_int_equal(lines.count, 2);
     bench_lines_fini(&lines);
 }
 
@@ -171,6 +230,7 @@ static void wrong_words_are_refused_in_one_line(void **state)
                                         "storage --mib 0",
                                         "step",
                                         "kernels --threads two",
+                                        "kernels --dtype",
                                         "storage --mib",
                                         "step /nowhere/x.ini"};
 
@@ -186,6 +246,26 @@ static void wrong_words_are_refused_in_one_line(void **state)
         assert_int_equal(lines.status, DS_ERR_CONFIG);
         assert_int_equal(lines.count, 0);
         assert_true(text[0] != '\0' && !strchr(text, '\n'));
+    }
+}
+
+/* These open the device, which is said before. */
+static void a_choice_of_no_kernel_is_refused(void **state)
+{
+    static const char *const wrong[] = {"kernels --quick --device cpu --dtype f8",
+                                        "kernels --quick --device cpu --only nothing",
+                                        "kernels --quick --device cpu --shape 70b"};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        struct bench_lines lines;
+        struct capture capture;
+
+        capture_begin(&capture);
+        bench_lines_run(self, wrong[i], &lines);
+        assert_non_null(strstr(capture_end(&capture), strrchr(wrong[i], ' ') + 1));
+        assert_int_equal(lines.status, DS_ERR_CONFIG);
+        assert_int_equal(lines.count, 0);
     }
 }
 
@@ -207,6 +287,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_spread_is_of_sorted_samples),
         cmocka_unit_test(every_kernel_is_measured_and_right),
+        cmocka_unit_test(bytes_follow_the_precision),
+        cmocka_unit_test(kernels_are_chosen_by_the_beginning_of_their_names),
+        cmocka_unit_test(a_choice_of_no_kernel_is_refused),
         cmocka_unit_test(storage_measures_beside_a_loop_and_leaves_nothing),
         cmocka_unit_test(a_step_is_measured_without_data),
         cmocka_unit_test(a_step_that_does_not_fit_is_refused),
