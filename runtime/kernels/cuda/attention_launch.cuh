@@ -6,6 +6,8 @@
 #include "attention_own.h"
 #include "attention_tile.cuh"
 
+#include <initializer_list>
+
 inline attention_shape shape_of(const ds_attention_args *a)
 {
     attention_shape s = {};
@@ -22,12 +24,13 @@ inline attention_shape shape_of(const ds_attention_args *a)
 }
 
 /* Can rows of all of these be read 16 bytes at a time? */
-template <typename... Tensor> int32_t are_aligned(const ds_tensor &first, const Tensor &...others)
+inline int32_t are_aligned(std::initializer_list<const ds_tensor *> tensors)
 {
-    const uintptr_t row_bytes = first.shape[2] * ds_dtype_bytes(first.dtype);
-    const uintptr_t bits = row_bytes | (uintptr_t)first.data;
+    uintptr_t bits = 0;
 
-    return ((bits | ... | (uintptr_t)others.data) & 15) == 0;
+    for (const ds_tensor *tensor : tensors)
+        bits |= (uintptr_t)tensor->data | tensor->shape[2] * ds_dtype_bytes(tensor->dtype);
+    return bits % 16 == 0;
 }
 
 /* One block a tile of rows, head and sequence. */

@@ -172,7 +172,7 @@ static ds_status launch_forward(struct ds_stream *stream, const ds_attention_arg
     forward_args f = {};
 
     f.s = shape_of(a);
-    f.s.is_aligned = are_aligned(a->q_THD, a->k_TGD, a->v_TGD, a->o_THD);
+    f.s.is_aligned = are_aligned({&a->q_THD, &a->k_TGD, &a->v_TGD, &a->o_THD});
     f.q = a->q_THD.data;
     f.k = a->k_TGD.data;
     f.v = a->v_TGD.data;

@@ -336,7 +336,7 @@ static ds_status launch_delta(struct ds_stream *stream, const ds_attention_backw
     DS_ASSERT(blocks <= INT32_MAX);
     delta_kernel<T><<<(unsigned)blocks, DELTA_THREADS, 0, cuda_stream_of(stream)>>>(
         (const T *)o->data, (const T *)a->do_THD.data, (float *)a->delta_TH.data,
-        (int64_t)row_count, (int)o->shape[2], are_aligned(*o, a->do_THD));
+        (int64_t)row_count, (int)o->shape[2], are_aligned({o, &a->do_THD}));
     CUDA_LAUNCHED("attention_backward, delta");
     return DS_OK;
 }
@@ -371,8 +371,8 @@ static backward_args gather(const ds_attention_backward_args *a)
     backward_args b = {};
 
     b.s = shape_of(f);
-    b.s.is_aligned =
-        are_aligned(f->q_THD, f->k_TGD, f->v_TGD, a->do_THD, a->dq_THD, a->dk_TGD, a->dv_TGD);
+    b.s.is_aligned = are_aligned(
+        {&f->q_THD, &f->k_TGD, &f->v_TGD, &a->do_THD, &a->dq_THD, &a->dk_TGD, &a->dv_TGD});
     b.q = f->q_THD.data;
     b.k = f->k_TGD.data;
     b.v = f->v_TGD.data;
