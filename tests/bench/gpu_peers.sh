@@ -7,7 +7,8 @@
 # The peer is a script that prints one line of JSON with tok_s_gpu and, if it knows them, mfu_causal, peak_GB and
 # first_step_s. It is started by python3, or by torchrun for several ranks; PEER_RUN names something else.
 # Without PEER only dstrain is measured. MPIRUN: mpirun with options of its own; empty: none, for one rank.
-# COMMIT: what is measured, where there is no repository to ask.
+# COMMIT: what is measured, where there is no repository to ask. Every measurement starts with empty caches of
+# timed algorithms and compiled code; KEEP_CACHES=1: with those of the user.
 #
 # Standard output and the file (-o, gpu_peers.jsonl) get the same lines: the machine, every measurement with the
 # clock and the power that nvidia-smi saw while a GPU was busy, and at last medians and ratios. What programs say
@@ -97,11 +98,20 @@ watched() {
                      n, clock / n, power / n, heat, memory; else printf "\"busy_samples\":0" }' "$work/samples"
 }
 
+# dstrain's, and PyTorch's compiler's
+empty_caches() {
+    [ "${KEEP_CACHES:-0}" != 1 ] || return 0
+    rm -rf "$work/cache"
+    mkdir "$work/cache"
+    export XDG_CACHE_HOME="$work/cache" TORCHINDUCTOR_CACHE_DIR="$work/cache/inductor" TRITON_CACHE_DIR="$work/cache/triton"
+}
+
 # ---- one measurement: who, then its command; $began and $ended say when, $work/answer what it printed
 
 run_once() {
     who=$1
     shift
+    empty_caches
     echo "== $who, repetition $repetition: $*" >>"$log"
     watch_begin
     began=$(now_ms)

@@ -33,6 +33,8 @@ echo "it says something else first"
 echo x >>calls
 eval "speed=\$$(($(wc -l <calls)))"
 [ "$speed" != broken ] || exit 3
+[ ! -e "$XDG_CACHE_HOME/left" ] || exit 4
+touch "$XDG_CACHE_HOME/left"
 echo "{\"tok_s_gpu\": $speed, \"mfu_causal\": 0.25, \"peak_GB\": 0.002}"
 PEER
 
