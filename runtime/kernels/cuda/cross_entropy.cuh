@@ -72,13 +72,19 @@ template <typename T> __device__ __forceinline__ float slot_max(const slot<T> &s
     return max;
 }
 
+/* Between logits of 16 bits the short one will do: off by about 2 + |x| ulp of fp32. */
+template <typename T> __device__ __forceinline__ float exp_of(float x)
+{
+    return sizeof(T) < sizeof(float) ? __expf(x) : expf(x);
+}
+
 template <typename T> __device__ __forceinline__ float exp_sum(const slot<T> &s, float max)
 {
     float sum = 0.0f;
 
 #pragma unroll
     for (int j = 0; j < slot<T>::count; j++)
-        sum += expf(slot_get(s, j) - max);
+        sum += exp_of<T>(slot_get(s, j) - max);
     return sum;
 }
 
@@ -98,7 +104,7 @@ __device__ __forceinline__ void write_slot(const row<T> &r, int index, const slo
 
 #pragma unroll
     for (int j = 0; j < slot<T>::count; j++)
-        gradient[j] = expf(slot_get(logits, j) - slope.max) * slope.factor;
+        gradient[j] = exp_of<T>(slot_get(logits, j) - slope.max) * slope.factor;
     store_slot(r, index, slot_make<T>(gradient));
     if (index == target_slot)
         r.at[target] = from_float<T>(slope.target);

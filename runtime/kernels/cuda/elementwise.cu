@@ -83,7 +83,7 @@ extern "C" ds_status cuda_fill(struct ds_stream *stream, const struct ds_fill_ar
 
 /* ---- the losses: one block, thread t takes t, t + SUM_THREADS, ... */
 
-__global__ void __launch_bounds__(SUM_THREADS)
+static __global__ void __launch_bounds__(SUM_THREADS)
     loss_sum_kernel(const float *loss, uint64_t count, struct ds_step_record *record)
 {
     const double sum = block_sum_of<SUM_THREADS>(loss, count);

@@ -104,7 +104,7 @@ __device__ __forceinline__ uint64_t thread_index(void)
     return (uint64_t)blockIdx.x * THREADS + threadIdx.x;
 }
 
-__global__ void count_kernel(struct lists lists, struct tokens tokens)
+static __global__ void count_kernel(struct lists lists, struct tokens tokens)
 {
     const uint64_t t = thread_index();
 
@@ -112,7 +112,7 @@ __global__ void count_kernel(struct lists lists, struct tokens tokens)
         atomicAdd(&lists.length[row_of(tokens.id, t, tokens.first)], 1u);
 }
 
-__global__ void room_kernel(struct lists lists, uint64_t row_count)
+static __global__ void room_kernel(struct lists lists, uint64_t row_count)
 {
     const uint64_t row = thread_index();
 
@@ -122,7 +122,7 @@ __global__ void room_kernel(struct lists lists, uint64_t row_count)
     lists.named[atomicAdd(&lists.totals[1], 1u)] = (uint32_t)row;
 }
 
-__global__ void enlist_kernel(struct lists lists, struct tokens tokens)
+static __global__ void enlist_kernel(struct lists lists, struct tokens tokens)
 {
     const uint64_t t = thread_index();
     const uint64_t row = t < tokens.count ? row_of(tokens.id, t, tokens.first) : tokens.row_count;
@@ -132,7 +132,7 @@ __global__ void enlist_kernel(struct lists lists, struct tokens tokens)
 }
 
 /* A token's place is the number of those on its list that come before it. */
-__global__ void sort_kernel(struct lists lists, struct tokens tokens)
+static __global__ void sort_kernel(struct lists lists, struct tokens tokens)
 {
     const uint64_t t = thread_index();
     const uint64_t row = t < tokens.count ? row_of(tokens.id, t, tokens.first) : tokens.row_count;

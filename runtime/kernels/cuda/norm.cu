@@ -135,7 +135,7 @@ extern "C" ds_status cuda_norm_pieces(struct ds_stream *stream, const struct ds_
 
 /* ---- the sum of all pieces: segments of a fixed length, then those */
 
-__global__ void __launch_bounds__(TOTAL_THREADS)
+static __global__ void __launch_bounds__(TOTAL_THREADS)
     segments_kernel(double *segments, const double *sums, uint64_t count)
 {
     const uint64_t start = (uint64_t)blockIdx.x * SEGMENT, left = count - start;
@@ -146,7 +146,7 @@ __global__ void __launch_bounds__(TOTAL_THREADS)
         segments[blockIdx.x] = sum;
 }
 
-__global__ void __launch_bounds__(TOTAL_THREADS)
+static __global__ void __launch_bounds__(TOTAL_THREADS)
     total_kernel(struct ds_step_record *record, const double *segments, uint64_t count)
 {
     const double sum = block_sum_of<TOTAL_THREADS>(segments, count);

@@ -3,7 +3,7 @@
 
 #include "../record.h"
 
-__global__ void step_begin_kernel(struct ds_step_begin_args a)
+static __global__ void step_begin_kernel(struct ds_step_begin_args a)
 {
     if (a.is_global)
         record_begin_global(a.record);
@@ -11,7 +11,7 @@ __global__ void step_begin_kernel(struct ds_step_begin_args a)
         record_begin_local(a.record);
 }
 
-__global__ void verdict_kernel(struct ds_verdict_args a)
+static __global__ void verdict_kernel(struct ds_verdict_args a)
 {
     record_verdict(&a);
 }
