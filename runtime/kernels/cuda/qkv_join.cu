@@ -36,8 +36,8 @@ template <typename T> __device__ __forceinline__ head_part<T> narrow(const head_
 /* dx = rstd * (dy * gain - x * slope), slope = rstd * mean(dy * gain * x * rstd); dgain += dy * x * rstd */
 template <typename T>
 __device__ __forceinline__ head_part<T> unnormalise(const qkv_cut<T> &cut, const head_values<T> &dy,
-                                                    const head_part<T> &x, const head_part<T> &gain,
-                                                    float rstd, head_values<T> &dgain)
+                                                    head_part<T> x, head_part<T> gain, float rstd,
+                                                    head_values<T> &dgain)
 {
     head_values<T> dx;
     float dot = 0;
@@ -52,6 +52,10 @@ __device__ __forceinline__ head_part<T> unnormalise(const qkv_cut<T> &cut, const
         dgain.high[i] = fmaf(dy.high[i], high * rstd, dgain.high[i]);
     }
     const float slope = head_sum(dot, cut.width) * rstd / (float)(2 * cut.half) * rstd;
+    keep_packed(x.low);
+    keep_packed(x.high);
+    keep_packed(gain.low);
+    keep_packed(gain.high);
 #pragma unroll
     for (int i = 0; i < pack<T>::count; i++) {
         const float low = to_float(x.low.at[i]) * slope, high = to_float(x.high.at[i]) * slope;
@@ -134,7 +138,7 @@ __device__ __forceinline__ void store_dgain(const qkv_cut<T> &cut, const qkv_par
 }
 
 template <typename T, bool VECTOR, bool GAINS>
-__global__ void __launch_bounds__(HEAD_THREADS)
+__global__ void __launch_bounds__(HEAD_THREADS, GAINS ? 2 : 4)
     qkv_join_parts(const __grid_constant__ qkv_cut<T> cut)
 {
     uint32_t block;
