@@ -140,6 +140,7 @@ static void attention(struct rig *r, int product_count)
                                    .k_TGD = rig_in3(r, dtype, s->T, s->G, s->D),
                                    .v_TGD = rig_in3(r, dtype, s->T, s->G, s->D),
                                    .document_T = rig_ids(r, s->T, 1),
+                                   .one_document = 1,
                                    .o_THD = rig_out3(r, dtype, s->T, s->H, s->D),
                                    .lse_TH = rig_out2(r, DS_F32, s->T, s->H),
                                    .seq_length = s->S,

@@ -19,6 +19,11 @@ static ds_status take_exchange(struct ds_trainer *t, struct trainer_exchange *ex
     return t->device->ops->event_open(t->device, &exchange->done);
 }
 
+static int one_document(const struct ds_dataset *data)
+{
+    return !data || ds_dataset_one_document(data);
+}
+
 /* The four arrays lie one behind the other, each with all its micro-batches. */
 static void cut_batches(struct ds_trainer *t)
 {
@@ -32,6 +37,7 @@ static void cut_batches(struct ds_trainer *t)
             .position_T = ds_tensor1(at + 2 * t->batch_ints, DS_I32, tokens),
             .document_T = ds_tensor1(at + 3 * t->batch_ints, DS_I32, tokens),
             .seq_length = t->config->train.seq_length,
+            .one_document = one_document(t->train_data) && one_document(t->eval_data),
         };
     }
 }

@@ -144,6 +144,14 @@ uint64_t ds_dataset_token_count(const struct ds_dataset *d)
     return count;
 }
 
+int ds_dataset_one_document(const struct ds_dataset *d)
+{
+    for (size_t i = 0; i < d->source_count; i++)
+        if (!d->sources[i].one_document)
+            return 0;
+    return 1;
+}
+
 uint64_t ds_dataset_order(const struct ds_dataset *d, uint64_t position)
 {
     struct order_place place = order_at(&d->order, position);

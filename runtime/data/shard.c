@@ -76,6 +76,7 @@ ds_status source_open_shard(struct ds_fs *fs, const char *path, const struct sha
                        "%s: not a sound token shard: %s; remove it and prepare it again", path,
                        why);
     out->token_count = out->shard.token_count;
+    out->one_document = out->shard.document_count == 1;
     if (out->token_count <= out->seq_length)
         return refuse_short(out, path);
     out->sample_count = (out->token_count - 1) / out->seq_length;

@@ -20,6 +20,7 @@ struct source {
     struct ds_safetensors *file;
     uint64_t sample_count, token_count;
     uint64_t seq_length, vocab_size;
+    int one_document;        /* none begins inside a sample */
     uint64_t trained_count;  /* of all samples; pre-tokenised, where it was checked */
     struct shard_file shard; /* token shard */
     /* pre-tokenised */

@@ -142,6 +142,7 @@ static struct ds_dataset *open_three(struct ds_fs *fs)
     assert_ok(ds_dataset_open(&options, &dataset));
     assert_int_equal(ds_dataset_sample_count(dataset), 240);
     assert_int_equal(ds_dataset_token_count(dataset), 240 * SEQ);
+    assert_true(ds_dataset_one_document(dataset));
     return dataset;
 }
 
@@ -496,6 +497,7 @@ static void documents_begin_anew_and_nobody_predicts_across_them(void **state)
     assert_int_equal(ds_dataset_sample_count(dataset),
                      3); /* 14 tokens; the last one is left over */
     assert_int_equal(ds_dataset_token_count(dataset), 14);
+    assert_false(ds_dataset_one_document(dataset));
     with.dataset = dataset;
     assert_ok(ds_loader_open(&with, &loader));
     struct ds_loader_batch batch = next(loader, 0);
@@ -546,6 +548,7 @@ static void the_last_sample_ends_with_the_last_token(void **state)
     put_text(*state, "text", "1234567"); /* 9 tokens: two samples of 4 and the last target */
     dataset = open_prepared(*state, "text", 4, DS_BYTE_VOCAB);
     assert_int_equal(ds_dataset_sample_count(dataset), 2);
+    assert_true(ds_dataset_one_document(dataset));
     assert_ok(ds_dataset_read(dataset, 1, &(struct ds_sample){got[0], got[1], got[2], got[3]}));
     assert_int_equal(got[0][3], '7');
     assert_int_equal(got[1][3], DS_BYTE_EOS);

@@ -30,6 +30,8 @@ static const struct row rows[] = {
     {"widest", 1, 70, 2, 1, 256, 3},
     {"every token a document", 1, 67, 2, 2, 5, 1000},
     {"documents at the edges of blocks", 1, 210, 2, 1, 20, AT_EDGES},
+    {"two whole sequences, grouped", 2, 256, 4, 2, 64, 1},
+    {"three whole sequences", 3, 128, 3, 3, 80, 1},
 };
 #define ROW_COUNT (sizeof rows / sizeof rows[0])
 
@@ -114,6 +116,14 @@ static void attend_free(struct attend *c)
         free(all[i]);
 }
 
+static int one_document(const struct attend *c)
+{
+    for (size_t t = 0; t < c->tokens; t++)
+        if (c->document[t] != 0)
+            return 0;
+    return 1;
+}
+
 static struct ds_attention_args forward_args(const struct attend *c)
 {
     const struct row *s = &c->shape;
@@ -126,7 +136,8 @@ static struct ds_attention_args forward_args(const struct attend *c)
         .o_THD = ds_tensor3(c->o, DS_F32, c->tokens, s->heads, s->dim),
         .lse_TH = ds_tensor2(c->lse, DS_F32, c->tokens, s->heads),
         .seq_length = s->seq_length,
-        .scale = c->scale};
+        .scale = c->scale,
+        .one_document = one_document(c)};
 }
 
 static void store_forward(struct kernel_case *k, struct ds_attention_args *args)

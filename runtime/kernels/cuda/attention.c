@@ -1,36 +1,51 @@
-/* attention.c - attention on CUDA: arguments are checked here. */
+/* attention.c - attention on CUDA: arguments are checked, and who computes is chosen.
+ *
+ * cuDNN is the fastest where it takes the call; its backward adds in an order of the moment. Our own kernels take
+ * every call and always give the same bits: they are for deterministic devices, fp32, documents that begin inside
+ * sequences, and what cuDNN refuses. */
+#include "attention_cudnn.h"
 #include "attention_own.h"
+#include "wants.h"
+
+#include <stdlib.h>
+
+struct cuda_attention {
+    struct attention_cudnn *cudnn; /* owned; NULL: own kernels only */
+};
 
 ds_status cuda_attention_open(struct cuda_device *device, struct cuda_attention **out)
 {
-    (void)device;
-    *out = NULL; /* own kernels keep nothing */
+    struct cuda_attention *attention = calloc(1, sizeof *attention);
+    ds_status st = DS_OK;
+
+    if (!attention)
+        return ds_fail(DS_ERR_NO_MEMORY, "no memory for attention plans");
+    if (!device->is_deterministic)
+        st = attention_cudnn_open(device, &attention->cudnn);
+    if (st != DS_OK) {
+        cuda_attention_close(attention);
+        return st;
+    }
+    *out = attention;
     return DS_OK;
 }
 
 void cuda_attention_close(struct cuda_attention *attention)
 {
-    DS_ASSERT(attention == NULL);
-}
-
-static ds_status wants(const char *kernel, const char *name, const struct ds_tensor *tensor,
-                       enum ds_dtype dtype)
-{
-    if (tensor->dtype == dtype)
-        return DS_OK;
-    return ds_fail(DS_ERR_UNSUPPORTED, "cuda kernel %s: %s is %s, not %s", kernel, name,
-                   ds_dtype_name(tensor->dtype), ds_dtype_name(dtype));
+    if (!attention)
+        return;
+    attention_cudnn_close(attention->cudnn);
+    free(attention);
 }
 
 static ds_status check_forward(const char *kernel, const struct ds_attention_args *a)
 {
-    const enum ds_dtype dtype = a->q_THD.dtype;
-
-    DS_TRY(wants(kernel, "k_TGD", &a->k_TGD, dtype));
-    DS_TRY(wants(kernel, "v_TGD", &a->v_TGD, dtype));
-    DS_TRY(wants(kernel, "o_THD", &a->o_THD, dtype));
-    DS_TRY(wants(kernel, "lse_TH", &a->lse_TH, DS_F32));
-    DS_TRY(wants(kernel, "document_T", &a->document_T, DS_I32));
+    CUDA_WANTS_FLOAT(kernel, a, q_THD);
+    CUDA_WANTS_SAME(kernel, a, k_TGD, q_THD);
+    CUDA_WANTS_SAME(kernel, a, v_TGD, q_THD);
+    CUDA_WANTS_SAME(kernel, a, o_THD, q_THD);
+    CUDA_WANTS(kernel, a, lse_TH, DS_F32);
+    CUDA_WANTS(kernel, a, document_T, DS_I32);
     if (a->q_THD.shape[2] > ATTENTION_DIM_MAX)
         return ds_fail(DS_ERR_UNSUPPORTED,
                        "cuda kernel %s: head_dim is %llu, at most %d is available", kernel,
@@ -47,25 +62,40 @@ static ds_status check_forward(const char *kernel, const struct ds_attention_arg
 static ds_status check_backward(const struct ds_attention_backward_args *a)
 {
     static const char kernel[] = "attention_backward";
-    const enum ds_dtype dtype = a->forward.q_THD.dtype;
 
     DS_TRY(check_forward(kernel, &a->forward));
-    DS_TRY(wants(kernel, "do_THD", &a->do_THD, dtype));
-    DS_TRY(wants(kernel, "dq_THD", &a->dq_THD, dtype));
-    DS_TRY(wants(kernel, "dk_TGD", &a->dk_TGD, dtype));
-    DS_TRY(wants(kernel, "dv_TGD", &a->dv_TGD, dtype));
-    return wants(kernel, "delta_TH", &a->delta_TH, DS_F32);
+    CUDA_WANTS_SAME(kernel, a, do_THD, forward.q_THD);
+    CUDA_WANTS_SAME(kernel, a, dq_THD, forward.q_THD);
+    CUDA_WANTS_SAME(kernel, a, dk_TGD, forward.q_THD);
+    CUDA_WANTS_SAME(kernel, a, dv_TGD, forward.q_THD);
+    CUDA_WANTS(kernel, a, delta_TH, DS_F32);
+    return DS_OK;
+}
+
+static struct attention_cudnn *cudnn_of(struct ds_stream *stream)
+{
+    return cuda_device_of(stream)->math->attention->cudnn;
 }
 
 ds_status cuda_attention_forward(struct ds_stream *stream, const struct ds_attention_args *a)
 {
+    struct attention_cudnn *cudnn = cudnn_of(stream);
+    int is_done = 0;
+
     DS_TRY(check_forward("attention_forward", a));
-    return attention_own_forward(stream, a);
+    if (cudnn)
+        DS_TRY(attention_cudnn_forward(cudnn, stream, a, &is_done));
+    return is_done ? DS_OK : attention_own_forward(stream, a);
 }
 
 ds_status cuda_attention_backward(struct ds_stream *stream,
                                   const struct ds_attention_backward_args *a)
 {
+    struct attention_cudnn *cudnn = cudnn_of(stream);
+    int is_done = 0;
+
     DS_TRY(check_backward(a));
-    return attention_own_backward(stream, a);
+    if (cudnn)
+        DS_TRY(attention_cudnn_backward(cudnn, stream, a, &is_done));
+    return is_done ? DS_OK : attention_own_backward(stream, a);
 }
