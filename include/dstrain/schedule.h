@@ -148,14 +148,25 @@ void ds_schedule_fini(struct ds_schedule *schedule);
 DS_CHECKED ds_status ds_schedule_check(const struct ds_schedule_shape *shape,
                                        const struct ds_schedule *schedule);
 
+/* What playing says of a stage. Until `end` it worked for `busy` and stood still otherwise. */
+struct ds_schedule_played {
+    uint64_t end, busy; /* its last arithmetic was done; all of its arithmetic */
+    uint32_t alive_max; /* the most micro-batches, counted in each chunk, under way at once */
+};
+
 /* pure: plays the lists of all stages [stage_count], strictly: communication one after another, and no
  * message before both its ends have come to it. DS_ERR_CONFIG as above, and where stages would wait
- * for one another. `ticks`: when it ends on the schedule's clock; `alive_max` [stage_count]: of each
- * stage the most micro-batches, counted in each chunk, that were under way at once. shape->stage does
- * not matter. */
+ * for one another. `costs`: NULL, and times are those of the schedule's clock, or what each kind of action
+ * takes on each block [block_count * DS_ACTION_KIND_COUNT], see below. `stages` [stage_count].
+ * shape->stage does not matter. */
 DS_CHECKED ds_status ds_schedule_play(const struct ds_schedule_shape *shape,
-                                      const struct ds_schedule *lists, uint32_t *ticks,
-                                      uint32_t *alive_max);
+                                      const struct ds_schedule *lists, const uint64_t *costs,
+                                      struct ds_schedule_played *stages);
+
+static inline size_t ds_schedule_cost_at(uint32_t block, enum ds_action_kind kind)
+{
+    return (size_t)block * DS_ACTION_KIND_COUNT + kind;
+}
 
 /* pure: cuts the blocks into contiguous parts of at least one block, first[0..part_count], such that the
  * dearest part costs as little as can be and the others are as even as that allows */

@@ -14,7 +14,8 @@ struct schedule_fixture {
     uint32_t first[STAGES_MAX * CHUNKS_MAX + 1];
     struct ds_schedule_shape shape;
     struct ds_schedule lists[STAGES_MAX], evals[STAGES_MAX];
-    uint32_t ticks, alive[STAGES_MAX];
+    struct ds_schedule_played played[STAGES_MAX];
+    uint64_t ticks; /* when the last of them ended */
 };
 
 struct schedule_case {
@@ -64,9 +65,14 @@ static inline void schedule_make(struct schedule_fixture *f)
     }
 }
 
-static inline ds_status schedule_play(struct schedule_fixture *f)
+static inline ds_status schedule_play(struct schedule_fixture *f, const struct ds_schedule *lists,
+                                      const uint64_t *costs)
 {
-    return ds_schedule_play(&f->shape, f->lists, &f->ticks, f->alive);
+    f->ticks = 0;
+    DS_TRY(ds_schedule_play(&f->shape, lists, costs, f->played));
+    for (uint32_t i = 0; i < f->shape.stage_count; i++)
+        f->ticks = f->played[i].end > f->ticks ? f->played[i].end : f->ticks;
+    return DS_OK;
 }
 
 static inline void schedule_free(struct schedule_fixture *f)

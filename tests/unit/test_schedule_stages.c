@@ -92,16 +92,16 @@ static void check_places(const struct schedule_fixture *f, const struct schedule
 static void check_training(struct schedule_fixture *f, const struct schedule_case *c)
 {
     schedule_make(f);
-    assert_ok(schedule_play(f));
+    assert_ok(schedule_play(f, f->lists, NULL));
     check_ticks(c, f->lists[0].ticks);
     assert_true(f->ticks <= f->lists[0].ticks);
     if (ends_have_layers(f))
         assert_int_equal(f->ticks, f->lists[0].ticks);
     for (uint32_t i = 0; i < c->stages; i++) {
         check_places(f, c, i);
-        assert_true(f->alive[i] <= alive_limit(c, i));
+        assert_true(f->played[i].alive_max <= alive_limit(c, i));
         if (ends_have_layers(f) && c->chunks == 1 && c->kind <= DS_SCHEDULE_GPIPE)
-            assert_int_equal(f->alive[i], alive_limit(c, i));
+            assert_int_equal(f->played[i].alive_max, alive_limit(c, i));
     }
 }
 
@@ -123,7 +123,7 @@ static void check_evaluation(struct schedule_fixture *f, const struct schedule_c
         assert_ok(ds_schedule_make(&f->shape, &f->evals[i]));
         check_fits(&f->evals[i], &f->lists[i]);
     }
-    assert_ok(ds_schedule_play(&f->shape, f->evals, &f->ticks, f->alive));
+    assert_ok(schedule_play(f, f->evals, NULL));
     if (c->micros % c->stages == 0 || c->chunks == 1)
         assert_int_equal(f->evals[0].ticks, c->micros * c->chunks + c->stages - 1);
     assert_true(f->ticks <= f->evals[0].ticks);
@@ -197,10 +197,92 @@ static void every_shape_ends_in_time_and_memory(void **state)
                     (struct schedule_case){0});
 }
 
+/* ---- played with costs of pieces */
+
+enum { FORWARD_NS = 300, INPUT_NS = 200, WEIGHT_NS = 100 };
+
+/* Of every block, `dear` times as much on those of `dear_stage`. */
+static void fill_costs(const struct schedule_fixture *f, uint32_t dear_stage, uint64_t dear,
+                       uint64_t *costs)
+{
+    const uint32_t stages = f->shape.stage_count, parts = stages * f->shape.chunk_count;
+
+    for (uint32_t v = 0; v < parts; v++)
+        for (uint32_t b = f->first[v]; b < f->first[v + 1]; b++) {
+            const uint64_t times = v % stages == dear_stage ? dear : 1;
+            costs[ds_schedule_cost_at(b, DS_ACTION_FORWARD)] = times * FORWARD_NS;
+            costs[ds_schedule_cost_at(b, DS_ACTION_LOSS)] =
+                times * (FORWARD_NS + INPUT_NS + WEIGHT_NS);
+            costs[ds_schedule_cost_at(b, DS_ACTION_BACKWARD)] = times * (INPUT_NS + WEIGHT_NS);
+            costs[ds_schedule_cost_at(b, DS_ACTION_BACKWARD_INPUT)] = times * INPUT_NS;
+            costs[ds_schedule_cost_at(b, DS_ACTION_BACKWARD_WEIGHT)] = times * WEIGHT_NS;
+        }
+}
+
+/* A stage's arithmetic is the sum of its pieces. It never ends before it, waits for the stage that has most to
+ * do, and alone waits for nobody. Where backward is whole, every micro-batch goes down and up the whole
+ * pipeline before the first stage is through with it. */
+static void check_costs(const struct schedule_case *c)
+{
+    static struct schedule_fixture f;
+    static uint64_t costs[BLOCKS_MAX * DS_ACTION_KIND_COUNT];
+    const uint64_t block_ns = FORWARD_NS + INPUT_NS + WEIGHT_NS;
+    uint64_t least = 0;
+
+    schedule_shape(&f, c);
+    schedule_make(&f);
+    for (uint32_t dear = 0; dear < c->stages; dear++) {
+        fill_costs(&f, dear, 7, costs);
+        assert_ok(schedule_play(&f, f.lists, costs));
+        for (uint32_t i = 0; i < c->stages; i++) {
+            uint64_t blocks = layers_of(&f, i) + (i == 0) + (i == c->stages - 1);
+            uint64_t busy = c->micros * blocks * block_ns * (i == dear ? 7 : 1);
+            if (i == 0 && c->kind == DS_SCHEDULE_ZERO_BUBBLE) /* an embedding has no input part */
+                busy -= c->micros * (uint64_t)INPUT_NS * (i == dear ? 7 : 1);
+            assert_int_equal(f.played[i].busy, busy);
+            assert_true(f.played[i].end >= busy);
+            least = i == dear ? busy : least;
+        }
+        assert_true(f.ticks >= least);
+        if (c->stages == 1)
+            assert_int_equal(f.ticks, least);
+    }
+    schedule_free(&f);
+}
+
+static void every_stage_takes_what_its_pieces_cost(void **state)
+{
+    (void)state;
+    for_every_shape(check_costs, (struct schedule_case){.window = 1, .extra = 1});
+}
+
+/* Two stages of one block each, one micro-batch after another: a stage of half the cost waits half of the
+ * time, and the dear one only until the first message comes. */
+static void who_has_less_to_do_waits(void **state)
+{
+    struct schedule_fixture f;
+    uint64_t costs[BLOCKS_MAX * DS_ACTION_KIND_COUNT] = {0};
+    const struct schedule_case c = {
+        .kind = DS_SCHEDULE_1F1B, .stages = 2, .micros = 10, .chunks = 1, .window = 1, .extra = 2};
+
+    (void)state;
+    schedule_shape(&f, &c);
+    schedule_make(&f);
+    fill_costs(&f, 1, 2, costs);
+    assert_ok(schedule_play(&f, f.lists, costs));
+    const uint64_t blocks = layers_of(&f, 0) + 1;
+    assert_int_equal(layers_of(&f, 1) + 1, blocks);
+    assert_int_equal(f.played[1].end - f.played[1].busy, blocks * FORWARD_NS);
+    assert_int_equal(f.played[0].end, f.played[1].end + blocks * (INPUT_NS + WEIGHT_NS));
+    schedule_free(&f);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_shape_ends_in_time_and_memory),
+        cmocka_unit_test(every_stage_takes_what_its_pieces_cost),
+        cmocka_unit_test(who_has_less_to_do_waits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
