@@ -6,10 +6,9 @@
  * and the head (a tied head counts, the embedding's look-up does not); 2 forward, 4 backward. Attention's
  * own products are left out, so the fraction is of a little more work than it is given credit for.
  *
- * Waits of a step are those of the rank that waits longest. A pipeline's bubble is measured as time in which a
- * stage waits for its neighbours over time in which it computes, beside the same of its schedule when every
- * part takes equally long; the last stages' end of it goes by in the norm and is not in their figure. */
+ * Waits of a step are those of the rank that waits longest; a pipeline's bubbles, see bench_bubble.h. */
 #include "bench.h"
+#include "bench_bubble.h"
 #include "plan.h"
 
 #include "dstrain/hf.h"
@@ -26,8 +25,8 @@
 #define GEMM_SIZE_QUICK  128u
 #define DATA_SAMPLES_MIN 8u
 
-/* Of every step; WAIT_COMM, BUBBLE in seconds, BUBBLE_SHARE over arithmetic. */
-enum measured { STEP, GEMM, SHARE, WAIT_COMM, BUBBLE, BUBBLE_SHARE, MEASURED_COUNT };
+/* Of every step, in seconds but for SHARE. */
+enum measured { STEP, GEMM, SHARE, WAIT_COMM, MEASURED_COUNT };
 
 struct step_bench {
     struct bench *bench;
@@ -42,6 +41,7 @@ struct step_bench {
     /* measured */
     uint64_t resumed_ns, steps_done;
     double samples[MEASURED_COUNT][BENCH_REPEATS_MAX];
+    struct bench_bubble bubble;
 };
 
 /* ---- configuration */
@@ -224,8 +224,7 @@ static ds_status on_step(void *user, const struct ds_step_report *report)
     if (report->step > s->bench->warmups) {
         s->samples[STEP][i] = (double)(now_ns - s->resumed_ns) * 1e-9;
         s->samples[WAIT_COMM][i] = report->wait_comm_s;
-        s->samples[BUBBLE][i] = report->bubble_s;
-        s->samples[BUBBLE_SHARE][i] = report->bubble_s / report->arithmetic_s;
+        bench_bubble_add(&s->bubble, report);
         DS_TRY(run_gemm(s, &s->samples[GEMM][i]));
         s->steps_done++;
     } else {
@@ -260,14 +259,19 @@ static ds_status check_step(void *user, const struct ds_step_report *report)
 
 /* ---- figures */
 
-static ds_status print_step(struct step_bench *s, const struct bench_spread spread[MEASURED_COUNT])
+static double over(double bubble, double ideal)
+{
+    return ideal > 0 ? bubble / ideal : NAN;
+}
+
+static ds_status print_step(struct step_bench *s, const struct bench_spread spread[MEASURED_COUNT],
+                            const struct bench_bubble_figures *b)
 {
     const struct ds_model *model = ds_trainer_model(s->trainer);
     const uint32_t ranks = s->bench->world->size;
     const double tokens = (double)(s->config.train.global_batch_size * s->config.train.seq_length);
     const double flops = gemm_flops_per_token(model) * tokens;
     const double n = (double)s->gemm_size, rate = ranks * 2 * n * n * n / spread[GEMM].median;
-    const double bubble = spread[BUBBLE_SHARE].median;
     const double ideal = ds_trainer_ideal_bubble(s->trainer);
     char what[160], product[160];
 
@@ -287,10 +291,15 @@ static ds_status print_step(struct step_bench *s, const struct bench_spread spre
         {"gemm_fraction", flops / rate / spread[STEP].median},
         {"all_flops", ds_model_flops_per_token(model, s->config.train.seq_length) * tokens},
         {"wait_comm_s", spread[WAIT_COMM].median},
-        {"bubble_s", spread[BUBBLE].median},
-        {"bubble", bubble},
+        {"bubble_s", b->bubble_s},
+        {"bubble", b->largest[BENCH_MEASURED]},
+        {"bubble_rank", b->rank[BENCH_MEASURED]},
         {"bubble_ideal", ideal},
-        {"bubble_over_ideal", ideal > 0 ? bubble / ideal : NAN},
+        {"bubble_over_ideal", over(b->largest[BENCH_MEASURED], ideal)},
+        {"bubble_played", b->largest[BENCH_PLAYED]},
+        {"bubble_played_rank", b->rank[BENCH_PLAYED]},
+        {"bubble_over_played", over(b->largest[BENCH_MEASURED], b->largest[BENCH_PLAYED])},
+        {"played_s", b->played_s},
     };
     const struct bench_figure of_product[] = {{"gflop_per_s", rate * 1e-9}};
 
@@ -308,6 +317,7 @@ static ds_status report(struct step_bench *s)
     const double tokens = (double)(s->config.train.global_batch_size * s->config.train.seq_length);
     const double flops = gemm_flops_per_token(ds_trainer_model(s->trainer)) * tokens / world->size;
     struct bench_spread spread[MEASURED_COUNT];
+    struct bench_bubble_figures bubbles;
 
     for (int k = 0; k < MEASURED_COUNT; k++)
         DS_TRY(
@@ -316,7 +326,14 @@ static ds_status report(struct step_bench *s)
         s->samples[SHARE][i] = flops * s->samples[GEMM][i] / (2 * n * n * n) / s->samples[STEP][i];
     for (int k = 0; k < MEASURED_COUNT; k++)
         spread[k] = bench_spread_of(s->samples[k], s->steps_done);
-    return print_step(s, spread);
+    DS_TRY(bench_bubble_figures(&s->bubble, world, s->trainer, &bubbles));
+    return print_step(s, spread, &bubbles);
+}
+
+static ds_status open_rest(struct step_bench *s)
+{
+    DS_TRY(bench_bubble_init(&s->bubble, ds_trainer_model(s->trainer)->block_count));
+    return open_gemm(s);
 }
 
 static ds_status run(struct step_bench *s)
@@ -339,7 +356,7 @@ static ds_status run(struct step_bench *s)
                                                .on_step = check_step,
                                                .user = s};
     DS_TRY(ds_trainer_open(&options, &s->trainer));
-    DS_TRY(ds_comm_agreed(bench->world, open_gemm(s)));
+    DS_TRY(ds_comm_agreed(bench->world, open_rest(s)));
     s->resumed_ns = ds_clock_mono_ns(command->clock);
     command->peers_wait = 1;
     DS_TRY(ds_trainer_run(s->trainer));
@@ -370,6 +387,7 @@ ds_status ds_bench_step(struct bench *bench)
     }
     if (s->folder[0])
         (void)ds_fs_remove_tree(bench->command->fs, s->folder);
+    bench_bubble_fini(&s->bubble);
 done:
     free(s);
     return st;

@@ -79,7 +79,7 @@ static inline const struct ds_schedule *trainer_plan(const struct ds_trainer *t)
 /* assemble.c */
 DS_CHECKED ds_status trainer_assemble(struct ds_trainer *t);
 void trainer_dismantle(struct ds_trainer *t);
-/* local: its parts. assemble_model.c, assemble_units.c, assemble_batch.c */
+/* local: its parts. assemble_model.c, assemble_lists.c, assemble_units.c, assemble_batch.c */
 DS_CHECKED ds_status trainer_open_model(struct ds_trainer *t);
 enum ds_dtype trainer_dtype(int precision); /* pure: of enum ds_precision */
 DS_CHECKED ds_status trainer_make_lists(struct ds_trainer *t);

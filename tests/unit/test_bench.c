@@ -110,7 +110,11 @@ static void a_step_is_measured_without_data(void **state)
     assert_true(bench_number(lines.lines[0], "wait_comm_s") > 0);
     assert_true(bench_number(lines.lines[0], "bubble") == 0); /* of one stage */
     assert_true(bench_number(lines.lines[0], "bubble_ideal") == 0);
+    assert_true(bench_number(lines.lines[0], "bubble_played") == 0);
     assert_true(json_is_null(json_object_get(lines.lines[0], "bubble_over_ideal")));
+    /* all of its arithmetic, nothing else */
+    assert_true(bench_number(lines.lines[0], "played_s") > 0);
+    assert_true(bench_number(lines.lines[0], "played_s") < bench_number(lines.lines[0], "p90"));
     assert_int_equal(names_in(folder), 1); /* the configuration */
     bench_lines_fini(&lines);
     tiny_remove(folder);
