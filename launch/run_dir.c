@@ -109,9 +109,8 @@ static ds_status check_stored(const char *dir, const char *path, const char *sto
                               const struct ds_config *config)
 {
     struct ds_config there;
-    struct ds_places places;
 
-    DS_TRY(ds_config_parse(path, stored, bytes, NULL, 0, &there, &places));
+    DS_TRY(ds_config_parse(path, stored, bytes, NULL, 0, &there));
     ds_config_resolve(&there, 0);
     return compare(dir, &there, config);
 }

@@ -52,14 +52,13 @@ enum given { HAS_DATA = 1u << 0, HAS_DIR = 1u << 1 };
 static ds_status look(struct step_bench *s, const char *const *overrides, size_t count,
                       uint32_t *given)
 {
-    struct ds_places places;
     char *text = NULL;
     size_t bytes;
     ds_status st;
 
     st = ds_fs_read_file(s->bench->command->fs, s->bench->argv[0], 1u << 20, &text, &bytes);
     if (st == DS_OK)
-        st = ds_config_parse(s->bench->argv[0], text, bytes, overrides, count, &s->config, &places);
+        st = ds_config_parse(s->bench->argv[0], text, bytes, overrides, count, &s->config);
     free(text);
     if (st == DS_OK)
         *given = (s->config.data.train[0] ? HAS_DATA : 0) | (s->config.run.dir[0] ? HAS_DIR : 0);

@@ -8,23 +8,6 @@
 #include <stdio.h>
 #include <string.h>
 
-/* "config.ini:12", "command line", or the file alone where nobody wrote the key */
-const char *ds_rule_place(const struct ds_rule_check *check, const char *section, const char *key,
-                          char to[DS_PLACE_BYTES])
-{
-    const struct ds_field *field = ds_field_find(section, key);
-
-    DS_ASSERT(field);
-    uint32_t line = check->places->line[ds_field_index(field)];
-    if (line == DS_PLACE_OVERRIDE)
-        snprintf(to, DS_PLACE_BYTES, "command line");
-    else if (line == 0)
-        snprintf(to, DS_PLACE_BYTES, "%s", check->places->name);
-    else
-        snprintf(to, DS_PLACE_BYTES, "%s:%u", check->places->name, line);
-    return to;
-}
-
 static int is_given(const struct ds_field *field, const struct ds_config *config)
 {
     const char *at = (const char *)config + field->offset;
@@ -48,9 +31,9 @@ static ds_status needed_keys_are_there(const struct ds_rule_check *check)
             (is_shape && has_path))
             continue;
         ds_field_describe(field, allowed, sizeof allowed);
-        return ds_fail(DS_ERR_CONFIG, "%s: [%s] %s is missing%s: %s (%s)", check->places->name,
-                       field->section, field->key, is_shape ? ", and so is [model] path" : "",
-                       field->help, allowed);
+        return ds_fail(DS_ERR_CONFIG, "%s: [%s] %s is missing%s: %s (%s)",
+                       check->config->places.name, field->section, field->key,
+                       is_shape ? ", and so is [model] path" : "", field->help, allowed);
     }
     return DS_OK;
 }
@@ -64,13 +47,13 @@ static ds_status folder_or_shape(const struct ds_rule_check *check)
     for (size_t i = 0; i < ds_config_field_count; i++) {
         const struct ds_field *field = &ds_config_fields[i];
 
-        if (!(field->flags & DS_FIELD_SHAPES_MODEL) || check->places->line[i] == 0)
+        if (!(field->flags & DS_FIELD_SHAPES_MODEL) || check->config->places.line[i] == 0)
             continue;
         return ds_fail(DS_ERR_CONFIG,
                        "%s: [model] %s cannot stand beside [model] path (%s): the folder's "
                        "config.json decides it",
-                       ds_rule_place(check, "model", field->key, here), field->key,
-                       ds_rule_place(check, "model", "path", path));
+                       ds_config_place(check->config, "model", field->key, here), field->key,
+                       ds_config_place(check->config, "model", "path", path));
     }
     return DS_OK;
 }
@@ -165,7 +148,8 @@ static ds_status list_reads(const struct ds_rule_check *check, const char *key, 
 
     if (text[0] == '\0')
         return DS_OK;
-    snprintf(where, sizeof where, "%s: [data] %s", ds_rule_place(check, "data", key, here), key);
+    snprintf(where, sizeof where, "%s: [data] %s",
+             ds_config_place(check->config, "data", key, here), key);
     DS_TRY(ds_data_parts_parse(where, text, &parts));
     ds_data_parts_fini(&parts);
     return DS_OK;
@@ -188,19 +172,19 @@ static ds_status data_fits(const struct ds_rule_check *check)
         return ds_fail(DS_ERR_CONFIG,
                        "%s: [run] dir and [model] path are missing: one of them says "
                        "what is to be evaluated",
-                       check->places->name);
+                       check->config->places.name);
     if (check->use != DS_CONFIG_PREPARE)
         return DS_OK;
     if (c->data.train[0] == '\0' && c->data.eval[0] == '\0')
         return ds_fail(DS_ERR_CONFIG, "%s: [data] train and eval are missing: nothing to prepare",
-                       check->places->name);
+                       check->config->places.name);
     if (c->data.format != DS_DATA_TEXT)
         REFUSE(check, "data", "format", "%s", "= safetensors needs no preparation, only text does");
     if (c->data.cache[0] == '\0')
         return ds_fail(DS_ERR_CONFIG,
                        "%s: [data] cache and [run] dir are missing: one of them says "
                        "where token shards go",
-                       check->places->name);
+                       check->config->places.name);
     return DS_OK;
 }
 
@@ -267,10 +251,10 @@ static ds_status obey(const rule *rules, size_t count, const struct ds_rule_chec
 }
 #define OBEY(rules, check) obey(rules, sizeof(rules) / sizeof(rules)[0], check)
 
-ds_status ds_config_validate(const struct ds_config *config, const struct ds_places *places,
-                             enum ds_config_use use, uint64_t rank_count)
+ds_status ds_config_validate(const struct ds_config *config, enum ds_config_use use,
+                             uint64_t rank_count)
 {
-    const struct ds_rule_check check = {config, places, use, rank_count};
+    const struct ds_rule_check check = {config, use, rank_count, 0};
 
     DS_TRY(OBEY(rules_of_keys, &check));
     DS_TRY(OBEY(rules_of_layouts, &check));
@@ -279,7 +263,7 @@ ds_status ds_config_validate(const struct ds_config *config, const struct ds_pla
 
 int ds_config_is_possible(const struct ds_config *config, uint64_t rank_count)
 {
-    const struct ds_rule_check check = {config, NULL, DS_CONFIG_TRAIN, rank_count};
+    const struct ds_rule_check check = {config, DS_CONFIG_TRAIN, rank_count, 1};
 
     return OBEY(rules_of_layouts, &check) == DS_OK;
 }

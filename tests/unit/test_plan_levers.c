@@ -47,7 +47,6 @@ static int load(const struct setup *setup, const char *change, uint64_t limit,
                 struct ds_config *config)
 {
     const char *overrides[OVERRIDES_MAX + 1];
-    struct ds_places places;
     struct capture capture;
     size_t count = 0;
     ds_status st;
@@ -58,11 +57,10 @@ static int load(const struct setup *setup, const char *change, uint64_t limit,
     if (change)
         overrides[count++] = change;
     capture_begin(&capture);
-    st = ds_config_parse("c.ini", base_text, sizeof base_text - 1, overrides, count, config,
-                         &places);
+    st = ds_config_parse("c.ini", base_text, sizeof base_text - 1, overrides, count, config);
     if (st == DS_OK) {
         ds_config_resolve(config, setup->ranks);
-        st = ds_config_validate(config, &places, DS_CONFIG_TRAIN, setup->ranks);
+        st = ds_config_validate(config, DS_CONFIG_TRAIN, setup->ranks);
     }
     (void)capture_end(&capture);
     config->memory.device_limit = limit;
