@@ -21,6 +21,12 @@ struct ds_rule_check {
         return ds_config_refuse((check)->config, section, key, format, __VA_ARGS__); \
     } while (0)
 
+/* pure: the divisor of `total`, and the multiple of `of` above 0, nearest to `wanted`; of two the smaller */
+uint64_t ds_nearest_divisor(uint64_t total, uint64_t wanted);
+uint64_t ds_nearest_multiple(uint64_t of, uint64_t wanted);
+/* pure: has somebody written the key, or does its preset hold? */
+int ds_rule_is_written(const struct ds_rule_check *check, const char *section, const char *key);
+
 /* ---- config_rules_layout.c: how ranks, batches, layers, heads and bytes divide */
 ds_status ds_rule_ranks(const struct ds_rule_check *check);
 ds_status ds_rule_stages(const struct ds_rule_check *check);
