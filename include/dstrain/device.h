@@ -91,8 +91,9 @@ struct ds_device_ops {
 
 /* local: the table called `name` ("cpu", "cuda"), or DS_ERR_UNSUPPORTED with the reason. "auto" takes
  * the first that computes, is here, and says at INFO why a better one is not. A plugin is looked for
- * beside the program. */
-DS_CHECKED ds_status ds_device_find(const char *name, const struct ds_device_ops **out);
+ * beside the program. `who` asks for it: the option or key, which begins the message. */
+DS_CHECKED ds_status ds_device_find(const char *who, const char *name,
+                                    const struct ds_device_ops **out);
 extern const struct ds_device_ops ds_device_cpu_ops;
 extern const struct ds_device_ops ds_device_null_ops; /* counts memory, computes nothing */
 

@@ -148,6 +148,16 @@ const char *ds_config_place(const struct ds_config *config, const char *section,
     return to;
 }
 
+const char *ds_config_key(const struct ds_config *config, const char *section, const char *key,
+                          char to[DS_KEY_BYTES])
+{
+    char place[DS_PLACE_BYTES];
+
+    snprintf(to, DS_KEY_BYTES, "%s: [%s] %s", ds_config_place(config, section, key, place), section,
+             key);
+    return to;
+}
+
 /* A folder brings its own shape. What stays DS_AUTO here is what ds_config_validate complains about. */
 static void resolve_model(struct ds_config *config)
 {

@@ -89,10 +89,14 @@ DS_CHECKED ds_status ds_config_parse(const char *name, const char *text, size_t 
 /* pure: "config.ini:12", "command line", or the file alone where nobody wrote the key */
 const char *ds_config_place(const struct ds_config *config, const char *section, const char *key,
                             char to[DS_PLACE_BYTES]);
-/* How a configuration is refused for what one of its keys asks: the place, "[section] key", then the rest. */
-#define ds_config_refuse(config, section, key, format, ...)     \
-    ds_fail(DS_ERR_CONFIG, "%s: [" section "] " key " " format, \
-            ds_config_place((config), section, key, (char[DS_PLACE_BYTES]){0}), __VA_ARGS__)
+/* pure: "config.ini:12: [section] key", which begins a message about it */
+#define DS_KEY_BYTES (DS_PLACE_BYTES + 128)
+const char *ds_config_key(const struct ds_config *config, const char *section, const char *key,
+                          char to[DS_KEY_BYTES]);
+/* How a configuration is refused for what one of its keys asks. */
+#define ds_config_refuse(config, section, key, format, ...) \
+    ds_fail(DS_ERR_CONFIG, "%s " format,                    \
+            ds_config_key((config), section, key, (char[DS_KEY_BYTES]){0}), __VA_ARGS__)
 /* pure: fill in what follows from other keys and from the number of ranks (0: not known) */
 void ds_config_resolve(struct ds_config *config, uint64_t rank_count);
 /* local: the text of config.ini as resolved, malloc'ed */

@@ -197,14 +197,12 @@ static ds_status schedule_fits(const struct ds_rule_check *check)
 /* The list must read well before anything is opened; what it names is looked for later. */
 static ds_status list_reads(const struct ds_rule_check *check, const char *key, const char *text)
 {
-    char here[DS_PLACE_BYTES], where[DS_PLACE_BYTES + 32];
+    char where[DS_KEY_BYTES];
     struct ds_data_parts parts;
 
     if (text[0] == '\0')
         return DS_OK;
-    snprintf(where, sizeof where, "%s: [data] %s",
-             ds_config_place(check->config, "data", key, here), key);
-    DS_TRY(ds_data_parts_parse(where, text, &parts));
+    DS_TRY(ds_data_parts_parse(ds_config_key(check->config, "data", key, where), text, &parts));
     ds_data_parts_fini(&parts);
     return DS_OK;
 }

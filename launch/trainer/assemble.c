@@ -1,6 +1,7 @@
 /* assemble.c - a run put together, from the configuration down: devices, mesh, model, the list of a step,
  * units, optimizer, executor, data, weights. Each part is rank-local work that ends in an agreement, or
  * a collective of its own; a failure anywhere leaves all ranks with one status. */
+#include "config/config.h"
 #include "trainer.h"
 
 #include <stdlib.h>
@@ -32,9 +33,11 @@ static ds_status open_device(struct ds_trainer *t)
         .clock = t->options.clock,
     };
     const struct ds_device_ops *ops = t->options.device;
+    char key[DS_KEY_BYTES];
 
     if (!ops)
-        DS_TRY(ds_device_find(config->run.device, &ops));
+        DS_TRY(
+            ds_device_find(ds_config_key(config, "run", "device", key), config->run.device, &ops));
     DS_TRY(ops->open(0, &options, &t->device));
     DS_TRY(ops->event_open(t->device, &t->event));
     return ops->stream_open(t->device, 0, &t->compute);
@@ -64,8 +67,10 @@ static ds_status open_mesh(struct ds_trainer *t)
     const uint32_t groups = 1u << DS_GROUP_SHARD | 1u << DS_GROUP_REPLICA | 1u << DS_GROUP_TP |
                             1u << DS_GROUP_TP_GRAD | 1u << DS_GROUP_COPIES | 1u << DS_GROUP_PP |
                             1u << DS_GROUP_EMBED;
+    char key[DS_KEY_BYTES];
 
     DS_TRY(ds_mesh_open(t->options.world, &t->mesh_shape, groups,
+                        ds_config_key(t->config, "parallel", "transport", key),
                         (enum ds_transport)t->config->parallel.transport, &t->mesh));
     t->shard_rank = ds_mesh_index(&t->mesh_shape, DS_GROUP_SHARD, t->options.world->rank);
     return DS_OK;

@@ -86,8 +86,11 @@ sed 's/"<bos>"/"<s>"/' r/export/tokenizer.json >other/tokenizer.json
 refused 64 "other: its tokenizer.json is missing or another one" other
 awk '/^\[model\]/ { print; print "path = other"; skip = 1; next } /^\[/ { skip = 0 } !skip' c.ini >other.ini
 "$program" eval other.ini run.dir=none >out 2>err
-[ $? = 64 ] && grep -q "error: other: its tokenizer is another one than the byte tokenizer" err && [ ! -s out ] ||
+[ $? = 64 ] && grep -q "error: other.ini:5: \[model\] path = other: its tokenizer is another one than the byte tokenizer" err && [ ! -s out ] ||
     fail "eval of text with another tokenizer: not refused"
+"$program" eval c.ini run.dir=none >out 2>err
+[ $? = 64 ] && grep -q "error: command line: \[run\] dir = none: nothing to evaluate" err && [ ! -s out ] ||
+    fail "eval of nothing: not refused, $(cat err)"
 echo '{' >other/tokenizer.json
 refused 64 "other: its tokenizer.json is missing or another one" other
 rm other/tokenizer.json

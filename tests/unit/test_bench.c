@@ -138,7 +138,7 @@ static void a_step_that_does_not_fit_is_refused(void **state)
     const char *said = capture_end(&capture);
     unsetenv("TMPDIR");
     assert_int_equal(lines.status, DS_ERR_CONFIG);
-    assert_non_null(strstr(said, "does not fit its limit"));
+    assert_non_null(strstr(said, "the run does not fit"));
     assert_int_equal(names_in(folder), 1); /* the configuration */
     bench_lines_fini(&lines);
     tiny_remove(folder);

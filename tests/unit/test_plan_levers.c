@@ -271,8 +271,74 @@ static void a_limit_of_the_host_is_answered_with_the_host_s_bytes(void **state)
     const ds_status st = ds_plan_check(&question);
     const char *said = capture_end(&capture);
     assert_int_equal(st, DS_ERR_CONFIG);
-    assert_non_null(strstr(said, "memory.host_limit"));
+    assert_non_null(strstr(said, "[memory] host_limit = "));
     assert_non_null(strstr(said, "changes of the host memory"));
+}
+
+/* ---- a refusal names the line that set the limit, and a limit that is enough */
+
+/* The text behind the setup's, a line of the file each; `said`: of the check. */
+static ds_status check_limits(const struct setup *setup, const char *limits,
+                              struct ds_config *config, struct capture *capture, const char **said)
+{
+    const struct ds_plan_question question = question_of(config, setup->ranks);
+    char text[4096];
+
+    snprintf(text, sizeof text, "%s%s", base_text, limits);
+    assert_ok(ds_config_parse("c.ini", text, strlen(text), NULL, 0, config));
+    ds_config_resolve(config, setup->ranks);
+    capture_begin(capture);
+    ds_status st = ds_plan_check(&question);
+    *said = capture_end(capture);
+    return st;
+}
+
+static uint32_t count_lines(const char *text)
+{
+    uint32_t lines = 0;
+
+    for (; *text; text++)
+        lines += *text == '\n';
+    return lines;
+}
+
+static uint64_t nearest_of(const char *said, const char *key)
+{
+    const char *at = strstr(said, key);
+
+    at = at ? strstr(at, "nearest: ") : NULL;
+    assert_non_null(at);
+    return strtoull(at + strlen("nearest: "), NULL, 10);
+}
+
+static void a_limit_that_is_too_little_is_named_with_its_line_and_one_that_is_enough(void **state)
+{
+    const struct setup *setup = &setups[0];
+    const uint32_t first = count_lines(base_text) + 1; /* the first line of what stands behind it */
+    static struct ds_config config;
+    struct capture capture;
+    char limits[256], places[2][64];
+    const char *said;
+
+    (void)state;
+    assert_int_equal(check_limits(setup, "[memory]\ndevice_limit = 4096\nhost_limit = 100\n",
+                                  &config, &capture, &said),
+                     DS_ERR_CONFIG);
+    snprintf(places[0], sizeof places[0], "error: c.ini:%u: [memory] device_limit = 4096 is",
+             first + 1);
+    snprintf(places[1], sizeof places[1], "c.ini:%u: [memory] host_limit = 100 is", first + 2);
+    for (int i = 0; i < 2; i++)
+        if (!strstr(said, places[i]))
+            fail_msg("'%s' is not in %s", places[i], said);
+    const uint64_t device = nearest_of(said, "[memory] device_limit");
+    const uint64_t host = nearest_of(said, "[memory] host_limit");
+    for (uint64_t less = 0; less < 2; less++) { /* it is the nearest: one byte less is too little */
+        snprintf(limits, sizeof limits, "[memory]\ndevice_limit = %llu\nhost_limit = %llu\n",
+                 (unsigned long long)(device - less), (unsigned long long)host);
+        assert_int_equal(check_limits(setup, limits, &config, &capture, &said),
+                         less ? DS_ERR_CONFIG : DS_OK);
+        assert_null(strstr(said, "[memory] host_limit = "));
+    }
 }
 
 /* Limits hold for every role: also where one that takes less of the device takes too much of the host. */
@@ -308,9 +374,9 @@ static void a_folder_that_a_layout_does_not_fit_is_named(void **state)
     static const struct {
         uint64_t tensor, pipeline, seq_length;
         const char *says;
-    } rows[] = {{3, 1, 48, "[parallel] tensor = 3 cannot share"},
-                {1, 6, 48, "[parallel] pipeline = 6 times"},
-                {1, 1, 49, "[train] seq_length = 49 is more"}};
+    } rows[] = {{3, 1, 48, "error: c.ini: [parallel] tensor = 3 cannot share"},
+                {1, 6, 48, "error: c.ini: [parallel] pipeline = 6 times"},
+                {1, 1, 49, "error: c.ini:18: [train] seq_length = 49 is more"}};
     static struct ds_config config;
     char *folder = tiny_folder(), path[600];
 
@@ -492,6 +558,7 @@ int main(void)
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(exactly_the_keys_that_make_a_run_fit_are_named),
         cmocka_unit_test(a_limit_of_one_byte_less_is_refused_with_its_size),
+        cmocka_unit_test(a_limit_that_is_too_little_is_named_with_its_line_and_one_that_is_enough),
         cmocka_unit_test(a_limit_of_the_host_is_answered_with_the_host_s_bytes),
         cmocka_unit_test(the_worst_role_is_one_that_does_not_fit),
         cmocka_unit_test(a_folder_that_a_layout_does_not_fit_is_named),

@@ -154,16 +154,16 @@ static void another_run_is_refused_with_the_keys_that_differ(void **state)
     assert_int_equal(prepare(fs, &config), DS_ERR_CONFIG);
     assert_string_equal(
         capture_end(&capture),
-        "dstrain: error: run.dir: a/b/r: holds another run; it differs in [run] seed = 2 "
-        "(there 1), [model] hidden_size = 128 (there 64), [model] head_dim = 32 (there "
-        "16), [data] train = 'b.txt' (there 'a.txt')");
+        "dstrain: error: c.ini:2: run.dir: a/b/r: holds another run; it differs in [run] seed = 2 "
+        "(command line, there 1), [model] hidden_size = 128 (command line, there 64), [model] "
+        "head_dim = 32 (there 16), [data] train = 'b.txt' (command line, there 'a.txt')");
     make_config(&config, folder, 1);
     capture_begin(&capture);
     assert_int_equal(prepare(fs, &config), DS_ERR_CONFIG);
     assert_string_equal(
         capture_end(&capture),
-        "dstrain: error: run.dir: a/b/r: holds another run; it differs in [optimizer] "
-        "learning_rate = 0.001 (there 0.0003)");
+        "dstrain: error: c.ini:2: run.dir: a/b/r: holds another run; it differs in [optimizer] "
+        "learning_rate = 0.001 (command line, there 0.0003)");
     assert_holds(fs, &mine);
     ds_fs_sim_close(fs);
 }
@@ -190,8 +190,8 @@ static void precision_of_states_may_change_that_of_arithmetic_may_not(void **sta
     make_config(&config, reduce, 2);
     capture_begin(&capture);
     assert_int_equal(prepare(fs, &config), DS_ERR_CONFIG);
-    assert_non_null(
-        strstr(capture_end(&capture), "it differs in [precision] reduce = bf16 (there fp32)"));
+    assert_non_null(strstr(capture_end(&capture),
+                           "it differs in [precision] reduce = bf16 (command line, there fp32)"));
     make_config(&config, NULL, 0);
     capture_begin(&capture);
     assert_int_equal(prepare(fs, &config), DS_ERR_CONFIG);
@@ -442,7 +442,9 @@ static void directories_that_are_not_ours_are_refused(void **state)
     capture_begin(&capture);
     assert_int_equal(prepare(ds_fs_posix(), &config), DS_ERR_CONFIG);
     snprintf(said, sizeof said,
-             "dstrain: error: run.dir: %s: everybody may write there (mode 0777); chmod o-w", dir);
+             "dstrain: error: command line: run.dir: %s: everybody may write there (mode 0777); "
+             "chmod o-w",
+             dir);
     assert_string_equal(capture_end(&capture), said);
     assert_int_equal(chmod(dir, 0750), 0);
     if (geteuid() == 0) {
@@ -450,7 +452,8 @@ static void directories_that_are_not_ours_are_refused(void **state)
         capture_begin(&capture);
         assert_int_equal(prepare(ds_fs_posix(), &config), DS_ERR_CONFIG);
         snprintf(said, sizeof said,
-                 "dstrain: error: run.dir: %s: belongs to user 12345, this is user 0", dir);
+                 "dstrain: error: command line: run.dir: %s: belongs to user 12345, this is user 0",
+                 dir);
         assert_string_equal(capture_end(&capture), said);
         assert_int_equal(chown(dir, 0, (gid_t)-1), 0);
     }
@@ -459,7 +462,7 @@ static void directories_that_are_not_ours_are_refused(void **state)
     snprintf(config.run.dir, sizeof config.run.dir, "%s", path);
     capture_begin(&capture);
     assert_int_equal(prepare(ds_fs_posix(), &config), DS_ERR_CONFIG);
-    snprintf(said, sizeof said, "dstrain: error: run.dir: %s: not a directory", path);
+    snprintf(said, sizeof said, "dstrain: error: command line: run.dir: %s: not a directory", path);
     assert_string_equal(capture_end(&capture), said);
     assert_int_equal(ds_fs_remove_tree(ds_fs_posix(), dir), 0);
 }
@@ -474,8 +477,9 @@ static void a_place_that_cannot_be_written_is_a_mistake_of_the_configuration(voi
     make_config(&config, overrides, 1);
     capture_begin(&capture);
     assert_int_equal(prepare(ds_fs_posix(), &config), DS_ERR_CONFIG);
-    assert_string_equal(capture_end(&capture),
-                        "dstrain: error: run.dir: /proc/dstrain/run: No such file or directory");
+    assert_string_equal(
+        capture_end(&capture),
+        "dstrain: error: command line: run.dir: /proc/dstrain/run: No such file or directory");
 }
 
 static void ranks_log_into_files_of_their_own(void **state)
