@@ -14,7 +14,7 @@ struct ds_accounts {
 /* pure: is it the work of a block? */
 int ds_action_is_arithmetic(enum ds_action_kind kind);
 /* pure: how long a stage stands still in the list's own order of time, over how long it works: what a measured
- * bubble_ns / arithmetic_ns is to be compared with. The same on all stages; 0 of one. */
+ * bubble_ns / arithmetic_ns is to be compared with. The same on all stages where pieces are equal; 0 of one. */
 double ds_accounts_ideal_bubble(const struct ds_schedule *list);
 /* pure: on which stream an action of this kind works */
 enum ds_timeline_row ds_action_row(enum ds_action_kind kind);

@@ -230,6 +230,12 @@ void ds_model_init_values(const struct ds_model *model, const struct ds_param *p
 /* pure: what one training token costs in one block of the whole model, to cut stages by: matrix FLOPs; the
  * embedding has none and costs those that would fit into the time of its traffic, so it is never free */
 double ds_model_block_cost(const struct ds_model *model, uint32_t block, uint64_t seq_length);
+/* the same, apart: forward, and of the backward the gradient of the input and that of the weights */
+struct ds_block_cost {
+    double forward, input, weight;
+};
+struct ds_block_cost ds_model_block_cost_parts(const struct ds_model *model, uint32_t block,
+                                               uint64_t seq_length);
 /* pure: matrix FLOPs of one training token, 6N + causal attention (performance.md section 0): no embedding */
 double ds_model_flops_per_token(const struct ds_model *model, uint64_t seq_length);
 

@@ -93,6 +93,10 @@ struct ds_schedule_block {
     uint32_t unit_count;
     uint32_t units[4]; /* the block's units */
 };
+/* How long the pieces of a part take with one micro-batch, in ticks of the schedule's clock; at least 1 each. */
+struct ds_schedule_part {
+    uint32_t forward, input, weight;
+};
 struct ds_schedule_shape {
     const struct ds_schedule_block *blocks; /* all of the model */
     uint32_t block_count;                   /* first embedding, last head */
@@ -108,6 +112,9 @@ struct ds_schedule_shape {
     uint32_t chunk_count; /* 1 unless interleaved */
     /* [stage_count * chunk_count + 1] first block of each part, then block_count */
     const uint32_t *chunk_first;
+    /* [stage_count * chunk_count], or NULL: 1 tick for everything. Only where backwards are in two parts: those
+     * of weights shall fill gaps that are there. Other orders do not depend on time. */
+    const struct ds_schedule_part *parts;
     uint32_t tied_unit; /* held by first and last stage, or DS_NO_UNIT; several stages only */
     enum ds_reshard reshard;
     /* 1, or how many micro-batches go through a unit while it is gathered. One stage takes them
@@ -130,8 +137,7 @@ struct ds_schedule {
     struct ds_zero_slots slots;
     uint32_t stream_slot_count, saved_slot_count, held_slot_count;
     int is_training;
-    /* on the schedule's clock (a chunk's forward takes 1, each part of its backward 1, messages
-     * none): the whole step, and what of it this stage works */
+    /* on the schedule's clock (see shape->parts; messages take no time): the whole step, and what of it this stage works */
     uint32_t ticks, busy_ticks;
 };
 

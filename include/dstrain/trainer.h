@@ -86,9 +86,10 @@ const struct ds_memory *ds_trainer_memory(const struct ds_trainer *trainer);
 struct ds_device *ds_trainer_device(const struct ds_trainer *trainer);
 uint64_t ds_trainer_sample_count(const struct ds_trainer *trainer); /* of one epoch */
 uint64_t ds_trainer_micro_count(const struct ds_trainer *trainer);
-double ds_trainer_ideal_bubble(const struct ds_trainer *trainer); /* of its list: accounts.h */
 uint32_t ds_trainer_stage(const struct ds_trainer *trainer, uint32_t *stage_count);
-/* of the training lists of all stages; see ds_schedule_play */
+/* of the training lists: accounts.h, were all pieces equal */
+DS_CHECKED ds_status ds_trainer_ideal_bubble(const struct ds_trainer *trainer, double *bubble);
+/* of all stages; see ds_schedule_play */
 DS_CHECKED ds_status ds_trainer_play(const struct ds_trainer *trainer, const uint64_t *costs,
                                      struct ds_schedule_played *stages);
 /* collective: a whole parameter in fp32, to rank 0; the others may give NULL */

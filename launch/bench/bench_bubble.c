@@ -93,6 +93,8 @@ ds_status bench_bubble_figures(struct bench_bubble *bubble, struct ds_comm *worl
     uint64_t end = 0;
     ds_status st = all ? DS_OK : ds_fail(DS_ERR_NO_MEMORY, "the bubbles of %u ranks", world->size);
 
+    if (st == DS_OK)
+        st = ds_trainer_ideal_bubble(trainer, &out->ideal);
     DS_TRY_GOTO(st, ds_comm_agreed(world, st), done);
     DS_TRY_GOTO(st, average(bubble, world), done);
     st = play(trainer, bubble->ns, &own[BENCH_PLAYED], &end);

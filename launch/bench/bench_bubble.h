@@ -25,6 +25,7 @@ struct bench_bubble {
 struct bench_bubble_figures {
     double largest[BENCH_BUBBLE_COUNT], rank[BENCH_BUBBLE_COUNT]; /* and whose it is */
     double bubble_s; /* of the rank with the largest measured */
+    double ideal;    /* of equal pieces: the same on all ranks */
     double played_s; /* until all stages have done their arithmetic */
 };
 

@@ -271,7 +271,6 @@ static ds_status print_step(struct step_bench *s, const struct bench_spread spre
     const double tokens = (double)(s->config.train.global_batch_size * s->config.train.seq_length);
     const double flops = gemm_flops_per_token(model) * tokens;
     const double n = (double)s->gemm_size, rate = ranks * 2 * n * n * n / spread[GEMM].median;
-    const double ideal = ds_trainer_ideal_bubble(s->trainer);
     char what[160], product[160];
 
     snprintf(what, sizeof what, "%s %llu parameters %llu x %llu tokens %u ranks %d threads",
@@ -293,8 +292,8 @@ static ds_status print_step(struct step_bench *s, const struct bench_spread spre
         {"bubble_s", b->bubble_s},
         {"bubble", b->largest[BENCH_MEASURED]},
         {"bubble_rank", b->rank[BENCH_MEASURED]},
-        {"bubble_ideal", ideal},
-        {"bubble_over_ideal", over(b->largest[BENCH_MEASURED], ideal)},
+        {"bubble_ideal", b->ideal},
+        {"bubble_over_ideal", over(b->largest[BENCH_MEASURED], b->ideal)},
         {"bubble_played", b->largest[BENCH_PLAYED]},
         {"bubble_played_rank", b->rank[BENCH_PLAYED]},
         {"bubble_over_played", over(b->largest[BENCH_MEASURED], b->largest[BENCH_PLAYED])},

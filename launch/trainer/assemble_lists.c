@@ -2,6 +2,8 @@
  * first; and those of all stages, to play them together. */
 #include "trainer.h"
 
+#include "dstrain/accounts.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -51,23 +53,73 @@ struct numbers {
     struct ds_schedule_shape shape;
     /* owns */
     struct ds_schedule_block *blocks;
+    struct ds_schedule_part *parts;
     uint64_t *elems;
 };
+
+/* On the schedule's clock a part has about so many ticks: two of a hundred are no matter. */
+#define PART_TICKS 48
+
+static uint32_t ticks_of(double cost, double tick)
+{
+    return cost < tick ? 1 : (uint32_t)(cost / tick + 0.5);
+}
+
+/* A head does all it does where its way back begins; layers made again are made there. */
+static struct ds_block_cost cost_in_list(const struct ds_trainer *t,
+                                         const struct ds_schedule_shape *shape, uint32_t block)
+{
+    struct ds_block_cost cost =
+        ds_model_block_cost_parts(t->model, block, t->config->train.seq_length);
+
+    if (block + 1 == shape->block_count)
+        return (struct ds_block_cost){.input = cost.forward + cost.input + cost.weight};
+    if (shape->recomputes && block > 0)
+        cost.input += cost.forward;
+    return cost;
+}
+
+static void fill_parts(const struct ds_trainer *t, const struct ds_schedule_shape *shape,
+                       struct ds_schedule_part *parts)
+{
+    const uint32_t part_count = shape->stage_count * shape->chunk_count;
+    double tick = 0;
+
+    for (uint32_t b = 0; b < shape->block_count; b++) {
+        const struct ds_block_cost cost = cost_in_list(t, shape, b);
+        tick += (cost.forward + cost.input + cost.weight) / part_count / PART_TICKS;
+    }
+    for (uint32_t v = 0; v < part_count; v++) {
+        struct ds_block_cost sum = {0};
+        for (uint32_t b = shape->chunk_first[v]; b < shape->chunk_first[v + 1]; b++) {
+            const struct ds_block_cost cost = cost_in_list(t, shape, b);
+            sum.forward += cost.forward;
+            sum.input += cost.input;
+            sum.weight += cost.weight;
+        }
+        parts[v] = (struct ds_schedule_part){ticks_of(sum.forward, tick), ticks_of(sum.input, tick),
+                                             ticks_of(sum.weight, tick)};
+    }
+}
 
 static void numbers_fini(struct numbers *n)
 {
     free(n->blocks);
+    free(n->parts);
     free(n->elems);
 }
 
 static ds_status numbers_init(struct numbers *n, const struct ds_trainer *t)
 {
     const struct ds_model *model = t->model;
+    const struct ds_schedule_shape shape = shape_of(t);
 
-    *n = (struct numbers){.shape = shape_of(t),
-                          .blocks = calloc(model->block_count, sizeof *n->blocks),
-                          .elems = calloc(model->unit_count, sizeof *n->elems)};
-    if (!n->blocks || !n->elems) {
+    *n = (struct numbers){
+        .shape = shape,
+        .blocks = calloc(model->block_count, sizeof *n->blocks),
+        .parts = calloc((size_t)shape.stage_count * shape.chunk_count, sizeof *n->parts),
+        .elems = calloc(model->unit_count, sizeof *n->elems)};
+    if (!n->blocks || !n->parts || !n->elems) {
         numbers_fini(n);
         return ds_fail(DS_ERR_NO_MEMORY, "the lists of a step");
     }
@@ -77,7 +129,9 @@ static ds_status numbers_init(struct numbers *n, const struct ds_trainer *t)
     }
     for (uint32_t u = 0; u < model->unit_count; u++)
         n->elems[u] = whole_elems(model, u);
+    fill_parts(t, &shape, n->parts);
     n->shape.blocks = n->blocks;
+    n->shape.parts = n->parts;
     n->shape.unit_cost = n->elems;
     return DS_OK;
 }
@@ -111,6 +165,22 @@ static ds_status play(struct ds_schedule_shape *shape, struct ds_schedule *lists
         DS_TRY(ds_schedule_make(shape, &lists[shape->stage]));
     shape->stage = 0;
     return ds_schedule_play(shape, lists, costs, stages);
+}
+
+ds_status ds_trainer_ideal_bubble(const struct ds_trainer *t, double *bubble)
+{
+    struct numbers n;
+    struct ds_schedule list;
+    ds_status st;
+
+    DS_TRY(numbers_init(&n, t));
+    n.shape.parts = NULL;
+    st = ds_schedule_make(&n.shape, &list);
+    numbers_fini(&n);
+    DS_TRY(st);
+    *bubble = ds_accounts_ideal_bubble(&list);
+    ds_schedule_fini(&list);
+    return DS_OK;
 }
 
 ds_status ds_trainer_play(const struct ds_trainer *t, const uint64_t *costs,
