@@ -1,6 +1,7 @@
 /* eval.c - `dstrain eval config.ini`: loss and perplexity on the evaluation data, of the run's export where
  * there is one, else of model.path. */
 #include "command.h"
+#include "plan.h"
 #include "run_dir.h"
 
 #include "dstrain/trainer.h"
@@ -88,6 +89,8 @@ ds_status ds_eval_main(struct ds_command *command)
         return ds_fail(DS_ERR_NO_MEMORY, "a configuration");
     *config = *command->config;
     st = choose_model(command, config);
+    if (st == DS_OK)
+        st = ds_plan_together(command->world, command->fs, command->clock, DS_CONFIG_EVAL, config);
     if (st == DS_OK)
         st = evaluate(command, config);
     free(config);

@@ -101,6 +101,8 @@ struct ds_config {
         uint64_t stage;
         int reshard_after_forward; /* enum ds_reshard_when */
         uint64_t window;           /* micro-batches a gathered layer serves at once; DS_AUTO */
+        int reshard_is_auto,
+            window_is_auto; /* no keys: the plan has decided, and decides again for other sizes */
     } zero;
     struct {
         uint64_t device_limit, host_limit; /* bytes a rank may take; DS_AUTO: no limit */

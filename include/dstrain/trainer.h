@@ -13,12 +13,13 @@
 #include "dstrain/schedule.h"
 #include "dstrain/timeline.h"
 
-/* PLAN: training, assembled up to the weights and data, which are left out. */
+/* PLAN: training, or an evaluation, assembled up to the weights and data, which are left out. */
 enum ds_trainer_mode {
     DS_TRAINER_TRAIN,
     DS_TRAINER_EVALUATE,
     DS_TRAINER_GENERATE,
-    DS_TRAINER_PLAN
+    DS_TRAINER_PLAN,
+    DS_TRAINER_PLAN_EVALUATE
 };
 
 /* One finished step, on every rank. */

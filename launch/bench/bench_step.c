@@ -343,7 +343,8 @@ static ds_status run(struct step_bench *s)
     DS_TRY(load_config(s, &given));
     if (!(given & HAS_DATA))
         DS_TRY(ds_comm_agreed(bench->world, make_data(s)));
-    DS_TRY(ds_plan_together(bench->world, command->fs, command->clock, &s->config));
+    DS_TRY(
+        ds_plan_together(bench->world, command->fs, command->clock, DS_CONFIG_TRAIN, &s->config));
     s->thread_count = bench_threads(bench, s->config.run.threads);
     const struct ds_trainer_options options = {.config = &s->config,
                                                .mode = DS_TRAINER_TRAIN,

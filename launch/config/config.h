@@ -109,9 +109,10 @@ enum ds_config_use { DS_CONFIG_TRAIN, DS_CONFIG_EVAL, DS_CONFIG_PREPARE };
 /* local: on a resolved configuration; rank_count 0: not known, rules about ranks are left out */
 DS_CHECKED ds_status ds_config_validate(const struct ds_config *config, enum ds_config_use use,
                                         uint64_t rank_count);
-/* pure, says nothing: would the rules of layouts let a valid configuration train after one of its sizes was
+/* pure, says nothing: would the rules of layouts still pass a valid configuration after one of its sizes was
  * changed? */
-int ds_config_is_possible(const struct ds_config *config, uint64_t rank_count);
+int ds_config_is_possible(const struct ds_config *config, enum ds_config_use use,
+                          uint64_t rank_count);
 /* pure: do stages times chunks find a block each in a model of so many layers? 0: and `why` not, behind the
  * name of the key, with the nearest that do. For a folder's model, too, which the rules know nothing of. */
 #define DS_WHY_BYTES 384

@@ -319,9 +319,10 @@ ds_status ds_config_validate(const struct ds_config *config, enum ds_config_use 
     return OBEY(rules_of_times_and_texts, &check);
 }
 
-int ds_config_is_possible(const struct ds_config *config, uint64_t rank_count)
+int ds_config_is_possible(const struct ds_config *config, enum ds_config_use use,
+                          uint64_t rank_count)
 {
-    const struct ds_rule_check check = {config, DS_CONFIG_TRAIN, rank_count, 1};
+    const struct ds_rule_check check = {config, use, rank_count, 1};
 
     return OBEY(rules_of_layouts, &check) == DS_OK;
 }

@@ -183,7 +183,7 @@ ds_status trainer_assemble(struct ds_trainer *t)
     DS_TRY(open_mesh(t));
     DS_TRY(trainer_open_data(t));
     DS_TRY(trainer_leader_first(t, take_all)); /* what does not fit one will not fit the others */
-    if (t->options.mode == DS_TRAINER_PLAN)
+    if (is_plan(t))
         return DS_OK;
     DS_TRY(trainer_together(t, fill_weights));
     ds_hf_close(t->weights);

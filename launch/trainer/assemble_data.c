@@ -170,7 +170,7 @@ ds_status trainer_open_data(struct ds_trainer *t)
     struct ds_comm *world = t->options.world;
     ds_status st = DS_OK;
 
-    if (t->options.mode == DS_TRAINER_GENERATE || t->options.mode == DS_TRAINER_PLAN)
+    if (t->options.mode == DS_TRAINER_GENERATE || is_plan(t))
         return DS_OK;
     DS_TRY(world->rank == 0 ? prepare_as_leader(t, &st) : await_leader(t));
     DS_TRY(ds_comm_agreed(world, st));

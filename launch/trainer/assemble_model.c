@@ -202,7 +202,7 @@ ds_status trainer_open_model(struct ds_trainer *t)
     DS_TRY(take_model(t, &model));
     if (!path[0])
         return DS_OK;
-    if (t->options.mode == DS_TRAINER_PLAN)
+    if (is_plan(t))
         return DS_OK;
     DS_TRY(check_tokenizer(t, path));
     DS_TRY(ds_hf_open(t->options.fs, path, &t->weights));

@@ -70,6 +70,11 @@ static inline int is_training(const struct ds_trainer *t)
     return t->options.mode == DS_TRAINER_TRAIN || t->options.mode == DS_TRAINER_PLAN;
 }
 
+static inline int is_plan(const struct ds_trainer *t)
+{
+    return t->options.mode == DS_TRAINER_PLAN || t->options.mode == DS_TRAINER_PLAN_EVALUATE;
+}
+
 /* the list with the most of everything: memory is taken for it */
 static inline const struct ds_schedule *trainer_plan(const struct ds_trainer *t)
 {

@@ -6,6 +6,7 @@
 
 #include "capture.h"
 #include "config/config.h"
+#include "console.h"
 #include "plan.h"
 #include "ranks.h"
 #include "tiny_run.h"
@@ -88,7 +89,7 @@ static ds_status settle_and_check(struct ds_config *config, uint32_t ranks)
 
 /* ---- levers */
 
-enum { LEVERS = 6, VALUES_MAX = 8 };
+enum { LEVERS = 8, VALUES_MAX = 8 };
 
 static const struct {
     const char *key;
@@ -99,6 +100,8 @@ static const struct {
     {"zero.stage", {"1", "2", "3"}},
     {"parallel.tensor", {"2", "3", "4", "5", "6", "7", "8"}},
     {"parallel.pipeline", {"2", "3", "4", "5", "6", "7", "8"}},
+    {"zero.reshard_after_forward", {"always"}},
+    {"zero.window", {"3", "2", "1"}},
     {"train.seq_length", {"24", "12", "6", "3", "1"}},
 };
 
@@ -110,6 +113,8 @@ static int64_t position(const struct ds_config *config, int lever)
                                        (int64_t)config->zero.stage,
                                        (int64_t)config->parallel.tensor,
                                        (int64_t)config->parallel.pipeline,
+                                       config->zero.reshard_after_forward != DS_RESHARD_KEY_NEVER,
+                                       -(int64_t)config->zero.window,
                                        -(int64_t)config->train.seq_length};
 
     return positions[lever];
@@ -135,8 +140,8 @@ static void pull_all(const struct setup *setup, const struct ds_config *from, ui
     }
 }
 
-/* The value that a refusal names as fitting, "KEY = VALUE: ..." without "too much"; 0: none. */
-static int find_remedy(const char *said, const char *key, char *change, size_t bytes)
+/* The value that a refusal names as fitting, "KEY = VALUE: TOTAL" without "too much"; 0: none. */
+static int find_remedy(const char *said, const char *key, char *change, char *total, size_t bytes)
 {
     const size_t length = strlen(key);
 
@@ -147,6 +152,7 @@ static int find_remedy(const char *said, const char *key, char *change, size_t b
             continue;
         snprintf(change, bytes, "%s=%.*s", key, (int)(colon - line - (long)length - 3),
                  line + length + 3);
+        snprintf(total, bytes, "%.*s", (int)strcspn(colon + 2, "\n"), colon + 2);
         return 1;
     }
     return 0;
@@ -156,7 +162,7 @@ static void assert_remedies(const struct setup *setup, uint64_t limit, const uin
 {
     static struct ds_config config;
     struct capture capture;
-    char change[64], said[sizeof capture.text];
+    char change[64], total[64], takes[64], said[sizeof capture.text];
 
     assert_true(load(setup, NULL, limit, &config));
     capture_begin(&capture);
@@ -164,7 +170,7 @@ static void assert_remedies(const struct setup *setup, uint64_t limit, const uin
     snprintf(said, sizeof said, "%s", capture_end(&capture));
     assert_int_equal(st, DS_ERR_CONFIG);
     for (int i = 0; i < LEVERS; i++) {
-        const int is_named = find_remedy(said, levers[i].key, change, sizeof change);
+        const int is_named = find_remedy(said, levers[i].key, change, total, sizeof change);
         if (is_named != (best[i] <= limit))
             fail_msg("%s, limit %llu: %s is %snamed, its best takes %llu\n%s", setup->what,
                      (unsigned long long)limit, levers[i].key, is_named ? "" : "not ",
@@ -175,6 +181,10 @@ static void assert_remedies(const struct setup *setup, uint64_t limit, const uin
             settle_and_check(&config, setup->ranks) != DS_OK)
             fail_msg("%s, limit %llu: %s does not fit\n%s", setup->what, (unsigned long long)limit,
                      change, said);
+        ds_console_bytes(worst_bytes(&config, setup->ranks), takes, sizeof takes);
+        if (strcmp(total, takes) != 0) /* as the run settles it */
+            fail_msg("%s, limit %llu: %s takes %s\n%s", setup->what, (unsigned long long)limit,
+                     change, takes, said);
     }
 }
 
@@ -204,6 +214,15 @@ static const struct setup setups[] = {
      {"precision.compute=bf16", "precision.master=remainder16", "zero.stage=2",
       "train.micro_batch_size=2"}},
     {"windows", 4, {"zero.window=3"}},
+    {"window", 8, {RECOMPUTES, ROWS, ONE_HEAD, "parallel.schedule=interleaved", "zero.window=2"}},
+    {"reshard",
+     8,
+     {RECOMPUTES, ROWS, ONE_HEAD, "parallel.schedule=interleaved",
+      "zero.reshard_after_forward=never"}},
+    {"never", 4, {"zero.reshard_after_forward=never", "train.micro_batch_size=2"}},
+    {"auto", 8, {"zero.reshard_after_forward=auto", "zero.window=auto"}},
+    {"auto window", 4, {"zero.window=auto", "train.micro_batch_size=2"}},
+    {"auto, stage 2", 8, {"zero.reshard_after_forward=auto", "zero.stage=2"}},
 };
 
 /* At every limit at which a lever begins to do: exactly those that do. */
@@ -439,7 +458,7 @@ static void plan_slowly(struct ds_comm *world, void *user)
 
     assert_non_null(config);
     *config = plan->config;
-    plan->st[world->rank] = ds_plan_together(world, ds_fs_posix(), &slow, config);
+    plan->st[world->rank] = ds_plan_together(world, ds_fs_posix(), &slow, DS_CONFIG_TRAIN, config);
     free(config);
 }
 
