@@ -32,6 +32,7 @@ static void add(const struct ds_schedule *list, const struct ds_timeline_span *s
         accounts->arithmetic_ns += is_arithmetic ? ns : 0;
         return;
     case DS_TIMELINE_WAIT_COMM:
+    case DS_TIMELINE_COLLECTIVE:
         accounts->wait_comm_ns += ns;
         break;
     case DS_TIMELINE_WAIT_STAGE:

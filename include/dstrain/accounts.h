@@ -7,7 +7,7 @@
 
 struct ds_accounts {
     uint64_t arithmetic_ns; /* of blocks: forward, loss, recomputation, backward; without waits */
-    uint64_t wait_comm_ns;  /* arithmetic stood still for a collective */
+    uint64_t wait_comm_ns;  /* arithmetic stood still for a collective, inside of a block, too */
     uint64_t bubble_ns;     /* and for what a neighbour stage sends */
 };
 

@@ -4,6 +4,8 @@
 #include "config/config.h"
 #include "trainer.h"
 
+#include "dstrain/accounts.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -93,12 +95,27 @@ static ds_status open_comm_stream(struct ds_trainer *t)
                                        &t->comm);
 }
 
+/* Of tensor ranks, inside the blocks of a step. */
+static uint32_t count_collectives(const struct ds_trainer *t)
+{
+    uint32_t count = 0;
+
+    for (uint32_t i = 0; i < t->train_list.action_count && t->model->share.tp_size > 1; i++) {
+        const struct ds_action *action = &t->train_list.actions[i];
+        const struct ds_block *block = &t->model->blocks[action->block];
+        if (ds_action_is_arithmetic(action->kind) && block->ops->collective_count)
+            count += block->ops->collective_count(block, t->tokens_per_micro);
+    }
+    return count;
+}
+
 static ds_status open_timeline(struct ds_trainer *t)
 {
     const struct ds_timeline_options options = {
         .streams = {[DS_TIMELINE_COMPUTE] = t->compute, [DS_TIMELINE_COMM] = t->comm},
         .memory = &t->memory,
         .action_count = t->train_list.action_count,
+        .collective_count = count_collectives(t),
     };
 
     return is_training(t) ? ds_timeline_open(&options, &t->timeline) : DS_OK;

@@ -165,15 +165,16 @@ static void accounts_are_sums_by_what_was_waited_for(void **state)
         {1300, 1303, 3, DS_TIMELINE_COMPUTE, DS_TIMELINE_WAIT_COMM},
         {1800, 1830, 4, DS_TIMELINE_COMPUTE, DS_TIMELINE_ACTION},
         {1801, 1808, 4, DS_TIMELINE_COMPUTE, DS_TIMELINE_WAIT_COMM},
+        {1810, 1821, 4, DS_TIMELINE_COMPUTE, DS_TIMELINE_COLLECTIVE},
     };
     const struct ds_accounts none = ds_accounts_of(&list, spans, 0);
     const struct ds_accounts sums = ds_accounts_of(&list, spans, sizeof spans / sizeof *spans);
 
     (void)state;
     assert_true(none.arithmetic_ns == 0 && none.wait_comm_ns == 0 && none.bubble_ns == 0);
-    assert_int_equal(sums.wait_comm_ns, 40 + 2 + 3 + 7);
+    assert_int_equal(sums.wait_comm_ns, 40 + 2 + 3 + 7 + 11);
     assert_int_equal(sums.bubble_ns, 200);
-    assert_int_equal(sums.arithmetic_ns, 1000 - 200 + 30 - 7);
+    assert_int_equal(sums.arithmetic_ns, 1000 - 200 + 30 - 7 - 11);
 }
 
 /* ---- the bubble of a schedule (performance.md, section 8): p stages, m micro-batches, v chunks */
