@@ -1,6 +1,7 @@
 /* eval.c - `dstrain eval config.ini`: loss and perplexity on the evaluation data, of the run's export where
  * there is one, else of model.path. */
 #include "command.h"
+#include "plan.h"
 #include "run_dir.h"
 
 #include "dstrain/trainer.h"
@@ -20,20 +21,37 @@ static int has_export(struct ds_fs *fs, const char *dir, char path[DS_RUN_PATH_B
     return dir[0] && ds_fs_stat(fs, config, &stat) == 0;
 }
 
+static uint32_t *line_of(struct ds_config *config, const char *section, const char *key)
+{
+    return &config->places.line[ds_field_index(ds_field_find(section, key))];
+}
+
+/* The export's path comes from run.dir: messages about it name that line. */
+static ds_status find_model(struct ds_command *command, struct ds_config *config,
+                            char path[DS_RUN_PATH_BYTES])
+{
+    char key[DS_KEY_BYTES];
+
+    if (has_export(command->fs, config->run.dir, path)) {
+        *line_of(config, "model", "path") = *line_of(config, "run", "dir");
+        return DS_OK;
+    }
+    snprintf(path, DS_RUN_PATH_BYTES, "%s", config->model.path);
+    return path[0] ? DS_OK
+                   : ds_fail(DS_ERR_CONFIG,
+                             "%s = %s: nothing to evaluate: it has no export, and model.path is "
+                             "not set",
+                             ds_config_key(config, "run", "dir", key), config->run.dir);
+}
+
 /* collective: rank 0 looks; all take the same model */
 static ds_status choose_model(struct ds_command *command, struct ds_config *config)
 {
     char path[DS_RUN_PATH_BYTES] = "";
     ds_status st = DS_OK;
 
-    if (command->world->rank == 0) {
-        if (!has_export(command->fs, config->run.dir, path))
-            snprintf(path, sizeof path, "%s", config->model.path);
-        if (!path[0])
-            st = ds_fail(DS_ERR_CONFIG,
-                         "nothing to evaluate: %s/export does not exist and model.path is not set",
-                         config->run.dir[0] ? config->run.dir : "run.dir");
-    }
+    if (command->world->rank == 0)
+        st = find_model(command, config, path);
     DS_TRY(ds_comm_agreed(command->world, st));
     DS_TRY(ds_comm_broadcast(command->world, path, sizeof path, 0, NULL));
     snprintf(config->model.path, sizeof config->model.path, "%.*s", DS_TEXT_MAX - 1, path);
@@ -72,6 +90,8 @@ ds_status ds_eval_main(struct ds_command *command)
         return ds_fail(DS_ERR_NO_MEMORY, "a configuration");
     *config = *command->config;
     st = choose_model(command, config);
+    if (st == DS_OK)
+        st = ds_plan_together(command->world, command->fs, command->clock, DS_CONFIG_EVAL, config);
     if (st == DS_OK)
         st = evaluate(command, config);
     free(config);

@@ -16,12 +16,13 @@ static void say_alive(const struct ds_plan_question *question)
 ds_status ds_plan_measure(const struct ds_plan_question *question, uint32_t rank,
                           struct ds_plan *out)
 {
-    struct ds_trainer_options options = {.config = question->config,
-                                         .mode = DS_TRAINER_PLAN,
-                                         .fs = question->fs,
-                                         .clock = question->clock,
-                                         .device = &ds_device_null_ops,
-                                         .thread_count = 1};
+    struct ds_trainer_options options = {
+        .config = question->config,
+        .mode = question->use == DS_CONFIG_EVAL ? DS_TRAINER_PLAN_EVALUATE : DS_TRAINER_PLAN,
+        .fs = question->fs,
+        .clock = question->clock,
+        .device = &ds_device_null_ops,
+        .thread_count = 1};
     struct ds_trainer *trainer = NULL;
     ds_status st;
 
@@ -234,6 +235,8 @@ static ds_status settle_gathers(const struct ds_plan_question *question, struct 
                         config->memory.device_limit != DS_AUTO;
     int fits = 0;
 
+    config->zero.reshard_is_auto |= reshard == DS_RESHARD_KEY_AUTO;
+    config->zero.window_is_auto |= window == DS_AUTO;
     if (chooses && reshard == DS_RESHARD_KEY_AUTO)
         DS_TRY(try_choice(question, config, DS_RESHARD_KEY_NEVER, window ? window : 1, &fits));
     if (fits)

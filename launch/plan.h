@@ -4,7 +4,8 @@
 #ifndef DSTRAIN_LAUNCH_PLAN_H
 #define DSTRAIN_LAUNCH_PLAN_H
 
-#include "dstrain/config.h"
+#include "config/config.h"
+
 #include "dstrain/fs.h"
 #include "dstrain/memory.h"
 
@@ -12,9 +13,10 @@ struct ds_plan {
     uint64_t bytes[DS_MEMORY_KIND_COUNT][DS_MEMORY_LABEL_COUNT]; /* of one rank */
 };
 
-/* What is planned: `config` resolved and validated for `size` ranks. */
+/* What is planned: training, or an evaluation; `config` resolved and validated for it and for `size` ranks. */
 struct ds_plan_question {
     const struct ds_config *config;
+    enum ds_config_use use; /* TRAIN or EVAL */
     struct ds_fs *fs;
     const struct ds_clock *clock;
     uint32_t size;
@@ -63,6 +65,7 @@ DS_CHECKED ds_status ds_plan_check(const struct ds_plan_question *question);
 /* collective: settle and check; every rank has the verdict and what was settled. However long rank 0 needs,
  * no wait of the others is too long. */
 DS_CHECKED ds_status ds_plan_together(struct ds_comm *world, struct ds_fs *fs,
-                                      const struct ds_clock *clock, struct ds_config *config);
+                                      const struct ds_clock *clock, enum ds_config_use use,
+                                      struct ds_config *config);
 
 #endif

@@ -26,6 +26,28 @@ static int halve_micro_batch(struct ds_config *config, const struct ds_model_con
     return *size < before;
 }
 
+static int gathers(const struct ds_config *config)
+{
+    return config->zero.stage == 3 && config->parallel.shard > 1;
+}
+
+static int give_back(struct ds_config *config, const struct ds_model_config *model, uint32_t ranks)
+{
+    const int keeps = config->zero.reshard_after_forward == DS_RESHARD_KEY_NEVER;
+
+    (void)model, (void)ranks;
+    config->zero.reshard_after_forward = DS_RESHARD_KEY_ALWAYS;
+    return keeps && gathers(config);
+}
+
+static int halve_window(struct ds_config *config, const struct ds_model_config *model,
+                        uint32_t ranks)
+{
+    (void)model, (void)ranks;
+    config->zero.window /= 2;
+    return config->zero.window > 0 && gathers(config);
+}
+
 /* Tokens in rows are what they are. */
 static int halve_sequence(struct ds_config *config, const struct ds_model_config *model,
                           uint32_t ranks)
@@ -88,12 +110,12 @@ static int lengthen_pipeline(struct ds_config *config, const struct ds_model_con
 }
 
 /* What was pulled must pass what a person's configuration passes; of a folder's model the rules know nothing. */
-static int is_possible(const struct ds_config *config, const struct ds_model_config *model,
-                       uint32_t ranks)
+static int is_possible(const struct ds_plan_question *question, const struct ds_config *config,
+                       const struct ds_model_config *model)
 {
     char why[256];
 
-    return ds_config_is_possible(config, ranks) &&
+    return ds_config_is_possible(config, question->use, question->size) &&
            ds_model_may_share(model, (uint32_t)config->parallel.tensor, why, sizeof why) &&
            config->parallel.pipeline * config->parallel.chunks <= model->num_hidden_layers + 2;
 }
@@ -102,6 +124,8 @@ static const struct lever levers[] = {
     {"train.micro_batch_size", halve_micro_batch},
     {"train.activation_checkpointing", recompute_more},
     {"zero.stage", shard_more},
+    {"zero.reshard_after_forward", give_back},
+    {"zero.window", halve_window},
     {"parallel.tensor", widen_tensor},
     {"parallel.pipeline", lengthen_pipeline},
     {"train.seq_length", halve_sequence},
@@ -114,6 +138,15 @@ static void lever_value(const struct ds_config *config, const char *key, char *t
 
     snprintf(name, sizeof name, "%.*s", (int)(dot - key), key);
     ds_field_print(ds_field_find(name, dot + 1), config, to, bytes);
+}
+
+/* What a person left to the plan, it decides again for every value. */
+static void leave_to_the_plan(struct ds_config *config)
+{
+    if (config->zero.reshard_is_auto)
+        config->zero.reshard_after_forward = DS_RESHARD_KEY_AUTO;
+    if (config->zero.window_is_auto)
+        config->zero.window = DS_AUTO;
 }
 
 /* What the key would do, up to the first value that fits. */
@@ -129,12 +162,14 @@ static ds_status show_lever(const struct lever *lever, const struct ds_plan_ques
 
     next.config = other;
     *other = *question->config;
-    while (lever->pull(other, model, question->size)) {
+    for (leave_to_the_plan(other); lever->pull(other, model, question->size);
+         leave_to_the_plan(other)) {
         if (shares_all)
             other->parallel.shard = other->parallel.data;
-        if (!is_possible(other, model, question->size))
+        if (!is_possible(question, other, model))
             continue;
         lever_value(other, lever->key, value, sizeof value);
+        DS_TRY(ds_plan_settle(&next, other));
         DS_TRY(ds_plan_worst(&next, &plan, &role));
         ds_console_bytes(of_host ? ds_plan_host_bytes(&plan) : ds_plan_device_bytes(&plan), total,
                          sizeof total);

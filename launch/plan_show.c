@@ -51,17 +51,6 @@ static void show_line(const char *who, const struct ds_plan *plan)
             (unsigned long long)ds_plan_host_bytes(plan));
 }
 
-static void show_limit(const char *key, uint64_t limit, uint64_t wanted)
-{
-    char over[32];
-
-    if (limit == DS_AUTO || wanted <= limit)
-        return;
-    ds_console_bytes(wanted - limit, over, sizeof over);
-    ds_info("%s = %llu bytes is too little by %s (%llu bytes)", key, (unsigned long long)limit,
-            over, (unsigned long long)(wanted - limit));
-}
-
 /* "stage 2, tensor rank 0..1": whose plan it is, of the roles from `first` to before `end` */
 static void role_text(const struct ds_config *config, uint32_t first, uint32_t end, char *to,
                       size_t bytes)
@@ -83,25 +72,45 @@ static void role_text(const struct ds_config *config, uint32_t first, uint32_t e
     snprintf(to, bytes, "stage %u%s%s", stage, until, ranks);
 }
 
+static int is_over(uint64_t limit, uint64_t wanted)
+{
+    return limit != DS_AUTO && wanted > limit;
+}
+
+/* "c.ini:9: [memory] device_limit = 1000 is too little by 24 (24 bytes); nearest: 1024" */
+static size_t limit_text(const struct ds_config *config, const char *key, uint64_t limit,
+                         uint64_t wanted, char *to, size_t bytes)
+{
+    char over[32], place[DS_KEY_BYTES];
+
+    ds_console_bytes(wanted - limit, over, sizeof over);
+    return (size_t)snprintf(to, bytes, "%s = %llu is too little by %s (%llu bytes); nearest: %llu",
+                            ds_config_key(config, "memory", key, place), (unsigned long long)limit,
+                            over, (unsigned long long)(wanted - limit), (unsigned long long)wanted);
+}
+
 static ds_status refuse(const struct ds_plan_question *question, const struct ds_plan *worst,
                         uint32_t role)
 {
     const struct ds_config *config = question->config;
-    char who[128];
+    const uint64_t device = ds_plan_device_bytes(worst), host = ds_plan_host_bytes(worst);
+    const int is_device = is_over(config->memory.device_limit, device);
+    char who[128], limits[2 * DS_KEY_BYTES + 256];
+    size_t used = 0;
 
     role_text(config, role, role + 1, who, sizeof who);
     ds_info("%s takes:", who);
     show_table(worst);
-    show_limit("memory.device_limit", config->memory.device_limit, ds_plan_device_bytes(worst));
-    show_limit("memory.host_limit", config->memory.host_limit, ds_plan_host_bytes(worst));
-    DS_TRY(ds_plan_show_levers(question,
-                               config->memory.device_limit == DS_AUTO ||
-                                   ds_plan_device_bytes(worst) <= config->memory.device_limit));
-    return ds_fail(DS_ERR_CONFIG,
-                   "[memory] the run does not fit its limit: %llu bytes on the device, "
-                   "%llu in the host's memory (%s)",
-                   (unsigned long long)ds_plan_device_bytes(worst),
-                   (unsigned long long)ds_plan_host_bytes(worst), who);
+    DS_TRY(ds_plan_show_levers(question, !is_device));
+    if (is_device)
+        used = limit_text(config, "device_limit", config->memory.device_limit, device, limits,
+                          sizeof limits);
+    if (is_over(config->memory.host_limit, host)) {
+        used += (size_t)snprintf(limits + used, sizeof limits - used, "%s", used ? "; and " : "");
+        (void)limit_text(config, "host_limit", config->memory.host_limit, host, limits + used,
+                         sizeof limits - used);
+    }
+    return ds_fail(DS_ERR_CONFIG, "%s: the run does not fit (%s)", limits, who);
 }
 
 ds_status ds_plan_check(const struct ds_plan_question *question)

@@ -30,11 +30,12 @@ static void tell_others(void *user)
 }
 
 static ds_status plan_as_leader(struct ds_comm *world, struct ds_fs *fs,
-                                const struct ds_clock *clock, struct ds_config *config,
-                                ds_status *planned)
+                                const struct ds_clock *clock, enum ds_config_use use,
+                                struct ds_config *config, ds_status *planned)
 {
     struct leader leader = {world, clock, ds_clock_mono_ns(clock), DS_OK};
     const struct ds_plan_question question = {.config = config,
+                                              .use = use,
                                               .fs = fs,
                                               .clock = clock,
                                               .size = world->size,
@@ -63,11 +64,11 @@ static ds_status await_leader(struct ds_comm *world)
 }
 
 ds_status ds_plan_together(struct ds_comm *world, struct ds_fs *fs, const struct ds_clock *clock,
-                           struct ds_config *config)
+                           enum ds_config_use use, struct ds_config *config)
 {
     ds_status planned = DS_OK;
 
-    DS_TRY(world->rank == 0 ? plan_as_leader(world, fs, clock, config, &planned)
+    DS_TRY(world->rank == 0 ? plan_as_leader(world, fs, clock, use, config, &planned)
                             : await_leader(world));
     DS_TRY(ds_comm_agreed(world, planned));
     return ds_comm_broadcast(world, config, sizeof *config, 0, NULL);

@@ -12,7 +12,7 @@ static void show_progress(void *user, uint64_t done, uint64_t total)
 }
 
 static ds_status prepare_set(struct ds_command *command, struct ds_console *console,
-                             const char *where, const char *text)
+                             const char *key)
 {
     const struct ds_config *config = command->config;
     char cache[DS_TEXT_MAX + 16];
@@ -26,11 +26,12 @@ static ds_status prepare_set(struct ds_command *command, struct ds_console *cons
     ds_status st;
 
     ds_sources_cache(config, cache, sizeof cache);
-    st = ds_sources_open(config, &options, where, text, &report, &sources);
+    st = ds_sources_open(config, &options, key, &report, &sources);
     ds_console_clear(console);
     DS_TRY(st);
-    ds_info("%s: %llu document%s, %llu byte%s, %llu token%s; %u shard%s made, %u used again, in %s",
-            where, (unsigned long long)report.documents, ds_console_plural(report.documents),
+    ds_info("[data] %s: %llu document%s, %llu byte%s, %llu token%s; %u shard%s made, %u used "
+            "again, in %s",
+            key, (unsigned long long)report.documents, ds_console_plural(report.documents),
             (unsigned long long)report.bytes, ds_console_plural(report.bytes),
             (unsigned long long)report.tokens, ds_console_plural(report.tokens), report.files_made,
             ds_console_plural(report.files_made), report.files_reused, cache);
@@ -48,7 +49,6 @@ ds_status ds_prepare_main(struct ds_command *command)
         return DS_OK;
     }
     ds_console_init(&console, 0, 1, command->clock);
-    DS_TRY(prepare_set(command, &console, "[data] train", config->data.train));
-    return config->data.eval[0] ? prepare_set(command, &console, "[data] eval", config->data.eval)
-                                : DS_OK;
+    DS_TRY(prepare_set(command, &console, "train"));
+    return config->data.eval[0] ? prepare_set(command, &console, "eval") : DS_OK;
 }

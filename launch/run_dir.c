@@ -15,13 +15,25 @@
 enum { PART_LOG, PART_INCIDENTS };
 static const char *const parts[DS_RUN_PARTS] = {"log", "incidents"};
 
-/* What a person chose wrongly is theirs to mend; what the disk does is not. */
-static ds_status refuse(const char *path, int code)
+/* "config.ini:2: run.dir": where messages about the directory begin */
+#define WHERE_BYTES (DS_PLACE_BYTES + 16)
+static const char *where(const struct ds_config *config, char to[WHERE_BYTES])
 {
+    char place[DS_PLACE_BYTES];
+
+    snprintf(to, WHERE_BYTES, "%s: run.dir", ds_config_place(config, "run", "dir", place));
+    return to;
+}
+
+/* What a person chose wrongly is theirs to mend; what the disk does is not. */
+static ds_status refuse(const struct ds_config *config, const char *path, int code)
+{
+    char here[WHERE_BYTES];
     const int is_disk = code == -EIO || code == -ENOSPC || code == -EDQUOT || code == -ENOMEM ||
                         code == -EMFILE || code == -ENFILE;
 
-    return ds_fail(is_disk ? DS_ERR_IO : DS_ERR_CONFIG, "run.dir: %s: %s", path, strerror(-code));
+    return ds_fail(is_disk ? DS_ERR_IO : DS_ERR_CONFIG, "%s: %s: %s", where(config, here), path,
+                   strerror(-code));
 }
 
 static void join(char to[DS_RUN_PATH_BYTES], const char *dir, const char *name)
@@ -31,17 +43,19 @@ static void join(char to[DS_RUN_PATH_BYTES], const char *dir, const char *name)
 
 /* ---- a directory that is there */
 
-static ds_status check_directory(const char *dir, const struct ds_fs_stat *stat)
+static ds_status check_directory(const struct ds_config *config, const struct ds_fs_stat *stat)
 {
+    const char *dir = config->run.dir;
+    char here[WHERE_BYTES];
+
     if (!stat->is_directory)
-        return ds_fail(DS_ERR_CONFIG, "run.dir: %s: not a directory", dir);
+        return ds_fail(DS_ERR_CONFIG, "%s: %s: not a directory", where(config, here), dir);
     if (stat->owner != (uint32_t)geteuid())
-        return ds_fail(DS_ERR_CONFIG, "run.dir: %s: belongs to user %u, this is user %u", dir,
-                       stat->owner, (unsigned)geteuid());
+        return ds_fail(DS_ERR_CONFIG, "%s: %s: belongs to user %u, this is user %u",
+                       where(config, here), dir, stat->owner, (unsigned)geteuid());
     if (stat->mode & 0002u)
-        return ds_fail(DS_ERR_CONFIG,
-                       "run.dir: %s: everybody may write there (mode %04o); chmod o-w", dir,
-                       stat->mode);
+        return ds_fail(DS_ERR_CONFIG, "%s: %s: everybody may write there (mode %04o); chmod o-w",
+                       where(config, here), dir, stat->mode);
     return DS_OK;
 }
 
@@ -57,29 +71,33 @@ static void show_value(const struct ds_field *field, const struct ds_config *con
              value);
 }
 
-/* One line with every fixed key that differs, with both values. */
-static ds_status compare(const char *dir, const struct ds_config *there,
-                         const struct ds_config *here)
+/* One line with every fixed key that differs, with both values and where it was written. */
+static ds_status compare(const struct ds_config *there, const struct ds_config *here)
 {
-    char list[4096] = "";
+    char list[4096] = "", begins[WHERE_BYTES];
     size_t used = 0, count = 0;
 
     for (size_t i = 0; i < ds_config_field_count; i++) {
         const struct ds_field *field = &ds_config_fields[i];
-        char old[160], new[160];
+        char old[160], new[160], place[DS_PLACE_BYTES + 2] = "";
 
         if (!(field->flags & DS_FIELD_FIXED) || ds_field_equal(field, there, here))
             continue;
         show_value(field, there, old, sizeof old);
         show_value(field, here, new, sizeof new);
+        if (here->places.line[i] != 0)
+            snprintf(place, sizeof place, "%.500s, ",
+                     ds_config_place(here, field->section, field->key, begins));
         if (used < sizeof list)
-            used += (size_t)snprintf(list + used, sizeof list - used, "%s [%s] %s = %s (there %s)",
-                                     count ? "," : "", field->section, field->key, new, old);
+            used +=
+                (size_t)snprintf(list + used, sizeof list - used, "%s [%s] %s = %s (%sthere %s)",
+                                 count ? "," : "", field->section, field->key, new, place, old);
         count++;
     }
     if (count == 0)
         return DS_OK;
-    return ds_fail(DS_ERR_CONFIG, "run.dir: %s: holds another run; it differs in%s", dir, list);
+    return ds_fail(DS_ERR_CONFIG, "%s: %s: holds another run; it differs in%s", where(here, begins),
+                   here->run.dir, list);
 }
 
 static ds_status read_stored(struct ds_fs *fs, const char *path, char **text, size_t *bytes)
@@ -105,15 +123,14 @@ static int has_steps(struct ds_fs *fs, const char *dir)
     return 0;
 }
 
-static ds_status check_stored(const char *dir, const char *path, const char *stored, size_t bytes,
+static ds_status check_stored(const char *path, const char *stored, size_t bytes,
                               const struct ds_config *config)
 {
     struct ds_config there;
-    struct ds_places places;
 
-    DS_TRY(ds_config_parse(path, stored, bytes, NULL, 0, &there, &places));
+    DS_TRY(ds_config_parse(path, stored, bytes, NULL, 0, &there));
     ds_config_resolve(&there, 0);
-    return compare(dir, &there, config);
+    return compare(&there, config);
 }
 
 /* The stored text is ours to rewrite if we wrote it; a person's own config.ini stays as it is. */
@@ -128,7 +145,7 @@ static ds_status continue_run(struct ds_fs *fs, const char *dir, const char *pat
     DS_TRY(read_stored(fs, path, &stored, &bytes));
     is_ours = strncmp(stored, MARK, sizeof MARK - 1) == 0;
     if (!is_ours || has_steps(fs, dir))
-        DS_TRY_GOTO(st, check_stored(dir, path, stored, bytes, config), done);
+        DS_TRY_GOTO(st, check_stored(path, stored, bytes, config), done);
     st = is_ours && strcmp(stored, text) != 0 ? ds_fs_write_file(fs, path, text, strlen(text))
                                               : DS_OK;
 done:
@@ -157,9 +174,10 @@ static int first_missing(struct ds_fs *fs, const char *dir, char to[DS_RUN_PATH_
     return 0;
 }
 
-static ds_status fill(struct ds_fs *fs, const char *dir, const char *text,
+static ds_status fill(struct ds_fs *fs, const struct ds_config *config, const char *text,
                       struct ds_run_files *files)
 {
+    const char *dir = config->run.dir;
     char path[DS_RUN_PATH_BYTES];
 
     for (size_t i = 0; i < DS_RUN_PARTS; i++) {
@@ -167,7 +185,7 @@ static ds_status fill(struct ds_fs *fs, const char *dir, const char *text,
         int code = ds_fs_mkdir(fs, path, 0750);
         files->made_parts[i] = code == 0;
         if (code < 0 && code != -EEXIST)
-            return refuse(path, code);
+            return refuse(config, path, code);
     }
     files->made_config = 1; /* there, even if what fails comes after its rename */
     join(path, dir, "config.ini");
@@ -188,30 +206,29 @@ static void unmake(struct ds_fs *fs, const char *dir, struct ds_run_files *files
     }
 }
 
-static ds_status make_run(struct ds_fs *fs, const char *dir, const char *text,
+static ds_status make_run(struct ds_fs *fs, const struct ds_config *config, const char *text,
                           struct ds_run_files *files)
 {
-    ds_status st = fill(fs, dir, text, files);
+    ds_status st = fill(fs, config, text, files);
 
     if (st != DS_OK)
-        unmake(fs, dir, files);
+        unmake(fs, config->run.dir, files);
     return st;
 }
 
 /* ---- the lock: one launch at a time */
 
-static ds_status refuse_second(struct ds_fs *fs, const char *dir, int file)
+static ds_status refuse_second(struct ds_fs *fs, const struct ds_config *config, int file)
 {
-    char owner[160] = "";
+    char owner[160] = "", here[WHERE_BYTES];
 
     if (ds_fs_pread(fs, file, owner, sizeof owner - 1, 0) < 0)
         owner[0] = '\0';
     owner[strcspn(owner, "\n")] = '\0';
-    return ds_fail(
-        DS_ERR_FENCED,
-        "run.dir: %s: another launch is at work there (%s); wait until it ends, or choose "
-        "another directory",
-        dir, owner[0] ? owner : "unknown process");
+    return ds_fail(DS_ERR_FENCED,
+                   "%s: %s: another launch is at work there (%s); wait until it ends, or choose "
+                   "another directory",
+                   where(config, here), config->run.dir, owner[0] ? owner : "unknown process");
 }
 
 /* Who it is, for those who come second. Only words: the lock holds without them. */
@@ -225,24 +242,24 @@ static void sign(struct ds_fs *fs, int file)
         (void)ds_fs_pwrite(fs, file, text, strlen(text), 0);
 }
 
-static ds_status lock(struct ds_fs *fs, const char *dir, const char *path, int *out)
+static ds_status lock(struct ds_fs *fs, const struct ds_config *config, const char *path, int *out)
 {
     int file, code;
     ds_status st;
 
     file = ds_fs_open(fs, path, DS_FS_READ | DS_FS_WRITE | DS_FS_CREATE, 0640);
     if (file < 0)
-        return refuse(path, file);
+        return refuse(config, path, file);
     code = ds_fs_lock(fs, file);
     if (code == 0 || code == -ENOTSUP) {
         if (code == -ENOTSUP)
             ds_warn("run.dir: %s: this file system has no locks; a second launch would not be seen",
-                    dir);
+                    config->run.dir);
         sign(fs, file);
         *out = file;
         return DS_OK;
     }
-    st = code == -EAGAIN ? refuse_second(fs, dir, file) : refuse(path, code);
+    st = code == -EAGAIN ? refuse_second(fs, config, file) : refuse(config, path, code);
     (void)ds_fs_close(fs, file);
     return st;
 }
@@ -293,32 +310,35 @@ static ds_status make_or_continue(struct ds_fs *fs, const struct ds_config *conf
     join(path, dir, "config.ini");
     code = ds_fs_stat(fs, path, &stat);
     if (code == -ENOENT)
-        return make_run(fs, dir, text, files);
+        return make_run(fs, config, text, files);
     if (code < 0)
-        return refuse(path, code);
+        return refuse(config, path, code);
     return continue_run(fs, dir, path, config, text);
 }
 
-static ds_status make_directory(struct ds_fs *fs, const char *dir, const char *missing)
+static ds_status make_directory(struct ds_fs *fs, const struct ds_config *config,
+                                const char *missing)
 {
-    int code = ds_fs_mkdirs(fs, dir, 0750);
+    int code = ds_fs_mkdirs(fs, config->run.dir, 0750);
 
     if (code == 0)
         code = ds_fs_fsync_parent(fs, missing);
-    return code < 0 ? refuse(dir, code) : DS_OK;
+    return code < 0 ? refuse(config, config->run.dir, code) : DS_OK;
 }
 
-static ds_status find_directory(struct ds_fs *fs, const char *dir, char missing[DS_RUN_PATH_BYTES])
+static ds_status find_directory(struct ds_fs *fs, const struct ds_config *config,
+                                char missing[DS_RUN_PATH_BYTES])
 {
+    const char *dir = config->run.dir;
     struct ds_fs_stat stat;
     int code = first_missing(fs, dir, missing);
 
     if (code < 0)
-        return refuse(dir, code);
+        return refuse(config, dir, code);
     if (missing[0] != '\0')
         return DS_OK;
     code = ds_fs_stat(fs, dir, &stat);
-    return code < 0 ? refuse(dir, code) : check_directory(dir, &stat);
+    return code < 0 ? refuse(config, dir, code) : check_directory(config, &stat);
 }
 
 /* The lock is ours; all below happens under it. */
@@ -353,12 +373,12 @@ ds_status ds_run_dir_prepare(struct ds_fs *fs, const struct ds_config *config,
 
     *files = DS_RUN_FILES_NONE;
     join(path, dir, "lock");
-    DS_TRY(find_directory(fs, dir, files->missing));
+    DS_TRY(find_directory(fs, config, files->missing));
     files->made_lock = missing[0] != '\0' || ds_fs_stat(fs, path, &stat) == -ENOENT;
     if (missing[0] != '\0')
-        st = make_directory(fs, dir, missing);
+        st = make_directory(fs, config, missing);
     if (st == DS_OK)
-        st = lock(fs, dir, path, &files->lock);
+        st = lock(fs, config, path, &files->lock);
     if (st == DS_OK)
         st = prepare_locked(fs, config, path, files);
     if (st == DS_OK)
@@ -422,15 +442,16 @@ static void take_back(struct ds_fs *fs, const char *dir, struct ds_run_files *fi
 
 /* ---- what the ranks see of it */
 
-ds_status ds_run_dir_open_log(struct ds_fs *fs, const char *dir, uint32_t rank, int *file)
+ds_status ds_run_dir_open_log(struct ds_fs *fs, const struct ds_config *config, uint32_t rank,
+                              int *file)
 {
     char path[DS_RUN_PATH_BYTES];
     int code;
 
-    snprintf(path, sizeof path, "%s/log/rank-%04u.log", dir, rank);
+    snprintf(path, sizeof path, "%s/log/rank-%04u.log", config->run.dir, rank);
     code = ds_fs_open(fs, path, DS_FS_WRITE | DS_FS_CREATE | DS_FS_APPEND, 0640);
     if (code < 0)
-        return refuse(path, code);
+        return refuse(config, path, code);
     *file = code;
     return DS_OK;
 }
@@ -444,7 +465,7 @@ ds_status ds_run_dir_open(struct ds_comm *world, struct ds_fs *fs, const struct 
     if (world->rank == 0)
         local = ds_run_dir_prepare(fs, config, files);
     DS_TRY(ds_comm_agreed(world, local));
-    local = ds_run_dir_open_log(fs, config->run.dir, world->rank, &files->log);
+    local = ds_run_dir_open_log(fs, config, world->rank, &files->log);
     if (local == DS_OK) {
         int native = ds_fs_native(fs, files->log);
         ds_log.file = native >= 0 ? native : -1;

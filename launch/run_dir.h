@@ -38,8 +38,8 @@ DS_CHECKED ds_status ds_run_dir_prepare(struct ds_fs *fs, const struct ds_config
                                         struct ds_run_files *files);
 
 /* local: open log/rank-NNNN.log for appending; a descriptor of fs */
-DS_CHECKED ds_status ds_run_dir_open_log(struct ds_fs *fs, const char *dir, uint32_t rank,
-                                         int *file);
+DS_CHECKED ds_status ds_run_dir_open_log(struct ds_fs *fs, const struct ds_config *config,
+                                         uint32_t rank, int *file);
 
 /* collective: both, on every rank; from here on the log goes to the file, too */
 DS_CHECKED ds_status ds_run_dir_open(struct ds_comm *world, struct ds_fs *fs,

@@ -287,7 +287,7 @@ static ds_status settle_plan(struct train *train, struct ds_config *settled)
 
     *settled = *command->config;
     train->config = settled;
-    return ds_plan_together(command->world, command->fs, command->clock, settled);
+    return ds_plan_together(command->world, command->fs, command->clock, DS_CONFIG_TRAIN, settled);
 }
 
 static ds_status set_export_aside(const struct train *train)

@@ -32,6 +32,7 @@ static void add(const struct ds_schedule *list, const struct ds_timeline_span *s
         accounts->arithmetic_ns += is_arithmetic ? ns : 0;
         return;
     case DS_TIMELINE_WAIT_COMM:
+    case DS_TIMELINE_COLLECTIVE:
         accounts->wait_comm_ns += ns;
         break;
     case DS_TIMELINE_WAIT_STAGE:
@@ -54,4 +55,20 @@ struct ds_accounts ds_accounts_of(const struct ds_schedule *list,
         if (spans[i].row == DS_TIMELINE_COMPUTE)
             add(list, &spans[i], &accounts);
     return accounts;
+}
+
+void ds_accounts_add_costs(const struct ds_action *actions, const struct ds_timeline_span *spans,
+                           uint32_t count, uint64_t *ns, uint64_t *calls)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        const struct ds_timeline_span *span = &spans[i];
+        const struct ds_action *action = &actions[span->action];
+        const uint64_t length_ns = span->end_ns - span->begin_ns;
+        const size_t at = ds_schedule_cost_at(action->block, action->kind);
+
+        if (span->row != DS_TIMELINE_COMPUTE || !ds_action_is_arithmetic(action->kind))
+            continue;
+        calls[at] += span->what == DS_TIMELINE_ACTION;
+        ns[at] += span->what == DS_TIMELINE_ACTION ? length_ns : -length_ns;
+    }
 }

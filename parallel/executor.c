@@ -212,6 +212,7 @@ static struct ds_pass pass_of(struct ds_executor *x, const struct ds_action *act
         .record = x->options.record,
         .rotary = x->options.rotary,
         .tp = x->options.tensor,
+        .timeline = x->options.timeline,
         .saved = action->slot == DS_NO_SLOT ? NULL : x->saved[action->slot],
         .held = action->held == DS_NO_SLOT ? NULL : x->held[action->held],
         .workspace = x->workspace,

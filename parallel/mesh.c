@@ -156,58 +156,72 @@ void ds_mesh_data_share(const struct ds_mesh_shape *shape, uint32_t rank, uint32
     *share_count = extent(shape, axes);
 }
 
-static ds_status refuse(struct ds_comm *control, const char *transport, const char *why)
+/* What was asked for, and by which key. */
+struct wish {
+    const char *who;
+    enum ds_transport transport;
+    const struct ds_comm_ops *device_comm;
+};
+
+static ds_status refuse(struct ds_comm *control, const char *who, const char *transport,
+                        const char *why)
 {
     if (control->rank != 0)
         return DS_ERR_UNSUPPORTED;
-    return ds_fail(DS_ERR_UNSUPPORTED, "[parallel] transport = %s, but the %s group %s", transport,
+    return ds_fail(DS_ERR_UNSUPPORTED, "%s = %s, but the %s group %s", who, transport,
                    control->group, why);
 }
 
 /* What open_data chose is looked at afterwards: only it knows what works here. */
-static ds_status open_shm(struct ds_comm *control, const char *name, struct ds_comm **out)
+static ds_status open_shm(struct ds_comm *control, const char *name, const char *who,
+                          struct ds_comm **out)
 {
     struct ds_comm *data = NULL;
 
     DS_TRY(ds_comm_open_data(control, name, &data));
     if (strcmp(data->ops->name, "shm") != 0) {
         ds_comm_close(data);
-        return refuse(control, "shm", "cannot have it: all its ranks on one host, under mpirun");
+        return refuse(control, who, "shm",
+                      "cannot have it: all its ranks on one host, under mpirun");
     }
     *out = data;
     return DS_OK;
 }
 
-static ds_status open_mpi(struct ds_comm *control, const char *name, struct ds_comm **out)
+static ds_status open_mpi(struct ds_comm *control, const char *name, const char *who,
+                          struct ds_comm **out)
 {
     if (strcmp(control->ops->name, "mpi") != 0)
-        return refuse(control, "mpi", "was not started by mpirun");
+        return refuse(control, who, "mpi", "was not started by mpirun");
     return ds_comm_mpi_open_data(control, name, DS_COMM_MPI_DIRECT_RANKS, out);
 }
 
 /* What moves data between devices is theirs: host backends do not reach it, nor it host memory. */
-static ds_status open_data(struct ds_comm *control, const char *name, enum ds_transport transport,
-                           const struct ds_comm_ops *device_comm, struct ds_comm **out)
+static ds_status open_data(struct ds_comm *control, const char *name, const struct wish *wish,
+                           struct ds_comm **out)
 {
     static const char *const names[] = {[DS_TRANSPORT_SHM] = "shm", [DS_TRANSPORT_MPI] = "mpi"};
+    const enum ds_transport transport = wish->transport;
 
     if (control->size == 1)
         return ds_comm_open_data(control, name, out);
-    if (device_comm && (transport == DS_TRANSPORT_SHM || transport == DS_TRANSPORT_MPI))
-        return refuse(control, names[transport], "is between GPUs, whose memory it does not reach");
-    if (device_comm)
-        return device_comm->open_data(control, name, out);
+    if (wish->device_comm && (transport == DS_TRANSPORT_SHM || transport == DS_TRANSPORT_MPI))
+        return refuse(control, wish->who, names[transport],
+                      "is between GPUs, whose memory it does not reach");
+    if (wish->device_comm)
+        return wish->device_comm->open_data(control, name, out);
     if (transport == DS_TRANSPORT_NCCL)
-        return refuse(control, "nccl", "is between hosts' memories: no GPU computes here");
+        return refuse(control, wish->who, "nccl",
+                      "is between hosts' memories: no GPU computes here");
     if (transport == DS_TRANSPORT_SHM)
-        return open_shm(control, name, out);
+        return open_shm(control, name, wish->who, out);
     if (transport == DS_TRANSPORT_MPI)
-        return open_mpi(control, name, out);
+        return open_mpi(control, name, wish->who, out);
     return ds_comm_open_data(control, name, out);
 }
 
 static ds_status open_group(struct ds_mesh *mesh, struct ds_comm *world, enum ds_group group,
-                            enum ds_transport transport, const struct ds_comm_ops *device_comm)
+                            const struct wish *wish)
 {
     struct ds_comm *control = NULL;
     ds_status st;
@@ -219,7 +233,7 @@ static ds_status open_group(struct ds_mesh *mesh, struct ds_comm *world, enum ds
     DS_TRY(ds_comm_split(world, (int)ds_mesh_color(&mesh->shape, group, mesh->rank),
                          (int)ds_mesh_index(&mesh->shape, group, mesh->rank), group_names[group],
                          &control));
-    st = open_data(control, group_names[group], transport, device_comm, &mesh->groups[group]);
+    st = open_data(control, group_names[group], wish, &mesh->groups[group]);
     ds_comm_close(control);
     if (st == DS_OK && mesh->groups[group]->size > 1)
         ds_debug("%s group: rank %u of %u over %s", group_names[group], mesh->groups[group]->rank,
@@ -228,9 +242,10 @@ static ds_status open_group(struct ds_mesh *mesh, struct ds_comm *world, enum ds
 }
 
 ds_status ds_mesh_open(struct ds_comm *world, const struct ds_mesh_shape *shape, uint32_t groups,
-                       enum ds_transport transport, const struct ds_comm_ops *device_comm,
-                       struct ds_mesh **out)
+                       const char *who, enum ds_transport transport,
+                       const struct ds_comm_ops *device_comm, struct ds_mesh **out)
 {
+    const struct wish wish = {who, transport, device_comm};
     struct ds_mesh *mesh = calloc(1, sizeof *mesh);
     ds_status st = DS_OK;
 
@@ -241,8 +256,7 @@ ds_status ds_mesh_open(struct ds_comm *world, const struct ds_mesh_shape *shape,
     mesh->rank = world->rank;
     for (int group = 0; group < DS_GROUP_COUNT && st == DS_OK; group++)
         if (groups & 1u << group)
-            st = ds_comm_agreed(
-                world, open_group(mesh, world, (enum ds_group)group, transport, device_comm));
+            st = ds_comm_agreed(world, open_group(mesh, world, (enum ds_group)group, &wish));
     if (st != DS_OK) {
         ds_mesh_close(mesh);
         return st;

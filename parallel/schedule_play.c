@@ -4,7 +4,7 @@
  * ends here cannot hang.
  *
  * A clock runs along: a part's forward takes 1, each part of its backward 1, counted where the piece
- * begins. Arithmetic and communication are two streams, as on a device: each goes on as soon as what
+ * begins; or every action what the caller has measured. Messages and collectives take no time. Arithmetic and communication are two streams, as on a device: each goes on as soon as what
  * was before it is done, what it reads is there, and what it overwrites is no longer needed. */
 #include "schedule_checker.h"
 
@@ -14,17 +14,20 @@ struct stage {
     struct checker checker;
     struct ds_schedule_shape shape;
     /* owns */
-    uint32_t *times;
+    uint64_t *times;
     uint8_t *is_moved; /* [transfer] */
+    /* borrows */
+    const uint64_t *costs; /* see ds_schedule_play */
     /* borrows: of times */
-    uint32_t *settled;                     /* [place] when its last use was over */
-    uint32_t *alive;                       /* [chunk] micro-batches under way */
-    uint32_t *gathered;                    /* [unit] 1 + when its weights were there; 0: not yet */
-    uint32_t *freed[DS_ZERO_SLOT_CLASSES]; /* [slot] when its unit was last used */
-    uint32_t *reduced[DS_ZERO_SLOT_CLASSES]; /* [slot] when its gradient had come home */
-    uint32_t compute, comm;                  /* when the streams are done with what they have */
-    uint32_t begun, ended;                   /* of the group that it is in */
-    uint32_t alive_max;
+    uint64_t *settled;                     /* [place] when its last use was over */
+    uint64_t *alive;                       /* [chunk] micro-batches under way */
+    uint64_t *gathered;                    /* [unit] 1 + when its weights were there; 0: not yet */
+    uint64_t *freed[DS_ZERO_SLOT_CLASSES]; /* [slot] when its unit was last used */
+    uint64_t *reduced[DS_ZERO_SLOT_CLASSES]; /* [slot] when its gradient had come home */
+    uint64_t compute, comm;                  /* when the streams are done with what they have */
+    uint64_t busy;                           /* of compute: arithmetic */
+    uint64_t begun, ended;                   /* of the group that it is in */
+    uint64_t alive_max;
     int is_waiting; /* for other stages, at its present action */
 };
 
@@ -33,7 +36,7 @@ struct play {
     uint32_t stage_count;
 };
 
-static void raise_to(uint32_t *time, uint32_t least)
+static void raise_to(uint64_t *time, uint64_t least)
 {
     *time = *time > least ? *time : least;
 }
@@ -84,7 +87,7 @@ static void count_alive(struct stage *s, const struct ds_action *action)
     const struct ds_schedule_shape *shape = &s->shape;
     const uint32_t chunk = chunk_of(shape, action->block);
     const uint32_t first = shape->chunk_first[chunk * shape->stage_count + shape->stage];
-    uint32_t alive = 0;
+    uint64_t alive = 0;
 
     if (action->block != first)
         return;
@@ -101,6 +104,8 @@ static void clock_arithmetic(struct stage *s, const struct ds_action *action)
 {
     const struct ds_schedule_block *block = &s->shape.blocks[action->block];
     const uint32_t places[] = {action->x, action->dy, action->out};
+    const uint64_t cost = s->costs ? s->costs[ds_schedule_cost_at(action->block, action->kind)]
+                                   : ticks_of(&s->shape, action);
 
     for (uint32_t i = 0; i < 3; i++)
         if (places[i] != DS_NO_SLOT)
@@ -108,7 +113,8 @@ static void clock_arithmetic(struct stage *s, const struct ds_action *action)
     for (uint32_t i = 0; i < block->unit_count && s->shape.zero_stage == 3; i++)
         if (s->checker.is_held[block->units[i]])
             raise_to(&s->compute, s->gathered[block->units[i]] - 1);
-    s->compute += ticks_of(&s->shape, action);
+    s->compute += cost;
+    s->busy += cost;
     for (uint32_t i = 0; i < 3; i++)
         if (places[i] != DS_NO_SLOT)
             s->settled[places[i]] = s->compute;
@@ -116,7 +122,7 @@ static void clock_arithmetic(struct stage *s, const struct ds_action *action)
 }
 
 /* Only stage 3 gathers and has places for what it gathered. */
-static void clock_gather(struct stage *s, const struct ds_action *action, uint32_t *freed)
+static void clock_gather(struct stage *s, const struct ds_action *action, uint64_t *freed)
 {
     if (s->shape.zero_stage < 3)
         return;
@@ -308,7 +314,7 @@ static ds_status play_all(struct play *play)
 /* ---- memory */
 
 static ds_status stage_init(struct stage *s, const struct ds_schedule_shape *shape, uint32_t stage,
-                            const struct ds_schedule *list)
+                            const struct ds_schedule *list, const uint64_t *costs)
 {
     size_t times = list->stream_slot_count + shape->chunk_count + shape->unit_count;
 
@@ -316,6 +322,7 @@ static ds_status stage_init(struct stage *s, const struct ds_schedule_shape *sha
         times += list->slots.weight_count[k] + list->slots.grad_count[k];
     s->shape = *shape;
     s->shape.stage = stage;
+    s->costs = costs;
     s->times = calloc(times, sizeof *s->times);
     s->is_moved = calloc(list->transfer_count + 1u, 1);
     if (!s->times || !s->is_moved)
@@ -340,7 +347,7 @@ static void stage_fini(struct stage *s)
 }
 
 ds_status ds_schedule_play(const struct ds_schedule_shape *shape, const struct ds_schedule *lists,
-                           uint32_t *ticks, uint32_t *alive_max)
+                           const uint64_t *costs, struct ds_schedule_played *stages)
 {
     struct play play = {.stage_count = shape->stage_count};
     ds_status st = DS_OK;
@@ -349,13 +356,13 @@ ds_status ds_schedule_play(const struct ds_schedule_shape *shape, const struct d
     if (!play.stages)
         return ds_fail(DS_ERR_NO_MEMORY, "to play a schedule of %u stages", shape->stage_count);
     for (uint32_t i = 0; i < shape->stage_count && st == DS_OK; i++)
-        st = stage_init(&play.stages[i], shape, i, &lists[i]);
+        st = stage_init(&play.stages[i], shape, i, &lists[i], costs);
     if (st == DS_OK)
         st = play_all(&play);
-    *ticks = 0;
     for (uint32_t i = 0; i < shape->stage_count; i++) {
-        raise_to(ticks, play.stages[i].compute);
-        alive_max[i] = play.stages[i].alive_max;
+        const struct stage *s = &play.stages[i];
+        if (st == DS_OK)
+            stages[i] = (struct ds_schedule_played){s->compute, s->busy, (uint32_t)s->alive_max};
         stage_fini(&play.stages[i]);
     }
     free(play.stages);

@@ -1,8 +1,8 @@
 /* schedule_timeline.c - all stages on one clock. A forward takes one tick, a backward two or, in two
- * parts, one each; messages take no time. A stage starts the first piece it wishes whose inputs are
- * there; it receives whatever has been made for it whenever it is between two pieces. What results is
- * one total order of all pieces and messages. The list of a stage is a view of it: that is why no list
- * can wait for another in a circle. */
+ * parts, one each or what the shape says; messages take no time. A stage starts the first piece it
+ * wishes whose inputs are there; it receives what has been made for it whenever it is between two
+ * pieces. What results is one total order of all pieces and messages. The list of a stage is a view of
+ * it: that is why no list can wait for another in a circle. */
 #include "schedule_maker.h"
 
 #include <stdlib.h>
@@ -14,6 +14,7 @@ struct clock {
     /* owns */
     struct order *orders; /* [stage] */
     uint32_t *busy_until; /* [stage] */
+    uint32_t *arrived;    /* [stage][is_gradient] at this moment */
     uint32_t *made,
         *received;       /* [is_gradient][part][group] the tick from which it exists, is there */
     struct hop *flights; /* made, not received, as they were made */
@@ -56,11 +57,19 @@ static int is_ready(const struct clock *c, uint32_t part, const struct piece *pi
     return 0;
 }
 
-static uint32_t ticks_of(const struct ds_schedule_shape *shape, const struct piece *piece)
+static uint32_t ticks_of(const struct ds_schedule_shape *shape, uint32_t part,
+                         const struct piece *piece)
 {
-    const uint32_t parts = piece->kind == PIECE_BACKWARD && !order_splits(shape) ? 2 : 1;
+    const struct ds_schedule_part ticks = shape->parts && order_splits(shape)
+                                              ? shape->parts[part]
+                                              : (struct ds_schedule_part){1, 1, 1};
+    const uint32_t of_kind[PIECE_KIND_COUNT] = {
+        [PIECE_FORWARD] = ticks.forward,
+        [PIECE_BACKWARD] = ticks.input + (order_splits(shape) ? 0 : ticks.weight),
+        [PIECE_WEIGHT] = ticks.weight,
+    };
 
-    return parts * order_micros(shape, piece->group);
+    return of_kind[piece->kind] * order_micros(shape, piece->group);
 }
 
 /* What the piece leaves for the next part is on its way. */
@@ -83,7 +92,7 @@ static void depart(struct clock *c, uint32_t stage, uint32_t part, const struct 
 static void start(struct clock *c, uint32_t stage, uint32_t part, struct piece piece)
 {
     piece.start = c->now;
-    piece.end = c->now + ticks_of(c->shape, &piece);
+    piece.end = c->now + ticks_of(c->shape, part, &piece);
     c->busy_until[stage] = piece.end;
     c->left--;
     if (piece.end > c->out->ticks)
@@ -96,17 +105,24 @@ static void start(struct clock *c, uint32_t stage, uint32_t part, struct piece p
     depart(c, stage, part, &piece);
 }
 
+/* A stage receives as many of a kind at one moment: what it sends and receives then is one exchange. */
+#define ARRIVALS_MAX (DS_EXCHANGE_TRANSFERS_MAX / 4)
+
 /* Every stage between two pieces receives what there is for it. */
 static void arrive(struct clock *c)
 {
     uint32_t kept = 0;
 
+    memset(c->arrived, 0, (size_t)2 * c->shape->stage_count * sizeof *c->arrived);
     for (uint32_t i = 0; i < c->flight_count; i++) {
         struct hop hop = c->flights[i];
-        if (c->busy_until[hop.to] > c->now || !is_made(c, hop.is_gradient, hop.part, hop.group)) {
+        uint32_t *arrived = &c->arrived[2 * hop.to + hop.is_gradient];
+        if (c->busy_until[hop.to] > c->now || !is_made(c, hop.is_gradient, hop.part, hop.group) ||
+            *arrived == ARRIVALS_MAX) {
             c->flights[kept++] = hop;
             continue;
         }
+        ++*arrived;
         hop.moment = c->now;
         *cell(c, c->received, hop.is_gradient, hop.part, hop.group) = c->now;
         if (hop.from == c->shape->stage || hop.to == c->shape->stage)
@@ -147,6 +163,7 @@ static void clock_fini(struct clock *c)
 {
     free(c->orders);
     free(c->busy_until);
+    free(c->arrived);
     free(c->made);
     free(c->received);
     free(c->flights);
@@ -166,13 +183,14 @@ static ds_status clock_init(struct clock *c, const struct ds_schedule_shape *sha
     cells = (size_t)2 * c->parts * c->groups;
     c->orders = calloc(stages, sizeof *c->orders);
     c->busy_until = calloc(stages, sizeof *c->busy_until);
+    c->arrived = calloc((size_t)2 * stages, sizeof *c->arrived);
     c->made = malloc(cells * sizeof *c->made);
     c->received = malloc(cells * sizeof *c->received);
     c->flights = malloc(cells * sizeof *c->flights);
     out->pieces = malloc(pieces * sizeof *out->pieces);
     out->hops = malloc(cells * sizeof *out->hops);
-    if (!c->orders || !c->busy_until || !c->made || !c->received || !c->flights || !out->pieces ||
-        !out->hops)
+    if (!c->orders || !c->busy_until || !c->arrived || !c->made || !c->received || !c->flights ||
+        !out->pieces || !out->hops)
         return ds_fail(DS_ERR_NO_MEMORY, "a schedule of %u pieces on %u stages", pieces, stages);
     memset(c->made, 0xff, cells * sizeof *c->made); /* never */
     memset(c->received, 0xff, cells * sizeof *c->received);

@@ -28,6 +28,15 @@ enum ds_pipeline_kind {
 };
 enum ds_reshard_when { DS_RESHARD_KEY_AUTO, DS_RESHARD_KEY_ALWAYS, DS_RESHARD_KEY_NEVER };
 
+/* Where each key was written: a line, DS_PLACE_OVERRIDE, or 0: nowhere, the preset holds. For messages; two
+ * configurations may be equal and differ in it. */
+#define DS_PLACE_OVERRIDE UINT32_MAX
+#define DS_FIELDS_MAX     80
+struct ds_places {
+    char name[DS_TEXT_MAX]; /* of the file; "": there is none */
+    uint32_t line[DS_FIELDS_MAX];
+};
+
 struct ds_config {
     struct {
         char dir[DS_TEXT_MAX]; /* "" only where a subcommand needs none */
@@ -95,6 +104,8 @@ struct ds_config {
         uint64_t stage;
         int reshard_after_forward; /* enum ds_reshard_when */
         uint64_t window;           /* micro-batches a gathered layer serves at once; DS_AUTO */
+        int reshard_is_auto,
+            window_is_auto; /* no keys: the plan has decided, and decides again for other sizes */
     } zero;
     struct {
         uint64_t device_limit, host_limit; /* bytes a rank may take; DS_AUTO: no limit */
@@ -108,6 +119,7 @@ struct ds_config {
         /* fault for tests: "hang:RANK:STEP", "fail:RANK:STEP", "kill:RANK:STEP", "nan:RANK:STEP" */
         char inject[64];
     } debug;
+    struct ds_places places; /* beside the keys */
 };
 
 #endif

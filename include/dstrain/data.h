@@ -38,7 +38,8 @@ void ds_data_parts_fini(struct ds_data_parts *parts);
 struct ds_prepare_options {
     struct ds_fs *fs;
     const struct ds_clock *clock;
-    const char *cache; /* directory of the shards, made if need be */
+    const char *cache;     /* directory of the shards, made if need be */
+    const char *cache_key; /* who asks for it, which begins messages; NULL: "data.cache" */
     void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes); /* or NULL */
     void *user;
     int is_checked; /* another rank has just read all of it: sums are not made again */
@@ -64,7 +65,8 @@ struct ds_dataset_options {
     const double *weights;
     size_t path_count;
     uint64_t seq_length;
-    uint64_t vocab_size; /* ids at or above it are DS_ERR_DATA, with file and place */
+    const char *seq_place; /* where a person has written that, for messages; NULL: nowhere */
+    uint64_t vocab_size;   /* ids at or above it are DS_ERR_DATA, with file and place */
     uint64_t seed;
     int shuffle;
     /* of reading all of it once, which takes a while: the sums of token shards; of pre-tokenised files

@@ -132,8 +132,9 @@ struct ds_device_ops {
 
 /* local: the table called `name` ("cpu", "cuda"), or DS_ERR_UNSUPPORTED with the reason. "auto" takes
  * the first that computes, is here, and says at INFO why a better one is not. A plugin is looked for
- * beside the program. */
-DS_CHECKED ds_status ds_device_find(const char *name, const struct ds_device_ops **out);
+ * beside the program. `who` asks for it: the option or key, which begins the message. */
+DS_CHECKED ds_status ds_device_find(const char *who, const char *name,
+                                    const struct ds_device_ops **out);
 /* local: what ds_device_find would give, without a word; NULL: it would fail */
 const struct ds_device_ops *ds_device_look(const char *name);
 extern const struct ds_device_ops ds_device_cpu_ops;

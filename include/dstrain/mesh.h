@@ -61,9 +61,10 @@ struct ds_mesh;
 
 /* collective over `world` (control): split the groups this run needs (`groups`: bits 1 << ds_group) and
  * open their data communicators: those of `device_comm`, of host memory where it is NULL. A named transport is
- * obeyed or refused with DS_ERR_UNSUPPORTED; a group of one rank needs none. */
+ * obeyed or refused with DS_ERR_UNSUPPORTED; a group of one rank needs none. `who` asks for it: the key, which
+ * begins the message. */
 DS_CHECKED ds_status ds_mesh_open(struct ds_comm *world, const struct ds_mesh_shape *shape,
-                                  uint32_t groups, enum ds_transport transport,
+                                  uint32_t groups, const char *who, enum ds_transport transport,
                                   const struct ds_comm_ops *device_comm, struct ds_mesh **out);
 /* collective: closes what open made; NULL is allowed, and local */
 void ds_mesh_close(struct ds_mesh *mesh);

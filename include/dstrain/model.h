@@ -146,8 +146,9 @@ struct ds_pass {
     void *weights[DS_BLOCK_UNITS_MAX];
     void *grads[DS_BLOCK_UNITS_MAX];
     uint8_t grads_add[DS_BLOCK_UNITS_MAX];
-    struct ds_comm *tp; /* the tensor ranks, in the order of share.tp_rank; NULL: alone */
-    void *saved;        /* saved_bytes of the block, from forward to backward */
+    struct ds_comm *tp;           /* the tensor ranks, in the order of share.tp_rank; NULL: alone */
+    struct ds_timeline *timeline; /* where their collectives are marked; NULL: nowhere */
+    void *saved;                  /* saved_bytes of the block, from forward to backward */
     void *held; /* held_bytes, from the input part of a backward in two calls to its weight part */
     void *workspace; /* workspace_bytes, this action only */
     int is_training; /* 0: evaluation: no gradient, `saved` is scratch */
@@ -163,6 +164,8 @@ struct ds_block_ops {
     size_t (*workspace_bytes)(const struct ds_block *block, uint64_t token_count);
     /* what a backward in two calls keeps between them; NULL: nothing */
     size_t (*held_bytes)(const struct ds_block *block, uint64_t token_count);
+    /* collectives of tensor ranks in one forward, loss or backward, at most; where there are some */
+    uint32_t (*collective_count)(const struct ds_block *block, uint64_t token_count);
     /* token_count is always that of the micro-batch. x, y: [T, C], of the compute dtype; under sequence
      * parallelism [T / tp_size, C], this rank's run of tokens. The embedding has no x. y NULL: only what backward reads is made, in `saved`. */
     ds_status (*forward)(const struct ds_block *block, struct ds_pass *pass, const void *x,
@@ -233,6 +236,12 @@ void ds_model_init_values(const struct ds_model *model, const struct ds_param *p
 /* pure: what one training token costs in one block of the whole model, to cut stages by: matrix FLOPs; the
  * embedding has none and costs those that would fit into the time of its traffic, so it is never free */
 double ds_model_block_cost(const struct ds_model *model, uint32_t block, uint64_t seq_length);
+/* the same, apart: forward, and of the backward the gradient of the input and that of the weights */
+struct ds_block_cost {
+    double forward, input, weight;
+};
+struct ds_block_cost ds_model_block_cost_parts(const struct ds_model *model, uint32_t block,
+                                               uint64_t seq_length);
 /* pure: matrix FLOPs of one training token, 6N + causal attention (performance.md section 0): no embedding */
 double ds_model_flops_per_token(const struct ds_model *model, uint64_t seq_length);
 

@@ -93,6 +93,10 @@ struct ds_schedule_block {
     uint32_t unit_count;
     uint32_t units[4]; /* the block's units */
 };
+/* How long the pieces of a part take with one micro-batch, in ticks of the schedule's clock; at least 1 each. */
+struct ds_schedule_part {
+    uint32_t forward, input, weight;
+};
 struct ds_schedule_shape {
     const struct ds_schedule_block *blocks; /* all of the model */
     uint32_t block_count;                   /* first embedding, last head */
@@ -108,6 +112,9 @@ struct ds_schedule_shape {
     uint32_t chunk_count; /* 1 unless interleaved */
     /* [stage_count * chunk_count + 1] first block of each part, then block_count */
     const uint32_t *chunk_first;
+    /* [stage_count * chunk_count], or NULL: 1 tick for everything. Only where backwards are in two parts: those
+     * of weights shall fill gaps that are there. Other orders do not depend on time. */
+    const struct ds_schedule_part *parts;
     uint32_t tied_unit; /* held by first and last stage, or DS_NO_UNIT; several stages only */
     enum ds_reshard reshard;
     /* 1, or how many micro-batches go through a unit while it is gathered. One stage takes them
@@ -130,8 +137,7 @@ struct ds_schedule {
     struct ds_zero_slots slots;
     uint32_t stream_slot_count, saved_slot_count, held_slot_count;
     int is_training;
-    /* on the schedule's clock (a chunk's forward takes 1, each part of its backward 1, messages
-     * none): the whole step, and what of it this stage works */
+    /* on the schedule's clock (see shape->parts; messages take no time): the whole step, and what of it this stage works */
     uint32_t ticks, busy_ticks;
 };
 
@@ -148,14 +154,25 @@ void ds_schedule_fini(struct ds_schedule *schedule);
 DS_CHECKED ds_status ds_schedule_check(const struct ds_schedule_shape *shape,
                                        const struct ds_schedule *schedule);
 
+/* What playing says of a stage. Until `end` it worked for `busy` and stood still otherwise. */
+struct ds_schedule_played {
+    uint64_t end, busy; /* its last arithmetic was done; all of its arithmetic */
+    uint32_t alive_max; /* the most micro-batches, counted in each chunk, under way at once */
+};
+
 /* pure: plays the lists of all stages [stage_count], strictly: communication one after another, and no
  * message before both its ends have come to it. DS_ERR_CONFIG as above, and where stages would wait
- * for one another. `ticks`: when it ends on the schedule's clock; `alive_max` [stage_count]: of each
- * stage the most micro-batches, counted in each chunk, that were under way at once. shape->stage does
- * not matter. */
+ * for one another. `costs`: NULL, and times are those of the schedule's clock, or what each kind of action
+ * takes on each block [block_count * DS_ACTION_KIND_COUNT], see below. `stages` [stage_count].
+ * shape->stage does not matter. */
 DS_CHECKED ds_status ds_schedule_play(const struct ds_schedule_shape *shape,
-                                      const struct ds_schedule *lists, uint32_t *ticks,
-                                      uint32_t *alive_max);
+                                      const struct ds_schedule *lists, const uint64_t *costs,
+                                      struct ds_schedule_played *stages);
+
+static inline size_t ds_schedule_cost_at(uint32_t block, enum ds_action_kind kind)
+{
+    return (size_t)block * DS_ACTION_KIND_COUNT + kind;
+}
 
 /* pure: cuts the blocks into contiguous parts of at least one block, first[0..part_count], such that the
  * dearest part costs as little as can be and the others are as even as that allows */

@@ -23,6 +23,7 @@ enum ds_timeline_what {
     DS_TIMELINE_WAIT_COMM,    /* for a collective */
     DS_TIMELINE_WAIT_STAGE,   /* for what a neighbour stage sends */
     DS_TIMELINE_WAIT_COMPUTE, /* the comm stream, for arithmetic */
+    DS_TIMELINE_COLLECTIVE, /* of tensor ranks inside a block: all of it, on the compute stream itself */
     DS_TIMELINE_WHAT_COUNT
 };
 
@@ -35,7 +36,8 @@ struct ds_timeline_span {
 struct ds_timeline_options {
     struct ds_stream *streams[DS_TIMELINE_ROW_COUNT];
     struct ds_memory *memory;
-    uint32_t action_count; /* of the longest list */
+    uint32_t action_count;     /* of the longest list */
+    uint32_t collective_count; /* inside its blocks */
 };
 
 struct ds_timeline;

@@ -13,12 +13,13 @@
 #include "dstrain/schedule.h"
 #include "dstrain/timeline.h"
 
-/* PLAN: training, assembled up to the weights and data, which are left out. */
+/* PLAN: training, or an evaluation, assembled up to the weights and data, which are left out. */
 enum ds_trainer_mode {
     DS_TRAINER_TRAIN,
     DS_TRAINER_EVALUATE,
     DS_TRAINER_GENERATE,
-    DS_TRAINER_PLAN
+    DS_TRAINER_PLAN,
+    DS_TRAINER_PLAN_EVALUATE
 };
 
 /* One finished step, on every rank. */
@@ -81,13 +82,18 @@ DS_CHECKED ds_status ds_trainer_evaluate(struct ds_trainer *trainer, double *los
 /* collective: write the model to an HF folder */
 DS_CHECKED ds_status ds_trainer_export(struct ds_trainer *trainer, const char *folder);
 
-/* ---- looking in. local: all six */
+/* ---- looking in. local: all eight */
 const struct ds_model *ds_trainer_model(const struct ds_trainer *trainer);
 const struct ds_memory *ds_trainer_memory(const struct ds_trainer *trainer);
 struct ds_device *ds_trainer_device(const struct ds_trainer *trainer);
 uint64_t ds_trainer_sample_count(const struct ds_trainer *trainer); /* of one epoch */
 uint64_t ds_trainer_micro_count(const struct ds_trainer *trainer);
-double ds_trainer_ideal_bubble(const struct ds_trainer *trainer); /* of its list: accounts.h */
+uint32_t ds_trainer_stage(const struct ds_trainer *trainer, uint32_t *stage_count);
+/* of the training lists: accounts.h, were all pieces equal */
+DS_CHECKED ds_status ds_trainer_ideal_bubble(const struct ds_trainer *trainer, double *bubble);
+/* of all stages; see ds_schedule_play */
+DS_CHECKED ds_status ds_trainer_play(const struct ds_trainer *trainer, const uint64_t *costs,
+                                     struct ds_schedule_played *stages);
 /* collective: a whole parameter in fp32, to rank 0; the others may give NULL */
 DS_CHECKED ds_status ds_trainer_read_param(struct ds_trainer *trainer, const char *name, float *to);
 /* local, one process, GENERATE: logits [vocab] of the token after `count` tokens (count <= seq_length) */

@@ -282,7 +282,7 @@ static ds_status open_rig(struct kernels_bench *k, const char *name, int threads
     const struct ds_device_ops *ops;
     char text[256];
 
-    DS_TRY(ds_device_find(name, &ops));
+    DS_TRY(ds_device_find("device", name, &ops));
     DS_TRY(ops->open(0, &options, &rig->device));
     rig->kernels = ops->kernels;
     if (!rig->kernels)

@@ -10,10 +10,9 @@
  * own products are left out, so the fraction is of a little more work than it is given credit for. MFU counts
  * them (mfu.h).
  *
- * Waits of a step are those of the rank that waits longest. A pipeline's bubble is measured as time in which a
- * stage waits for its neighbours over time in which it computes, beside the same of its schedule when every
- * part takes equally long; the last stages' end of it goes by in the norm and is not in their figure. */
+ * Waits of a step are those of the rank that waits longest; a pipeline's bubbles, see bench_bubble.h. */
 #include "bench_step.h"
+#include "bench_bubble.h"
 #include "mfu.h"
 #include "plan.h"
 
@@ -30,8 +29,8 @@
 #define GEMM_SIZE_QUICK  128u
 #define DATA_SAMPLES_MIN 8u
 
-/* Of every step; WAIT_COMM, BUBBLE in seconds, BUBBLE_SHARE over arithmetic. */
-enum measured { STEP, GEMM, SHARE, WAIT_COMM, BUBBLE, BUBBLE_SHARE, MEASURED_COUNT };
+/* Of every step, in seconds but for SHARE. */
+enum measured { STEP, GEMM, SHARE, WAIT_COMM, MEASURED_COUNT };
 
 /* The largest of any rank. */
 enum once { FIRST_STEP, DEVICE_PEAK, DEVICE_USED, HOST_PEAK, ONCE_COUNT };
@@ -50,6 +49,7 @@ struct step_bench {
     uint64_t first_step_at_ms; /* since 1970, when the first step had ended */
     double samples[MEASURED_COUNT][BENCH_REPEATS_MAX];
     double once[ONCE_COUNT]; /* seconds; bytes */
+    struct bench_bubble bubble;
 };
 
 /* ---- configuration */
@@ -60,14 +60,13 @@ enum given { HAS_DATA = 1u << 0, HAS_DIR = 1u << 1 };
 static ds_status look(struct step_bench *s, const char *const *overrides, size_t count,
                       uint32_t *given)
 {
-    struct ds_places places;
     char *text = NULL;
     size_t bytes;
     ds_status st;
 
     st = ds_fs_read_file(s->bench->command->fs, s->bench->argv[0], 1u << 20, &text, &bytes);
     if (st == DS_OK)
-        st = ds_config_parse(s->bench->argv[0], text, bytes, overrides, count, &s->config, &places);
+        st = ds_config_parse(s->bench->argv[0], text, bytes, overrides, count, &s->config);
     free(text);
     if (st == DS_OK)
         *given = (s->config.data.train[0] ? HAS_DATA : 0) | (s->config.run.dir[0] ? HAS_DIR : 0);
@@ -142,8 +141,7 @@ static ds_status on_step(struct step_bench *s, const struct ds_step_report *repo
     if (report->step > s->bench->warmups) {
         s->samples[STEP][i] = (double)(now_ns - s->resumed_ns) * 1e-9;
         s->samples[WAIT_COMM][i] = report->wait_comm_s;
-        s->samples[BUBBLE][i] = report->bubble_s;
-        s->samples[BUBBLE_SHARE][i] = report->bubble_s / report->arithmetic_s;
+        bench_bubble_add(&s->bubble, report);
         product = &s->samples[GEMM][i];
         s->steps_done++;
     }
@@ -205,6 +203,11 @@ static ds_status check_step(void *user, const struct ds_step_report *report)
 
 /* ---- figures */
 
+static double over(double bubble, double ideal)
+{
+    return ideal > 0 ? bubble / ideal : NAN;
+}
+
 static ds_status print_product(struct step_bench *s,
                                const struct bench_spread spread[MEASURED_COUNT], double rate)
 {
@@ -218,7 +221,8 @@ static ds_status print_product(struct step_bench *s,
                        &spread[SHARE], NULL, 0);
 }
 
-static ds_status print_step(struct step_bench *s, const struct bench_spread spread[MEASURED_COUNT])
+static ds_status print_step(struct step_bench *s, const struct bench_spread spread[MEASURED_COUNT],
+                            const struct bench_bubble_figures *b)
 {
     const struct ds_model *model = ds_trainer_model(s->trainer);
     const uint32_t ranks = s->bench->world->size;
@@ -227,8 +231,6 @@ static ds_status print_step(struct step_bench *s, const struct bench_spread spre
     const double tokens_per_s = tokens / spread[STEP].median;
     const double flops = gemm_flops_per_token(model) * tokens, n = (double)s->gemm_size;
     const double rate = s->is_paired ? ranks * 2 * n * n * n / spread[GEMM].median : NAN;
-    const double bubble = spread[BUBBLE_SHARE].median;
-    const double ideal = ds_trainer_ideal_bubble(s->trainer);
     char what[160];
 
     snprintf(what, sizeof what, "%s %llu parameters %llu x %llu tokens %u ranks %d threads",
@@ -247,10 +249,15 @@ static ds_status print_step(struct step_bench *s, const struct bench_spread spre
         {"gemm_fraction", flops / rate / spread[STEP].median},
         {"all_flops", ds_model_flops_per_token(model, seq_length) * tokens},
         {"wait_comm_s", spread[WAIT_COMM].median},
-        {"bubble_s", spread[BUBBLE].median},
-        {"bubble", bubble},
-        {"bubble_ideal", ideal},
-        {"bubble_over_ideal", ideal > 0 ? bubble / ideal : NAN},
+        {"bubble_s", b->bubble_s},
+        {"bubble", b->largest[BENCH_MEASURED]},
+        {"bubble_rank", b->rank[BENCH_MEASURED]},
+        {"bubble_ideal", b->ideal},
+        {"bubble_over_ideal", over(b->largest[BENCH_MEASURED], b->ideal)},
+        {"bubble_played", b->largest[BENCH_PLAYED]},
+        {"bubble_played_rank", b->rank[BENCH_PLAYED]},
+        {"bubble_over_played", over(b->largest[BENCH_MEASURED], b->largest[BENCH_PLAYED])},
+        {"played_s", b->played_s},
         {"device_peak_bytes", s->once[DEVICE_PEAK]},
         {"device_used_bytes", s->once[DEVICE_USED]},
         {"host_peak_bytes", s->once[HOST_PEAK]},
@@ -270,6 +277,7 @@ static ds_status report(struct step_bench *s)
     const double tokens = (double)(s->config.train.global_batch_size * s->config.train.seq_length);
     const double flops = gemm_flops_per_token(ds_trainer_model(s->trainer)) * tokens / world->size;
     struct bench_spread spread[MEASURED_COUNT];
+    struct bench_bubble_figures bubbles;
 
     DS_TRY(ds_comm_all_reduce(world, s->once, ONCE_COUNT, DS_F64, DS_REDUCE_MAX, NULL));
     for (int k = 0; k < MEASURED_COUNT; k++)
@@ -279,7 +287,8 @@ static ds_status report(struct step_bench *s)
         s->samples[SHARE][i] = flops * s->samples[GEMM][i] / (2 * n * n * n) / s->samples[STEP][i];
     for (int k = 0; k < MEASURED_COUNT; k++)
         spread[k] = bench_spread_of(s->samples[k], s->steps_done);
-    return print_step(s, spread);
+    DS_TRY(bench_bubble_figures(&s->bubble, world, s->trainer, &bubbles));
+    return print_step(s, spread, &bubbles);
 }
 
 /* Steps 3 and 4 are those that are captured. */
@@ -297,6 +306,12 @@ static ds_status open_product(struct step_bench *s)
     return s->is_paired ? bench_product_open(s->bench, device, s->gemm_size, &s->product) : DS_OK;
 }
 
+static ds_status open_rest(struct step_bench *s)
+{
+    DS_TRY(bench_bubble_init(&s->bubble, ds_trainer_model(s->trainer)->block_count));
+    return open_product(s);
+}
+
 static ds_status run(struct step_bench *s)
 {
     struct bench *bench = s->bench;
@@ -308,7 +323,8 @@ static ds_status run(struct step_bench *s)
         DS_TRY(ds_comm_agreed(bench->world, make_data(s)));
     if (s->config.run.graphs)
         warm_up_longer(s);
-    DS_TRY(ds_plan_together(bench->world, command->fs, command->clock, &s->config));
+    DS_TRY(
+        ds_plan_together(bench->world, command->fs, command->clock, DS_CONFIG_TRAIN, &s->config));
     s->thread_count = bench_threads(bench, s->config.run.threads);
     const struct ds_trainer_options options = {.config = &s->config,
                                                .mode = DS_TRAINER_TRAIN,
@@ -320,7 +336,7 @@ static ds_status run(struct step_bench *s)
                                                .on_step = check_step,
                                                .user = s};
     DS_TRY(ds_trainer_open(&options, &s->trainer));
-    DS_TRY(ds_comm_agreed(bench->world, open_product(s)));
+    DS_TRY(ds_comm_agreed(bench->world, open_rest(s)));
     s->resumed_ns = ds_clock_mono_ns(command->clock);
     command->peers_wait = 1;
     DS_TRY(ds_trainer_run(s->trainer));
@@ -350,6 +366,7 @@ ds_status ds_bench_step(struct bench *bench)
         ds_trainer_close(s->trainer);
     }
     bench_tokens_remove(bench, &s->tokens);
+    bench_bubble_fini(&s->bubble);
 done:
     free(s);
     return st;

@@ -22,7 +22,6 @@ void ds_config_preset(struct ds_config *out)
 
 struct reader {
     struct ds_config *config;
-    struct ds_places *places;
     uint32_t section_line[32]; /* by index in the table; 0: not yet */
 };
 
@@ -61,7 +60,7 @@ static ds_status read_value(struct reader *reader, const char *place, uint32_t l
         ds_config_hint_key(section, key, hint, sizeof hint);
         return ds_fail(DS_ERR_CONFIG, "%s: unknown key '%s' in [%s]%s", place, key, section, hint);
     }
-    uint32_t *first = &reader->places->line[ds_field_index(field)];
+    uint32_t *first = &reader->config->places.line[ds_field_index(field)];
     if (*first == line && line == DS_PLACE_OVERRIDE)
         return ds_fail(DS_ERR_CONFIG, "%s: %s.%s is given twice", place, section, key);
     if (*first != 0 && line != DS_PLACE_OVERRIDE)
@@ -118,18 +117,45 @@ static ds_status read_override(struct reader *reader, const char *text)
 
 ds_status ds_config_parse(const char *name, const char *text, size_t bytes,
                           const char *const *overrides, size_t override_count,
-                          struct ds_config *out, struct ds_places *places)
+                          struct ds_config *out)
 {
-    struct reader reader = {.config = out, .places = places};
+    struct reader reader = {.config = out};
 
     DS_ASSERT(ds_config_section_count <= sizeof reader.section_line / sizeof(uint32_t));
     ds_config_preset(out);
-    memset(places, 0, sizeof *places);
-    places->name = name;
+    snprintf(out->places.name, sizeof out->places.name, "%s", name);
     DS_TRY(ds_ini_parse(name, text, bytes, read_item, &reader));
     for (size_t i = 0; i < override_count; i++)
         DS_TRY(read_override(&reader, overrides[i]));
     return DS_OK;
+}
+
+const char *ds_config_place(const struct ds_config *config, const char *section, const char *key,
+                            char to[DS_PLACE_BYTES])
+{
+    const struct ds_places *places = &config->places;
+    const char *name = places->name[0] ? places->name : "configuration";
+    const struct ds_field *field = ds_field_find(section, key);
+
+    DS_ASSERT(field);
+    const uint32_t line = places->line[ds_field_index(field)];
+    if (line == DS_PLACE_OVERRIDE)
+        snprintf(to, DS_PLACE_BYTES, "command line");
+    else if (line == 0)
+        snprintf(to, DS_PLACE_BYTES, "%s", name);
+    else
+        snprintf(to, DS_PLACE_BYTES, "%s:%u", name, line);
+    return to;
+}
+
+const char *ds_config_key(const struct ds_config *config, const char *section, const char *key,
+                          char to[DS_KEY_BYTES])
+{
+    char place[DS_PLACE_BYTES];
+
+    snprintf(to, DS_KEY_BYTES, "%s: [%s] %s", ds_config_place(config, section, key, place), section,
+             key);
+    return to;
 }
 
 /* A folder brings its own shape. What stays DS_AUTO here is what ds_config_validate complains about. */

@@ -50,7 +50,6 @@ struct ds_section {
     const char *name, *help;
 };
 
-#define DS_FIELDS_MAX 80
 extern const struct ds_field ds_config_fields[];
 extern const size_t ds_config_field_count;
 extern const struct ds_section ds_config_sections[];
@@ -62,13 +61,6 @@ static inline size_t ds_field_index(const struct ds_field *field)
 {
     return (size_t)(field - ds_config_fields);
 }
-
-/* Where each value was written: a line, DS_PLACE_OVERRIDE, or 0: nowhere, the preset holds. */
-#define DS_PLACE_OVERRIDE UINT32_MAX
-struct ds_places {
-    const char *name; /* of the file, borrowed */
-    uint32_t line[DS_FIELDS_MAX];
-};
 
 /* ---- one value (config_value.c). Numbers are read whole and without a locale. */
 #define DS_PLACE_BYTES 512
@@ -93,7 +85,18 @@ void ds_config_preset(struct ds_config *out);
 /* local: presets, then the file, then the overrides "section.key=value" */
 DS_CHECKED ds_status ds_config_parse(const char *name, const char *text, size_t bytes,
                                      const char *const *overrides, size_t override_count,
-                                     struct ds_config *out, struct ds_places *places);
+                                     struct ds_config *out);
+/* pure: "config.ini:12", "command line", or the file alone where nobody wrote the key */
+const char *ds_config_place(const struct ds_config *config, const char *section, const char *key,
+                            char to[DS_PLACE_BYTES]);
+/* pure: "config.ini:12: [section] key", which begins a message about it */
+#define DS_KEY_BYTES (DS_PLACE_BYTES + 128)
+const char *ds_config_key(const struct ds_config *config, const char *section, const char *key,
+                          char to[DS_KEY_BYTES]);
+/* How a configuration is refused for what one of its keys asks. */
+#define ds_config_refuse(config, section, key, format, ...) \
+    ds_fail(DS_ERR_CONFIG, "%s " format,                    \
+            ds_config_key((config), section, key, (char[DS_KEY_BYTES]){0}), __VA_ARGS__)
 /* pure: fill in what follows from other keys and from the number of ranks (0: not known) */
 void ds_config_resolve(struct ds_config *config, uint64_t rank_count);
 /* local: the text of config.ini as resolved, malloc'ed */
@@ -104,12 +107,12 @@ DS_CHECKED ds_status ds_config_hash(const struct ds_config *config, uint64_t *ha
 /* ---- rules between keys (config_rules.c) */
 enum ds_config_use { DS_CONFIG_TRAIN, DS_CONFIG_EVAL, DS_CONFIG_PREPARE };
 /* local: on a resolved configuration; rank_count 0: not known, rules about ranks are left out */
-DS_CHECKED ds_status ds_config_validate(const struct ds_config *config,
-                                        const struct ds_places *places, enum ds_config_use use,
+DS_CHECKED ds_status ds_config_validate(const struct ds_config *config, enum ds_config_use use,
                                         uint64_t rank_count);
-/* pure, says nothing: would the rules of layouts let a valid configuration train after one of its sizes was
+/* pure, says nothing: would the rules of layouts still pass a valid configuration after one of its sizes was
  * changed? */
-int ds_config_is_possible(const struct ds_config *config, uint64_t rank_count);
+int ds_config_is_possible(const struct ds_config *config, enum ds_config_use use,
+                          uint64_t rank_count);
 /* pure: do stages times chunks find a block each in a model of so many layers? 0: and `why` not, behind the
  * name of the key, with the nearest that do. For a folder's model, too, which the rules know nothing of. */
 #define DS_WHY_BYTES 384

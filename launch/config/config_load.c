@@ -25,11 +25,10 @@ static ds_status read_text(struct ds_fs *fs, const char *path, char **text, size
 }
 
 static ds_status parse_resolved(const struct ds_config_source *source, uint64_t rank_count,
-                                const char *text, size_t bytes, struct ds_config *out,
-                                struct ds_places *places)
+                                const char *text, size_t bytes, struct ds_config *out)
 {
-    DS_TRY(ds_config_parse(source->path, text, bytes, source->overrides, source->override_count,
-                           out, places));
+    DS_TRY(
+        ds_config_parse(source->path, text, bytes, source->overrides, source->override_count, out));
     ds_config_resolve(out, rank_count);
     return DS_OK;
 }
@@ -37,11 +36,9 @@ static ds_status parse_resolved(const struct ds_config_source *source, uint64_t 
 static ds_status lead(const struct ds_config_source *source, uint64_t rank_count,
                       struct ds_config *out, char **text, size_t *bytes)
 {
-    struct ds_places places;
-
     DS_TRY(read_text(source->fs, source->path, text, bytes));
-    DS_TRY(parse_resolved(source, rank_count, *text, *bytes, out, &places));
-    return ds_config_validate(out, &places, source->use, rank_count);
+    DS_TRY(parse_resolved(source, rank_count, *text, *bytes, out));
+    return ds_config_validate(out, source->use, rank_count);
 }
 
 static ds_status follow(struct ds_comm *world, const struct ds_config_source *source,
@@ -49,7 +46,6 @@ static ds_status follow(struct ds_comm *world, const struct ds_config_source *so
 {
     uint64_t count = *bytes;
     ds_status local = DS_OK;
-    struct ds_places places;
 
     DS_TRY(ds_comm_broadcast(world, &count, sizeof count, 0, NULL));
     if (world->rank != 0)
@@ -60,7 +56,7 @@ static ds_status follow(struct ds_comm *world, const struct ds_config_source *so
     if (count > 0)
         DS_TRY(ds_comm_broadcast(world, *text, count, 0, NULL));
     if (world->rank != 0)
-        local = parse_resolved(source, rank_count, *text, count, out, &places);
+        local = parse_resolved(source, rank_count, *text, count, out);
     return ds_comm_agreed(world, local);
 }
 

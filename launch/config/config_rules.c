@@ -8,21 +8,12 @@
 #include <stdio.h>
 #include <string.h>
 
-/* "config.ini:12", "command line", or the file alone where nobody wrote the key */
-const char *ds_rule_place(const struct ds_rule_check *check, const char *section, const char *key,
-                          char to[DS_PLACE_BYTES])
+int ds_rule_is_written(const struct ds_rule_check *check, const char *section, const char *key)
 {
     const struct ds_field *field = ds_field_find(section, key);
 
     DS_ASSERT(field);
-    uint32_t line = check->places->line[ds_field_index(field)];
-    if (line == DS_PLACE_OVERRIDE)
-        snprintf(to, DS_PLACE_BYTES, "command line");
-    else if (line == 0)
-        snprintf(to, DS_PLACE_BYTES, "%s", check->places->name);
-    else
-        snprintf(to, DS_PLACE_BYTES, "%s:%u", check->places->name, line);
-    return to;
+    return check->config->places.line[ds_field_index(field)] != 0;
 }
 
 static int is_given(const struct ds_field *field, const struct ds_config *config)
@@ -48,9 +39,9 @@ static ds_status needed_keys_are_there(const struct ds_rule_check *check)
             (is_shape && has_path))
             continue;
         ds_field_describe(field, allowed, sizeof allowed);
-        return ds_fail(DS_ERR_CONFIG, "%s: [%s] %s is missing%s: %s (%s)", check->places->name,
-                       field->section, field->key, is_shape ? ", and so is [model] path" : "",
-                       field->help, allowed);
+        return ds_fail(DS_ERR_CONFIG, "%s: [%s] %s is missing%s: %s (%s)",
+                       check->config->places.name, field->section, field->key,
+                       is_shape ? ", and so is [model] path" : "", field->help, allowed);
     }
     return DS_OK;
 }
@@ -64,43 +55,68 @@ static ds_status folder_or_shape(const struct ds_rule_check *check)
     for (size_t i = 0; i < ds_config_field_count; i++) {
         const struct ds_field *field = &ds_config_fields[i];
 
-        if (!(field->flags & DS_FIELD_SHAPES_MODEL) || check->places->line[i] == 0)
+        if (!(field->flags & DS_FIELD_SHAPES_MODEL) || check->config->places.line[i] == 0)
             continue;
         return ds_fail(DS_ERR_CONFIG,
                        "%s: [model] %s cannot stand beside [model] path (%s): the folder's "
                        "config.json decides it",
-                       ds_rule_place(check, "model", field->key, here), field->key,
-                       ds_rule_place(check, "model", "path", path));
+                       ds_config_place(check->config, "model", field->key, here), field->key,
+                       ds_config_place(check->config, "model", "path", path));
     }
     return DS_OK;
+}
+
+/* The width nearest to the one asked for that heads share; where it decides their own, that is even and in
+ * its limits. */
+static uint64_t nearest_width(const struct ds_config *c, int decides_head_dim)
+{
+    const uint64_t heads = c->model.num_attention_heads;
+    uint64_t dim;
+
+    if (!decides_head_dim)
+        return ds_nearest_multiple(heads, c->model.hidden_size);
+    dim = ds_nearest_multiple(2 * heads, c->model.hidden_size) / heads;
+    return heads * (dim < DS_MODEL_HEAD_DIM_MAX ? dim : DS_MODEL_HEAD_DIM_MAX);
+}
+
+static ds_status head_dim_fits(const struct ds_rule_check *check)
+{
+    const struct ds_config *c = check->config;
+    const uint64_t dim = c->model.head_dim;
+
+    if (dim >= DS_MODEL_HEAD_DIM_MIN && dim <= DS_MODEL_HEAD_DIM_MAX && dim % 2 == 0)
+        return DS_OK;
+    if (ds_rule_is_written(check, "model", "head_dim")) /* within the limits of its row, then */
+        REFUSE(check, "model", "head_dim",
+               "= %" PRIu64 " must be even: rotary positions turn pairs; nearest: %" PRIu64, dim,
+               ds_nearest_multiple(2, dim));
+    REFUSE(check, "model", "hidden_size",
+           "= %" PRIu64 " makes head_dim = %" PRIu64 " / %" PRIu64 " = %" PRIu64
+           ", which must be even (rotary positions turn pairs) and in %u..%u; nearest: %" PRIu64,
+           c->model.hidden_size, c->model.hidden_size, c->model.num_attention_heads, dim,
+           DS_MODEL_HEAD_DIM_MIN, DS_MODEL_HEAD_DIM_MAX, nearest_width(c, 1));
 }
 
 static ds_status heads_fit(const struct ds_rule_check *check)
 {
     const struct ds_config *c = check->config;
     const uint64_t heads = c->model.num_attention_heads;
+    const int is_llama = c->model.family == DS_FAMILY_LLAMA;
 
     if (c->model.path[0] != '\0' || heads == 0)
         return DS_OK;
     if (heads % c->model.num_key_value_heads != 0)
         REFUSE(check, "model", "num_key_value_heads",
-               "= %" PRIu64 " must divide num_attention_heads = %" PRIu64,
-               c->model.num_key_value_heads, heads);
-    if (c->model.hidden_size % heads != 0 &&
-        (c->model.head_dim == DS_AUTO || c->model.family == DS_FAMILY_LLAMA))
+               "= %" PRIu64 " must divide num_attention_heads = %" PRIu64 "; nearest: %" PRIu64,
+               c->model.num_key_value_heads, heads,
+               ds_nearest_divisor(heads, c->model.num_key_value_heads));
+    if (c->model.hidden_size % heads != 0 && (c->model.head_dim == DS_AUTO || is_llama))
         REFUSE(check, "model", "hidden_size",
-               "= %" PRIu64 " must be a multiple of num_attention_heads = %" PRIu64 "%s",
-               c->model.hidden_size, heads,
-               c->model.family == DS_FAMILY_LLAMA ? "" : " where head_dim is not given");
-    if (c->model.head_dim < DS_MODEL_HEAD_DIM_MIN || c->model.head_dim > DS_MODEL_HEAD_DIM_MAX)
-        REFUSE(check, "model", "head_dim",
-               "= %" PRIu64 " (hidden_size / num_attention_heads where it is not given) must be in "
-               "%u..%u",
-               c->model.head_dim, DS_MODEL_HEAD_DIM_MIN, DS_MODEL_HEAD_DIM_MAX);
-    if (c->model.head_dim % 2 != 0)
-        REFUSE(check, "model", "head_dim",
-               "= %" PRIu64 " must be even: rotary positions turn pairs", c->model.head_dim);
-    return DS_OK;
+               "= %" PRIu64 " must be a multiple of num_attention_heads = %" PRIu64
+               "%s; nearest: %" PRIu64,
+               c->model.hidden_size, heads, is_llama ? "" : " where head_dim is not given",
+               nearest_width(c, c->model.head_dim == DS_AUTO));
+    return head_dim_fits(check);
 }
 
 static ds_status vocabulary_fits(const struct ds_rule_check *check)
@@ -110,12 +126,13 @@ static ds_status vocabulary_fits(const struct ds_rule_check *check)
     if (c->model.path[0] != '\0' || check->use != DS_CONFIG_TRAIN)
         return DS_OK;
     if (c->model.vocab_size == DS_AUTO)
-        REFUSE(check, "model", "vocab_size", "%s",
-               "must be a number with [data] format = safetensors: no tokenizer decides it");
+        REFUSE(check, "data", "format", "%s",
+               "= safetensors needs a number in [model] vocab_size: no tokenizer decides it");
     if (c->data.format == DS_DATA_TEXT && c->model.vocab_size < DS_BYTE_VOCAB)
         REFUSE(check, "model", "vocab_size",
-               "= %" PRIu64 " is smaller than the tokenizer's %d ([data] tokenizer = %s)",
-               c->model.vocab_size, DS_BYTE_VOCAB, c->data.tokenizer);
+               "= %" PRIu64 " is smaller than the tokenizer's %d ([data] tokenizer = %s); nearest: "
+               "%d",
+               c->model.vocab_size, DS_BYTE_VOCAB, c->data.tokenizer, DS_BYTE_VOCAB);
     return DS_OK;
 }
 
@@ -125,8 +142,33 @@ static ds_status sequence_fits(const struct ds_rule_check *check)
 
     if (c->model.path[0] == '\0' && c->train.seq_length > c->model.max_position_embeddings)
         REFUSE(check, "train", "seq_length",
-               "= %" PRIu64 " is longer than [model] max_position_embeddings = %" PRIu64,
-               c->train.seq_length, c->model.max_position_embeddings);
+               "= %" PRIu64 " is longer than [model] max_position_embeddings = %" PRIu64
+               "; nearest: %" PRIu64,
+               c->train.seq_length, c->model.max_position_embeddings,
+               c->model.max_position_embeddings);
+    return DS_OK;
+}
+
+/* Decay has a step at least, behind warm-up or in its place. */
+static ds_status decay_fits(const struct ds_rule_check *check)
+{
+    const struct ds_config *c = check->config;
+    const uint64_t steps = c->train.steps, warmup = c->schedule.warmup_steps;
+    const uint64_t decay = c->schedule.decay_steps, room = steps - warmup;
+    char nearest[96];
+
+    if (room > 0)
+        snprintf(nearest, sizeof nearest, "decay_steps = %" PRIu64, decay ? room : 1);
+    else
+        snprintf(nearest, sizeof nearest, "decay_steps = 1 and warmup_steps = %" PRIu64, steps - 1);
+    if (decay == 0)
+        REFUSE(check, "schedule", "kind",
+               "= wsd needs decay_steps: how many of the last steps decay; nearest: %s", nearest);
+    if (decay > room)
+        REFUSE(check, "schedule", "decay_steps",
+               "= %" PRIu64 " does not fit behind warmup_steps: %" PRIu64 " + %" PRIu64
+               " > [train] steps = %" PRIu64 "; nearest: %s",
+               decay, warmup, decay, steps, nearest);
     return DS_OK;
 }
 
@@ -134,39 +176,33 @@ static ds_status schedule_fits(const struct ds_rule_check *check)
 {
     const struct ds_config *c = check->config;
     const uint64_t steps = c->train.steps, warmup = c->schedule.warmup_steps;
+    char least[64], most[64];
 
-    if (c->schedule.min_learning_rate > c->optimizer.learning_rate)
+    if (c->schedule.min_learning_rate > c->optimizer.learning_rate) {
+        ds_field_print(ds_field_find("schedule", "min_learning_rate"), c, least, sizeof least);
+        ds_field_print(ds_field_find("optimizer", "learning_rate"), c, most, sizeof most);
         REFUSE(check, "schedule", "min_learning_rate",
-               "= %g is larger than [optimizer] learning_rate = %g", c->schedule.min_learning_rate,
-               c->optimizer.learning_rate);
+               "= %s is larger than [optimizer] learning_rate = %s; nearest: %s", least, most,
+               most);
+    }
     if (check->use != DS_CONFIG_TRAIN)
         return DS_OK;
     if (warmup > steps)
         REFUSE(check, "schedule", "warmup_steps",
-               "= %" PRIu64 " is more than [train] steps = %" PRIu64, warmup, steps);
-    if (c->schedule.kind != DS_LR_WSD)
-        return DS_OK;
-    if (c->schedule.decay_steps == 0)
-        REFUSE(check, "schedule", "decay_steps", "%s",
-               "must be given with kind = wsd: how many of the last steps decay");
-    if (c->schedule.decay_steps > steps - warmup)
-        REFUSE(check, "schedule", "decay_steps",
-               "= %" PRIu64 " does not fit behind warmup_steps: %" PRIu64 " + %" PRIu64
-               " > [train] steps = %" PRIu64,
-               c->schedule.decay_steps, warmup, c->schedule.decay_steps, steps);
-    return DS_OK;
+               "= %" PRIu64 " is more than [train] steps = %" PRIu64 "; nearest: %" PRIu64, warmup,
+               steps, steps);
+    return c->schedule.kind == DS_LR_WSD ? decay_fits(check) : DS_OK;
 }
 
 /* The list must read well before anything is opened; what it names is looked for later. */
 static ds_status list_reads(const struct ds_rule_check *check, const char *key, const char *text)
 {
-    char here[DS_PLACE_BYTES], where[DS_PLACE_BYTES + 32];
+    char where[DS_KEY_BYTES];
     struct ds_data_parts parts;
 
     if (text[0] == '\0')
         return DS_OK;
-    snprintf(where, sizeof where, "%s: [data] %s", ds_rule_place(check, "data", key, here), key);
-    DS_TRY(ds_data_parts_parse(where, text, &parts));
+    DS_TRY(ds_data_parts_parse(ds_config_key(check->config, "data", key, where), text, &parts));
     ds_data_parts_fini(&parts);
     return DS_OK;
 }
@@ -183,24 +219,25 @@ static ds_status data_fits(const struct ds_rule_check *check)
 
     if (c->train.eval_interval > 0 && c->data.eval[0] == '\0')
         REFUSE(check, "train", "eval_interval",
-               "= %" PRIu64 " needs data to evaluate on: [data] eval", c->train.eval_interval);
+               "= %" PRIu64 " needs data to evaluate on: [data] eval; nearest: 0",
+               c->train.eval_interval);
     if (check->use == DS_CONFIG_EVAL && c->run.dir[0] == '\0' && c->model.path[0] == '\0')
         return ds_fail(DS_ERR_CONFIG,
                        "%s: [run] dir and [model] path are missing: one of them says "
                        "what is to be evaluated",
-                       check->places->name);
+                       check->config->places.name);
     if (check->use != DS_CONFIG_PREPARE)
         return DS_OK;
     if (c->data.train[0] == '\0' && c->data.eval[0] == '\0')
         return ds_fail(DS_ERR_CONFIG, "%s: [data] train and eval are missing: nothing to prepare",
-                       check->places->name);
+                       check->config->places.name);
     if (c->data.format != DS_DATA_TEXT)
         REFUSE(check, "data", "format", "%s", "= safetensors needs no preparation, only text does");
     if (c->data.cache[0] == '\0')
         return ds_fail(DS_ERR_CONFIG,
                        "%s: [data] cache and [run] dir are missing: one of them says "
                        "where token shards go",
-                       check->places->name);
+                       check->config->places.name);
     return DS_OK;
 }
 
@@ -210,10 +247,11 @@ static ds_status devices_fit(const struct ds_rule_check *check)
 
     if (c->run.cpu_streams == DS_DEVICE_DEFERRED && strcmp(c->run.device, "cuda") == 0)
         REFUSE(check, "run", "cpu_streams", "= %s",
-               "deferred is a mode of the cpu, device is cuda");
+               "deferred is a mode of the cpu, device is cuda; nearest: inline");
     if (c->run.deterministic == 0 && strcmp(c->run.device, "cpu") == 0)
-        REFUSE(check, "run", "deterministic", "= %s",
-               "false has no meaning with device = cpu, which always is deterministic");
+        REFUSE(
+            check, "run", "deterministic", "= %s",
+            "false has no meaning with device = cpu, which always is deterministic; nearest: auto");
     return DS_OK;
 }
 
@@ -245,8 +283,11 @@ static ds_status trace_reads(const struct ds_rule_check *check)
     if (text[0] != '\0' && !ds_trace_range_parse(text, &first, &last))
         REFUSE(check, "log", "trace", "= '%s' must be first..last with 1 <= first <= last", text);
     if (text[0] != '\0' && check->use == DS_CONFIG_TRAIN && first > check->config->train.steps)
-        REFUSE(check, "log", "trace", "= '%s' begins after the last step, train.steps = %" PRIu64,
-               text, check->config->train.steps);
+        REFUSE(check, "log", "trace",
+               "= '%s' begins after the last step, train.steps = %" PRIu64 "; nearest: %" PRIu64
+               "..%" PRIu64,
+               text, check->config->train.steps, check->config->train.steps,
+               check->config->train.steps);
     return DS_OK;
 }
 
@@ -263,8 +304,9 @@ static ds_status fault_is_known(const struct ds_rule_check *check)
     if (inject.kind == DS_INJECT_NAN && inject.step == 0)
         REFUSE(check, "debug", "inject", "= '%s': nothing is computed before step 1", text);
     if (check->rank_count > 0 && inject.rank >= check->rank_count)
-        REFUSE(check, "debug", "inject", "= '%s' names rank %" PRIu64 " of %" PRIu64, text,
-               inject.rank, check->rank_count);
+        REFUSE(check, "debug", "inject",
+               "= '%s' names rank %" PRIu64 " of %" PRIu64 "; nearest: rank %" PRIu64, text,
+               inject.rank, check->rank_count, check->rank_count - 1);
     return DS_OK;
 }
 
@@ -288,19 +330,20 @@ static ds_status obey(const rule *rules, size_t count, const struct ds_rule_chec
 }
 #define OBEY(rules, check) obey(rules, sizeof(rules) / sizeof(rules)[0], check)
 
-ds_status ds_config_validate(const struct ds_config *config, const struct ds_places *places,
-                             enum ds_config_use use, uint64_t rank_count)
+ds_status ds_config_validate(const struct ds_config *config, enum ds_config_use use,
+                             uint64_t rank_count)
 {
-    const struct ds_rule_check check = {config, places, use, rank_count};
+    const struct ds_rule_check check = {config, use, rank_count, 0};
 
     DS_TRY(OBEY(rules_of_keys, &check));
     DS_TRY(OBEY(rules_of_layouts, &check));
     return OBEY(rules_of_times_and_texts, &check);
 }
 
-int ds_config_is_possible(const struct ds_config *config, uint64_t rank_count)
+int ds_config_is_possible(const struct ds_config *config, enum ds_config_use use,
+                          uint64_t rank_count)
 {
-    const struct ds_rule_check check = {config, NULL, DS_CONFIG_TRAIN, rank_count};
+    const struct ds_rule_check check = {config, use, rank_count, 1};
 
     return OBEY(rules_of_layouts, &check) == DS_OK;
 }

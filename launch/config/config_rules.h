@@ -8,24 +8,24 @@
 
 struct ds_rule_check {
     const struct ds_config *config;
-    const struct ds_places *places; /* NULL: nobody wrote it, and a refusal says nothing */
     enum ds_config_use use;
     uint64_t rank_count; /* 0: not known */
+    int is_quiet;        /* nobody asked for it: a refusal says nothing */
 };
 
-/* "config.ini:12", "command line", or the file alone where nobody wrote the key */
-const char *ds_rule_place(const struct ds_rule_check *check, const char *section, const char *key,
-                          char to[DS_PLACE_BYTES]);
-
-/* The one way a rule ends badly: the place of the key, "[section] key", then the rest. */
-#define REFUSE(check, section, key, format, ...)                                   \
-    do {                                                                           \
-        char place_[DS_PLACE_BYTES];                                               \
-        if (!(check)->places)                                                      \
-            return DS_ERR_CONFIG;                                                  \
-        return ds_fail(DS_ERR_CONFIG, "%s: [" section "] " key " " format,         \
-                       ds_rule_place((check), section, key, place_), __VA_ARGS__); \
+/* The one way a rule ends badly. */
+#define REFUSE(check, section, key, format, ...)                                     \
+    do {                                                                             \
+        if ((check)->is_quiet)                                                       \
+            return DS_ERR_CONFIG;                                                    \
+        return ds_config_refuse((check)->config, section, key, format, __VA_ARGS__); \
     } while (0)
+
+/* pure: the divisor of `total`, and the multiple of `of` above 0, nearest to `wanted`; of two the smaller */
+uint64_t ds_nearest_divisor(uint64_t total, uint64_t wanted);
+uint64_t ds_nearest_multiple(uint64_t of, uint64_t wanted);
+/* pure: has somebody written the key, or does its preset hold? */
+int ds_rule_is_written(const struct ds_rule_check *check, const char *section, const char *key);
 
 /* ---- config_rules_layout.c: how ranks, batches, layers, heads and bytes divide */
 ds_status ds_rule_ranks(const struct ds_rule_check *check);

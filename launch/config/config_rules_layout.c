@@ -19,8 +19,8 @@ static uint64_t nearer(uint64_t wanted, uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
-/* The divisor of `total` nearest to `wanted`: they come in pairs, the smaller up to the root. */
-static uint64_t nearest_divisor(uint64_t total, uint64_t wanted)
+/* They come in pairs, the smaller up to the root. */
+uint64_t ds_nearest_divisor(uint64_t total, uint64_t wanted)
 {
     uint64_t best = 1;
 
@@ -30,11 +30,101 @@ static uint64_t nearest_divisor(uint64_t total, uint64_t wanted)
     return best;
 }
 
-static uint64_t nearest_multiple(uint64_t of, uint64_t wanted)
+uint64_t ds_nearest_multiple(uint64_t of, uint64_t wanted)
 {
     const uint64_t below = wanted / of * of;
 
     return nearer(wanted, below, below + of);
+}
+
+static int divides_ranks(uint64_t model_ranks, uint64_t ranks)
+{
+    return ranks == 0 || ranks % model_ranks == 0;
+}
+
+static void model_heads(const struct ds_config *c, struct ds_model_config *out)
+{
+    *out = (struct ds_model_config){.num_attention_heads = c->model.num_attention_heads,
+                                    .num_key_value_heads = c->model.num_key_value_heads,
+                                    .intermediate_size = c->model.intermediate_size,
+                                    .vocab_size = c->model.vocab_size};
+}
+
+/* Are there heads to look at? A folder's are looked at when it is opened. */
+static int has_heads(const struct ds_config *c)
+{
+    return c->model.path[0] == '\0' && c->model.num_attention_heads > 0 && c->model.vocab_size > 0;
+}
+
+static int may_share(const struct ds_config *c, uint64_t tensor)
+{
+    struct ds_model_config heads;
+    char why[DS_WHY_BYTES];
+
+    model_heads(c, &heads);
+    return !has_heads(c) || ds_model_may_share(&heads, (uint32_t)tensor, why, sizeof why);
+}
+
+/* ---- ranks */
+
+struct model_ranks {
+    uint64_t tensor, pipeline;
+};
+
+/* Of what divides the ranks and the model: the nearest product, of equal ones the nearest factors. */
+static struct model_ranks nearest_model_ranks(const struct ds_config *c, uint64_t ranks)
+{
+    const uint64_t tensor = c->parallel.tensor, pipeline = c->parallel.pipeline;
+    const uint64_t layers = c->model.path[0] ? 0 : c->model.num_hidden_layers;
+    struct model_ranks best = {1, 1};
+
+    for (uint64_t p = 1; p <= ranks && (layers == 0 || p <= layers + 2); p++)
+        for (uint64_t t = 1; ranks % p == 0 && t <= ranks / p; t++) {
+            const uint64_t off = distance(t * p, tensor * pipeline);
+            const uint64_t least = distance(best.tensor * best.pipeline, tensor * pipeline);
+            const uint64_t factors = distance(t, tensor) + distance(p, pipeline);
+            if (ranks / p % t == 0 && may_share(c, t) &&
+                (off < least || (off == least && factors < distance(best.tensor, tensor) +
+                                                               distance(best.pipeline, pipeline))))
+                best = (struct model_ranks){t, p};
+        }
+    return best;
+}
+
+/* The number of ranks for which the layout is as it is written. */
+static uint64_t ranks_of_layout(const struct ds_config *c, uint64_t ranks)
+{
+    const uint64_t model_ranks = c->parallel.tensor * c->parallel.pipeline;
+
+    return c->parallel.data_is_auto ? ds_nearest_multiple(model_ranks, ranks)
+                                    : c->parallel.data * model_ranks;
+}
+
+/* The key that was written is to blame, tensor of two. */
+static ds_status refuse_model_ranks(const struct ds_rule_check *check)
+{
+    const struct ds_config *c = check->config;
+    const uint64_t tensor = c->parallel.tensor, pipeline = c->parallel.pipeline;
+    const uint64_t ranks = check->rank_count;
+    const struct model_ranks nearest = nearest_model_ranks(c, ranks);
+    char text[96];
+
+    if (nearest.pipeline == pipeline)
+        snprintf(text, sizeof text, "tensor = %" PRIu64, nearest.tensor);
+    else if (nearest.tensor == tensor)
+        snprintf(text, sizeof text, "pipeline = %" PRIu64, nearest.pipeline);
+    else
+        snprintf(text, sizeof text, "tensor = %" PRIu64 " and pipeline = %" PRIu64, nearest.tensor,
+                 nearest.pipeline);
+    if (!ds_rule_is_written(check, "parallel", "tensor"))
+        REFUSE(check, "parallel", "pipeline",
+               "= %" PRIu64 " must divide the %" PRIu64
+               " ranks of this launch; nearest: %s, or run under mpirun -n %" PRIu64,
+               pipeline, ranks, text, ranks_of_layout(c, ranks));
+    REFUSE(check, "parallel", "tensor",
+           "= %" PRIu64 " times pipeline = %" PRIu64 " must divide the %" PRIu64
+           " ranks of this launch; nearest: %s, or run under mpirun -n %" PRIu64,
+           tensor, pipeline, ranks, text, ranks_of_layout(c, ranks));
 }
 
 /* data * tensor * pipeline is the number of ranks; which key is to blame depends on which were asked for. */
@@ -45,26 +135,19 @@ ds_status ds_rule_ranks(const struct ds_rule_check *check)
     const uint64_t pipeline = c->parallel.pipeline, ranks = check->rank_count;
 
     if (ranks > 0 && ranks % (tensor * pipeline) != 0)
-        REFUSE(check, "parallel", "tensor",
-               "= %" PRIu64 " times pipeline = %" PRIu64 " must divide the %" PRIu64
-               " ranks of this launch; nearest: tensor * pipeline = %" PRIu64,
-               tensor, pipeline, ranks, nearest_divisor(ranks, tensor * pipeline));
+        return refuse_model_ranks(check);
     if (ranks > 0 && data * tensor * pipeline != ranks)
         REFUSE(check, "parallel", "data",
                "= %" PRIu64 " wants %" PRIu64 " ranks (tensor = %" PRIu64 ", pipeline = %" PRIu64
-               "), this launch has %" PRIu64 "; nearest: data = %" PRIu64,
-               data, data * tensor * pipeline, tensor, pipeline, ranks,
-               ranks / (tensor * pipeline));
+               "), this launch has %" PRIu64 "; nearest: data = %" PRIu64
+               ", or run under mpirun -n %" PRIu64,
+               data, data * tensor * pipeline, tensor, pipeline, ranks, ranks / (tensor * pipeline),
+               ranks_of_layout(c, ranks));
     if (data != DS_AUTO && c->parallel.shard != DS_AUTO && data % c->parallel.shard != 0)
         REFUSE(check, "parallel", "shard",
                "= %" PRIu64 " must divide data = %" PRIu64 "; nearest: %" PRIu64, c->parallel.shard,
-               data, nearest_divisor(data, c->parallel.shard));
+               data, ds_nearest_divisor(data, c->parallel.shard));
     return DS_OK;
-}
-
-static int divides_ranks(uint64_t model_ranks, uint64_t ranks)
-{
-    return ranks == 0 || ranks % model_ranks == 0;
 }
 
 /* Fewer stages with these chunks; else, as chunks want two stages at least, fewer of both; else neither. */
@@ -129,34 +212,16 @@ ds_status ds_rule_stages(const struct ds_rule_check *check)
     return DS_OK;
 }
 
-static void model_heads(const struct ds_config *c, struct ds_model_config *out)
-{
-    *out = (struct ds_model_config){.num_attention_heads = c->model.num_attention_heads,
-                                    .num_key_value_heads = c->model.num_key_value_heads,
-                                    .intermediate_size = c->model.intermediate_size,
-                                    .vocab_size = c->model.vocab_size};
-}
-
-/* Are there heads to look at? A folder's are looked at when it is opened. */
-static int has_heads(const struct ds_config *c)
-{
-    return c->model.path[0] == '\0' && c->model.num_attention_heads > 0 && c->model.vocab_size > 0;
-}
-
 /* The number of tensor ranks nearest to the one asked for that shares tokens, ranks and heads out; 1 always does. */
 static uint64_t nearest_tensor(const struct ds_rule_check *check, uint64_t tokens)
 {
     const struct ds_config *c = check->config;
     const uint64_t wanted = c->parallel.tensor;
-    struct ds_model_config heads;
-    char why[DS_WHY_BYTES];
     uint64_t best = 1;
 
-    model_heads(c, &heads);
     for (uint64_t tensor = 1; tensor < 2 * wanted; tensor++)
         if (tokens % tensor == 0 &&
-            divides_ranks(tensor * c->parallel.pipeline, check->rank_count) &&
-            (!has_heads(c) || ds_model_may_share(&heads, (uint32_t)tensor, why, sizeof why)))
+            divides_ranks(tensor * c->parallel.pipeline, check->rank_count) && may_share(c, tensor))
             best = nearer(wanted, best, tensor);
     return best;
 }
@@ -193,7 +258,8 @@ ds_status ds_rule_batches(const struct ds_rule_check *check)
         REFUSE(check, "train", "global_batch_size",
                "= %" PRIu64 " must be a multiple of micro_batch_size * data = %" PRIu64
                " * %" PRIu64 " = %" PRIu64 "; nearest: %" PRIu64,
-               global, c->train.micro_batch_size, data, at_once, nearest_multiple(at_once, global));
+               global, c->train.micro_batch_size, data, at_once,
+               ds_nearest_multiple(at_once, global));
     return DS_OK;
 }
 
@@ -225,7 +291,7 @@ ds_status ds_rule_zero(const struct ds_rule_check *check)
     if (c->zero.window > 1 && c->zero.stage != 3)
         REFUSE(check, "zero", "window",
                "= %" PRIu64 " is for stage = 3, which gathers parameters; stage = %" PRIu64
-               " keeps them: nearest: 1",
+               " keeps them; nearest: 1",
                c->zero.window, c->zero.stage);
     if (check->use == DS_CONFIG_TRAIN && c->zero.window > micros)
         REFUSE(check, "zero", "window",

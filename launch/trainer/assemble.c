@@ -1,8 +1,10 @@
 /* assemble.c - a run put together, from the configuration down: devices, mesh, model, the list of a step,
  * units, optimizer, executor, data, weights. Each part is rank-local work that ends in an agreement, or
  * a collective of its own; a failure anywhere leaves all ranks with one status. */
+#include "config/config.h"
 #include "trainer.h"
 
+#include "dstrain/accounts.h"
 #include "tuning.h"
 
 #include <stdlib.h>
@@ -47,8 +49,10 @@ static ds_status open_mesh(struct ds_trainer *t)
     const uint32_t groups = 1u << DS_GROUP_SHARD | 1u << DS_GROUP_REPLICA | 1u << DS_GROUP_TP |
                             1u << DS_GROUP_TP_GRAD | 1u << DS_GROUP_COPIES | 1u << DS_GROUP_PP |
                             1u << DS_GROUP_EMBED;
+    char key[DS_KEY_BYTES];
 
     DS_TRY(ds_mesh_open(t->options.world, &t->mesh_shape, groups,
+                        ds_config_key(t->config, "parallel", "transport", key),
                         (enum ds_transport)t->config->parallel.transport, t->device->ops->comm,
                         &t->mesh));
     t->shard_rank = ds_mesh_index(&t->mesh_shape, DS_GROUP_SHARD, t->options.world->rank);
@@ -72,12 +76,27 @@ static ds_status open_comm_stream(struct ds_trainer *t)
                                        &t->comm);
 }
 
+/* Of tensor ranks, inside the blocks of a step. */
+static uint32_t count_collectives(const struct ds_trainer *t)
+{
+    uint32_t count = 0;
+
+    for (uint32_t i = 0; i < t->train_list.action_count && t->model->share.tp_size > 1; i++) {
+        const struct ds_action *action = &t->train_list.actions[i];
+        const struct ds_block *block = &t->model->blocks[action->block];
+        if (ds_action_is_arithmetic(action->kind) && block->ops->collective_count)
+            count += block->ops->collective_count(block, t->tokens_per_micro);
+    }
+    return count;
+}
+
 static ds_status open_timeline(struct ds_trainer *t)
 {
     const struct ds_timeline_options options = {
         .streams = {[DS_TIMELINE_COMPUTE] = t->compute, [DS_TIMELINE_COMM] = t->comm},
         .memory = &t->memory,
         .action_count = t->train_list.action_count,
+        .collective_count = count_collectives(t),
     };
 
     return is_training(t) ? ds_timeline_open(&options, &t->timeline) : DS_OK;
@@ -162,7 +181,7 @@ ds_status trainer_assemble(struct ds_trainer *t)
     DS_TRY(open_mesh(t));
     DS_TRY(trainer_open_data(t));
     DS_TRY(trainer_leader_first(t, take_all)); /* what does not fit one will not fit the others */
-    if (t->options.mode == DS_TRAINER_PLAN)
+    if (is_plan(t))
         return DS_OK;
     DS_TRY(trainer_together(t, fill_weights));
     ds_hf_close(t->weights);

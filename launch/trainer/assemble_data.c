@@ -1,6 +1,7 @@
 /* assemble_data.c - from what the configuration names to loaders. Rank 0 prepares text and reads all of it
  * once, which may take hours; the others wait as long as they hear from it. Then they map the shards,
  * whose sums rank 0 has just seen. */
+#include "config/config.h"
 #include "inject.h"
 #include "sources.h"
 #include "trainer.h"
@@ -49,7 +50,7 @@ static void on_progress(void *user, uint64_t done_bytes, uint64_t total_bytes)
 
 /* ---- data sets */
 
-static ds_status open_set(struct ds_trainer *t, const char *where, const char *text, int shuffle,
+static ds_status open_set(struct ds_trainer *t, const char *key, int shuffle,
                           struct ds_dataset **out)
 {
     const struct ds_config *config = t->config;
@@ -61,11 +62,12 @@ static ds_status open_set(struct ds_trainer *t, const char *where, const char *t
                                                .progress = on_progress,
                                                .user = t,
                                                .is_checked = t->options.world->rank != 0};
+    char place[DS_PLACE_BYTES];
     struct ds_sources sources;
     ds_status st;
 
     ds_sources_cache(config, cache, sizeof cache);
-    DS_TRY(ds_sources_open(config, &prepare, where, text, &report, &sources));
+    DS_TRY(ds_sources_open(config, &prepare, key, &report, &sources));
     const struct ds_dataset_options options = {
         .fs = t->options.fs,
         .format = config->data.format == DS_DATA_TEXT ? DS_DATA_SHARDS : DS_DATA_SAFETENSORS,
@@ -73,6 +75,7 @@ static ds_status open_set(struct ds_trainer *t, const char *where, const char *t
         .weights = sources.weights,
         .path_count = sources.path_count,
         .seq_length = config->train.seq_length,
+        .seq_place = ds_config_place(config, "train", "seq_length", place),
         .vocab_size = t->model->config.vocab_size,
         .seed = config->run.seed,
         .shuffle = shuffle,
@@ -92,16 +95,14 @@ static ds_status open_sets(struct ds_trainer *t)
     if (is_training(t))
         DS_TRY(inject_into_step(t, 0));
     if (config->data.format == DS_DATA_TEXT && t->model->config.vocab_size < DS_BYTE_VOCAB)
-        return ds_fail(
-            DS_ERR_CONFIG,
-            "data.tokenizer = bytes makes ids up to %d, but the model's vocab_size is %llu; "
-            "at least %d is needed",
-            DS_BYTE_VOCAB - 1, (unsigned long long)t->model->config.vocab_size, DS_BYTE_VOCAB);
+        return ds_config_refuse(config, "model", "path",
+                                "= %s: its vocab_size is %llu, but data.tokenizer = bytes makes "
+                                "ids up to %d; at least %d is needed",
+                                config->model.path, (unsigned long long)t->model->config.vocab_size,
+                                DS_BYTE_VOCAB - 1, DS_BYTE_VOCAB);
     if (is_training(t))
-        DS_TRY(
-            open_set(t, "[data] train", config->data.train, config->data.shuffle, &t->train_data));
-    return config->data.eval[0] ? open_set(t, "[data] eval", config->data.eval, 0, &t->eval_data)
-                                : DS_OK;
+        DS_TRY(open_set(t, "train", config->data.shuffle, &t->train_data));
+    return config->data.eval[0] ? open_set(t, "eval", 0, &t->eval_data) : DS_OK;
 }
 
 static ds_status open_loader(struct ds_trainer *t, const struct ds_dataset *data,
@@ -169,7 +170,7 @@ ds_status trainer_open_data(struct ds_trainer *t)
     struct ds_comm *world = t->options.world;
     ds_status st = DS_OK;
 
-    if (t->options.mode == DS_TRAINER_GENERATE || t->options.mode == DS_TRAINER_PLAN)
+    if (t->options.mode == DS_TRAINER_GENERATE || is_plan(t))
         return DS_OK;
     DS_TRY(world->rank == 0 ? prepare_as_leader(t, &st) : await_leader(t));
     DS_TRY(ds_comm_agreed(world, st));

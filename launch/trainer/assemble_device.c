@@ -1,6 +1,7 @@
 /* assemble_device.c - which device each rank computes on. The ranks of a host take its devices in turn; then
  * all compare what they have: two on one GPU would be slow and nobody would know, and a host without GPUs
  * would go its own way. */
+#include "config/config.h"
 #include "devices.h"
 #include "trainer.h"
 
@@ -10,15 +11,17 @@
 static ds_status find_device(struct ds_trainer *t)
 {
     const struct ds_config *config = t->config;
+    char key[DS_KEY_BYTES];
     int count;
 
     t->device_ops = t->options.device;
     if (!t->device_ops)
-        DS_TRY(ds_device_find(config->run.device, &t->device_ops));
+        DS_TRY(ds_device_find(ds_config_key(config, "run", "device", key), config->run.device,
+                              &t->device_ops));
     if (config->run.graphs && !t->device_ops->capture_begin && t->options.mode != DS_TRAINER_PLAN)
         return ds_fail(DS_ERR_CONFIG,
-                       "[run] graphs = true, but the device is %s, which has none; leave it out",
-                       t->device_ops->name);
+                       "%s = true, but the device is %s, which has no graphs; leave it out",
+                       ds_config_key(config, "run", "graphs", key), t->device_ops->name);
     count = t->device_ops->count();
     t->device_index = count > 0 ? (int)(t->options.local_rank % (uint32_t)count) : 0;
     return DS_OK;

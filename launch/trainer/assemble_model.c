@@ -3,7 +3,10 @@
 #include "config/config.h"
 #include "trainer.h"
 
+#include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 static void config_from_keys(const struct ds_config *config, struct ds_model_config *out)
 {
@@ -106,22 +109,22 @@ static ds_status cut_stages(struct ds_trainer *t)
 static ds_status layout_fits(const struct ds_trainer *t, const struct ds_model_config *model)
 {
     const struct ds_config *config = t->config;
+    const unsigned long long positions = model->max_position_embeddings;
     const char *folder = config->model.path;
+    const char *colon = folder[0] ? ": " : "";
     char why[DS_WHY_BYTES];
 
     if (!ds_model_may_share(model, (uint32_t)config->parallel.tensor, why, sizeof why))
-        return ds_fail(DS_ERR_CONFIG, "[parallel] tensor %s%s%s", why, folder[0] ? ": " : "",
-                       folder);
+        return ds_config_refuse(config, "parallel", "tensor", "%s%s%s", why, colon, folder);
     if (!ds_config_stages_fit(config, model->num_hidden_layers, t->options.world->size, why,
                               sizeof why))
-        return ds_fail(DS_ERR_CONFIG, "[parallel] pipeline %s%s%s", why, folder[0] ? ": " : "",
-                       folder);
+        return ds_config_refuse(config, "parallel", "pipeline", "%s%s%s", why, colon, folder);
     if (folder[0] && config->train.seq_length > model->max_position_embeddings)
-        return ds_fail(DS_ERR_CONFIG,
-                       "[train] seq_length = %llu is more than the model's "
-                       "max_position_embeddings = %llu: %s",
-                       (unsigned long long)config->train.seq_length,
-                       (unsigned long long)model->max_position_embeddings, folder);
+        return ds_config_refuse(config, "train", "seq_length",
+                                "= %llu is more than the model's max_position_embeddings = %llu; "
+                                "nearest: %llu: %s",
+                                (unsigned long long)config->train.seq_length, positions, positions,
+                                folder);
     return DS_OK;
 }
 
@@ -142,13 +145,33 @@ static ds_status take_model(struct ds_trainer *t, const struct ds_model_config *
     return cut_stages(t);
 }
 
+/* Is there a folder where the key says one is? What is wrong inside, its files say. */
+static ds_status look_for_folder(const struct ds_config *config, struct ds_fs *fs)
+{
+    const char *path = config->model.path;
+    struct ds_fs_stat stat;
+    char key[DS_KEY_BYTES];
+    int code = ds_fs_stat(fs, path, &stat);
+
+    if (code == 0 && !stat.is_directory)
+        code = -ENOTDIR;
+    return code == 0 ? DS_OK
+                     : ds_fail(DS_ERR_DATA, "%s = %s: %s",
+                               ds_config_key(config, "model", "path", key), path, strerror(-code));
+}
+
 ds_status ds_trainer_model_config(const struct ds_config *config, struct ds_fs *fs,
                                   struct ds_model_config *out)
 {
-    if (config->model.path[0])
+    char where[DS_PLACE_BYTES];
+
+    if (config->model.path[0]) {
+        DS_TRY(look_for_folder(config, fs));
         return ds_hf_read_config(fs, config->model.path, out);
+    }
     config_from_keys(config, out);
-    return ds_model_config_check("[model]", out) == DS_OK
+    snprintf(where, sizeof where, "%.480s: [model]", config->places.name);
+    return ds_model_config_check(where, out) == DS_OK
                ? DS_OK
                : DS_ERR_CONFIG; /* of the keys, not of a folder's config.json */
 }
@@ -157,6 +180,7 @@ ds_status ds_trainer_model_config(const struct ds_config *config, struct ds_fs *
 static ds_status check_tokenizer(const struct ds_trainer *t, const char *folder)
 {
     enum ds_hf_tokenizer tokenizer;
+    char key[DS_KEY_BYTES];
 
     if (t->options.mode == DS_TRAINER_GENERATE || t->config->data.format != DS_DATA_TEXT)
         return DS_OK;
@@ -165,10 +189,10 @@ static ds_status check_tokenizer(const struct ds_trainer *t, const char *folder)
         return DS_OK;
     return ds_fail(
         DS_ERR_UNSUPPORTED,
-        "%s: its tokenizer is another one than the byte tokenizer, which is the only one "
+        "%s = %s: its tokenizer is another one than the byte tokenizer, which is the only one "
         "that data.format = text has so far; tokenise the data with the model's own and "
         "set data.format = safetensors",
-        folder);
+        ds_config_key(t->config, "model", "path", key), folder);
 }
 
 ds_status trainer_open_model(struct ds_trainer *t)
@@ -180,7 +204,7 @@ ds_status trainer_open_model(struct ds_trainer *t)
     DS_TRY(take_model(t, &model));
     if (!path[0])
         return DS_OK;
-    if (t->options.mode == DS_TRAINER_PLAN)
+    if (is_plan(t))
         return DS_OK;
     DS_TRY(check_tokenizer(t, path));
     DS_TRY(ds_hf_open(t->options.fs, path, &t->weights));

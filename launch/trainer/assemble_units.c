@@ -1,88 +1,9 @@
-/* assemble_units.c - the lists of a step and what they move: units with their sums, copies and owners, ZeRO
- * over them, the optimizer. */
+/* assemble_units.c - what the lists of a step move: units with their sums, copies and owners, ZeRO over
+ * them, the optimizer. */
 #include "trainer.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-/* ---- the lists: of a training step, and of an evaluation in the memory of the first */
-
-/* What of the shape is numbers of the configuration and of the mesh. */
-static struct ds_schedule_shape shape_of(const struct ds_trainer *t)
-{
-    static const enum ds_schedule_kind kinds[] = {
-        [DS_PIPELINE_GPIPE] = DS_SCHEDULE_GPIPE,
-        [DS_PIPELINE_1F1B] = DS_SCHEDULE_1F1B,
-        [DS_PIPELINE_INTERLEAVED] = DS_SCHEDULE_INTERLEAVED,
-        [DS_PIPELINE_ZERO_BUBBLE] = DS_SCHEDULE_ZERO_BUBBLE};
-    const struct ds_config *config = t->config;
-    const int is_tied = t->model->config.tie_word_embeddings;
-
-    return (struct ds_schedule_shape){
-        .block_count = t->model->block_count,
-        .unit_count = t->model->unit_count,
-        .micro_count = (uint32_t)t->micro_count,
-        .zero_stage = (uint32_t)config->zero.stage,
-        .is_training = is_training(t),
-        .recomputes = config->train.activation_checkpointing == DS_RECOMPUTE_FULL,
-        .kind = kinds[config->parallel.schedule],
-        .stage_count = t->mesh_shape.size[DS_AXIS_PP],
-        .stage = t->place.at[DS_AXIS_PP],
-        .chunk_count = (uint32_t)config->parallel.chunks,
-        .chunk_first = t->chunk_first,
-        .tied_unit = is_tied ? t->model->blocks[0].units[0] : DS_NO_UNIT,
-        .reshard = config->zero.reshard_after_forward == DS_RESHARD_KEY_NEVER ? DS_RESHARD_NEVER
-                                                                              : DS_RESHARD_ALWAYS,
-        .window = config->zero.window == DS_AUTO ? 1 : (uint32_t)config->zero.window,
-    };
-}
-
-/* Tensor ranks' parts may differ by a few rows; their lists may not. */
-static uint64_t whole_elems(const struct ds_model *model, uint32_t unit)
-{
-    const uint32_t start = model->units[unit].param_start;
-    uint64_t elems = 0;
-
-    for (uint32_t i = 0; i < model->units[unit].param_count; i++)
-        elems += ds_param_whole_elems(&model->params[start + i]);
-    return elems;
-}
-
-static ds_status fill_shape(const struct ds_model *model, struct ds_schedule_block *blocks,
-                            uint64_t *elems)
-{
-    if (!blocks || !elems)
-        return ds_fail(DS_ERR_NO_MEMORY, "the lists of a step");
-    for (uint32_t b = 0; b < model->block_count; b++) {
-        blocks[b].unit_count = model->blocks[b].unit_count;
-        memcpy(blocks[b].units, model->blocks[b].units, sizeof blocks[b].units);
-    }
-    for (uint32_t u = 0; u < model->unit_count; u++)
-        elems[u] = whole_elems(model, u);
-    return DS_OK;
-}
-
-ds_status trainer_make_lists(struct ds_trainer *t)
-{
-    struct ds_schedule_block *blocks = calloc(t->model->block_count, sizeof *blocks);
-    uint64_t *elems = calloc(t->model->unit_count, sizeof *elems);
-    struct ds_schedule_shape shape = shape_of(t);
-    ds_status st = fill_shape(t->model, blocks, elems);
-
-    shape.blocks = blocks;
-    shape.unit_cost = elems;
-    if (st == DS_OK && is_training(t))
-        st = ds_schedule_make(&shape, &t->train_list);
-    if (st == DS_OK) {
-        shape.like = is_training(t) ? &t->train_list : NULL;
-        shape.is_training = 0;
-        shape.micro_count = (uint32_t)t->eval_micro_count;
-        st = ds_schedule_make(&shape, &t->eval_list);
-    }
-    free(blocks);
-    free(elems);
-    return st;
-}
 
 /* ---- units */
 

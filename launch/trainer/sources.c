@@ -1,5 +1,6 @@
 /* sources.c - from the value of a data key to files. */
 #include "sources.h"
+#include "config/config.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,7 +40,8 @@ static int is_tokenised_name(const char *name)
     return name[0] != '.' && end && strcmp(end, ".safetensors") == 0;
 }
 
-static ds_status add_folder(struct ds_fs *fs, const struct ds_data_part *part, struct ds_sources *s)
+static ds_status add_folder(struct ds_fs *fs, const char *where, const struct ds_data_part *part,
+                            struct ds_sources *s)
 {
     const size_t count_before = s->path_count;
     char path[DS_TEXT_MAX + 264], **names = NULL;
@@ -48,7 +50,7 @@ static ds_status add_folder(struct ds_fs *fs, const struct ds_data_part *part, s
     int code = ds_fs_readdir(fs, part->path, &names, &count);
 
     if (code < 0)
-        return ds_fail(DS_ERR_DATA, "%s: cannot read this directory: %s", part->path,
+        return ds_fail(DS_ERR_DATA, "%s: %s: cannot read this directory: %s", where, part->path,
                        strerror(-code));
     for (size_t i = 0; i < count && st == DS_OK; i++) {
         if (!is_tokenised_name(names[i]))
@@ -59,47 +61,44 @@ static ds_status add_folder(struct ds_fs *fs, const struct ds_data_part *part, s
     free(names);
     if (st == DS_OK && s->path_count == count_before)
         st = ds_fail(DS_ERR_DATA,
-                     "%s: no *.safetensors file in this directory, which data.format = safetensors "
-                     "reads",
-                     part->path);
+                     "%s: %s: no *.safetensors file in this directory, which data.format = "
+                     "safetensors reads",
+                     where, part->path);
     return st;
 }
 
-static ds_status add_tokenised(struct ds_fs *fs, const struct ds_data_part *part,
-                               struct ds_sources *s)
+/* What is not there is a mistake in the key; what is wrong inside, the file says. */
+static ds_status add_part(const struct ds_config *config, const struct ds_prepare_options *prepare,
+                          const char *where, const struct ds_data_part *part,
+                          struct ds_prepare_report *report, struct ds_sources *s)
 {
     struct ds_fs_stat stat;
+    char *shard = NULL;
+    int code = ds_fs_stat(prepare->fs, part->path, &stat);
 
-    if (ds_fs_stat(fs, part->path, &stat) == 0 && stat.is_directory)
-        return add_folder(fs, part, s);
-    return add_path(s, strdup(part->path), part->weight);
-}
-
-static ds_status fill(const struct ds_config *config, const struct ds_prepare_options *prepare,
-                      struct ds_prepare_report *report, struct ds_sources *s)
-{
-    for (size_t i = 0; i < s->parts.count; i++) {
-        const struct ds_data_part *part = &s->parts.parts[i];
-        char *shard = NULL;
-        if (config->data.format == DS_DATA_TEXT) {
-            DS_TRY(ds_prepare_text(prepare, part->path, &shard, report));
-            DS_TRY(add_path(s, shard, part->weight));
-        } else {
-            DS_TRY(add_tokenised(prepare->fs, part, s));
-        }
+    if (code < 0)
+        return ds_fail(DS_ERR_DATA, "%s: %s: %s", where, part->path, strerror(-code));
+    if (config->data.format == DS_DATA_TEXT) {
+        DS_TRY(ds_prepare_text(prepare, part->path, &shard, report));
+        return add_path(s, shard, part->weight);
     }
-    return DS_OK;
+    return stat.is_directory ? add_folder(prepare->fs, where, part, s)
+                             : add_path(s, strdup(part->path), part->weight);
 }
 
 ds_status ds_sources_open(const struct ds_config *config, const struct ds_prepare_options *prepare,
-                          const char *where, const char *text, struct ds_prepare_report *report,
-                          struct ds_sources *out)
+                          const char *key, struct ds_prepare_report *report, struct ds_sources *out)
 {
+    const char *text = strcmp(key, "train") == 0 ? config->data.train : config->data.eval;
     struct ds_sources sources = {0};
-    ds_status st;
+    struct ds_prepare_options named = *prepare;
+    char where[DS_KEY_BYTES], cache[DS_KEY_BYTES];
+    ds_status st = DS_OK;
 
-    DS_TRY(ds_data_parts_parse(where, text, &sources.parts));
-    st = fill(config, prepare, report, &sources);
+    named.cache_key = ds_config_key(config, "data", "cache", cache);
+    DS_TRY(ds_data_parts_parse(ds_config_key(config, "data", key, where), text, &sources.parts));
+    for (size_t i = 0; i < sources.parts.count && st == DS_OK; i++)
+        st = add_part(config, &named, where, &sources.parts.parts[i], report, &sources);
     if (st != DS_OK) {
         ds_sources_close(&sources);
         return st;

@@ -14,11 +14,10 @@ struct ds_sources {
     size_t path_count;
 };
 
-/* local: `where` begins messages, `text` is the key's value; text that is not prepared is prepared now */
+/* local: what key "train" or "eval" names; text that is not prepared is prepared now */
 DS_CHECKED ds_status ds_sources_open(const struct ds_config *config,
-                                     const struct ds_prepare_options *prepare, const char *where,
-                                     const char *text, struct ds_prepare_report *report,
-                                     struct ds_sources *out);
+                                     const struct ds_prepare_options *prepare, const char *key,
+                                     struct ds_prepare_report *report, struct ds_sources *out);
 void ds_sources_close(struct ds_sources *sources);
 /* pure: where token shards lie; put it into prepare->cache */
 void ds_sources_cache(const struct ds_config *config, char *to, size_t bytes);

@@ -278,7 +278,8 @@ uint64_t ds_trainer_micro_count(const struct ds_trainer *t)
     return t->micro_count;
 }
 
-double ds_trainer_ideal_bubble(const struct ds_trainer *t)
+uint32_t ds_trainer_stage(const struct ds_trainer *t, uint32_t *stage_count)
 {
-    return ds_accounts_ideal_bubble(&t->train_list);
+    *stage_count = t->mesh_shape.size[DS_AXIS_PP];
+    return t->place.at[DS_AXIS_PP];
 }

@@ -74,6 +74,11 @@ static inline int is_training(const struct ds_trainer *t)
     return t->options.mode == DS_TRAINER_TRAIN || t->options.mode == DS_TRAINER_PLAN;
 }
 
+static inline int is_plan(const struct ds_trainer *t)
+{
+    return t->options.mode == DS_TRAINER_PLAN || t->options.mode == DS_TRAINER_PLAN_EVALUATE;
+}
+
 /* the list with the most of everything: memory is taken for it */
 static inline const struct ds_schedule *trainer_plan(const struct ds_trainer *t)
 {
@@ -85,7 +90,7 @@ DS_CHECKED ds_status trainer_assemble(struct ds_trainer *t);
 void trainer_dismantle(struct ds_trainer *t);
 /* collective: assemble_device.c */
 DS_CHECKED ds_status trainer_open_device(struct ds_trainer *t);
-/* local: its parts. assemble_model.c, assemble_units.c, assemble_batch.c */
+/* local: its parts. assemble_model.c, assemble_lists.c, assemble_units.c, assemble_batch.c */
 DS_CHECKED ds_status trainer_open_model(struct ds_trainer *t);
 enum ds_dtype trainer_dtype(int precision); /* pure: of enum ds_precision */
 DS_CHECKED ds_status trainer_make_lists(struct ds_trainer *t);

@@ -2,6 +2,7 @@
 #include "sources.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 struct ds_dataset {
@@ -36,6 +37,8 @@ static ds_status open_source(const struct ds_dataset_options *options, size_t in
     const struct shard_check check = {options->is_checked, options->progress, options->user};
 
     out->seq_length = options->seq_length;
+    if (options->seq_place)
+        snprintf(out->seq_place, sizeof out->seq_place, " (%.120s)", options->seq_place);
     out->vocab_size = options->vocab_size;
     if (options->format == DS_DATA_SAFETENSORS) {
         DS_TRY(source_open_tokenised(options->fs, options->paths[index], out));

@@ -287,7 +287,8 @@ static ds_status refuse_cache(const struct preparing *p, int code)
                           code == -ENAMETOOLONG || code == -ELOOP;
 
     return ds_fail(is_choice ? DS_ERR_CONFIG : DS_ERR_IO,
-                   "data.cache = %s: no prepared data can be kept there: %s", p->options->cache,
+                   "%s = %s: no prepared data can be kept there: %s",
+                   p->options->cache_key ? p->options->cache_key : "data.cache", p->options->cache,
                    strerror(-code));
 }
 

@@ -56,11 +56,12 @@ static ds_status refuse_short(const struct source *s, const char *path)
 {
     const char *text = ds_safetensors_metadata(s->file, "source");
 
-    return ds_fail(DS_ERR_DATA,
-                   "%s: %llu tokens are less than one sample of train.seq_length + 1 = %llu%s%s%s",
-                   text ? text : path, (unsigned long long)s->token_count,
-                   (unsigned long long)s->seq_length + 1, text ? " (prepared as " : "",
-                   text ? path : "", text ? ")" : "");
+    return ds_fail(
+        DS_ERR_DATA,
+        "%s: %llu tokens are less than one sample of train.seq_length + 1 = %llu%s%s%s%s",
+        text ? text : path, (unsigned long long)s->token_count,
+        (unsigned long long)s->seq_length + 1, s->seq_place, text ? " (prepared as " : "",
+        text ? path : "", text ? ")" : "");
 }
 
 ds_status source_open_shard(struct ds_fs *fs, const char *path, const struct shard_check *check,

@@ -147,9 +147,9 @@ static ds_status check_shape(const struct source *s, const struct ds_safetensors
                        path, entry->name, ds_dtype_name(entry->dtype), entry->dim_count);
     if (entry->shape[entry->dim_count - 1] != s->seq_length)
         return ds_fail(DS_ERR_DATA,
-                       "%s: '%s' has rows of %llu tokens, but train.seq_length is %llu", path,
+                       "%s: '%s' has rows of %llu tokens, but train.seq_length is %llu%s", path,
                        entry->name, (unsigned long long)entry->shape[entry->dim_count - 1],
-                       (unsigned long long)s->seq_length);
+                       (unsigned long long)s->seq_length, s->seq_place);
     if (entry->elems == 0)
         return ds_fail(DS_ERR_DATA, "%s: '%s' is empty", path, entry->name);
     return DS_OK;

@@ -74,7 +74,7 @@ static const struct device_row device_rows[] = {{"cuda", find_cuda},
                                                 {"cpu", find_cpu}}; /* best first */
 #define ROW_COUNT (sizeof device_rows / sizeof device_rows[0])
 
-static ds_status find_best(const struct ds_device_ops **out)
+static ds_status find_best(const char *who, const struct ds_device_ops **out)
 {
     char why[DS_WHY_MAX];
 
@@ -88,25 +88,25 @@ static ds_status find_best(const struct ds_device_ops **out)
             return DS_OK;
         }
     }
-    return ds_fail(DS_ERR_UNSUPPORTED, "device = auto: no device here computes");
+    return ds_fail(DS_ERR_UNSUPPORTED, "%s = auto: no device here computes", who);
 }
 
-ds_status ds_device_find(const char *name, const struct ds_device_ops **out)
+ds_status ds_device_find(const char *who, const char *name, const struct ds_device_ops **out)
 {
     char why[DS_WHY_MAX];
 
     if (strcmp(name, "auto") == 0)
-        return find_best(out);
+        return find_best(who, out);
     for (size_t i = 0; i < ROW_COUNT; i++) {
         if (strcmp(name, device_rows[i].name) != 0)
             continue;
         if (device_rows[i].find(why, out))
             return DS_OK;
-        return ds_fail(DS_ERR_UNSUPPORTED, "device = %s: %s; device = auto takes what is here",
+        return ds_fail(DS_ERR_UNSUPPORTED, "%s = %s: %s; device = auto takes what is here", who,
                        name, why);
     }
-    return ds_fail(DS_ERR_UNSUPPORTED,
-                   "device = %s: there is cpu, cuda, and auto for the best here", name);
+    return ds_fail(DS_ERR_UNSUPPORTED, "%s = %s: there is cpu, cuda, and auto for the best here",
+                   who, name);
 }
 
 const struct ds_device_ops *ds_device_look(const char *name)

@@ -27,7 +27,8 @@ ds_status ds_timeline_open(const struct ds_timeline_options *options, struct ds_
     if (!timeline)
         return ds_fail(DS_ERR_NO_MEMORY, "the timeline of a step");
     timeline->options = *options;
-    timeline->capacity = SPANS_PER_ACTION * options->action_count + SPANS_MORE;
+    timeline->capacity =
+        SPANS_PER_ACTION * options->action_count + options->collective_count + SPANS_MORE;
     for (int turn = 0; turn < TURNS; turn++) {
         void *at = NULL;
         DS_TRY_GOTO(st,

@@ -247,11 +247,20 @@ static ds_status decoder_forward(const struct ds_block *block, struct ds_pass *p
     return mlp_half(&d, pass, &s, &w, x_RC, matrix_at(y, d.dtype, d.R, d.C));
 }
 
+/* Of all ways the backward in one call has most: both gradients and both norms' outputs gathered, both
+ * products' inputs summed. */
+static uint32_t decoder_collectives(const struct ds_block *block, uint64_t token_count)
+{
+    (void)block, (void)token_count;
+    return 6;
+}
+
 const struct ds_block_ops model_decoder_ops = {
     .name = "decoder",
     .saved_bytes = decoder_saved_bytes,
     .workspace_bytes = decoder_workspace_bytes,
     .held_bytes = decoder_held_bytes,
+    .collective_count = decoder_collectives,
     .forward = decoder_forward,
     .backward = decoder_backward,
 };

@@ -89,10 +89,17 @@ static ds_status embedding_backward(const struct ds_block *block, struct ds_pass
     return pass->kernels->embedding_backward(pass->stream, &args);
 }
 
+static uint32_t embedding_collectives(const struct ds_block *block, uint64_t token_count)
+{
+    (void)block, (void)token_count;
+    return 1;
+}
+
 const struct ds_block_ops model_embedding_ops = {
     .name = "embedding",
     .saved_bytes = embedding_saved_bytes,
     .workspace_bytes = embedding_workspace_bytes,
+    .collective_count = embedding_collectives,
     .forward = embedding_forward,
     .backward = embedding_backward,
 };

@@ -97,6 +97,14 @@ static size_t head_workspace_bytes(const struct ds_block *block, uint64_t token_
     return measure.used;
 }
 
+/* Tokens gathered, two sums a chunk, the gradient summed. */
+static uint32_t head_collectives(const struct ds_block *block, uint64_t token_count)
+{
+    const struct head head = head_of(block, token_count);
+
+    return 2 + 2 * (uint32_t)((head.T + head.chunk_rows - 1) / head.chunk_rows);
+}
+
 /* ---- loss */
 
 /* The three calls, and between them what the ranks have in common. */
@@ -105,11 +113,9 @@ static ds_status loss_over_ranks(struct ds_pass *pass, const struct ds_cross_ent
     const size_t rows = (size_t)args->logits_NV.shape[0];
 
     DS_TRY(pass->kernels->cross_entropy_max(pass->stream, args));
-    DS_TRY(
-        ds_comm_all_reduce(pass->tp, args->max_N.data, rows, DS_F32, DS_REDUCE_MAX, pass->stream));
+    DS_TRY(tp_all_reduce(pass, args->max_N.data, rows, DS_F32, DS_REDUCE_MAX));
     DS_TRY(pass->kernels->cross_entropy_sum(pass->stream, args));
-    DS_TRY(ds_comm_all_reduce(pass->tp, args->sums_N2.data, 2 * rows, DS_F32, DS_REDUCE_SUM,
-                              pass->stream));
+    DS_TRY(tp_all_reduce(pass, args->sums_N2.data, 2 * rows, DS_F32, DS_REDUCE_SUM));
     return pass->kernels->cross_entropy_finish(pass->stream, args);
 }
 
@@ -261,6 +267,7 @@ const struct ds_block_ops model_head_ops = {
     .name = "head",
     .saved_bytes = head_saved_bytes,
     .workspace_bytes = head_workspace_bytes,
+    .collective_count = head_collectives,
     .loss = head_loss,
     .logits = head_logits,
 };

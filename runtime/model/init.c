@@ -20,23 +20,31 @@ void ds_model_init_values(const struct ds_model *model, const struct ds_param *p
 }
 
 /* Matrices that multiply: the embedding only looks up, so it counts once, as the head. Attention is
- * counted as computed, half of the square. */
-static double block_flops(const struct ds_model *model, uint32_t block, uint64_t seq_length)
+ * counted as computed, half of the square; its backward makes the gradient of its inputs alone. */
+static struct ds_block_cost block_flops(const struct ds_model *model, uint32_t block,
+                                        uint64_t seq_length)
 {
     const struct ds_model_config *config = &model->config;
     const struct ds_block *b = &model->blocks[block];
     const struct ds_unit *unit = &model->units[b->units[0]];
-    double heads = (double)(config->num_attention_heads * config->head_dim);
+    const double heads = (double)(config->num_attention_heads * config->head_dim);
+    const double attention = b->kind == DS_BLOCK_DECODER ? (double)seq_length * heads : 0;
     double matrices = 0;
 
-    if (b->kind == DS_BLOCK_EMBEDDING)
-        return 0;
     if (b->kind == DS_BLOCK_HEAD)
-        return 6 * (double)config->vocab_size * (double)config->hidden_size;
-    for (uint32_t i = unit->param_start; i < unit->param_start + unit->param_count; i++)
+        matrices = (double)config->vocab_size * (double)config->hidden_size;
+    for (uint32_t i = unit->param_start;
+         b->kind == DS_BLOCK_DECODER && i < unit->param_start + unit->param_count; i++)
         if (model->params[i].is_matrix)
             matrices += (double)ds_param_whole_elems(&model->params[i]);
-    return 6 * matrices + 6 * (double)seq_length * heads;
+    return (struct ds_block_cost){.forward = 2 * matrices + 2 * attention,
+                                  .input = 2 * matrices + 4 * attention,
+                                  .weight = 2 * matrices};
+}
+
+static double sum(struct ds_block_cost cost)
+{
+    return cost.forward + cost.input + cost.weight;
 }
 
 /* FLOPs in the time in which a byte moves: a core has some 100 GFLOP/s and 10 GB/s. An H100 has 330 to a
@@ -44,13 +52,19 @@ static double block_flops(const struct ds_model *model, uint32_t block, uint64_t
 #define BYTE_FLOPS 10
 
 /* The lookup moves a row, its backward reads one and adds it to another. */
-double ds_model_block_cost(const struct ds_model *model, uint32_t block, uint64_t seq_length)
+struct ds_block_cost ds_model_block_cost_parts(const struct ds_model *model, uint32_t block,
+                                               uint64_t seq_length)
 {
-    const double bytes = 3 * (double)model->config.hidden_size * sizeof(float);
+    const double row = (double)model->config.hidden_size * sizeof(float);
 
     if (model->blocks[block].kind == DS_BLOCK_EMBEDDING)
-        return BYTE_FLOPS * bytes;
+        return (struct ds_block_cost){.forward = BYTE_FLOPS * row, .weight = BYTE_FLOPS * 2 * row};
     return block_flops(model, block, seq_length);
+}
+
+double ds_model_block_cost(const struct ds_model *model, uint32_t block, uint64_t seq_length)
+{
+    return sum(ds_model_block_cost_parts(model, block, seq_length));
 }
 
 double ds_model_flops_per_token(const struct ds_model *model, uint64_t seq_length)
@@ -58,6 +72,6 @@ double ds_model_flops_per_token(const struct ds_model *model, uint64_t seq_lengt
     double total = 0;
 
     for (uint32_t b = 0; b < model->block_count; b++)
-        total += block_flops(model, b, seq_length);
+        total += sum(block_flops(model, b, seq_length));
     return total;
 }

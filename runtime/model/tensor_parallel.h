@@ -17,6 +17,9 @@
 DS_CHECKED ds_status tp_gather(const struct ds_model *model, const struct ds_pass *pass,
                                struct ds_tensor part, struct ds_tensor room,
                                struct ds_tensor *whole);
+/* Of what every rank has, however it came there. */
+DS_CHECKED ds_status tp_all_reduce(const struct ds_pass *pass, void *data, size_t count,
+                                   enum ds_dtype dtype, enum ds_reduce op);
 /* Where a part of the sum that will be `sum` is made. */
 struct ds_tensor tp_partial(struct ds_tensor sum, struct ds_tensor room);
 /* `sum` becomes the sum over the ranks of what they have made there. */

@@ -87,7 +87,7 @@ refused 64 "config.ini:15: [schedule] kind = 'step' must be constant, linear, co
 file ''
 refused 64 "config.ini:12: [train] global_batch_size = 8 must be a multiple of micro_batch_size * data = 3 * 1 = 3; nearest: 9" check config.ini train.micro_batch_size=3
 refused 64 "config.ini:4: [model] hidden_size cannot stand beside [model] path (command line): the folder's config.json decides it" check config.ini model.path=m
-refused 64 "command line: [schedule] warmup_steps = 11 is more than [train] steps = 10" check config.ini schedule.warmup_steps=11
+refused 64 "command line: [schedule] warmup_steps = 11 is more than [train] steps = 10; nearest: 10" check config.ini schedule.warmup_steps=11
 
 # the command line
 refused 64 "command line: unknown key 'stepz' in [train]; did you mean 'steps'?" check config.ini train.stepz=3
@@ -146,7 +146,7 @@ if command -v mpirun >/dev/null; then
     got=$?
     [ $got = 64 ] || fail "mpirun: exit code $got"
     [ "$(grep -c '^dstrain' err)" = 1 ] &&
-        grep -qxF 'dstrain [rank 0]: error: command line: [parallel] data = 4 wants 4 ranks (tensor = 1, pipeline = 1), this launch has 2; nearest: data = 2' err ||
+        grep -qxF 'dstrain [rank 0]: error: command line: [parallel] data = 4 wants 4 ranks (tensor = 1, pipeline = 1), this launch has 2; nearest: data = 2, or run under mpirun -n 4' err ||
         fail "mpirun: said '$(cat err)'"
     mpirun -n 2 "$program" check config.ini >out 2>err || fail "mpirun: $(cat err)"
     [ "$(grep -c '^\[run\]' out)" = 1 ] || fail "mpirun: the configuration is not printed once"

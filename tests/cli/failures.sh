@@ -272,11 +272,11 @@ test_text() {
     printf 'abc' >short.txt
     mkdir none
     refused 65 'empty.txt: no text' 2 data.train=empty.txt
-    refused 65 'missing.txt: cannot read this text: No such file or directory' 2 data.train=missing.txt
+    refused 65 'error: command line: [data] train: missing.txt: No such file or directory' 2 data.train=missing.txt
     refused 65 'none: no text' 3 data.train=none
-    refused 65 'short.txt: 5 tokens are less than one sample of train.seq_length + 1 = 17' 2 data.train=short.txt
-    refused 65 'missing.txt' 2 data.eval=missing.txt
-    refused 64 'data.cache = empty.txt/below: no prepared data can be kept there: Not a directory' 2 data.cache=empty.txt/below
+    refused 65 'short.txt: 5 tokens are less than one sample of train.seq_length + 1 = 17 (c.ini:17) (prepared as ' 2 data.train=short.txt
+    refused 65 'command line: [data] eval: missing.txt: No such' 2 data.eval=missing.txt
+    refused 64 'command line: [data] cache = empty.txt/below: no prepared data can be kept there: Not a directory' 2 data.cache=empty.txt/below
     if [ "$(id -u)" != 0 ]; then
         cp t.txt closed.txt
         chmod 0 closed.txt
@@ -306,12 +306,12 @@ test_tokens() {
     run 2 "$@" data.train=d data.eval=good.safetensors train.seq_length=4
     ended 0
     refused 65 'dd/a.safetensors: sample 0 has token id 300' 2 "$@" data.train=d,dd train.seq_length=4
-    refused 65 'none: no *.safetensors file in this directory' 2 "$@" data.train=none train.seq_length=4
+    refused 65 'command line: [data] train: none: no *.safetensors file in this directory' 2 "$@" data.train=none train.seq_length=4
     refused 65 'large.safetensors: sample 0 has token id 300' \
         2 "$@" data.train=good.safetensors data.eval=large.safetensors train.seq_length=4
     refused 65 'large.safetensors: sample 0 has token id 300 at position 2, but the vocabulary has 61 ids (0..60)' \
         2 "$@" data.train=large.safetensors train.seq_length=4
-    refused 65 "large.safetensors: 'input_ids' has rows of 4 tokens, but train.seq_length is 16" \
+    refused 65 "large.safetensors: 'input_ids' has rows of 4 tokens, but train.seq_length is 16 (c.ini:17)" \
         2 "$@" data.train=large.safetensors
     refused 65 "input_ids" 2 "$@" data.train=name.safetensors
     refused 65 'cut.safetensors: ' 2 "$@" data.train=cut.safetensors train.seq_length=4
@@ -354,8 +354,8 @@ test_model() {
     done
     model
     sed -i 's/"<bos>"/"<s>"/' m/tokenizer.json
-    refused 64 'm: its tokenizer is another one than the byte tokenizer' 2
-    refused 64 'm: its tokenizer is another one than the byte tokenizer' 3
+    refused 64 'c.ini:7: [model] path = m: its tokenizer is another one than the byte tokenizer' 2
+    refused 64 'c.ini:7: [model] path = m: its tokenizer is another one than the byte tokenizer' 3
     rm m/tokenizer.json
     run 2
     ended 0
@@ -385,14 +385,18 @@ test_model() {
     refused 65 'm/config.json:2:0: not valid JSON' 2
     rm m/config.json
     refused 65 'm/config.json: No such file or directory' 2
+    rm -r m
+    refused 65 'c.ini:7: [model] path = m: No such file or directory' 2
+    : >m
+    refused 65 'c.ini:7: [model] path = m: Not a directory' 2
 }
 
 test_input() {
     test_text
     test_tokens
-    refused 64 'device = cuda: ' 2 run.device=cuda
+    refused 64 'command line: [run] device = cuda: ' 2 run.device=cuda
     grep -q 'device = auto takes what is here' err || fail "$what: no remedy"
-    refused 64 'c.ini: [model] head_dim' 2 model.hidden_size=18
+    refused 64 'command line: [model] hidden_size = 18 makes head_dim = 18 / 2 = 9' 2 model.hidden_size=18
     refused 64 'num_key_value_heads = 3' 2 model.num_key_value_heads=3
     refused 64 'smaller than the tokenizer' 2 model.vocab_size=100
     refused 64 'hidden_size = 16 must be a multiple of num_attention_heads = 3' 2 model.num_attention_heads=3
@@ -410,7 +414,7 @@ test_launches() {
     cp r/metrics.jsonl kept
     again 2 optimizer.learning_rate=0.5 data.train=missing.txt
     [ "$code" = 64 ] || fail "$what: exit code $code"
-    said "run.dir: r: holds another run; it differs in [data] train = 'missing.txt' (there 't.txt'), [optimizer] learning_rate = 0.5"
+    said "run.dir: r: holds another run; it differs in [data] train = 'missing.txt' (command line, there 't.txt'), [optimizer] learning_rate = 0.5"
     cmp -s r/metrics.jsonl kept || fail "$what: the other run's metrics have changed"
 
     again 2

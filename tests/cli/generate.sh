@@ -86,8 +86,20 @@ sed 's/"<bos>"/"<s>"/' r/export/tokenizer.json >other/tokenizer.json
 refused 64 "other: its tokenizer.json is missing or another one" other
 awk '/^\[model\]/ { print; print "path = other"; skip = 1; next } /^\[/ { skip = 0 } !skip' c.ini >other.ini
 "$program" eval other.ini run.dir=none >out 2>err
-[ $? = 64 ] && grep -q "error: other: its tokenizer is another one than the byte tokenizer" err && [ ! -s out ] ||
+[ $? = 64 ] && grep -q "error: other.ini:5: \[model\] path = other: its tokenizer is another one than the byte tokenizer" err && [ ! -s out ] ||
     fail "eval of text with another tokenizer: not refused"
+# an evaluation is held to the limits, too: to its own bytes, which are fewer than those of training
+"$program" eval c.ini memory.device_limit=1000 >out 2>err
+[ $? = 64 ] && [ ! -s out ] && [ "$(wc -l <err)" = 1 ] || fail "eval beyond device_limit: not refused, $(cat err)"
+least=$(sed -n 's/.*command line: \[memory\] device_limit = 1000 is too little .*; nearest: \([0-9]*\): .*/\1/p' err)
+"$program" eval c.ini memory.device_limit="${least:-0}" >out 2>err || fail "eval within device_limit: $(cat err)"
+"$program" eval c.ini memory.device_limit=$((${least:-1} - 1)) >out 2>err &&
+    fail "eval a byte beyond device_limit is not refused"
+"$program" eval c.ini memory.host_limit=1 >out 2>err
+[ $? = 64 ] && grep -q 'command line: \[memory\] host_limit = 1 is too little' err || fail "eval beyond host_limit: $(cat err)"
+"$program" eval c.ini run.dir=none >out 2>err
+[ $? = 64 ] && grep -q "error: command line: \[run\] dir = none: nothing to evaluate" err && [ ! -s out ] ||
+    fail "eval of nothing: not refused, $(cat err)"
 echo '{' >other/tokenizer.json
 refused 64 "other: its tokenizer.json is missing or another one" other
 rm other/tokenizer.json

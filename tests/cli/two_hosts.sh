@@ -185,7 +185,7 @@ layouts_agree() {
     same_as stages
     two_hosts asked parallel.transport=shm
     ended 64
-    grep -q 'transport = shm, but the shard group cannot have it: all its ranks on one host' err ||
+    grep -q 'command line: \[parallel\] transport = shm, but the shard group cannot have it: all its ranks on one host' err ||
         fail "$what: does not say why"
 }
 

@@ -22,11 +22,10 @@ static int are_equal(const struct ds_config *a, const struct ds_config *b)
 static void expect_reads_back(const struct ds_config *config, int is_valid)
 {
     struct ds_config again;
-    struct ds_places places;
     char *text = NULL, *shown = NULL;
 
     if (ds_config_print(config, &text) == DS_OK) {
-        DS_ASSERT(ds_config_parse("again", text, strlen(text), NULL, 0, &again, &places) == DS_OK);
+        DS_ASSERT(ds_config_parse("again", text, strlen(text), NULL, 0, &again) == DS_OK);
         DS_ASSERT(!is_valid || are_equal(config, &again));
         DS_ASSERT(ds_config_print(&again, &shown) != DS_OK || strcmp(text, shown) == 0);
     }
@@ -38,14 +37,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static const char *const overrides[] = {"train.steps=5e2"};
     struct ds_config config;
-    struct ds_places places;
 
     ds_log.terminal = -1; /* refusals are not news here */
-    if (ds_config_parse("fuzz", (const char *)data, size, overrides, 1, &config, &places) != DS_OK)
+    if (ds_config_parse("fuzz", (const char *)data, size, overrides, 1, &config) != DS_OK)
         return 0;
     expect_reads_back(&config, 0);
     ds_config_resolve(&config, 4);
-    ds_status st = ds_config_validate(&config, &places, DS_CONFIG_TRAIN, 4);
+    ds_status st = ds_config_validate(&config, DS_CONFIG_TRAIN, 4);
     DS_ASSERT(st == DS_OK || st == DS_ERR_CONFIG);
     /* what is refused is not stored: resolving may have left a key's limits */
     if (st == DS_OK)

@@ -130,8 +130,8 @@ static void expect_plane(int transport, const char *name, uint32_t shard)
     const enum ds_group groups[] = {DS_GROUP_SHARD, DS_GROUP_REPLICA};
     struct ds_mesh *mesh = NULL;
 
-    mp_assert(ds_mesh_open(world, &shape, 1u << groups[0] | 1u << groups[1], transport, NULL,
-                           &mesh) == DS_OK);
+    mp_assert(ds_mesh_open(world, &shape, 1u << groups[0] | 1u << groups[1], "transport", transport,
+                           NULL, &mesh) == DS_OK);
     for (int i = 0; i < 2; i++) {
         const struct ds_comm *group = ds_mesh_group(mesh, groups[i]);
         mp_assert(strcmp(group->ops->name, group->size > 1 ? name : "self") == 0);

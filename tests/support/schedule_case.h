@@ -6,15 +6,19 @@
 #include "dstrain/schedule.h"
 #include "test.h"
 
+#include "dstrain/random.h"
+
 enum { STAGES_MAX = 8, CHUNKS_MAX = 4, BLOCKS_MAX = 2 * STAGES_MAX * CHUNKS_MAX };
 
 struct schedule_fixture {
     struct ds_schedule_block blocks[BLOCKS_MAX];
     uint64_t cost[BLOCKS_MAX];
     uint32_t first[STAGES_MAX * CHUNKS_MAX + 1];
+    struct ds_schedule_part parts[STAGES_MAX * CHUNKS_MAX];
     struct ds_schedule_shape shape;
     struct ds_schedule lists[STAGES_MAX], evals[STAGES_MAX];
-    uint32_t ticks, alive[STAGES_MAX];
+    struct ds_schedule_played played[STAGES_MAX];
+    uint64_t ticks; /* when the last of them ended */
 };
 
 struct schedule_case {
@@ -22,7 +26,21 @@ struct schedule_case {
     uint32_t extra; /* blocks more than parts */
     uint32_t is_sharded, recomputes, is_tied;
     uint32_t reshard, window;
+    uint32_t parts; /* 0, or which unequal parts the list is made for */
 };
+
+/* Some parts ten times as dear as others, and so their pieces. */
+static inline void schedule_parts(struct schedule_fixture *f, const struct schedule_case *c)
+{
+    const struct ds_random random = ds_random_of(c->parts, DS_RANDOM_TEST, 0);
+
+    for (uint32_t v = 0; v < c->stages * c->chunks; v++)
+        f->parts[v] =
+            (struct ds_schedule_part){1 + (uint32_t)ds_random_below(random, 3 * v, 10),
+                                      1 + (uint32_t)ds_random_below(random, 3 * v + 1, 10),
+                                      1 + (uint32_t)ds_random_below(random, 3 * v + 2, 10)};
+    f->shape.parts = f->parts;
+}
 
 static inline void schedule_shape(struct schedule_fixture *f, const struct schedule_case *c)
 {
@@ -54,6 +72,8 @@ static inline void schedule_shape(struct schedule_fixture *f, const struct sched
                                           .tied_unit = c->is_tied ? 0 : DS_NO_UNIT,
                                           .reshard = (enum ds_reshard)c->reshard,
                                           .window = c->window};
+    if (c->parts)
+        schedule_parts(f, c);
 }
 
 static inline void schedule_make(struct schedule_fixture *f)
@@ -64,9 +84,14 @@ static inline void schedule_make(struct schedule_fixture *f)
     }
 }
 
-static inline ds_status schedule_play(struct schedule_fixture *f)
+static inline ds_status schedule_play(struct schedule_fixture *f, const struct ds_schedule *lists,
+                                      const uint64_t *costs)
 {
-    return ds_schedule_play(&f->shape, f->lists, &f->ticks, f->alive);
+    f->ticks = 0;
+    DS_TRY(ds_schedule_play(&f->shape, lists, costs, f->played));
+    for (uint32_t i = 0; i < f->shape.stage_count; i++)
+        f->ticks = f->played[i].end > f->ticks ? f->played[i].end : f->ticks;
+    return DS_OK;
 }
 
 static inline void schedule_free(struct schedule_fixture *f)

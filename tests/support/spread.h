@@ -159,7 +159,7 @@ static inline void spread_open(const struct spread_case *c, struct ds_comm *worl
     const struct ds_model_share share = {.tp_rank = r->here.at[DS_AXIS_TP],
                                          .tp_size = c->mesh.size[DS_AXIS_TP]};
     SPREAD_MUST(ds_mesh_open(world, &c->mesh, 1u << DS_GROUP_SHARD | 1u << DS_GROUP_REPLICA,
-                             DS_TRANSPORT_AUTO, NULL, &r->mesh) == DS_OK);
+                             "transport", DS_TRANSPORT_AUTO, NULL, &r->mesh) == DS_OK);
     SPREAD_MUST(ds_device_cpu_ops.open(0, &device, &r->device) == DS_OK);
     if (device_ops)
         r->device->ops = device_ops;

@@ -183,6 +183,17 @@ static ds_status collect(struct ds_trainer *trainer, struct tiny_result *out)
     return read_params(trainer, out->params);
 }
 
+static ds_status evaluate(struct ds_trainer *trainer, struct tiny_result *out)
+{
+    uint64_t tokens;
+    double loss = 0;
+    ds_status st = ds_trainer_evaluate(trainer, &loss, &tokens);
+
+    if (out)
+        out->eval_loss = loss;
+    return st;
+}
+
 static ds_status run_rank(struct ds_comm *world, struct tiny_rank *rank)
 {
     struct ds_trainer *trainer = NULL;
@@ -194,7 +205,8 @@ static ds_status run_rank(struct ds_comm *world, struct tiny_rank *rank)
     else
         tiny_config(rank->c, &config);
     const struct ds_trainer_options options = {.config = &config,
-                                               .mode = DS_TRAINER_TRAIN,
+                                               .mode = rank->c->evaluates ? DS_TRAINER_EVALUATE
+                                                                          : DS_TRAINER_TRAIN,
                                                .world = world,
                                                .fs = ds_fs_posix(),
                                                .clock = ds_clock_system(),
@@ -203,7 +215,7 @@ static ds_status run_rank(struct ds_comm *world, struct tiny_rank *rank)
                                                .user = rank};
     st = ds_trainer_open(&options, &trainer);
     if (st == DS_OK)
-        st = ds_trainer_run(trainer);
+        st = rank->c->evaluates ? evaluate(trainer, rank->out) : ds_trainer_run(trainer);
     if (st == DS_OK) {
         const struct ds_memory *memory = ds_trainer_memory(trainer);
         memcpy(rank->bytes, memory->bytes, sizeof memory->bytes);

@@ -23,6 +23,7 @@ struct tiny_case {
     uint32_t layers, heads, kv_heads, head_dim;
     int family;
     const char *inject;
+    int evaluates;                      /* alone, as `dstrain eval` does, with new weights */
     const char *data;                   /* safetensors file */
     const struct ds_device_ops *device; /* NULL: the cpu device that is built in */
     int transport;                      /* enum ds_transport */

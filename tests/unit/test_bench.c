@@ -184,6 +184,7 @@ static void a_step_is_measured_without_data(void **state)
     assert_true(bench_number(lines.lines[0], "wait_comm_s") > 0);
     assert_true(bench_number(lines.lines[0], "bubble") == 0); /* of one stage */
     assert_true(bench_number(lines.lines[0], "bubble_ideal") == 0);
+    assert_true(bench_number(lines.lines[0], "bubble_played") == 0);
     assert_true(json_is_null(json_object_get(lines.lines[0], "bubble_over_ideal")));
     assert_true(json_is_null(json_object_get(lines.lines[0], "mfu"))); /* the cpu has no peak */
     assert_true(bench_number(lines.lines[0], "tokens_per_s_rank") ==
@@ -191,6 +192,9 @@ static void a_step_is_measured_without_data(void **state)
     assert_true(bench_number(lines.lines[0], "device_peak_bytes") > 0);
     assert_true(bench_number(lines.lines[0], "host_peak_bytes") > 0);
     assert_true(first_step_is_between(lines.lines[0], began_ns));
+    /* all of its arithmetic, nothing else */
+    assert_true(bench_number(lines.lines[0], "played_s") > 0);
+    assert_true(bench_number(lines.lines[0], "played_s") < bench_number(lines.lines[0], "p90"));
     assert_int_equal(names_in(folder), 1); /* the configuration */
     bench_lines_fini(&lines);
     tiny_remove(folder);
@@ -214,7 +218,7 @@ static void a_step_that_does_not_fit_is_refused(void **state)
     const char *said = capture_end(&capture);
     unsetenv("TMPDIR");
     assert_int_equal(lines.status, DS_ERR_CONFIG);
-    assert_non_null(strstr(said, "does not fit its limit"));
+    assert_non_null(strstr(said, "the run does not fit"));
     assert_int_equal(names_in(folder), 1); /* the configuration */
     bench_lines_fini(&lines);
     tiny_remove(folder);

@@ -19,11 +19,10 @@
 
 struct load {
     const char *text;
-    const char *overrides[4];
+    const char *overrides[12];
     enum ds_config_use use;
     uint64_t rank_count;
     struct ds_config config;
-    struct ds_places places;
     struct capture capture;
     const char *said;
 };
@@ -33,14 +32,13 @@ static ds_status load(struct load *l)
     size_t count = 0;
     ds_status st;
 
-    while (count < 4 && l->overrides[count])
+    while (count < 12 && l->overrides[count])
         count++;
     capture_begin(&l->capture);
-    st = ds_config_parse("c.ini", l->text, strlen(l->text), l->overrides, count, &l->config,
-                         &l->places);
+    st = ds_config_parse("c.ini", l->text, strlen(l->text), l->overrides, count, &l->config);
     if (st == DS_OK) {
         ds_config_resolve(&l->config, l->rank_count);
-        st = ds_config_validate(&l->config, &l->places, l->use, l->rank_count);
+        st = ds_config_validate(&l->config, l->use, l->rank_count);
     }
     l->said = capture_end(&l->capture);
     return st;
@@ -135,7 +133,7 @@ static void sizes_of_a_model_have_the_limits_of_the_model(void **state)
 /* a struct is the table's: every byte of it that is not padding belongs to one row */
 static void rows_do_not_overlap(void **state)
 {
-    static uint8_t owner[sizeof(struct ds_config)];
+    static uint8_t owner[offsetof(struct ds_config, places)]; /* those are beside the keys */
     size_t owned = 0;
 
     (void)state;
@@ -144,7 +142,7 @@ static void rows_do_not_overlap(void **state)
             assert_int_equal(owner[ds_config_fields[i].offset + b]++, 0);
             owned++;
         }
-    assert_true(owned + 8 * 16 > sizeof(struct ds_config));
+    assert_true(owned + 8 * 16 > sizeof owner);
 }
 
 static void sections_are_in_the_order_of_the_rows(void **state)
@@ -253,7 +251,6 @@ static void what_is_printed_parses_to_an_equal_struct(void **state)
         struct ds_random random = ds_random_of(seed, DS_RANDOM_TEST, turn);
         struct load l = {.text = GOOD, .rank_count = 4};
         struct ds_config again;
-        struct ds_places places;
         uint64_t hash_a, hash_b;
         char *text, *text_again;
 
@@ -266,7 +263,7 @@ static void what_is_printed_parses_to_an_equal_struct(void **state)
                 assert_ok(ds_field_parse(&ds_config_fields[i], "here", value, &l.config));
         }
         assert_ok(ds_config_print(&l.config, &text));
-        assert_ok(ds_config_parse("again", text, strlen(text), NULL, 0, &again, &places));
+        assert_ok(ds_config_parse("again", text, strlen(text), NULL, 0, &again));
         assert_equal(&again, &l.config);
         assert_ok(ds_config_print(&again, &text_again));
         assert_string_equal(text, text_again);
@@ -538,46 +535,73 @@ static const struct {
           "config.json decides it"),
      1, 0},
     {"", 0, "model.num_key_value_heads=3",
-     SAYS("command line: [model] num_key_value_heads = 3 must divide num_attention_heads = 4"), 1,
-     0},
+     SAYS("command line: [model] num_key_value_heads = 3 must divide num_attention_heads = 4; "
+          "nearest: 2"),
+     1, 0},
     {"", 0, "model.hidden_size=66",
-     SAYS("command line: [model] hidden_size = 66 must be a multiple of num_attention_heads = 4"),
+     SAYS("command line: [model] hidden_size = 66 must be a multiple of num_attention_heads = 4; "
+          "nearest: 64"),
      1, 0},
     {"", 0, "model.hidden_size=60",
-     SAYS("c.ini: [model] head_dim = 15 must be even: rotary positions turn pairs"), 1, 0},
+     SAYS("command line: [model] hidden_size = 60 makes head_dim = 60 / 4 = 15, which must be even "
+          "(rotary positions turn pairs) and in 2..1024; nearest: 56"),
+     1, 0},
+    {"", 0, "model.hidden_size=6",
+     SAYS("command line: [model] hidden_size = 6 must be a multiple of num_attention_heads = 4; "
+          "nearest: 8"),
+     1, 0},
+    {"[parallel]\n", 0, "model.head_dim=15",
+     SAYS("command line: [model] head_dim = 15 must be even: rotary positions turn pairs; nearest: "
+          "14"),
+     1, 0},
     {0,
      "[run]\ndir = r\ndevice = cpu\ndeterministic = false\n[model]\npath = m\n[data]\ntrain = a\n"
      "[train]\nsteps = 1\nglobal_batch_size = 1\nseq_length = 1\n",
      0,
      SAYS("c.ini:4: [run] deterministic = false has no meaning with device = cpu, which always "
-          "is deterministic"),
+          "is deterministic; nearest: auto"),
      1, 0},
     {"", 0, "model.hidden_size=4100",
-     SAYS("c.ini: [model] head_dim = 1025 (hidden_size / num_attention_heads where it is not "
-          "given) must be in 2..1024"),
+     SAYS(
+         "command line: [model] hidden_size = 4100 makes head_dim = 4100 / 4 = 1025, which must be "
+         "even (rotary positions turn pairs) and in 2..1024; nearest: 4096"),
      1, 0},
     {"", 0, "model.vocab_size=100",
      SAYS("command line: [model] vocab_size = 100 is smaller than the tokenizer's 259 ([data] "
-          "tokenizer = bytes)"),
+          "tokenizer = bytes); nearest: 259"),
      1, 0},
     {"", 0, "data.format=safetensors",
-     SAYS("c.ini: [model] vocab_size must be a number with [data] format = safetensors: no "
+     SAYS("command line: [data] format = safetensors needs a number in [model] vocab_size: no "
           "tokenizer decides it"),
      1, 0},
     {"", 0, "model.max_position_embeddings=16",
-     SAYS("c.ini:13: [train] seq_length = 32 is longer than [model] max_position_embeddings = 16"),
+     SAYS("c.ini:13: [train] seq_length = 32 is longer than [model] max_position_embeddings = 16; "
+          "nearest: 16"),
      1, 0},
     {"[parallel]\ndata = 4\n", 0, 0,
      SAYS("c.ini:15: [parallel] data = 4 wants 4 ranks (tensor = 1, pipeline = 1), this launch "
           "has 2; "
-          "nearest: data = 2"),
+          "nearest: data = 2, or run under mpirun -n 4"),
      2, 0},
+    {"[parallel]\ndata = 2\ntensor = 2\npipeline = 3\n", 0, 0,
+     SAYS(
+         "c.ini:15: [parallel] data = 2 wants 12 ranks (tensor = 2, pipeline = 3), this launch has "
+         "6; nearest: data = 1, or run under mpirun -n 12"),
+     6, 0},
     {"", 0, "parallel.shard=3",
      SAYS("command line: [parallel] shard = 3 must divide data = 4; nearest: 2"), 4, 0},
     {"[parallel]\npipeline = 2\n", 0, "parallel.tensor=3",
      SAYS("command line: [parallel] tensor = 3 times pipeline = 2 must divide the 4 ranks of "
-          "this launch; nearest: tensor * pipeline = 4"),
+          "this launch; nearest: tensor = 2, or run under mpirun -n 6"),
      4, 0},
+    {"[parallel]\ndata = 3\ntensor = 4\n", 0, 0,
+     SAYS("c.ini:16: [parallel] tensor = 4 times pipeline = 1 must divide the 6 ranks of this "
+          "launch; nearest: tensor = 1 and pipeline = 3, or run under mpirun -n 12"),
+     6, 0},
+    {"[parallel]\npipeline = 4\n", 0, 0,
+     SAYS("c.ini:15: [parallel] pipeline = 4 must divide the 6 ranks of this launch; nearest: "
+          "pipeline = 3, or run under mpirun -n 4"),
+     6, 0},
     {"[parallel]\npipeline = 2\nchunks = 2\n", 0, 0,
      SAYS("c.ini:16: [parallel] chunks = 2 needs schedule = interleaved and pipeline > 1 (pipeline "
           "= "
@@ -614,7 +638,7 @@ static const struct {
      1, 0},
     {"[zero]\nstage = 2\nwindow = 4\n", 0, 0,
      SAYS("c.ini:16: [zero] window = 4 is for stage = 3, which gathers parameters; stage = 2 keeps "
-          "them: nearest: 1"),
+          "them; nearest: 1"),
      1, 0},
     {"[parallel]\npipeline = 8\n", 0, "model.num_hidden_layers=3",
      SAYS("c.ini:15: [parallel] pipeline = 8 times chunks = 1 is more than the 5 blocks of the "
@@ -634,7 +658,7 @@ static const struct {
      4, 0},
     {"[parallel]\ntensor = 65536\npipeline = 65536\n", 0, 0,
      SAYS("c.ini:15: [parallel] tensor = 65536 times pipeline = 65536 must divide the 4 ranks of "
-          "this launch; nearest: tensor * pipeline = 4"),
+          "this launch; nearest: tensor = 4 and pipeline = 1, or run under mpirun -n 4294967296"),
      4, 0},
     {"", 0, "train.global_batch_size=15",
      SAYS("command line: [train] global_batch_size = 15 must be a multiple of micro_batch_size * "
@@ -647,7 +671,9 @@ static const struct {
     {"[log]\ntrace = 3..2\n", 0, 0,
      SAYS("c.ini:15: [log] trace = '3..2' must be first..last with 1 <= first <= last"), 1, 0},
     {"[log]\ntrace = 11..12\n", 0, 0,
-     SAYS("c.ini:15: [log] trace = '11..12' begins after the last step, train.steps = 10"), 1, 0},
+     SAYS("c.ini:15: [log] trace = '11..12' begins after the last step, train.steps = 10; nearest: "
+          "10..10"),
+     1, 0},
     {"micro_batch_size = 4\n", 0, 0,
      SAYS("c.ini:12: [train] global_batch_size = 8 must be a multiple of micro_batch_size * data = "
           "4 * 4 = 16; nearest: 16"),
@@ -657,26 +683,35 @@ static const struct {
           "3 * 1 = 3; nearest: 9"),
      0, 0},
     {"[schedule]\nwarmup_steps = 11\n", 0, 0,
-     SAYS("c.ini:15: [schedule] warmup_steps = 11 is more than [train] steps = 10"), 1, 0},
+     SAYS("c.ini:15: [schedule] warmup_steps = 11 is more than [train] steps = 10; nearest: 10"), 1,
+     0},
     {"[schedule]\nkind = wsd\n", 0, 0,
-     SAYS("c.ini: [schedule] decay_steps must be given with kind = wsd: how many of the last steps "
-          "decay"),
+     SAYS("c.ini:15: [schedule] kind = wsd needs decay_steps: how many of the last steps decay; "
+          "nearest: decay_steps = 1"),
+     1, 0},
+    {"[schedule]\nkind = wsd\nwarmup_steps = 10\ndecay_steps = 2\n", 0, 0,
+     SAYS("c.ini:17: [schedule] decay_steps = 2 does not fit behind warmup_steps: 10 + 2 > [train] "
+          "steps = 10; nearest: decay_steps = 1 and warmup_steps = 9"),
      1, 0},
     {"[schedule]\nkind = wsd\nwarmup_steps = 4\ndecay_steps = 7\n", 0, 0,
      SAYS("c.ini:17: [schedule] decay_steps = 7 does not fit behind warmup_steps: 4 + 7 > [train] "
-          "steps = 10"),
+          "steps = 10; nearest: decay_steps = 6"),
      1, 0},
     {"", 0, "schedule.min_learning_rate=1",
      SAYS("command line: [schedule] min_learning_rate = 1 is larger than [optimizer] learning_rate "
-          "= 0.0003"),
+          "= 0.0003; nearest: 0.0003"),
      1, 0},
     {"eval_interval = 5\n", 0, 0,
-     SAYS("c.ini:14: [train] eval_interval = 5 needs data to evaluate on: [data] eval"), 1, 0},
+     SAYS("c.ini:14: [train] eval_interval = 5 needs data to evaluate on: [data] eval; nearest: 0"),
+     1, 0},
     {0,
      "[run]\ndir = r\ndevice = cuda\ncpu_streams = deferred\n[model]\npath = m\n[data]\ntrain = "
      "a\n[train]\n"
      "global_batch_size = 1\nseq_length = 1\nsteps = 1\n",
-     0, SAYS("c.ini:4: [run] cpu_streams = deferred is a mode of the cpu, device is cuda"), 1, 0},
+     0,
+     SAYS("c.ini:4: [run] cpu_streams = deferred is a mode of the cpu, device is cuda; nearest: "
+          "inline"),
+     1, 0},
     {"", 0, "data.train=a,,b",
      SAYS("command line: [data] train: an empty path; paths are separated by single commas"), 1, 0},
     {"", 0, "data.eval=a:0",
@@ -691,7 +726,7 @@ static const struct {
           "or nan"),
      1, 0},
     {"[debug]\ninject = hang:2:5\n", 0, 0,
-     SAYS("c.ini:15: [debug] inject = 'hang:2:5' names rank 2 of 2"), 2, 0},
+     SAYS("c.ini:15: [debug] inject = 'hang:2:5' names rank 2 of 2; nearest: rank 1"), 2, 0},
     {"[debug]\ninject = nan:0:0\n", 0, 0,
      SAYS("c.ini:15: [debug] inject = 'nan:0:0': nothing is computed before step 1"), 1, 0},
 };
@@ -710,6 +745,72 @@ static void errors_name_place_key_and_remedy(void **state)
         st = load(&l);
         assert_string_equal(l.said, errors[i].said);
         assert_int_equal(st, DS_ERR_CONFIG);
+    }
+}
+
+/* "[train] global_batch_size = 8 ...; nearest: 9" as an override of the configuration that was refused; the
+ * place of an earlier one of the same key. */
+static void take_advice(struct load *l, char overrides[12][128], const char *section,
+                        const char *key, const char *value)
+{
+    const size_t name = (size_t)snprintf(overrides[11], 128, "%s.%s=", section, key);
+    size_t i = 0;
+
+    while (l->overrides[i] && strncmp(l->overrides[i], overrides[11], name) != 0)
+        i++;
+    assert_true(i < 11);
+    snprintf(overrides[i], 128, "%s.%s=%s", section, key, value);
+    l->overrides[i] = overrides[i];
+}
+
+/* All that a refusal advises: "4", "2 or 4", "data = 2, or run ...", "tensor = 1 and pipeline = 3" */
+static void take_all_advice(struct load *l, char overrides[12][128])
+{
+    char section[32], key[64], name[64], value[64], said[1024];
+    char *end, *at, *next;
+
+    snprintf(said, sizeof said, "%s", l->said);
+    assert_int_equal(sscanf(strchr(said, '['), "[%31[a-z]] %63s", section, key), 2);
+    at = strstr(said, "; nearest: ");
+    if (!at)
+        fail_msg("no nearest: %s", said);
+    at += strlen("; nearest: ");
+    end = strstr(at, " or ");
+    if (end)
+        *(end[-1] == ',' ? end - 1 : end) = '\0';
+    for (; at; at = next) {
+        next = strstr(at, " and ");
+        if (next) {
+            *next = '\0';
+            next += strlen(" and ");
+        }
+        if (sscanf(at, "%63s = %63s", name, value) == 2)
+            take_advice(l, overrides, section, name, value);
+        else
+            take_advice(l, overrides, section, key, at);
+    }
+}
+
+/* What names the nearest possible value is no riddle: who takes it, a few times if need be, has a
+ * configuration that holds. */
+static void advice_that_is_taken_ends_in_a_good_configuration(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++) {
+        char text[4096], overrides[12][128] = {{0}};
+        struct load l = {.text = text, .use = errors[i].use, .rank_count = errors[i].rank_count};
+        int taken = 0;
+
+        if (!strstr(errors[i].said, "nearest: ") || strstr(errors[i].said, "[debug]"))
+            continue;
+        snprintf(text, sizeof text, "%s%s", errors[i].whole ? errors[i].whole : GOOD,
+                 errors[i].text ? errors[i].text : "");
+        l.overrides[0] = errors[i].override;
+        while (load(&l) != DS_OK) {
+            if (taken++ == 4)
+                fail_msg("%s\nand after all advice: %s", errors[i].said, l.said);
+            take_all_advice(&l, overrides);
+        }
     }
 }
 
@@ -823,6 +924,7 @@ int main(void)
         cmocka_unit_test(counts_are_whole_numbers_in_any_spelling),
         cmocka_unit_test(reals_are_read_whole_and_exactly),
         cmocka_unit_test(errors_name_place_key_and_remedy),
+        cmocka_unit_test(advice_that_is_taken_ends_in_a_good_configuration),
         cmocka_unit_test(long_values_are_cut_in_messages_and_too_long_ones_refused),
         cmocka_unit_test(the_command_line_overrides_the_file_once),
         cmocka_unit_test(a_fault_reads_whole_or_not_at_all),

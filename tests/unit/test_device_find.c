@@ -37,7 +37,7 @@ static void assert_finds(const char *name, ds_status st, const char *words)
     int file = log_begin();
     char text[4096];
 
-    assert_int_equal(ds_device_find(name, &ops), st);
+    assert_int_equal(ds_device_find("device", name, &ops), st);
     log_end(file, text, sizeof text);
     if (st == DS_OK)
         assert_ptr_equal(ops, &ds_device_cpu_ops);

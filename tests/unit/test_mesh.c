@@ -139,8 +139,8 @@ static void open_mesh(struct ds_comm *world, void *user)
     const uint32_t groups = 1u << DS_GROUP_SHARD | 1u << DS_GROUP_REPLICA;
     struct ds_mesh *mesh = NULL;
 
-    opening->status[world->rank] =
-        ds_mesh_open(world, &shape, groups, opening->transport, opening->device_comm, &mesh);
+    opening->status[world->rank] = ds_mesh_open(world, &shape, groups, "[parallel] transport",
+                                                opening->transport, opening->device_comm, &mesh);
     if (opening->status[world->rank] == DS_OK)
         ds_mesh_close(mesh);
 }

@@ -321,6 +321,33 @@ static void an_embedding_costs_its_traffic_and_no_flops(void **state)
     }
 }
 
+/* Every matrix multiplies once in each of the three; attention once on the way up, twice on the way back to
+ * its inputs. */
+static void a_layers_cost_is_forward_input_and_weight(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
+        struct ds_model *model = open_released(&models[i]);
+        const struct ds_model_config *c = &model->config;
+        const struct ds_unit *unit = &model->units[model->blocks[1].units[0]];
+        const double attention = 2.0 * 4096 * (double)(c->num_attention_heads * c->head_dim);
+        const struct ds_block_cost layer = ds_model_block_cost_parts(model, 1, 4096);
+        const struct ds_block_cost head =
+            ds_model_block_cost_parts(model, model->block_count - 1, 4096);
+        double elems = 0;
+
+        for (uint32_t p = unit->param_start; p < unit->param_start + unit->param_count; p++)
+            if (model->params[p].is_matrix)
+                elems += (double)ds_param_whole_elems(&model->params[p]);
+        assert_true(layer.weight == 2 * elems);
+        assert_true(layer.forward == layer.weight + attention);
+        assert_true(layer.input == layer.weight + 2 * attention);
+        assert_true(head.forward == 2.0 * (double)(c->vocab_size * c->hidden_size));
+        assert_true(head.input == head.forward && head.weight == head.forward);
+        ds_model_close(model);
+    }
+}
+
 static void a_config_that_contradicts_itself_makes_no_model(void **state)
 {
     struct ds_model_config c = odd_config();
@@ -351,6 +378,7 @@ int main(void)
         cmocka_unit_test(no_two_parameters_start_alike),
         cmocka_unit_test(flops_are_those_of_the_causal_convention),
         cmocka_unit_test(an_embedding_costs_its_traffic_and_no_flops),
+        cmocka_unit_test(a_layers_cost_is_forward_input_and_weight),
         cmocka_unit_test(a_config_that_contradicts_itself_makes_no_model),
     };
 

@@ -104,18 +104,20 @@ static void describe(struct layout layout, const uint32_t *choices, char *to, si
              choices[SHARD], choices[TIED]);
 }
 
-static void assert_planned(struct layout layout, const uint32_t *choices)
+static void assert_planned(struct layout layout, const uint32_t *choices, int evaluates)
 {
     const uint32_t ranks = layout.data * layout.tensor * layout.pipeline;
     static struct ds_config config;
-    const struct ds_plan_question question = question_of(&config, ranks);
-    const struct tiny_case c = {.ranks = ranks, .steps = 1, .config = &config};
+    struct ds_plan_question question = question_of(&config, ranks);
+    const struct tiny_case c = {
+        .ranks = ranks, .steps = 1, .config = &config, .evaluates = evaluates};
     struct tiny_result r;
     struct ds_plan plan;
     uint64_t most = 0;
     uint32_t role;
     char what[256];
 
+    question.use = evaluates ? DS_CONFIG_EVAL : DS_CONFIG_TRAIN;
     config_of(layout, choices, &config);
     describe(layout, choices, what, sizeof what);
     tiny_run(&c, &r);
@@ -159,8 +161,20 @@ static void the_plan_of_every_rank_is_what_it_takes_to_the_byte(void **state)
                 choices[i % CHOICES] = value;
                 if (i % CHOICES == RESHARD)
                     choices[STAGE] = 3;
-                assert_planned(layouts[l], choices);
+                assert_planned(layouts[l], choices, 0);
             }
+}
+
+/* An evaluation alone takes less, and is planned as exactly. */
+static void an_evaluation_takes_what_its_plan_says(void **state)
+{
+    (void)state;
+    for (size_t l = 0; l < sizeof layouts / sizeof *layouts; l++)
+        for (int i = 0; i < (test_is_long() ? 20 : 2); i++) {
+            uint32_t choices[CHOICES];
+            draw_choices(choices);
+            assert_planned(layouts[l], choices, 1);
+        }
 }
 
 /* A limit is held against roles: one of every stage and tensor rank speaks for all that are like it. */
@@ -375,6 +389,7 @@ int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_plan_of_every_rank_is_what_it_takes_to_the_byte),
+        cmocka_unit_test(an_evaluation_takes_what_its_plan_says),
         cmocka_unit_test(ranks_of_a_role_take_the_same),
         cmocka_unit_test(tensor_ranks_that_are_alike_take_the_same),
         cmocka_unit_test(activations_are_those_of_the_micro_batches_under_way),

@@ -6,6 +6,7 @@
 
 #include "capture.h"
 #include "config/config.h"
+#include "console.h"
 #include "plan.h"
 #include "ranks.h"
 #include "tiny_run.h"
@@ -47,7 +48,6 @@ static int load(const struct setup *setup, const char *change, uint64_t limit,
                 struct ds_config *config)
 {
     const char *overrides[OVERRIDES_MAX + 1];
-    struct ds_places places;
     struct capture capture;
     size_t count = 0;
     ds_status st;
@@ -58,11 +58,10 @@ static int load(const struct setup *setup, const char *change, uint64_t limit,
     if (change)
         overrides[count++] = change;
     capture_begin(&capture);
-    st = ds_config_parse("c.ini", base_text, sizeof base_text - 1, overrides, count, config,
-                         &places);
+    st = ds_config_parse("c.ini", base_text, sizeof base_text - 1, overrides, count, config);
     if (st == DS_OK) {
         ds_config_resolve(config, setup->ranks);
-        st = ds_config_validate(config, &places, DS_CONFIG_TRAIN, setup->ranks);
+        st = ds_config_validate(config, DS_CONFIG_TRAIN, setup->ranks);
     }
     (void)capture_end(&capture);
     config->memory.device_limit = limit;
@@ -90,7 +89,7 @@ static ds_status settle_and_check(struct ds_config *config, uint32_t ranks)
 
 /* ---- levers */
 
-enum { LEVERS = 6, VALUES_MAX = 8 };
+enum { LEVERS = 8, VALUES_MAX = 8 };
 
 static const struct {
     const char *key;
@@ -101,6 +100,8 @@ static const struct {
     {"zero.stage", {"1", "2", "3"}},
     {"parallel.tensor", {"2", "3", "4", "5", "6", "7", "8"}},
     {"parallel.pipeline", {"2", "3", "4", "5", "6", "7", "8"}},
+    {"zero.reshard_after_forward", {"always"}},
+    {"zero.window", {"3", "2", "1"}},
     {"train.seq_length", {"24", "12", "6", "3", "1"}},
 };
 
@@ -112,6 +113,8 @@ static int64_t position(const struct ds_config *config, int lever)
                                        (int64_t)config->zero.stage,
                                        (int64_t)config->parallel.tensor,
                                        (int64_t)config->parallel.pipeline,
+                                       config->zero.reshard_after_forward != DS_RESHARD_KEY_NEVER,
+                                       -(int64_t)config->zero.window,
                                        -(int64_t)config->train.seq_length};
 
     return positions[lever];
@@ -137,8 +140,8 @@ static void pull_all(const struct setup *setup, const struct ds_config *from, ui
     }
 }
 
-/* The value that a refusal names as fitting, "KEY = VALUE: ..." without "too much"; 0: none. */
-static int find_remedy(const char *said, const char *key, char *change, size_t bytes)
+/* The value that a refusal names as fitting, "KEY = VALUE: TOTAL" without "too much"; 0: none. */
+static int find_remedy(const char *said, const char *key, char *change, char *total, size_t bytes)
 {
     const size_t length = strlen(key);
 
@@ -149,6 +152,7 @@ static int find_remedy(const char *said, const char *key, char *change, size_t b
             continue;
         snprintf(change, bytes, "%s=%.*s", key, (int)(colon - line - (long)length - 3),
                  line + length + 3);
+        snprintf(total, bytes, "%.*s", (int)strcspn(colon + 2, "\n"), colon + 2);
         return 1;
     }
     return 0;
@@ -158,7 +162,7 @@ static void assert_remedies(const struct setup *setup, uint64_t limit, const uin
 {
     static struct ds_config config;
     struct capture capture;
-    char change[64], said[sizeof capture.text];
+    char change[64], total[64], takes[64], said[sizeof capture.text];
 
     assert_true(load(setup, NULL, limit, &config));
     capture_begin(&capture);
@@ -166,7 +170,7 @@ static void assert_remedies(const struct setup *setup, uint64_t limit, const uin
     snprintf(said, sizeof said, "%s", capture_end(&capture));
     assert_int_equal(st, DS_ERR_CONFIG);
     for (int i = 0; i < LEVERS; i++) {
-        const int is_named = find_remedy(said, levers[i].key, change, sizeof change);
+        const int is_named = find_remedy(said, levers[i].key, change, total, sizeof change);
         if (is_named != (best[i] <= limit))
             fail_msg("%s, limit %llu: %s is %snamed, its best takes %llu\n%s", setup->what,
                      (unsigned long long)limit, levers[i].key, is_named ? "" : "not ",
@@ -177,6 +181,10 @@ static void assert_remedies(const struct setup *setup, uint64_t limit, const uin
             settle_and_check(&config, setup->ranks) != DS_OK)
             fail_msg("%s, limit %llu: %s does not fit\n%s", setup->what, (unsigned long long)limit,
                      change, said);
+        ds_console_bytes(worst_bytes(&config, setup->ranks), takes, sizeof takes);
+        if (strcmp(total, takes) != 0) /* as the run settles it */
+            fail_msg("%s, limit %llu: %s takes %s\n%s", setup->what, (unsigned long long)limit,
+                     change, takes, said);
     }
 }
 
@@ -206,6 +214,15 @@ static const struct setup setups[] = {
      {"precision.compute=bf16", "precision.master=remainder16", "zero.stage=2",
       "train.micro_batch_size=2"}},
     {"windows", 4, {"zero.window=3"}},
+    {"window", 8, {RECOMPUTES, ROWS, ONE_HEAD, "parallel.schedule=interleaved", "zero.window=2"}},
+    {"reshard",
+     8,
+     {RECOMPUTES, ROWS, ONE_HEAD, "parallel.schedule=interleaved",
+      "zero.reshard_after_forward=never"}},
+    {"never", 4, {"zero.reshard_after_forward=never", "train.micro_batch_size=2"}},
+    {"auto", 8, {"zero.reshard_after_forward=auto", "zero.window=auto"}},
+    {"auto window", 4, {"zero.window=auto", "train.micro_batch_size=2"}},
+    {"auto, stage 2", 8, {"zero.reshard_after_forward=auto", "zero.stage=2"}},
 };
 
 /* At every limit at which a lever begins to do: exactly those that do. */
@@ -273,8 +290,74 @@ static void a_limit_of_the_host_is_answered_with_the_host_s_bytes(void **state)
     const ds_status st = ds_plan_check(&question);
     const char *said = capture_end(&capture);
     assert_int_equal(st, DS_ERR_CONFIG);
-    assert_non_null(strstr(said, "memory.host_limit"));
+    assert_non_null(strstr(said, "[memory] host_limit = "));
     assert_non_null(strstr(said, "changes of the host memory"));
+}
+
+/* ---- a refusal names the line that set the limit, and a limit that is enough */
+
+/* The text behind the setup's, a line of the file each; `said`: of the check. */
+static ds_status check_limits(const struct setup *setup, const char *limits,
+                              struct ds_config *config, struct capture *capture, const char **said)
+{
+    const struct ds_plan_question question = question_of(config, setup->ranks);
+    char text[4096];
+
+    snprintf(text, sizeof text, "%s%s", base_text, limits);
+    assert_ok(ds_config_parse("c.ini", text, strlen(text), NULL, 0, config));
+    ds_config_resolve(config, setup->ranks);
+    capture_begin(capture);
+    ds_status st = ds_plan_check(&question);
+    *said = capture_end(capture);
+    return st;
+}
+
+static uint32_t count_lines(const char *text)
+{
+    uint32_t lines = 0;
+
+    for (; *text; text++)
+        lines += *text == '\n';
+    return lines;
+}
+
+static uint64_t nearest_of(const char *said, const char *key)
+{
+    const char *at = strstr(said, key);
+
+    at = at ? strstr(at, "nearest: ") : NULL;
+    assert_non_null(at);
+    return strtoull(at + strlen("nearest: "), NULL, 10);
+}
+
+static void a_limit_that_is_too_little_is_named_with_its_line_and_one_that_is_enough(void **state)
+{
+    const struct setup *setup = &setups[0];
+    const uint32_t first = count_lines(base_text) + 1; /* the first line of what stands behind it */
+    static struct ds_config config;
+    struct capture capture;
+    char limits[256], places[2][64];
+    const char *said;
+
+    (void)state;
+    assert_int_equal(check_limits(setup, "[memory]\ndevice_limit = 4096\nhost_limit = 100\n",
+                                  &config, &capture, &said),
+                     DS_ERR_CONFIG);
+    snprintf(places[0], sizeof places[0], "error: c.ini:%u: [memory] device_limit = 4096 is",
+             first + 1);
+    snprintf(places[1], sizeof places[1], "c.ini:%u: [memory] host_limit = 100 is", first + 2);
+    for (int i = 0; i < 2; i++)
+        if (!strstr(said, places[i]))
+            fail_msg("'%s' is not in %s", places[i], said);
+    const uint64_t device = nearest_of(said, "[memory] device_limit");
+    const uint64_t host = nearest_of(said, "[memory] host_limit");
+    for (uint64_t less = 0; less < 2; less++) { /* it is the nearest: one byte less is too little */
+        snprintf(limits, sizeof limits, "[memory]\ndevice_limit = %llu\nhost_limit = %llu\n",
+                 (unsigned long long)(device - less), (unsigned long long)host);
+        assert_int_equal(check_limits(setup, limits, &config, &capture, &said),
+                         less ? DS_ERR_CONFIG : DS_OK);
+        assert_null(strstr(said, "[memory] host_limit = "));
+    }
 }
 
 /* Limits hold for every role: also where one that takes less of the device takes too much of the host. */
@@ -310,9 +393,9 @@ static void a_folder_that_a_layout_does_not_fit_is_named(void **state)
     static const struct {
         uint64_t tensor, pipeline, seq_length;
         const char *says;
-    } rows[] = {{3, 1, 48, "[parallel] tensor = 3 cannot share"},
-                {1, 6, 48, "[parallel] pipeline = 6 times"},
-                {1, 1, 49, "[train] seq_length = 49 is more"}};
+    } rows[] = {{3, 1, 48, "error: c.ini: [parallel] tensor = 3 cannot share"},
+                {1, 6, 48, "error: c.ini: [parallel] pipeline = 6 times"},
+                {1, 1, 49, "error: c.ini:18: [train] seq_length = 49 is more"}};
     static struct ds_config config;
     char *folder = tiny_folder(), path[600];
 
@@ -375,7 +458,7 @@ static void plan_slowly(struct ds_comm *world, void *user)
 
     assert_non_null(config);
     *config = plan->config;
-    plan->st[world->rank] = ds_plan_together(world, ds_fs_posix(), &slow, config);
+    plan->st[world->rank] = ds_plan_together(world, ds_fs_posix(), &slow, DS_CONFIG_TRAIN, config);
     free(config);
 }
 
@@ -521,6 +604,7 @@ int main(void)
         cmocka_unit_test(logits_are_as_many_as_suit_the_device),
         cmocka_unit_test(exactly_the_keys_that_make_a_run_fit_are_named),
         cmocka_unit_test(a_limit_of_one_byte_less_is_refused_with_its_size),
+        cmocka_unit_test(a_limit_that_is_too_little_is_named_with_its_line_and_one_that_is_enough),
         cmocka_unit_test(a_limit_of_the_host_is_answered_with_the_host_s_bytes),
         cmocka_unit_test(the_worst_role_is_one_that_does_not_fit),
         cmocka_unit_test(a_folder_that_a_layout_does_not_fit_is_named),

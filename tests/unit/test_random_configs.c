@@ -156,15 +156,14 @@ static const char *true_reason(const struct numbers *n)
 static ds_status load(const char *text, uint64_t ranks, struct ds_config *config, char *said,
                       size_t bytes)
 {
-    struct ds_places places;
     struct capture capture;
     ds_status st;
 
     capture_begin(&capture);
-    st = ds_config_parse("drawn.ini", text, strlen(text), NULL, 0, config, &places);
+    st = ds_config_parse("drawn.ini", text, strlen(text), NULL, 0, config);
     if (st == DS_OK) {
         ds_config_resolve(config, ranks);
-        st = ds_config_validate(config, &places, DS_CONFIG_TRAIN, ranks);
+        st = ds_config_validate(config, DS_CONFIG_TRAIN, ranks);
     }
     snprintf(said, bytes, "%s", capture_end(&capture));
     return st;

@@ -28,7 +28,7 @@ static void for_every_case(case_changes *changes)
         schedule_shape(&f, &c);
         schedule_make(&f);
         changes(&f);
-        assert_ok(schedule_play(&f));
+        assert_ok(schedule_play(&f, f.lists, NULL));
         schedule_free(&f);
     }
     ds_log.terminal = 2;
@@ -36,7 +36,7 @@ static void for_every_case(case_changes *changes)
 
 static void assert_refused(struct schedule_fixture *f)
 {
-    assert_int_equal(schedule_play(f), DS_ERR_CONFIG);
+    assert_int_equal(schedule_play(f, f->lists, NULL), DS_ERR_CONFIG);
 }
 
 /* ---- one action */
@@ -240,7 +240,7 @@ static void messages_one_by_one_hang(void **state)
                 f.shape.stage = i;
                 assert_ok(ds_schedule_check(&f.shape, &f.lists[i]));
             }
-            hang_count += schedule_play(&f) != DS_OK;
+            hang_count += schedule_play(&f, f.lists, NULL) != DS_OK;
             schedule_free(&f);
         }
     ds_log.terminal = 2;

@@ -23,7 +23,7 @@ static void make(struct schedule_fixture *f, struct schedule_case c)
     c.is_sharded = 1;
     schedule_shape(f, &c);
     schedule_make(f);
-    assert_ok(schedule_play(f));
+    assert_ok(schedule_play(f, f->lists, NULL));
 }
 
 static void never_gathers_each_unit_once_a_step(void **state)

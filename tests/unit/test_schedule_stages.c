@@ -89,19 +89,29 @@ static void check_places(const struct schedule_fixture *f, const struct schedule
         assert_true(list->stream_slot_count <= (2 * layers + 2) * alive + 3);
 }
 
+static void check_exchanges(const struct ds_schedule *list)
+{
+    for (uint32_t i = 0; i < list->action_count; i++)
+        if (list->actions[i].kind == DS_ACTION_EXCHANGE)
+            assert_true(list->actions[i].transfer_count <= DS_EXCHANGE_TRANSFERS_MAX);
+}
+
 static void check_training(struct schedule_fixture *f, const struct schedule_case *c)
 {
     schedule_make(f);
-    assert_ok(schedule_play(f));
-    check_ticks(c, f->lists[0].ticks);
-    assert_true(f->ticks <= f->lists[0].ticks);
-    if (ends_have_layers(f))
-        assert_int_equal(f->ticks, f->lists[0].ticks);
+    assert_ok(schedule_play(f, f->lists, NULL));
+    if (!c->parts || c->kind != DS_SCHEDULE_ZERO_BUBBLE) {
+        check_ticks(c, f->lists[0].ticks);
+        assert_true(f->ticks <= f->lists[0].ticks);
+        if (ends_have_layers(f))
+            assert_int_equal(f->ticks, f->lists[0].ticks);
+    }
     for (uint32_t i = 0; i < c->stages; i++) {
         check_places(f, c, i);
-        assert_true(f->alive[i] <= alive_limit(c, i));
+        check_exchanges(&f->lists[i]);
+        assert_true(f->played[i].alive_max <= alive_limit(c, i));
         if (ends_have_layers(f) && c->chunks == 1 && c->kind <= DS_SCHEDULE_GPIPE)
-            assert_int_equal(f->alive[i], alive_limit(c, i));
+            assert_int_equal(f->played[i].alive_max, alive_limit(c, i));
     }
 }
 
@@ -123,7 +133,7 @@ static void check_evaluation(struct schedule_fixture *f, const struct schedule_c
         assert_ok(ds_schedule_make(&f->shape, &f->evals[i]));
         check_fits(&f->evals[i], &f->lists[i]);
     }
-    assert_ok(ds_schedule_play(&f->shape, f->evals, &f->ticks, f->alive));
+    assert_ok(schedule_play(f, f->evals, NULL));
     if (c->micros % c->stages == 0 || c->chunks == 1)
         assert_int_equal(f->evals[0].ticks, c->micros * c->chunks + c->stages - 1);
     assert_true(f->ticks <= f->evals[0].ticks);
@@ -153,7 +163,7 @@ static void for_every_shape(case_check *check, struct schedule_case c)
                         check(&c);
 }
 
-enum { CHOICES = 1 << 6, DRAWS = 6 };
+enum { CHOICES = 1 << 7, DRAWS = 6 };
 
 /* choice number `choice` of everything that is no shape */
 static void choose(struct schedule_case *c, uint32_t choice)
@@ -164,6 +174,7 @@ static void choose(struct schedule_case *c, uint32_t choice)
     c->reshard = choice >> 3 & 1;
     c->window = choice & 16 ? 3 : 1;
     c->extra = choice & 32 ? c->stages * c->chunks : 1;
+    c->parts = choice & 64;
 }
 
 static void check_all_choices(const struct schedule_case *c)
@@ -185,6 +196,8 @@ static void check_drawn_choices(const struct schedule_case *c)
     for (uint32_t i = 0; i < DRAWS; i++) {
         struct schedule_case chosen = *c;
         choose(&chosen, (uint32_t)(ds_random_below(drawn, i, CHOICES)));
+        if (chosen.parts)
+            chosen.parts += (uint32_t)ds_random_below(drawn, DRAWS + i, 1u << 20);
         check_case(&chosen);
     }
 }
@@ -197,10 +210,131 @@ static void every_shape_ends_in_time_and_memory(void **state)
                     (struct schedule_case){0});
 }
 
+/* ---- played with costs of pieces */
+
+enum { FORWARD_NS = 300, INPUT_NS = 200, WEIGHT_NS = 100 };
+
+/* Of every block, `dear` times as much on those of `dear_stage`. */
+static void fill_costs(const struct schedule_fixture *f, uint32_t dear_stage, uint64_t dear,
+                       uint64_t *costs)
+{
+    const uint32_t stages = f->shape.stage_count, parts = stages * f->shape.chunk_count;
+
+    for (uint32_t v = 0; v < parts; v++)
+        for (uint32_t b = f->first[v]; b < f->first[v + 1]; b++) {
+            const uint64_t times = v % stages == dear_stage ? dear : 1;
+            costs[ds_schedule_cost_at(b, DS_ACTION_FORWARD)] = times * FORWARD_NS;
+            costs[ds_schedule_cost_at(b, DS_ACTION_LOSS)] =
+                times * (FORWARD_NS + INPUT_NS + WEIGHT_NS);
+            costs[ds_schedule_cost_at(b, DS_ACTION_BACKWARD)] = times * (INPUT_NS + WEIGHT_NS);
+            costs[ds_schedule_cost_at(b, DS_ACTION_BACKWARD_INPUT)] = times * INPUT_NS;
+            costs[ds_schedule_cost_at(b, DS_ACTION_BACKWARD_WEIGHT)] = times * WEIGHT_NS;
+        }
+}
+
+/* A stage's arithmetic is the sum of its pieces. It never ends before it, waits for the stage that has most to
+ * do, and alone waits for nobody. Where backward is whole, every micro-batch goes down and up the whole
+ * pipeline before the first stage is through with it. */
+static void check_costs(const struct schedule_case *c)
+{
+    static struct schedule_fixture f;
+    static uint64_t costs[BLOCKS_MAX * DS_ACTION_KIND_COUNT];
+    const uint64_t block_ns = FORWARD_NS + INPUT_NS + WEIGHT_NS;
+    uint64_t least = 0;
+
+    schedule_shape(&f, c);
+    schedule_make(&f);
+    for (uint32_t dear = 0; dear < c->stages; dear++) {
+        fill_costs(&f, dear, 7, costs);
+        assert_ok(schedule_play(&f, f.lists, costs));
+        for (uint32_t i = 0; i < c->stages; i++) {
+            uint64_t blocks = layers_of(&f, i) + (i == 0) + (i == c->stages - 1);
+            uint64_t busy = c->micros * blocks * block_ns * (i == dear ? 7 : 1);
+            if (i == 0 && c->kind == DS_SCHEDULE_ZERO_BUBBLE) /* an embedding has no input part */
+                busy -= c->micros * (uint64_t)INPUT_NS * (i == dear ? 7 : 1);
+            assert_int_equal(f.played[i].busy, busy);
+            assert_true(f.played[i].end >= busy);
+            least = i == dear ? busy : least;
+        }
+        assert_true(f.ticks >= least);
+        if (c->stages == 1)
+            assert_int_equal(f.ticks, least);
+    }
+    schedule_free(&f);
+}
+
+static void every_stage_takes_what_its_pieces_cost(void **state)
+{
+    (void)state;
+    for_every_shape(check_costs, (struct schedule_case){.window = 1, .extra = 1});
+}
+
+/* Two stages of one block each, one micro-batch after another: a stage of half the cost waits half of the
+ * time, and the dear one only until the first message comes. */
+static void who_has_less_to_do_waits(void **state)
+{
+    struct schedule_fixture f;
+    uint64_t costs[BLOCKS_MAX * DS_ACTION_KIND_COUNT] = {0};
+    const struct schedule_case c = {
+        .kind = DS_SCHEDULE_1F1B, .stages = 2, .micros = 10, .chunks = 1, .window = 1, .extra = 2};
+
+    (void)state;
+    schedule_shape(&f, &c);
+    schedule_make(&f);
+    fill_costs(&f, 1, 2, costs);
+    assert_ok(schedule_play(&f, f.lists, costs));
+    const uint64_t blocks = layers_of(&f, 0) + 1;
+    assert_int_equal(layers_of(&f, 1) + 1, blocks);
+    assert_int_equal(f.played[1].end - f.played[1].busy, blocks * FORWARD_NS);
+    assert_int_equal(f.played[0].end, f.played[1].end + blocks * (INPUT_NS + WEIGHT_NS));
+    schedule_free(&f);
+}
+
+/* A list that is made for what pieces take ends sooner than one for equal pieces: stages of two layers, the last
+ * of one and a head that is as dear and does all of it on the way back. */
+static void weight_parts_fill_the_gaps_that_are_there(void **state)
+{
+    enum { STAGES = 4 };
+    struct schedule_fixture f;
+    uint64_t costs[BLOCKS_MAX * DS_ACTION_KIND_COUNT] = {0}, equal;
+    const struct schedule_case c = {.kind = DS_SCHEDULE_ZERO_BUBBLE,
+                                    .stages = STAGES,
+                                    .micros = 16,
+                                    .chunks = 1,
+                                    .window = 1,
+                                    .extra = 5};
+    static const uint32_t first[] = {0, 3, 5, 7, 9};
+
+    (void)state;
+    schedule_shape(&f, &c);
+    assert_int_equal(f.shape.block_count, first[STAGES]);
+    memcpy(f.first, first, sizeof first);
+    fill_costs(&f, 0, 1, costs);
+    costs[ds_schedule_cost_at(0, DS_ACTION_FORWARD)] = 0;
+    costs[ds_schedule_cost_at(0, DS_ACTION_BACKWARD_WEIGHT)] = 0;
+    schedule_make(&f);
+    assert_ok(schedule_play(&f, f.lists, costs));
+    equal = f.ticks;
+    for (uint32_t i = 0; i < STAGES; i++) {
+        const int has_head = i + 1 == STAGES;
+        ds_schedule_fini(&f.lists[i]);
+        f.parts[i] =
+            (struct ds_schedule_part){has_head ? 3 : 6, has_head ? 8 : 4, has_head ? 1 : 2};
+    }
+    f.shape.parts = f.parts;
+    schedule_make(&f);
+    assert_ok(schedule_play(&f, f.lists, costs));
+    assert_true(10 * f.ticks < 9 * equal);
+    schedule_free(&f);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_shape_ends_in_time_and_memory),
+        cmocka_unit_test(every_stage_takes_what_its_pieces_cost),
+        cmocka_unit_test(who_has_less_to_do_waits),
+        cmocka_unit_test(weight_parts_fill_the_gaps_that_are_there),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

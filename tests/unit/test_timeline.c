@@ -165,15 +165,16 @@ static void accounts_are_sums_by_what_was_waited_for(void **state)
         {1300, 1303, 3, DS_TIMELINE_COMPUTE, DS_TIMELINE_WAIT_COMM},
         {1800, 1830, 4, DS_TIMELINE_COMPUTE, DS_TIMELINE_ACTION},
         {1801, 1808, 4, DS_TIMELINE_COMPUTE, DS_TIMELINE_WAIT_COMM},
+        {1810, 1821, 4, DS_TIMELINE_COMPUTE, DS_TIMELINE_COLLECTIVE},
     };
     const struct ds_accounts none = ds_accounts_of(&list, spans, 0);
     const struct ds_accounts sums = ds_accounts_of(&list, spans, sizeof spans / sizeof *spans);
 
     (void)state;
     assert_true(none.arithmetic_ns == 0 && none.wait_comm_ns == 0 && none.bubble_ns == 0);
-    assert_int_equal(sums.wait_comm_ns, 40 + 2 + 3 + 7);
+    assert_int_equal(sums.wait_comm_ns, 40 + 2 + 3 + 7 + 11);
     assert_int_equal(sums.bubble_ns, 200);
-    assert_int_equal(sums.arithmetic_ns, 1000 - 200 + 30 - 7);
+    assert_int_equal(sums.arithmetic_ns, 1000 - 200 + 30 - 7 - 11);
 }
 
 /* ---- the bubble of a schedule (performance.md, section 8): p stages, m micro-batches, v chunks */
@@ -241,6 +242,35 @@ static void the_ideal_bubble_is_the_schedules(void **state)
                                     (p - 1.0) / (v * m)));
 }
 
+/* Every piece without its waits, apart by block and kind. */
+static void costs_are_of_pieces_without_their_waits(void **state)
+{
+    const struct ds_action actions[] = {{.kind = DS_ACTION_FORWARD, .block = 1},
+                                        {.kind = DS_ACTION_BACKWARD, .block = 1},
+                                        {.kind = DS_ACTION_FORWARD, .block = 1},
+                                        {.kind = DS_ACTION_NORM, .block = 1}};
+    const struct ds_timeline_span spans[] = {
+        {100, 150, 0, DS_TIMELINE_COMPUTE, DS_TIMELINE_ACTION},
+        {110, 120, 0, DS_TIMELINE_COMPUTE, DS_TIMELINE_WAIT_STAGE},
+        {100, 900, 0, DS_TIMELINE_COMM, DS_TIMELINE_ACTION},
+        {200, 260, 1, DS_TIMELINE_COMPUTE, DS_TIMELINE_ACTION},
+        {210, 215, 1, DS_TIMELINE_COMPUTE, DS_TIMELINE_WAIT_COMM},
+        {300, 330, 2, DS_TIMELINE_COMPUTE, DS_TIMELINE_ACTION},
+        {400, 500, 3, DS_TIMELINE_COMPUTE, DS_TIMELINE_ACTION},
+    };
+    uint64_t ns[2 * DS_ACTION_KIND_COUNT] = {0}, calls[2 * DS_ACTION_KIND_COUNT] = {0}, sum = 0;
+
+    (void)state;
+    ds_accounts_add_costs(actions, spans, sizeof spans / sizeof *spans, ns, calls);
+    assert_int_equal(ns[ds_schedule_cost_at(1, DS_ACTION_FORWARD)], 50 - 10 + 30);
+    assert_int_equal(calls[ds_schedule_cost_at(1, DS_ACTION_FORWARD)], 2);
+    assert_int_equal(ns[ds_schedule_cost_at(1, DS_ACTION_BACKWARD)], 60 - 5);
+    assert_int_equal(calls[ds_schedule_cost_at(1, DS_ACTION_BACKWARD)], 1);
+    for (size_t i = 0; i < sizeof ns / sizeof *ns; i++)
+        sum += calls[i];
+    assert_int_equal(sum, 3);
+}
+
 static void only_what_moves_data_is_on_the_comm_row(void **state)
 {
     (void)state;
@@ -261,6 +291,7 @@ int main(void)
         FOR_EACH_BACKEND(all_of_it_is_pinned_memory_of_the_ledger),
         FOR_EACH_BACKEND(without_a_timeline_marks_do_nothing),
         cmocka_unit_test(accounts_are_sums_by_what_was_waited_for),
+        cmocka_unit_test(costs_are_of_pieces_without_their_waits),
         cmocka_unit_test(the_ideal_bubble_is_the_schedules),
         cmocka_unit_test(only_what_moves_data_is_on_the_comm_row),
     };

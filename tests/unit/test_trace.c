@@ -74,6 +74,7 @@ struct seen {
     uint32_t kinds[RANKS_MAX][DS_ACTION_KIND_COUNT];
     uint32_t next_action[RANKS_MAX][STEPS + 1];
     uint32_t waits, stage_waits[RANKS_MAX], names[RANKS_MAX];
+    uint32_t collectives[RANKS_MAX]; /* of tensor ranks */
 };
 
 static int kind_of(const char *name)
@@ -101,6 +102,14 @@ static void see_action(struct seen *seen, const json_t *event, uint32_t rank, ui
     seen->rows[rank][tid].actions++;
 }
 
+static void see_collective(struct seen *seen, const json_t *event, uint32_t rank, uint32_t tid)
+{
+    if (strcmp(string(event, "name"), "collective of tensor ranks") != 0)
+        return;
+    assert_int_equal(tid, DS_TIMELINE_COMPUTE);
+    seen->collectives[rank]++;
+}
+
 static void see_event(struct seen *seen, const json_t *event, uint32_t ranks)
 {
     const uint32_t rank = (uint32_t)number(event, "pid"), tid = (uint32_t)number(event, "tid");
@@ -118,6 +127,7 @@ static void see_event(struct seen *seen, const json_t *event, uint32_t ranks)
         row->end = end > row->end ? end : row->end;
         seen->waits++;
         seen->stage_waits[rank] += strcmp(string(event, "name"), "wait for stage") == 0;
+        see_collective(seen, event, rank, tid);
         return;
     }
     see_action(seen, event, rank, tid, (uint64_t)step);
@@ -235,6 +245,49 @@ static void check_run(uint32_t ranks, int stage, int mode)
     assert_false(is_there(ds_fs_posix(), folder, "trace"));
     assert_false(is_there(ds_fs_posix(), folder, "trace.json.tmp"));
     json_decref(trace);
+}
+
+/* Tensor ranks meet inside blocks: in every layer for two sums on the way there and two back, each with a gather
+ * where tokens are shared out, in the embedding once, in the head for the maximum, two sums and its gradient. */
+static void check_tensor(int sequence_parallel, int recompute, int mode)
+{
+    const struct tiny_case c = {.ranks = 2,
+                                .tensor = 2,
+                                .sequence_parallel = sequence_parallel,
+                                .recompute = recompute,
+                                .stage = 3,
+                                .mode = mode,
+                                .steps = STEPS,
+                                .global_batch = MICROS,
+                                .micro_batch = 1,
+                                .seed = seed,
+                                .data = data};
+    const uint32_t layers = BLOCKS - 2;
+    const uint32_t layer = sequence_parallel ? 2 * 2 + 6 : 4, head = sequence_parallel ? 4 : 3;
+    const uint32_t again = recompute == DS_RECOMPUTE_FULL ? (sequence_parallel ? 3 : 1) : 0;
+    const uint32_t embedding = sequence_parallel ? 2 : 1;
+    struct job job = {
+        .c = &c, .dir = folder, .fs = ds_fs_posix(), .lock = PTHREAD_MUTEX_INITIALIZER};
+    struct seen seen;
+    json_t *trace;
+
+    assert_true(run_ranks(c.ranks, 60000000000u, run_thread, &job));
+    assert_int_equal(job.status, DS_OK);
+    trace = read_trace(folder);
+    see(&seen, trace, c.ranks);
+    for (uint32_t r = 0; r < c.ranks; r++)
+        assert_int_equal(seen.collectives[r], (LAST - FIRST + 1) * MICROS *
+                                                  (layers * (layer + again) + head + embedding));
+    json_decref(trace);
+}
+
+static void collectives_of_tensor_ranks_are_in_the_picture(void **state)
+{
+    (void)state;
+    for (int mode = DS_DEVICE_INLINE; mode <= DS_DEVICE_DEFERRED; mode++)
+        for (int sp = 0; sp < 2; sp++)
+            for (int recompute = DS_RECOMPUTE_NONE; recompute <= DS_RECOMPUTE_FULL; recompute++)
+                check_tensor(sp, recompute, mode);
 }
 
 static void every_action_of_the_steps_asked_for_is_there_and_no_other(void **state)
@@ -697,6 +750,7 @@ int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_action_of_the_steps_asked_for_is_there_and_no_other),
+        cmocka_unit_test(collectives_of_tensor_ranks_are_in_the_picture),
         cmocka_unit_test(stages_of_a_pipeline_are_in_one_picture),
         cmocka_unit_test(the_step_to_settle_is_told_before_the_next_begins),
         cmocka_unit_test(a_full_disk_costs_the_trace_and_one_warning),
