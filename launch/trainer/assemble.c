@@ -164,6 +164,7 @@ ds_status trainer_assemble(struct ds_trainer *t)
     DS_TRY(trainer_leader_first(t, take_all)); /* what does not fit one will not fit the others */
     if (t->options.mode == DS_TRAINER_PLAN)
         return DS_OK;
+    DS_TRY(ds_zero_register(t->zero));
     DS_TRY(trainer_together(t, fill_weights));
     ds_hf_close(t->weights);
     t->weights = NULL;

@@ -9,7 +9,8 @@ work=$(readlink -f "$(mktemp -d)") || exit 2
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 2
 command -v mpirun >/dev/null || exit 77
-export CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES:-0}"
+all_gpus=${CUDA_VISIBLE_DEVICES:-$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | paste -sd, -)}
+export CUDA_VISIBLE_DEVICES="${all_gpus:-0}"
 CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES%%,*}
 bad=0
 count=0
@@ -118,7 +119,9 @@ same 4 parallel.tensor=2 parallel.pipeline=2 train.activation_checkpointing=full
 
 bits() {
     what="$*"
-    launch "$@" run.share_device=true run.deterministic=true
+    ranks=$1
+    shift
+    launch "$ranks" run.share_device=true run.deterministic=true "$@"
     [ $code = 0 ] || fail "$what: exit code $code"
     { figures loss; figures grad_norm; } >got
 }
@@ -135,6 +138,31 @@ bits 4 zero.stage=3 precision.compute=bf16 train.activation_checkpointing=none
 cp got want
 bits 4 zero.stage=3 precision.compute=bf16 train.activation_checkpointing=full
 cmp -s want got || fail "$what: other bits than without recomputation"
+
+# ways that a gather may take: between two GPUs where there are two, else NCCL falls back by itself
+bits 2 zero.stage=3
+cp got want
+for way in symmetric copy_engine; do
+    bits 2 zero.stage=3 parallel.gather=$way
+    cmp -s want got || fail "$what: other bits than by kernels"
+done
+case $all_gpus in
+*,*)
+    one=$CUDA_VISIBLE_DEVICES
+    CUDA_VISIBLE_DEVICES=$(echo "$all_gpus" | cut -d, -f1,2)
+    bits 2 zero.stage=3 run.share_device=false
+    cp got want
+    for way in symmetric copy_engine; do
+        bits 2 zero.stage=3 run.share_device=false parallel.gather=$way
+        cmp -s want got || fail "$what on two GPUs: other bits than by kernels"
+    done
+    for way in kernel copy_engine; do
+        bits 2 zero.stage=3 run.share_device=false run.graphs=true parallel.gather=$way
+        cmp -s want got || fail "$what on two GPUs: other bits than without graphs"
+    done
+    CUDA_VISIBLE_DEVICES=$one
+    ;;
+esac
 
 # ---- what is refused
 

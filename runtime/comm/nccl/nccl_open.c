@@ -176,6 +176,7 @@ void nccl_close(struct ds_comm *base)
 {
     struct nccl_comm *comm = (struct nccl_comm *)base;
 
+    nccl_forget_windows(comm);
     if (comm->comm != NULL && !comm->has_failed)
         end_orderly(comm);
     if (comm->comm != NULL)
