@@ -117,11 +117,10 @@ same 4 parallel.tensor=2 parallel.pipeline=2 train.activation_checkpointing=full
 
 # ---- the same bits, where they are asked for
 
+sharing=true
 bits() {
     what="$*"
-    ranks=$1
-    shift
-    launch "$ranks" run.share_device=true run.deterministic=true "$@"
+    launch "$@" run.share_device=$sharing run.deterministic=true
     [ $code = 0 ] || fail "$what: exit code $code"
     { figures loss; figures grad_norm; } >got
 }
@@ -150,14 +149,15 @@ case $all_gpus in
 *,*)
     one=$CUDA_VISIBLE_DEVICES
     CUDA_VISIBLE_DEVICES=$(echo "$all_gpus" | cut -d, -f1,2)
-    bits 2 zero.stage=3 run.share_device=false
+    sharing=false
+    bits 2 zero.stage=3
     cp got want
     for way in symmetric copy_engine; do
-        bits 2 zero.stage=3 run.share_device=false parallel.gather=$way
+        bits 2 zero.stage=3 parallel.gather=$way
         cmp -s want got || fail "$what on two GPUs: other bits than by kernels"
     done
     for way in kernel copy_engine; do
-        bits 2 zero.stage=3 run.share_device=false run.graphs=true parallel.gather=$way
+        bits 2 zero.stage=3 run.graphs=true parallel.gather=$way
         cmp -s want got || fail "$what on two GPUs: other bits than without graphs"
     done
     CUDA_VISIBLE_DEVICES=$one
