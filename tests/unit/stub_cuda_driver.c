@@ -4,23 +4,6 @@
 
 enum { SUCCESS = 0, NO_DRIVER = 34 };
 
-#define REFUSED(X)                                                                              \
-    X(cuCtxGetCurrent)                                                                          \
-    X(cuCtxGetLimit) X(cuCtxPopCurrent) X(cuCtxPushCurrent) X(cuDeviceGet) X(cuDeviceGetCount)  \
-        X(cuDriverGetVersion) X(cuGetErrorName) X(cuGetErrorString) X(cuGetProcAddress)         \
-            X(cuGetProcAddress_v2) X(cuInit) X(cuLaunchCooperativeKernel) X(cuLaunchKernel)     \
-                X(cuLaunchKernelEx) X(cuLibraryLoadFromFile) X(cuLinkAddData) X(cuLinkComplete) \
-                    X(cuLinkCreate) X(cuLinkDestroy) X(cuOccupancyMaxPotentialClusterSize)      \
-                        X(cuStreamGetCtx)
-#define IGNORED(X) \
-    X(cuFuncSetAttribute) X(cuKernelSetAttribute) X(cuLibraryUnload) X(cuModuleUnload)
-#define GIVES_HANDLE(X)                                                                    \
-    X(cuKernelGetFunction)                                                                 \
-    X(cuLibraryGetGlobal) X(cuLibraryGetKernel) X(cuLibraryGetModule) X(cuLibraryLoadData) \
-        X(cuModuleGetFunction) X(cuModuleGetGlobal_v2) X(cuModuleLoadData) X(cuModuleLoadDataEx)
-#define GIVES_NUMBER(X) \
-    X(cuFuncGetAttribute) X(cuKernelGetAttribute) X(cuOccupancyMaxActiveBlocksPerMultiprocessor)
-
 #define REFUSE(name)      \
     int name(void);       \
     int name(void)        \
@@ -52,7 +35,21 @@ enum { SUCCESS = 0, NO_DRIVER = 34 };
         return SUCCESS;    \
     }
 
-REFUSED(REFUSE)
-IGNORED(IGNORE)
-GIVES_HANDLE(GIVE_HANDLE)
-GIVES_NUMBER(GIVE_NUMBER)
+/* clang-format off */
+REFUSE(cuCtxGetCurrent) REFUSE(cuCtxGetLimit) REFUSE(cuCtxPopCurrent) REFUSE(cuCtxPushCurrent)
+REFUSE(cuDeviceGet) REFUSE(cuDeviceGetCount) REFUSE(cuDriverGetVersion) REFUSE(cuGetErrorName)
+REFUSE(cuGetErrorString) REFUSE(cuGetProcAddress) REFUSE(cuGetProcAddress_v2) REFUSE(cuInit)
+REFUSE(cuLaunchCooperativeKernel) REFUSE(cuLaunchKernel) REFUSE(cuLaunchKernelEx)
+REFUSE(cuLibraryLoadFromFile) REFUSE(cuLinkAddData) REFUSE(cuLinkComplete) REFUSE(cuLinkCreate)
+REFUSE(cuLinkDestroy) REFUSE(cuOccupancyMaxPotentialClusterSize) REFUSE(cuStreamGetCtx)
+
+IGNORE(cuFuncSetAttribute) IGNORE(cuKernelSetAttribute) IGNORE(cuLibraryUnload)
+IGNORE(cuModuleUnload)
+
+GIVE_HANDLE(cuKernelGetFunction) GIVE_HANDLE(cuLibraryGetGlobal) GIVE_HANDLE(cuLibraryGetKernel)
+GIVE_HANDLE(cuLibraryGetModule) GIVE_HANDLE(cuLibraryLoadData) GIVE_HANDLE(cuModuleGetFunction)
+GIVE_HANDLE(cuModuleGetGlobal_v2) GIVE_HANDLE(cuModuleLoadData) GIVE_HANDLE(cuModuleLoadDataEx)
+
+GIVE_NUMBER(cuFuncGetAttribute) GIVE_NUMBER(cuKernelGetAttribute)
+GIVE_NUMBER(cuOccupancyMaxActiveBlocksPerMultiprocessor)
+/* clang-format on */
