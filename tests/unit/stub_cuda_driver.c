@@ -52,4 +52,3 @@ GIVE_HANDLE(cuModuleGetGlobal_v2) GIVE_HANDLE(cuModuleLoadData) GIVE_HANDLE(cuMo
 
 GIVE_NUMBER(cuFuncGetAttribute) GIVE_NUMBER(cuKernelGetAttribute)
 GIVE_NUMBER(cuOccupancyMaxActiveBlocksPerMultiprocessor)
-/* clang-format on */
