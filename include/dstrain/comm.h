@@ -61,7 +61,8 @@ struct ds_comm_ops {
     /* collective among the ranks that name each other: the messages of a call progress together, none
      * waits for another one. Between two ranks those of one direction are matched in the order of the
      * calls and, inside a call, of the array; sizes that differ are DS_ERR_COMM (nccl does not see it). It
-     * has no place in the order of the collectives of a host backend; nccl's follow the calls. The array is
+     * has no place in the order of the collectives of a host backend; nccl's follow the calls, and the first
+     * messages between two ranks must be in calls that match: both their directions, or one. The array is
      * copied at the call. */
     ds_status (*exchange)(struct ds_comm *comm, const struct ds_message *messages, uint32_t count,
                           struct ds_stream *stream);
