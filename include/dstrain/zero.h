@@ -128,9 +128,9 @@ DS_CHECKED ds_status ds_zero_write_shard(struct ds_zero *zero, uint32_t unit, ui
                                          uint64_t count, const float *from);
 DS_CHECKED ds_status ds_zero_read_shard(struct ds_zero *zero, uint32_t unit, uint64_t start,
                                         uint64_t count, float *to);
-/* local: at the start of a capture (device.h): every event of an earlier step that a step waits for is recorded
- * again behind all that the compute stream has, and the comm stream waits for that; it must have nothing of
- * its own that the compute stream has not waited for. */
+/* local: at the start of a capture (device.h), and of the first list behind a graph: every event of an earlier
+ * step that a step waits for is recorded again behind all that the compute stream has, and the comm stream
+ * waits for that; it must have nothing of its own that the compute stream has not waited for. */
 DS_CHECKED ds_status ds_zero_rejoin(struct ds_zero *zero);
 /* collective, once: with `registers`, what weights are gathered from and into is registered with the shard group */
 DS_CHECKED ds_status ds_zero_register(struct ds_zero *zero);
