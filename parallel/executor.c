@@ -23,6 +23,7 @@ struct ds_executor {
     float *logits;              /* of one token; NULL while training */
     struct ds_event *handover;  /* compute to comm */
     struct ds_graph *graphs[2]; /* of a step; NULL: not captured yet */
+    int is_behind_graph;        /* the last list was launched as one */
     /* borrows */
     struct ds_executor_options options;
     const struct ds_kernel_ops *kernels;
@@ -402,7 +403,7 @@ static int has_slots_for(const struct ds_schedule *plan, const struct ds_schedul
     return has;
 }
 
-ds_status ds_executor_run(struct ds_executor *x, const struct ds_schedule *list)
+static ds_status obey(struct ds_executor *x, const struct ds_schedule *list)
 {
     DS_ASSERT(has_slots_for(x->options.plan, list));
     DS_ASSERT(x->options.is_training || !list->is_training);
@@ -424,15 +425,24 @@ ds_status ds_executor_run(struct ds_executor *x, const struct ds_schedule *list)
     return DS_OK;
 }
 
-/* ---- the list as a graph */
-
-/* Messages of earlier steps are through: the graph begins behind everything. */
+/* Events between the inside of a graph and the outside mean nothing on either side. All that came before is
+ * through, so they are recorded again where the next list begins. */
 static ds_status rejoin(struct ds_executor *x)
 {
     for (uint32_t i = 0; i < x->options.plan->stream_slot_count; i++)
         x->places[i].is_pending = 0;
     return ds_zero_rejoin(x->options.zero);
 }
+
+ds_status ds_executor_run(struct ds_executor *x, const struct ds_schedule *list)
+{
+    if (x->is_behind_graph)
+        DS_TRY(rejoin(x));
+    x->is_behind_graph = 0;
+    return obey(x, list);
+}
+
+/* ---- the list as a graph */
 
 static ds_status capture(struct ds_executor *x, const struct ds_schedule *list,
                          struct ds_graph **out)
@@ -441,7 +451,7 @@ static ds_status capture(struct ds_executor *x, const struct ds_schedule *list,
 
     DS_TRY(ops->capture_begin(x->options.compute));
     DS_TRY(rejoin(x));
-    DS_TRY(ds_executor_run(x, list));
+    DS_TRY(obey(x, list));
     DS_TRY(ds_stream_after(x->options.compute, x->options.comm, x->handover));
     return ops->capture_end(x->options.compute, out);
 }
@@ -457,6 +467,7 @@ ds_status ds_executor_run_graph(struct ds_executor *x, const struct ds_schedule 
     DS_TRY(ds_stream_after(compute, comm, x->handover));
     if (!x->graphs[turn])
         DS_TRY(capture(x, list, &x->graphs[turn]));
+    x->is_behind_graph = 1;
     DS_TRY(ops->graph_launch(compute, x->graphs[turn]));
     return ds_stream_after(comm, compute, x->handover);
 }

@@ -2,7 +2,7 @@
 # Properties a compiler does not check; each one protects something the program relies on. Run by
 # ctest with DS_LIBS = the archives and objects of a plain build.
 cd "$(dirname "$0")/.." || exit 2
-sources=$(find include runtime parallel checkpoint launch -name '*.[ch]' -o -name '*.cu' | sort)
+sources=$(find include runtime parallel checkpoint launch -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' | sort)
 symbols=$(objdump -t ${DS_LIBS:?archives to inspect}) || exit 2
 bad=0
 
@@ -50,13 +50,23 @@ exits() {
 }
 
 # A file sees the contracts and its own folder (in launch, launch's sub-folders too). What climbs undoes the layers, and so does
-# reaching for the private header of another folder. A plugin is one module in several folders: all see its host,
-# those of the CUDA plugin its device.
-climbing_includes() { echo "$code" | grep -E '#[[:space:]]*include[[:space:]]+["<]([^">]*/)?\.\./'; }
+# reaching for the private header of another folder. Two things are one module in several folders: a backend below a module of
+# runtime (runtime/MODULE/BACKEND), which also sees the private headers of that module, as "../NAME.h", one step up and no
+# further; and a plugin: all see its host, those of the CUDA plugin its device.
+climbing_includes() {
+    echo "$code" | sed -nE 's/^([^:]*):([0-9]+):[[:space:]]*#[[:space:]]*include[[:space:]]+["<](([^">]*\/)?\.\.\/[^">]*)[">].*/\1 \2 \3/p' |
+        while read -r file line header; do
+            folder=${file%/*} name=${header#../}
+            case $folder in runtime/*/*/*) folder= ;; runtime/*/*) ;; *) folder= ;; esac
+            case $name in */*) folder= ;; esac
+            [ -n "$folder" ] && [ "$header" = "../$name" ] && [ -f "${folder%/*}/$name" ] || echo "$file:$line:#include \"$header\""
+        done
+}
 foreign_includes() {
     echo "$code" | sed -nE 's/^([^:]*):([0-9]+):[[:space:]]*#[[:space:]]*include[[:space:]]+"([^"]+)".*/\1 \2 \3/p' |
         while read -r file line header; do
             case $header in
+            ../*) ;; # climbing_includes
             dstrain/*) [ -f "include/$header" ] ;;
             plugin_host.h) case $file in runtime/device/plugin_*|runtime/device/cuda/*) ;; *) false ;; esac ;;
             device_cuda.h) case $file in runtime/device/cuda/*|runtime/kernels/cuda/*|runtime/comm/nccl/*) ;; *) false ;; esac ;;

@@ -61,7 +61,8 @@ struct ds_comm_ops {
     /* collective among the ranks that name each other: the messages of a call progress together, none
      * waits for another one. Between two ranks those of one direction are matched in the order of the
      * calls and, inside a call, of the array; sizes that differ are DS_ERR_COMM (nccl does not see it). It
-     * has no place in the order of the collectives of a host backend; nccl's follow the calls. The array is
+     * has no place in the order of the collectives of a host backend; nccl's follow the calls, and the first
+     * messages between two ranks must be in calls that match: both their directions, or one. The array is
      * copied at the call. */
     ds_status (*exchange)(struct ds_comm *comm, const struct ds_message *messages, uint32_t count,
                           struct ds_stream *stream);
@@ -73,6 +74,10 @@ struct ds_comm_ops {
      * (a control group only): threads -> threads, one host -> shm, else mpi. Of nccl, whatever the control
      * group: between the GPUs that its ranks have open. */
     ds_status (*open_data)(struct ds_comm *control, const char *group, struct ds_comm **out);
+    /* collective, optional: `bytes` from `at` on, taken with DS_ALLOC_SYMMETRIC and as many on every rank, are
+     * what calls send from and receive into: they may then move without copies, by other ways that give the
+     * same bytes. Until close; the memory stays that long. Fallback: all memory is alike. */
+    ds_status (*register_memory)(struct ds_comm *comm, void *at, size_t bytes);
     /* local, optional: the caller's own place in a group whose shape it knows; for a backend that sends
      * nothing and so cannot be asked who else there is */
     ds_status (*place)(struct ds_comm *comm, uint32_t rank, uint32_t size, const char *group,
@@ -108,6 +113,7 @@ ds_comm_exchange(struct ds_comm *comm, const struct ds_message *messages, uint32
 ds_status ds_comm_split(struct ds_comm *comm, int color, int key, const char *group,
                         struct ds_comm **out);
 ds_status ds_comm_open_data(struct ds_comm *control, const char *group, struct ds_comm **out);
+ds_status ds_comm_register_memory(struct ds_comm *comm, void *at, size_t bytes);
 void ds_comm_close(struct ds_comm *comm); /* NULL is allowed; local then */
 
 /* collective: turn "it failed here" into "we all know what failed". The way out of a stretch of

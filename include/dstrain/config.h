@@ -26,6 +26,7 @@ enum ds_pipeline_kind {
     DS_PIPELINE_INTERLEAVED,
     DS_PIPELINE_ZERO_BUBBLE
 };
+enum ds_gather { DS_GATHER_KERNEL, DS_GATHER_SYMMETRIC, DS_GATHER_COPY_ENGINE };
 enum ds_reshard_when { DS_RESHARD_KEY_AUTO, DS_RESHARD_KEY_ALWAYS, DS_RESHARD_KEY_NEVER };
 
 /* Where each key was written: a line, DS_PLACE_OVERRIDE, or 0: nowhere, the preset holds. For messages; two
@@ -98,6 +99,7 @@ struct ds_config {
         int schedule;              /* enum ds_pipeline_kind */
         int sequence_parallel;
         int transport; /* enum ds_transport */
+        int gather;    /* enum ds_gather */
         int nvlink_multicast;
     } parallel;
     struct {

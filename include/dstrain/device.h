@@ -22,6 +22,10 @@ struct ds_kernel_ops;
 struct ds_device_ops;
 
 enum ds_memory_kind { DS_MEMORY_DEVICE, DS_MEMORY_PINNED, DS_MEMORY_HOST, DS_MEMORY_KIND_COUNT };
+enum ds_alloc_flag {
+    /* of device memory: its communicator can register it (comm.h); else as any other */
+    DS_ALLOC_SYMMETRIC = 1u << 0,
+};
 enum ds_device_cap {
     DS_DEVICE_CAP_COMPUTES = 1u << 0, /* "auto" and training ask for this bit */
     /* device memory is host memory: host comm may work on it */
@@ -53,6 +57,7 @@ struct ds_device_options {
      * links with multicast be used? */
     uint32_t rank, sharer_count;
     int nvlink_multicast;
+    int copy_engines; /* gather with them what is registered */
     const struct ds_clock *clock;
 };
 
@@ -90,7 +95,7 @@ struct ds_device_ops {
     ds_status (*open)(int index, const struct ds_device_options *options, struct ds_device **out);
     void (*close)(struct ds_device *device);
     ds_status (*alloc)(struct ds_device *device, enum ds_memory_kind kind, size_t bytes,
-                       uint32_t flags, void **at); /* zeroed; 4096-byte aligned */
+                       uint32_t flags, void **at); /* zeroed; 4096-byte aligned; ds_alloc_flag */
     void (*release)(struct ds_device *device, enum ds_memory_kind kind, void *memory, size_t bytes);
     ds_status (*stream_open)(struct ds_device *device, uint32_t flags, struct ds_stream **out);
     void (*stream_close)(struct ds_stream *stream); /* drains */

@@ -56,6 +56,9 @@ void ds_memory_fini(struct ds_memory *memory);
  * Size 0 is allowed and gives NULL. */
 DS_CHECKED ds_status ds_memory_take(struct ds_memory *memory, enum ds_memory_kind kind,
                                     enum ds_memory_label label, size_t bytes, void **at);
+/* local: the same of the device's memory, such that its communicator can register it (comm.h) */
+DS_CHECKED ds_status ds_memory_take_symmetric(struct ds_memory *memory, enum ds_memory_label label,
+                                              size_t bytes, void **at);
 void ds_memory_freeze(struct ds_memory *memory);
 uint64_t ds_memory_total(const struct ds_memory *memory, enum ds_memory_kind kind);
 

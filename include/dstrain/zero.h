@@ -94,6 +94,7 @@ struct ds_zero_options {
     uint32_t unit_count;
     struct ds_zero_slots slots;
     int is_training; /* 0: weights only */
+    int registers;   /* weights lie where the shard group may register them */
     /* Where no sum over ranks stands between a local gradient and the accumulator, backward passes may add
      * straight onto it: no slots and no pass over memory, but products and sums of several micro-batches are
      * rounded otherwise than on several ranks. */
@@ -127,10 +128,12 @@ DS_CHECKED ds_status ds_zero_write_shard(struct ds_zero *zero, uint32_t unit, ui
                                          uint64_t count, const float *from);
 DS_CHECKED ds_status ds_zero_read_shard(struct ds_zero *zero, uint32_t unit, uint64_t start,
                                         uint64_t count, float *to);
-/* local: at the start of a capture (device.h): every event of an earlier step that a step waits for is recorded
- * again behind all that the compute stream has, and the comm stream waits for that; it must have nothing of
- * its own that the compute stream has not waited for. */
+/* local: at the start of a capture (device.h), and of the first list behind a graph: every event of an earlier
+ * step that a step waits for is recorded again behind all that the compute stream has, and the comm stream
+ * waits for that; it must have nothing of its own that the compute stream has not waited for. */
 DS_CHECKED ds_status ds_zero_rejoin(struct ds_zero *zero);
+/* collective, once: with `registers`, what weights are gathered from and into is registered with the shard group */
+DS_CHECKED ds_status ds_zero_register(struct ds_zero *zero);
 /* collective: after all shards are written: stages 0-2 gather their whole copies */
 DS_CHECKED ds_status ds_zero_publish(struct ds_zero *zero);
 

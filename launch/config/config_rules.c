@@ -269,6 +269,9 @@ static ds_status transport_fits(const struct ds_rule_check *check)
         REFUSE(check, "parallel", "transport",
                "= %s is between the memories of cpu ranks, device is cuda; nearest: nccl",
                c->parallel.transport == DS_TRANSPORT_SHM ? "shm" : "mpi");
+    if (c->parallel.gather != DS_GATHER_KERNEL && strcmp(c->run.device, "cpu") == 0)
+        REFUSE(check, "parallel", "gather", "= %s is between GPUs, device is cpu; nearest: kernel",
+               c->parallel.gather == DS_GATHER_SYMMETRIC ? "symmetric" : "copy_engine");
     if (c->run.share_device && strcmp(c->run.device, "cpu") == 0)
         REFUSE(check, "run", "share_device", "= %s",
                "true is about GPUs, device is cpu, which ranks share anyway");

@@ -61,6 +61,11 @@ static const struct ds_choice transports[] = {{"auto", DS_TRANSPORT_AUTO},
                                               {"nccl", DS_TRANSPORT_NCCL},
                                               {NULL, 0}};
 
+static const struct ds_choice gathers[] = {{"kernel", DS_GATHER_KERNEL},
+                                           {"symmetric", DS_GATHER_SYMMETRIC},
+                                           {"copy_engine", DS_GATHER_COPY_ENGINE},
+                                           {NULL, 0}};
+
 #define PLACE(section, key) \
     offsetof(struct ds_config, section.key), sizeof(((struct ds_config *)0)->section.key)
 #define COUNT(section, key, preset, flags, min, max, help, peers)                                 \
@@ -175,6 +180,7 @@ const struct ds_field ds_config_fields[] = {
     CHOICE(parallel, schedule, "1f1b", 0, pipelines, "order of micro-batches in a pipeline: memory of all of them, of as many as stages, less waiting with chunks, or with weight gradients in the gaps; with pipeline = 1 all are the same", "pipeline_schedule pipeline_parallel_schedule pp_schedule pipeline_engine"),
     BOOL(parallel, sequence_parallel, "false", 0, "tensor ranks share out tokens, too, where a matrix does not need them all: less memory", "sp enable_sequence_parallel use_sequence_parallel"),
     CHOICE(parallel, transport, "auto", 0, transports, "how ranks exchange data: on the cpu shared memory inside one host, MPI anywhere; between GPUs NCCL; auto: the fastest that works", "ddp_backend dist_backend distributed_backend"),
+    CHOICE(parallel, gather, "kernel", 0, gathers, "how GPUs gather parameters, the bytes are the same: NCCL's usual kernels; symmetric: kernels on memory that the ranks of a host have mapped; copy_engine: by copies, which leave the multiprocessors to arithmetic", "nccl_ub use_nccl_ub symm_mem"),
     BOOL(parallel, nvlink_multicast, "false", 0, "let NCCL add up in the NVLink switch (NVLS), where host and driver can; not on all it works", "use_nvls nccl_nvls_enable nvls"),
 
     COUNT(zero, stage, "3", 0, 0, 3, "what shard ranks share out: 1 optimizer states, 2 and gradients, 3 and parameters", "zero_stage zero_optimization sharding_strategy"),

@@ -143,6 +143,25 @@ static ds_status fill_weights(struct ds_trainer *t)
     return t->weights ? ds_hf_load(t->weights, &target) : ds_hf_init(&target, t->config->run.seed);
 }
 
+/* Stages meet once, all at the same place: NCCL connects two ranks at their first messages, and must find the
+ * same ones on both sides, which the messages of a step are not. */
+static ds_status meet_neighbours(struct ds_trainer *t)
+{
+    struct ds_comm *pipeline = ds_mesh_group(t->mesh, DS_GROUP_PP);
+    const uint32_t size = pipeline->size, rank = pipeline->rank;
+    const uint32_t peers[2] = {(rank + 1) % size, (rank + size - 1) % size};
+    const uint32_t peer_count = size > 2 ? 2 : size - 1;
+    struct ds_message messages[4];
+    uint32_t count = 0;
+
+    for (uint32_t i = 0; i < peer_count; i++) {
+        messages[count++] = (struct ds_message){.peer = peers[i], .is_send = 1};
+        messages[count++] = (struct ds_message){.peer = peers[i]};
+    }
+    DS_TRY(ds_comm_exchange(pipeline, messages, count, t->comm));
+    return t->device->ops->stream_sync(t->comm);
+}
+
 /* ---- the picture, as a list of calls */
 
 static ds_status take_all(struct ds_trainer *t)
@@ -183,6 +202,8 @@ ds_status trainer_assemble(struct ds_trainer *t)
     DS_TRY(trainer_leader_first(t, take_all)); /* what does not fit one will not fit the others */
     if (is_plan(t))
         return DS_OK;
+    DS_TRY(meet_neighbours(t));
+    DS_TRY(ds_zero_register(t->zero));
     DS_TRY(trainer_together(t, fill_weights));
     ds_hf_close(t->weights);
     t->weights = NULL;

@@ -75,6 +75,7 @@ static ds_status open_device(struct ds_trainer *t)
         .rank = t->options.world->rank,
         .sharer_count = t->sharer_count,
         .nvlink_multicast = config->parallel.nvlink_multicast,
+        .copy_engines = config->parallel.gather == DS_GATHER_COPY_ENGINE,
         .clock = t->options.clock,
     };
 

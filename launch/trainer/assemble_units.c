@@ -128,6 +128,7 @@ ds_status trainer_open_zero(struct ds_trainer *t)
         .unit_count = t->model->unit_count,
         .slots = trainer_plan(t)->slots,
         .is_training = is_training(t),
+        .registers = t->config->parallel.gather != DS_GATHER_KERNEL,
         .adds_in_place = t->config->run.deterministic == 0,
         .shard = ds_mesh_group(t->mesh, DS_GROUP_SHARD),
         .replica = ds_mesh_group(t->mesh, DS_GROUP_REPLICA),

@@ -58,7 +58,7 @@ static int counts_loss(const struct ds_trainer *t)
            t->place.at[DS_AXIS_PP] + 1 == t->mesh_shape.size[DS_AXIS_PP];
 }
 
-ds_status ds_trainer_evaluate(struct ds_trainer *t, double *loss, uint64_t *tokens)
+static ds_status evaluate(struct ds_trainer *t, double *loss, uint64_t *tokens)
 {
     const uint64_t batches = trainer_eval_batches(t);
     double sums[2] = {0.0, 0.0}; /* loss, tokens */
@@ -80,6 +80,16 @@ ds_status ds_trainer_evaluate(struct ds_trainer *t, double *loss, uint64_t *toke
     *loss = sums[1] > 0 ? sums[0] / sums[1] : NAN;
     *tokens = (uint64_t)sums[1];
     return DS_OK;
+}
+
+/* Where a rank has not come its peers' work never ends, and closing would wait for it. */
+ds_status ds_trainer_evaluate(struct ds_trainer *t, double *loss, uint64_t *tokens)
+{
+    const ds_status st = evaluate(t, loss, tokens);
+
+    if (st == DS_ERR_COMM || st == DS_ERR_DEADLINE)
+        ds_mesh_poison(t->mesh);
+    return st;
 }
 
 static struct ds_hf_parts parts_of(const struct ds_trainer *t)

@@ -82,8 +82,8 @@ static void explain(const struct ds_memory *memory, enum ds_memory_kind kind,
                  (unsigned long long)ds_memory_total(memory, kind), used ? taken : "nothing");
 }
 
-ds_status ds_memory_take(struct ds_memory *memory, enum ds_memory_kind kind,
-                         enum ds_memory_label label, size_t bytes, void **at)
+static ds_status take(struct ds_memory *memory, enum ds_memory_kind kind,
+                      enum ds_memory_label label, size_t bytes, uint32_t flags, void **at)
 {
     struct ds_memory_piece *piece = NULL;
     ds_status st;
@@ -100,7 +100,8 @@ ds_status ds_memory_take(struct ds_memory *memory, enum ds_memory_kind kind,
         return ds_fail(DS_ERR_NO_MEMORY, "no memory to book %zu bytes for %s", bytes,
                        label_names[label]);
     *piece = (struct ds_memory_piece){.kind = kind, .bytes = bytes, .next = memory->pieces};
-    DS_TRY_GOTO(st, memory->device->ops->alloc(memory->device, kind, bytes, 0, &piece->at), fail);
+    DS_TRY_GOTO(st, memory->device->ops->alloc(memory->device, kind, bytes, flags, &piece->at),
+                fail);
     memory->pieces = piece;
     memory->bytes[kind][label] += bytes;
     *at = piece->at;
@@ -111,6 +112,18 @@ fail:
         explain(memory, kind, label, bytes);
     free(piece);
     return st;
+}
+
+ds_status ds_memory_take(struct ds_memory *memory, enum ds_memory_kind kind,
+                         enum ds_memory_label label, size_t bytes, void **at)
+{
+    return take(memory, kind, label, bytes, 0, at);
+}
+
+ds_status ds_memory_take_symmetric(struct ds_memory *memory, enum ds_memory_label label,
+                                   size_t bytes, void **at)
+{
+    return take(memory, DS_MEMORY_DEVICE, label, bytes, DS_ALLOC_SYMMETRIC, at);
 }
 
 void ds_memory_freeze(struct ds_memory *memory)

@@ -93,6 +93,14 @@ ds_status ds_comm_open_data(struct ds_comm *control, const char *group, struct d
     return control->ops->open_data(control, group, out);
 }
 
+ds_status ds_comm_register_memory(struct ds_comm *comm, void *at, size_t bytes)
+{
+    DS_ASSERT(at != NULL && bytes > 0);
+    if (comm->size == 1 || comm->ops->register_memory == NULL)
+        return DS_OK;
+    return comm->ops->register_memory(comm, at, bytes);
+}
+
 void ds_comm_close(struct ds_comm *comm)
 {
     if (comm != NULL)

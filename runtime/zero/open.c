@@ -61,6 +61,9 @@ uint64_t ds_zero_slot_bytes(const struct ds_zero_options *options, struct ds_zer
     return bytes;
 }
 
+typedef ds_status take_fn(struct ds_zero *zero, enum ds_memory_label label, size_t bytes,
+                          uint8_t **at);
+
 static ds_status take(struct ds_zero *zero, enum ds_memory_label label, size_t bytes, uint8_t **at)
 {
     void *memory = NULL;
@@ -70,16 +73,30 @@ static ds_status take(struct ds_zero *zero, enum ds_memory_label label, size_t b
     return DS_OK;
 }
 
+/* What weights are gathered from and into. */
+static ds_status take_weights(struct ds_zero *zero, enum ds_memory_label label, size_t bytes,
+                              uint8_t **at)
+{
+    void *memory = NULL;
+
+    if (!zero->options.registers)
+        return take(zero, label, bytes, at);
+    DS_TRY(ds_memory_take_symmetric(zero->options.memory, label, bytes, &memory));
+    *at = memory;
+    return DS_OK;
+}
+
 static ds_status take_state(struct ds_zero *zero, const struct zero_unit *unit, int is_whole,
                             enum ds_memory_label label, enum ds_dtype dtype,
                             struct zero_state *state)
 {
     const struct ds_zero_layout *layout = &unit->layout;
+    take_fn *take_it = state == &unit->param ? take_weights : take;
 
     state->dtype = dtype;
     if (!is_whole)
-        return take(zero, label, dtype_bytes(dtype, layout->shard_elems), &state->shard);
-    DS_TRY(take(zero, label, dtype_bytes(dtype, layout->full_elems), &state->whole));
+        return take_it(zero, label, dtype_bytes(dtype, layout->shard_elems), &state->shard);
+    DS_TRY(take_it(zero, label, dtype_bytes(dtype, layout->full_elems), &state->whole));
     state->shard = element(state->whole, dtype, layout->shard_elems * zero->shard_rank);
     return DS_OK;
 }
@@ -182,6 +199,7 @@ static ds_status open_slots(struct ds_zero *zero, uint32_t slot_class, enum ds_d
                             uint32_t count, struct zero_slots *slots)
 {
     const uint64_t elems = class_elems_max(&zero->options, slot_class, zero->shard_count);
+    take_fn *take_it = slots == &zero->weight_slots[slot_class] ? take_weights : take;
 
     if (count == 0 || elems == 0)
         return DS_OK;
@@ -191,7 +209,8 @@ static ds_status open_slots(struct ds_zero *zero, uint32_t slot_class, enum ds_d
     slots->count = count;
     for (uint32_t i = 0; i < count; i++) {
         slots->slots[i].holder = NO_SLOT;
-        DS_TRY(take(zero, DS_MEMORY_LABEL_SLOTS, dtype_bytes(dtype, elems), &slots->slots[i].at));
+        DS_TRY(
+            take_it(zero, DS_MEMORY_LABEL_SLOTS, dtype_bytes(dtype, elems), &slots->slots[i].at));
         DS_TRY(zero->device_ops->event_open(zero->options.device, &slots->slots[i].idle));
     }
     return DS_OK;
@@ -247,6 +266,41 @@ ds_status ds_zero_open(const struct ds_zero_options *options, struct ds_zero **o
 fail:
     ds_zero_close(zero);
     return st;
+}
+
+/* ---- what weights are gathered from and into, for the group that gathers them */
+
+static ds_status register_unit(struct ds_zero *zero, const struct zero_unit *u)
+{
+    const struct zero_state *param = &u->param;
+    const uint64_t elems = param->whole ? u->layout.full_elems : u->layout.shard_elems;
+
+    if (!is_here(u))
+        return DS_OK;
+    return ds_comm_register_memory(zero->options.shard, param->whole ? param->whole : param->shard,
+                                   dtype_bytes(param->dtype, elems));
+}
+
+static ds_status register_slots(struct ds_zero *zero, uint32_t slot_class)
+{
+    const struct zero_slots *slots = &zero->weight_slots[slot_class];
+    const size_t bytes = dtype_bytes(
+        zero->options.dtypes.param, class_elems_max(&zero->options, slot_class, zero->shard_count));
+
+    for (uint32_t i = 0; i < slots->count; i++)
+        DS_TRY(ds_comm_register_memory(zero->options.shard, slots->slots[i].at, bytes));
+    return DS_OK;
+}
+
+ds_status ds_zero_register(struct ds_zero *zero)
+{
+    if (!zero->options.registers)
+        return DS_OK;
+    for (uint32_t i = 0; i < zero->options.unit_count; i++)
+        DS_TRY(register_unit(zero, &zero->units[i]));
+    for (uint32_t c = 0; c < DS_ZERO_SLOT_CLASSES; c++)
+        DS_TRY(register_slots(zero, c));
+    return DS_OK;
 }
 
 static void close_event(struct ds_zero *zero, struct ds_event *event)

@@ -59,11 +59,27 @@ static struct ds_comm *open_group(const char *name)
     return group;
 }
 
+/* Everybody with everybody, in calls that match: connected, whatever comes next. */
+static void meet(struct ds_comm *group)
+{
+    struct ds_message messages[DS_MESSAGES_MAX];
+    uint32_t count = 0;
+
+    for (uint32_t peer = 0; peer < group->size; peer++) {
+        if (peer == group->rank)
+            continue;
+        messages[count++] = (struct ds_message){.peer = peer, .is_send = 1};
+        messages[count++] = (struct ds_message){.peer = peer};
+    }
+    mp_assert(ds_comm_exchange(group, messages, count, stream) == DS_OK);
+}
+
 static void expect_case(void (*run)(struct comm_case *c))
 {
     struct comm_case c = {
         .device = device, .stream = stream, .seed = mp_seed("nccl"), .comm = open_group("data")};
 
+    meet(c.comm);
     run(&c);
     case_sync(&c);
     ds_comm_close(c.comm);

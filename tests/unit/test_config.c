@@ -561,6 +561,33 @@ static const struct {
      SAYS("c.ini:4: [run] deterministic = false has no meaning with device = cpu, which always "
           "is deterministic; nearest: auto"),
      1, 0},
+    {0,
+     "[run]\ndir = r\ndevice = cpu\n[model]\npath = m\n[data]\ntrain = a\n"
+     "[train]\nsteps = 1\nglobal_batch_size = 1\nseq_length = 1\n[parallel]\ntransport = nccl\n",
+     0, SAYS("c.ini:13: [parallel] transport = nccl is between GPUs, device is cpu; nearest: auto"),
+     1, 0},
+    {0,
+     "[run]\ndir = r\ndevice = cuda\n[model]\npath = m\n[data]\ntrain = a\n"
+     "[train]\nsteps = 1\nglobal_batch_size = 1\nseq_length = 1\n[parallel]\ntransport = mpi\n",
+     0,
+     SAYS("c.ini:13: [parallel] transport = mpi is between the memories of cpu ranks, device is "
+          "cuda; nearest: nccl"),
+     1, 0},
+    {0,
+     "[run]\ndir = r\ndevice = cpu\n[model]\npath = m\n[data]\ntrain = a\n"
+     "[train]\nsteps = 1\nglobal_batch_size = 1\nseq_length = 1\n[parallel]\ngather = "
+     "copy_engine\n",
+     0,
+     SAYS("c.ini:13: [parallel] gather = copy_engine is between GPUs, device is cpu; nearest: "
+          "kernel"),
+     1, 0},
+    {0,
+     "[run]\ndir = r\ndevice = cpu\nshare_device = true\n[model]\npath = m\n[data]\ntrain = a\n"
+     "[train]\nsteps = 1\nglobal_batch_size = 1\nseq_length = 1\n",
+     0,
+     SAYS("c.ini:4: [run] share_device = true is about GPUs, device is cpu, which ranks share "
+          "anyway"),
+     1, 0},
     {"", 0, "model.hidden_size=4100",
      SAYS(
          "command line: [model] hidden_size = 4100 makes head_dim = 4100 / 4 = 1025, which must be "

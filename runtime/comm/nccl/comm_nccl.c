@@ -132,6 +132,7 @@ const struct ds_comm_ops ds_comm_nccl_ops = {
     .barrier = nccl_barrier,
     .exchange = nccl_exchange,
     .open_data = nccl_open_data,
+    .register_memory = nccl_register_memory,
     .poison = nccl_poison,
     .close = nccl_close,
 };

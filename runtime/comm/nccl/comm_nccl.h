@@ -18,6 +18,12 @@ struct nccl_call {
 #define NCCL_CALLS_MAX \
     256u /* watched at once; what is queued beyond that is left to the watchdog */
 
+/* Memory that is registered with the group. */
+struct nccl_window {
+    ncclWindow_t window; /* NULL: NCCL has no use for it between these ranks */
+    struct nccl_window *next;
+};
+
 struct nccl_comm {
     struct ds_comm base;
     /* owns */
@@ -25,6 +31,7 @@ struct nccl_comm {
     cudaStream_t stream; /* of barriers */
     int32_t *word;       /* device memory: what a barrier adds up */
     struct nccl_call calls[NCCL_CALLS_MAX];
+    struct nccl_window *windows;
     uint64_t first_call, next_call; /* of those watched; their places are modulo the size */
     int is_watching;                /* the call being made has a place */
     int is_stuck;                   /* aborted, and even that hangs */
@@ -45,7 +52,11 @@ DS_CHECKED ds_status nccl_settle(struct nccl_comm *comm, const char *call, ncclR
 /* local: as nccl_settle, until the GPU has come to the end of `stream` */
 DS_CHECKED ds_status nccl_drain(struct nccl_comm *comm, const char *call, cudaStream_t stream);
 
+/* nccl_memory.c. collective: what is registered leaves before the group; local where that has failed */
+void nccl_forget_windows(struct nccl_comm *comm);
+
 /* Entries of the table. */
+ds_status nccl_register_memory(struct ds_comm *comm, void *at, size_t bytes);
 ds_status nccl_open_data(struct ds_comm *control, const char *group, struct ds_comm **out);
 void nccl_poison(struct ds_comm *comm);
 void nccl_close(struct ds_comm *comm);

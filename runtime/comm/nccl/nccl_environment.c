@@ -12,6 +12,7 @@
 
 #define CHANNELS        "16" /* as many as NCCL takes between the GPUs of a host */
 #define CHANNELS_SHARED "4"
+#define POLICY_ZERO     "2" /* NCCL_CTA_POLICY_ZERO: no block where a copy engine will do */
 
 static void prefer(const char *name, const char *value)
 {
@@ -48,6 +49,8 @@ void nccl_environment(const struct ds_device_options *options)
     prefer("NCCL_LAUNCH_ORDER_IMPLICIT", "1");
     if (!options->nvlink_multicast)
         prefer("NCCL_NVLS_ENABLE", "0");
+    if (options->copy_engines)
+        prefer("NCCL_CTA_POLICY", POLICY_ZERO);
     if (is_shared)
         share(options->rank);
     if (options->deterministic)

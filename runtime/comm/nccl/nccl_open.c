@@ -142,11 +142,12 @@ ds_status nccl_open_data(struct ds_comm *control, const char *group, struct ds_c
         st = control->ops->broadcast(control, &id, sizeof id, 0, NULL);
     if (st == DS_OK)
         st = agreed(control, connect_ranks(comm, &id));
-    if (st != DS_OK) {
-        if (comm != NULL)
-            nccl_close(&comm->base);
-        return st;
+    if (st != DS_OK && comm != NULL) {
+        comm->has_failed = 1; /* here or on another rank: nobody is left to close it with */
+        nccl_close(&comm->base);
     }
+    if (st != DS_OK)
+        return st;
     *out = &comm->base;
     return DS_OK;
 }
@@ -176,6 +177,7 @@ void nccl_close(struct ds_comm *base)
 {
     struct nccl_comm *comm = (struct nccl_comm *)base;
 
+    nccl_forget_windows(comm);
     if (comm->comm != NULL && !comm->has_failed)
         end_orderly(comm);
     if (comm->comm != NULL)

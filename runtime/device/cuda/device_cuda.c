@@ -114,10 +114,13 @@ static ds_status cuda_open(int index, const struct ds_device_options *options,
 
 /* ---- memory */
 
-static ds_status alloc_device(size_t bytes, void **at)
+/* Aligned to 512 bytes; whole pages of 2 MiB where it matters. */
+static ds_status alloc_device(struct cuda_device *device, size_t bytes, uint32_t flags, void **at)
 {
-    CUDA_TRY(
-        cudaMalloc(at, bytes)); /* aligned to 512 bytes; whole pages of 2 MiB where it matters */
+    if (flags & DS_ALLOC_SYMMETRIC)
+        DS_TRY(nccl_alloc(device, bytes, at));
+    else
+        CUDA_TRY(cudaMalloc(at, bytes));
     CUDA_TRY(cudaMemset(*at, 0, bytes));
     CUDA_TRY(cudaDeviceSynchronize());
     return DS_OK;
@@ -144,23 +147,21 @@ static ds_status alloc_host(size_t bytes, int is_pinned, void **at)
 static ds_status cuda_alloc(struct ds_device *device, enum ds_memory_kind kind, size_t bytes,
                             uint32_t flags, void **at)
 {
-    (void)device;
-    (void)flags;
     *at = NULL;
     if (bytes == 0)
         return DS_OK;
-    return kind == DS_MEMORY_DEVICE ? alloc_device(bytes, at)
+    return kind == DS_MEMORY_DEVICE ? alloc_device((struct cuda_device *)device, bytes, flags, at)
                                     : alloc_host(bytes, kind == DS_MEMORY_PINNED, at);
 }
 
 static void cuda_release(struct ds_device *device, enum ds_memory_kind kind, void *memory,
                          size_t bytes)
 {
-    (void)device;
     if (memory == NULL)
         return;
     if (kind == DS_MEMORY_DEVICE) {
-        (void)cudaFree(memory);
+        if (!nccl_free((struct cuda_device *)device, memory))
+            (void)cudaFree(memory);
         return;
     }
     if (kind == DS_MEMORY_PINNED)

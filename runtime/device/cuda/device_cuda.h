@@ -15,6 +15,12 @@ extern "C" {
 struct cuda_math; /* runtime/kernels/cuda: library handles, algorithms, attention plans */
 struct nccl_comm; /* runtime/comm/nccl */
 
+/* What NCCL has given; it takes it back. */
+struct nccl_memory {
+    void *at;
+    struct nccl_memory *next;
+};
+
 struct cuda_device {
     struct ds_device base;
     const struct ds_clock *clock;
@@ -23,7 +29,8 @@ struct cuda_device {
     int is_deterministic;
     int64_t offset_ns; /* monotonic time of the host minus the GPU's globaltimer */
     char name[256];
-    struct cuda_math *math;   /* owned */
+    struct cuda_math *math;        /* owned */
+    struct nccl_memory *symmetric; /* owned, in the ledger's name: DS_ALLOC_SYMMETRIC */
     struct nccl_comm *groups; /* borrowed: those that have made a call here; waits look at them */
 };
 
@@ -89,6 +96,11 @@ void cuda_graph_close(struct ds_graph *graph);
 /* runtime/comm/nccl/nccl_environment.c. local: before NCCL's first call, which reads it; what the user has set
  * stays. */
 void nccl_environment(const struct ds_device_options *options);
+
+/* runtime/comm/nccl/nccl_memory.c. local: device memory that groups can register; not zeroed. free: 0: it was not
+ * taken there. */
+DS_CHECKED ds_status nccl_alloc(struct cuda_device *device, size_t bytes, void **at);
+int nccl_free(struct cuda_device *device, void *at);
 
 /* runtime/comm/nccl/nccl_watch.c. local: DS_OK, or how the first group that other ranks hold up has failed. Each
  * failure is told once. */
