@@ -1,4 +1,5 @@
 // link: launch
+// timeout: 3600
 /* What 16 bits cost: the same small Llama on real English in fp32 and in the other precisions, step by step;
  * beside them, as controls, fp32 that is disturbed otherwise. 100 steps, 500 in the long mode. At another
  * learning rate than the one where rounding stays rounding, DSTRAIN_TEST_RATE=3e-3, the distances are printed

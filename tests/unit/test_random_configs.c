@@ -1,4 +1,5 @@
 // link: launch
+// timeout: 3600
 // private: launch
 /* Configurations drawn at random over all keys of model, batch, layout, memory and precision: each trains
  * to the losses of one rank, or is refused, and then for a reason that is true. 30 of them, 200 in the
