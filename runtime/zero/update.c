@@ -9,6 +9,8 @@ ds_status ds_zero_tied_reduce(struct ds_zero *zero, uint32_t unit)
     struct zero_unit *u = unit_at(zero, unit);
 
     DS_ASSERT(zero->options.tie && u->is_reduced && !u->is_grad_gathered);
+    if (zero->grads_stay) /* else the reduction before has seen to it */
+        DS_TRY(zero_comm_after_compute(zero));
     return ds_comm_all_reduce(zero->options.tie, u->grad.shard, u->layout.shard_elems,
                               u->grad.dtype, DS_REDUCE_SUM, zero->options.comm);
 }

@@ -234,7 +234,9 @@ static void floats_of(struct comm_case *c, enum ds_dtype dtype, size_t count)
     MPI_Bcast(leaders, (int)bytes, MPI_BYTE, 0, MPI_COMM_WORLD);
     case_check(c, memcmp(first, leaders, bytes) == 0);
     for (size_t i = 0; i < count; i++)
-        far += !is_near(first + i * elem_bytes, dtype, c->comm->size, i);
+        if (!is_near(first + i * elem_bytes, dtype, c->comm->size, i) && far++ == 0)
+            print_error("%s, element %zu of %zu: %.9g\n", ds_dtype_name(dtype), i, count,
+                        value_of(first + i * elem_bytes, dtype));
     case_check(c, far == 0);
     free(first);
     free(again);

@@ -62,9 +62,12 @@ ds_status nccl_register_memory(struct ds_comm *base, void *at, size_t bytes)
         return ds_fail(DS_ERR_NO_MEMORY, "%s group: no memory for a window", comm->base.group);
     window->next = comm->windows;
     comm->windows = window;
-    return nccl_settle(
+    DS_TRY(
+        nccl_settle(comm, "register_memory", ncclInProgress)); /* what came before it is through */
+    DS_TRY(nccl_settle(
         comm, "register_memory",
-        ncclCommWindowRegister(comm->comm, at, bytes, &window->window, NCCL_WIN_COLL_SYMMETRIC));
+        ncclCommWindowRegister(comm->comm, at, bytes, &window->window, NCCL_WIN_COLL_SYMMETRIC)));
+    return nccl_settle(comm, "register_memory", ncclInProgress); /* it may say success too early */
 }
 
 void nccl_forget_windows(struct nccl_comm *comm)

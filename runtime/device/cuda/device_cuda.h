@@ -36,7 +36,7 @@ struct cuda_device {
 
 /* What a kernel needs beyond its arguments, one piece a stream, taken at the first use: a constant, so that
  * the plan can count it. Work of a stream runs in order, so a kernel has all of it while it runs. */
-#define CUDA_SCRATCH_BYTES ((size_t)256 << 20)
+#define CUDA_SCRATCH_BYTES ((size_t)320 << 20)
 
 struct cuda_stream {
     struct ds_stream base;
