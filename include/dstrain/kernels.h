@@ -57,9 +57,11 @@ struct ds_step_record {
 #define DS_STEP_RECORD_HOST_BYTES offsetof(struct ds_step_record, updates)
 
 /* C[M,N] = op(A) op(B) + add * C, row-major; op(A) is [M,K], op(B) is [K,N]. trans_a: A is stored
- * [K,M]; trans_b: B is stored [N,K] (a linear layer's weight). */
+ * [K,M]; trans_b: B is stored [N,K] (a linear layer's weight). With `addend`, which is like C and lies apart
+ * from it, C = addend + op(A) op(B) instead: in fp32 the bits of the product and then an add. */
 struct ds_matmul_args {
     struct ds_tensor a, b, c;
+    struct ds_tensor addend; /* optional */
     int trans_a, trans_b, add;
 };
 
@@ -77,13 +79,13 @@ struct ds_rmsnorm_args {
     float epsilon;
 };
 
-/* dx = (add) + rstd * (g - xh * mean(g * xh)), g = dy * gain, xh = x * rstd; dgain = (gain_add) + sum
- * over tokens of dy * xh. Either output may be absent (data NULL): the parts input and weight of a
- * backward. dx may be dy. */
+/* dx = (residual) + rstd * (g - xh * mean(g * xh)), g = dy * gain, xh = x * rstd; dgain = (gain_add) + sum
+ * over tokens of dy * xh. The residual, the gradient that goes around the norm, is optional (data NULL), and
+ * either output may be absent: the parts input and weight of a backward. dx may be dy, or the residual. */
 struct ds_rmsnorm_backward_args {
-    struct ds_tensor x_TC, gain_C, rstd_T, dy_TC;
+    struct ds_tensor x_TC, gain_C, rstd_T, dy_TC, residual_TC;
     struct ds_tensor dx_TC, dgain_C;
-    int add, gain_add;
+    int gain_add;
 };
 
 /* Cut qkv_T of (H+2G)*D columns, q heads first, into q, k, v and rotate q and k (half layout: pair

@@ -100,6 +100,7 @@ void check_rmsnorm_backward(struct rig *r)
         const size_t row = rig_place(i, t);
         const struct rig_view x = rig_from(rig_before(r, a->x_TC), row * c),
                               dy = rig_from(rig_before(r, a->dy_TC), row * c),
+                              residual = rig_from(rig_before(r, a->residual_TC), row * c),
                               dx = rig_from(rig_after(r, a->dx_TC), row * c);
         const double rstd = rig_at(rig_before(r, a->rstd_T), row);
         double slope = 0;
@@ -107,9 +108,9 @@ void check_rmsnorm_backward(struct rig *r)
         for (size_t j = 0; j < c; j++)
             slope += rig_at(dy, j) * rig_at(gain, j) * rig_at(x, j) * rstd;
         for (size_t j = 0; j < c; j++)
-            rig_see(
-                r, rig_at(dx, j),
-                rstd * (rig_at(dy, j) * rig_at(gain, j) - rig_at(x, j) * rstd * slope / (double)c));
+            rig_see(r, rig_at(dx, j),
+                    rig_at(residual, j) + rstd * (rig_at(dy, j) * rig_at(gain, j) -
+                                                  rig_at(x, j) * rstd * slope / (double)c));
         see_gain(r, a, rig_place(i, c));
     }
 }

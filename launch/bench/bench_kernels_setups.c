@@ -87,10 +87,11 @@ void setup_rmsnorm_backward(struct rig *r)
         .gain_C = rig_in1(r, dtype, c),
         .rstd_T = rig_in1(r, DS_F32, t),
         .dy_TC = rig_in2(r, dtype, t, c),
+        .residual_TC = rig_in2(r, dtype, t, c),
         .dx_TC = rig_out2(r, dtype, t, c),
         .dgain_C = rig_out1(r, DS_F32, c),
     };
-    rows(r, t, c, 3 * elem_bytes(r));
+    rows(r, t, c, 4 * elem_bytes(r));
 }
 
 static struct ds_tensor positions(struct rig *r)

@@ -1,4 +1,4 @@
-/* matmul.c - C = op(A) op(B) + add * C.
+/* matmul.c - C = op(A) op(B) + add * C, or + an addend.
  *
  * C is cut into tiles by its shape alone; a tile is made by one thread, with OpenBLAS or, where there
  * is none, with the own kernel. So the bits do not depend on the number of threads, which they do
@@ -6,7 +6,7 @@
  *
  * What is stored in 16 bits goes through fp32: a tile's part of A and B is read in pieces along k, its
  * sums stay in fp32 until the last piece, then they are rounded once. The room for that lies on the
- * stack, and bounds the tile. */
+ * stack, and bounds the tile. An addend joins the sums of a tile when they are complete. */
 #include "blas.h"
 #include "elements.h"
 #include "kernels.h"
@@ -18,9 +18,9 @@
 #include <string.h>
 
 struct gemm {
-    const void *a, *b;
+    const void *a, *b, *addend; /* the last may be NULL */
     void *c;
-    enum ds_dtype in, out; /* of A and B, of C */
+    enum ds_dtype in, out; /* of A and B, of C and the addend */
     size_t m, n, k;
     size_t a_stride, b_stride, c_stride; /* of stored rows */
     int trans_a, trans_b, add;
@@ -77,7 +77,27 @@ static struct gemm cut_tile(const struct gemm *g, const struct gemm_tiling *t, s
     tile.a = element_from(g->a, g->trans_a ? row : row * g->a_stride, g->in);
     tile.b = element_from(g->b, g->trans_b ? column * g->b_stride : column, g->in);
     tile.c = element_to(g->c, row * g->c_stride + column, g->out);
+    if (g->addend)
+        tile.addend = element_from(g->addend, row * g->c_stride + column, g->out);
     return tile;
+}
+
+KERNEL_INLINE void add_rows(float *sum, size_t sum_stride, const struct gemm *g,
+                            enum ds_dtype dtype)
+{
+    for (size_t row = 0; row < g->m; row++) {
+        const void *addend = element_from(g->addend, row * g->c_stride, dtype);
+        float *target = sum + row * sum_stride;
+
+        for (size_t i = 0; i < g->n; i++)
+            target[i] += element_load(addend, i, dtype);
+    }
+}
+
+/* What is added to a tile's sums. */
+KERNEL_CLONES static void join_addend(float *sum, size_t sum_stride, const struct gemm *g)
+{
+    ELEMENT_SWITCH(g->out, add_rows, sum, sum_stride, g);
 }
 
 #define PANEL 64  /* rows and columns of C in hand */
@@ -213,8 +233,21 @@ static void stored_tile(blas_sgemm sgemm, const struct gemm *g)
         fp32_tile(sgemm, &piece);
         piece.add = 1;
     }
+    if (g->addend)
+        join_addend(piece.c, piece.c_stride, g);
     if (g->out != DS_F32)
         kernel_tile_store(g->c, g->out, g->c_stride, room.c, g->m, g->n);
+}
+
+static void make_tile(blas_sgemm sgemm, const struct gemm *g)
+{
+    if (!is_fp32(g)) {
+        stored_tile(sgemm, g);
+        return;
+    }
+    fp32_tile(sgemm, g);
+    if (g->addend)
+        join_addend(g->c, g->c_stride, g);
 }
 
 static void multiply(const struct gemm *g)
@@ -232,10 +265,7 @@ static void multiply(const struct gemm *g)
 
             if (tile.m == 0 || tile.n == 0)
                 continue; /* rounding up the sizes has used up the matrix */
-            if (is_fp32(g))
-                fp32_tile(sgemm, &tile);
-            else
-                stored_tile(sgemm, &tile);
+            make_tile(sgemm, &tile);
         }
     }
 }
@@ -258,6 +288,7 @@ static struct gemm describe(const struct ds_matmul_args *args)
 {
     return (struct gemm){.a = args->a.data,
                          .b = args->b.data,
+                         .addend = args->addend.data,
                          .c = args->c.data,
                          .in = args->a.dtype,
                          .out = args->c.dtype,
@@ -275,11 +306,14 @@ static struct gemm describe(const struct ds_matmul_args *args)
 static ds_status matmul_work(void *args, int *done)
 {
     const struct gemm g = describe(args);
+    const size_t bytes = g.m * g.n * ds_dtype_bytes(g.out);
 
     if (g.k > 0)
         multiply(&g);
+    else if (g.addend)
+        memcpy(g.c, g.addend, bytes);
     else if (!g.add)
-        memset(g.c, 0, g.m * g.n * ds_dtype_bytes(g.out));
+        memset(g.c, 0, bytes);
     *done = 1;
     return DS_OK;
 }
@@ -290,6 +324,9 @@ ds_status kernel_matmul(struct ds_stream *stream, const struct ds_matmul_args *a
     KERNEL_WANTS_FLOAT("matmul", args, a);
     KERNEL_WANTS_SAME("matmul", args, b, a);
     KERNEL_WANTS_FLOAT("matmul", args, c);
+    KERNEL_WANTS_SAME("matmul", args, addend, c);
+    DS_ASSERT(!args->addend.data || (!args->add && args->addend.data != args->c.data &&
+                                     kernel_elems(&args->addend) == kernel_elems(&args->c)));
     DS_ASSERT(rows_of(&args->c) == (args->trans_a ? columns_of(&args->a) : rows_of(&args->a)));
     DS_ASSERT(columns_of(&args->c) == (args->trans_b ? rows_of(&args->b) : columns_of(&args->b)));
     DS_ASSERT((args->trans_a ? rows_of(&args->a) : columns_of(&args->a)) ==

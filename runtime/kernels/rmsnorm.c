@@ -67,14 +67,14 @@ static ds_status forward_work(void *args, int *done)
 }
 
 struct row {
-    void *dx; /* may be dy */
-    const void *dy, *x, *gain;
+    void *dx;                             /* may be dy, or the residual */
+    const void *dy, *x, *gain, *residual; /* the last may be NULL */
     float rstd;
     size_t count;
 };
 
-/* dx = (add) + rstd * (dy * gain - x * rstd * mean(dy * gain * x * rstd)) */
-KERNEL_INLINE void backward_loop(const struct row *row, int add, enum ds_dtype dtype)
+/* dx = (residual) + rstd * (dy * gain - x * rstd * mean(dy * gain * x * rstd)) */
+KERNEL_INLINE void backward_loop(const struct row *row, int has_residual, enum ds_dtype dtype)
 {
     const struct row r = *row; /* values of its own: stores cannot change them */
     const float mean =
@@ -86,13 +86,13 @@ KERNEL_INLINE void backward_loop(const struct row *row, int add, enum ds_dtype d
         const float dy = element_load(r.dy, i, dtype), gain = element_load(r.gain, i, dtype);
         const float dx = r.rstd * (dy * gain - element_load(r.x, i, dtype) * slope);
 
-        element_store(r.dx, i, add ? element_load(r.dx, i, dtype) + dx : dx, dtype);
+        element_store(r.dx, i, has_residual ? element_load(r.residual, i, dtype) + dx : dx, dtype);
     }
 }
 
-KERNEL_CLONES static void backward_row(const struct row *row, int add, enum ds_dtype dtype)
+KERNEL_CLONES static void backward_row(const struct row *row, enum ds_dtype dtype)
 {
-    if (add)
+    if (row->residual)
         ELEMENT_SWITCH(dtype, backward_loop, row, 1);
     else
         ELEMENT_SWITCH(dtype, backward_loop, row, 0);
@@ -120,6 +120,7 @@ static void input_gradient(const struct ds_rmsnorm_backward_args *a)
 {
     size_t token_count = a->x_TC.shape[0], width = a->x_TC.shape[1];
     enum ds_dtype dtype = a->x_TC.dtype;
+    const void *residual = a->residual_TC.data;
     const float *rstd = a->rstd_T.data;
 
 #pragma omp parallel for schedule(static) if (token_count > 1)
@@ -128,10 +129,12 @@ static void input_gradient(const struct ds_rmsnorm_backward_args *a)
                                 .dy = element_from(a->dy_TC.data, t * width, dtype),
                                 .x = element_from(a->x_TC.data, t * width, dtype),
                                 .gain = a->gain_C.data,
+                                .residual =
+                                    residual ? element_from(residual, t * width, dtype) : NULL,
                                 .rstd = rstd[t],
                                 .count = width};
 
-        backward_row(&row, a->add, dtype);
+        backward_row(&row, dtype);
     }
 }
 
@@ -167,6 +170,7 @@ ds_status kernel_rmsnorm_backward(struct ds_stream *stream,
     KERNEL_WANTS_FLOAT("rmsnorm_backward", args, x_TC);
     KERNEL_WANTS_SAME("rmsnorm_backward", args, gain_C, x_TC);
     KERNEL_WANTS_SAME("rmsnorm_backward", args, dy_TC, x_TC);
+    KERNEL_WANTS_SAME("rmsnorm_backward", args, residual_TC, x_TC);
     KERNEL_WANTS_SAME("rmsnorm_backward", args, dx_TC, x_TC);
     KERNEL_WANTS("rmsnorm_backward", args, rstd_T, DS_F32);
     KERNEL_WANTS_FLOAT("rmsnorm_backward", args, dgain_C);

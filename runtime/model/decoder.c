@@ -220,7 +220,6 @@ static ds_status mlp_half(const struct decoder *d, struct ds_pass *pass,
                                          .y_TC = d->keeps_norms ? s->n2_RC : w->norm_RC,
                                          .rstd_T = s->rstd2_R};
     struct ds_swiglu_args swiglu = {.gate_up_TN = s->gate_up_TN, .y_TI = w->product_TI};
-    struct ds_add_args residual = {y_RC, s->h_RC};
     struct ds_tensor n2_TC;
 
     DS_TRY(norm_forward(pass, &d->norm2, &norm));
@@ -229,8 +228,7 @@ static ds_status mlp_half(const struct decoder *d, struct ds_pass *pass,
     if (!y_RC.data)
         return DS_OK;
     DS_TRY(pass->kernels->swiglu_forward(pass->stream, &swiglu));
-    DS_TRY(row_forward(pass, &d->down, w->product_TI, w->room_TC, y_RC));
-    return pass->kernels->add(pass->stream, &residual);
+    return row_forward_onto(pass, &d->down, w->product_TI, w->room_TC, s->h_RC, y_RC);
 }
 
 static ds_status decoder_forward(const struct ds_block *block, struct ds_pass *pass, const void *x,

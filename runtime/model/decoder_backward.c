@@ -119,16 +119,6 @@ size_t decoder_held_bytes(const struct ds_block *block, uint64_t token_count)
 
 /* ---- shared by the halves */
 
-/* The gradient of the stream goes around a norm: it starts as a copy, unless that is made in place. */
-static ds_status copy_stream(const struct way *b, struct ds_tensor to, struct ds_tensor from)
-{
-    const size_t bytes = (size_t)(b->d.R * b->d.C) * ds_dtype_bytes(b->d.dtype);
-
-    return to.data == from.data
-               ? DS_OK
-               : b->pass->stream->device->ops->copy(b->pass->stream, to.data, from.data, bytes);
-}
-
 /* The norm's output for a product with all tokens: kept, or made again from the norm's input, with the same
  * bits. */
 static ds_status norm_again(const struct way *b, struct ds_tensor gain_C, struct ds_tensor x_RC,
@@ -180,15 +170,14 @@ static ds_status mlp_outer(const struct way *b)
         .x_TC = b->s.h_RC,
         .rstd_T = b->s.rstd2_R,
         .dy_TC = b->w.dnorm_RC,
+        .residual_TC = b->dy_RC,
         .dx_TC = b->dh_RC,
         .dgain_C = b->dgain2_C,
-        .add = 1,
         .gain_add = b->gain_add,
     };
 
     DS_TRY(
         column_backward_input(b->pass, &b->d.gate_up, b->dgate_up_TN, b->w.room_TC, b->w.dnorm_RC));
-    DS_TRY(copy_stream(b, b->dh_RC, b->dy_RC));
     return norm_backward(b->pass, &b->d.norm2, &norm);
 }
 
@@ -253,14 +242,13 @@ static ds_status attention_outer(const struct way *b, struct ds_tensor dx_RC)
         .x_TC = b->x_RC,
         .rstd_T = b->s.rstd1_R,
         .dy_TC = b->w.dnorm_RC,
+        .residual_TC = b->dh_RC,
         .dx_TC = dx_RC,
         .dgain_C = b->dgain1_C,
-        .add = 1,
         .gain_add = b->gain_add,
     };
 
     DS_TRY(column_backward_input(b->pass, &b->d.qkv, b->dqkv_TN, b->w.room_TC, b->w.dnorm_RC));
-    DS_TRY(copy_stream(b, dx_RC, b->dh_RC));
     return norm_backward(b->pass, &b->d.norm1, &norm);
 }
 

@@ -32,17 +32,29 @@ static struct ds_tensor layer_bias(const struct linear *layer, struct ds_tensor 
     return ds_tensor1(at.data, at.dtype, layer->out);
 }
 
+static struct ds_matmul_args product_of(const struct ds_pass *pass, const struct linear *layer,
+                                        struct ds_tensor x, struct ds_tensor y)
+{
+    const struct ds_tensor weight = pass_weight(pass, layer->model, layer->slot, layer->weight);
+
+    return (struct ds_matmul_args){.a = x, .b = layer_matrix(layer, weight), .c = y, .trans_b = 1};
+}
+
 ds_status linear_product(const struct ds_pass *pass, const struct linear *layer, struct ds_tensor x,
                          struct ds_tensor y)
 {
-    const struct ds_tensor weight = pass_weight(pass, layer->model, layer->slot, layer->weight);
-    struct ds_matmul_args product = {
-        .a = x,
-        .b = layer_matrix(layer, weight),
-        .c = y,
-        .trans_b = 1,
-    };
+    const struct ds_matmul_args product = product_of(pass, layer, x, y);
 
+    return pass->kernels->matmul(pass->stream, &product);
+}
+
+ds_status linear_product_onto(const struct ds_pass *pass, const struct linear *layer,
+                              struct ds_tensor x, struct ds_tensor addend, struct ds_tensor y)
+{
+    struct ds_matmul_args product = product_of(pass, layer, x, y);
+
+    DS_ASSERT(!layer->bias);
+    product.addend = addend;
     return pass->kernels->matmul(pass->stream, &product);
 }
 

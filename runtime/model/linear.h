@@ -20,6 +20,10 @@ DS_CHECKED ds_status linear_forward(const struct ds_pass *pass, const struct lin
                                     struct ds_tensor x, struct ds_tensor y);
 DS_CHECKED ds_status linear_product(const struct ds_pass *pass, const struct linear *layer,
                                     struct ds_tensor x, struct ds_tensor y);
+/* y = addend + x W^T, of a layer without a bias */
+DS_CHECKED ds_status linear_product_onto(const struct ds_pass *pass, const struct linear *layer,
+                                         struct ds_tensor x, struct ds_tensor addend,
+                                         struct ds_tensor y);
 /* y += b, if there is one */
 DS_CHECKED ds_status linear_bias(const struct ds_pass *pass, const struct linear *layer,
                                  struct ds_tensor y);
@@ -48,7 +52,7 @@ struct norm {
 };
 DS_CHECKED ds_status norm_forward(const struct ds_pass *pass, const struct norm *norm,
                                   const struct ds_rmsnorm_args *places);
-/* dx = (add) + the gradient of x; the gain's gradient goes where `places` say, if anywhere */
+/* dx = (residual) + the gradient of x; the gain's gradient goes where `places` say, if anywhere */
 DS_CHECKED ds_status norm_backward(const struct ds_pass *pass, const struct norm *norm,
                                    const struct ds_rmsnorm_backward_args *places);
 

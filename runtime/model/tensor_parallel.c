@@ -74,6 +74,19 @@ ds_status row_forward(const struct ds_pass *pass, const struct linear *layer, st
     return linear_bias(pass, layer, y);
 }
 
+/* In one call where the product is all there is to add: one pass over the stream in place of three. */
+ds_status row_forward_onto(const struct ds_pass *pass, const struct linear *layer,
+                           struct ds_tensor x, struct ds_tensor room, struct ds_tensor residual,
+                           struct ds_tensor y)
+{
+    const struct ds_add_args add = {y, residual};
+
+    if (is_alone(layer->model, pass) && !layer->bias)
+        return linear_product_onto(pass, layer, x, residual, y);
+    DS_TRY(row_forward(pass, layer, x, room, y));
+    return pass->kernels->add(pass->stream, &add);
+}
+
 ds_status column_backward_input(const struct ds_pass *pass, const struct linear *layer,
                                 struct ds_tensor dy, struct ds_tensor room, struct ds_tensor dx)
 {

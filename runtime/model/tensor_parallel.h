@@ -28,6 +28,10 @@ DS_CHECKED ds_status tp_sum(const struct ds_model *model, const struct ds_pass *
 /* y = x W^T summed over the ranks, + b */
 DS_CHECKED ds_status row_forward(const struct ds_pass *pass, const struct linear *layer,
                                  struct ds_tensor x, struct ds_tensor room, struct ds_tensor y);
+/* y = residual + what row_forward makes, which lies apart from the residual */
+DS_CHECKED ds_status row_forward_onto(const struct ds_pass *pass, const struct linear *layer,
+                                      struct ds_tensor x, struct ds_tensor room,
+                                      struct ds_tensor residual, struct ds_tensor y);
 /* dx = dy W summed over the ranks */
 DS_CHECKED ds_status column_backward_input(const struct ds_pass *pass, const struct linear *layer,
                                            struct ds_tensor dy, struct ds_tensor room,

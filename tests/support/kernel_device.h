@@ -244,13 +244,13 @@ static inline ds_status case_move_out(const struct case_move *move, ds_status st
 #define RECORD(kind)          {offsetof(args, record), kind, sizeof(struct ds_step_record), 0}
 #define SPANS(name, of, type) {offsetof(args, name), CASE_READ, sizeof(struct type), offsetof(args, of)}
 
-CASE_KERNEL(matmul, ds_matmul_args, TENSOR(a), TENSOR(b), TENSOR(c))
+CASE_KERNEL(matmul, ds_matmul_args, TENSOR(a), TENSOR(b), TENSOR(c), TENSOR(addend))
 CASE_KERNEL(bias_forward, ds_bias_args, TENSOR(y_TN), TENSOR(bias_N))
 CASE_KERNEL(bias_backward, ds_bias_args, TENSOR(y_TN), TENSOR(bias_N))
 CASE_KERNEL(rmsnorm_forward, ds_rmsnorm_args, TENSOR(x_TC), TENSOR(residual_TC), TENSOR(gain_C),
             TENSOR(sum_TC), TENSOR(y_TC), TENSOR(rstd_T))
 CASE_KERNEL(rmsnorm_backward, ds_rmsnorm_backward_args, TENSOR(x_TC), TENSOR(gain_C), TENSOR(rstd_T),
-            TENSOR(dy_TC), TENSOR(dx_TC), TENSOR(dgain_C))
+            TENSOR(dy_TC), TENSOR(residual_TC), TENSOR(dx_TC), TENSOR(dgain_C))
 CASE_KERNEL(qkv_split, ds_qkv_split_args, TENSOR(qkv_TN), TENSOR(position_T), TENSOR(rotary_PD),
             TENSOR(q_gain_D), TENSOR(k_gain_D), TENSOR(q_THD), TENSOR(k_TGD), TENSOR(v_TGD),
             TENSOR(q_rstd_TH), TENSOR(k_rstd_TG))

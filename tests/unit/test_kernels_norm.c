@@ -217,7 +217,8 @@ static struct ds_rmsnorm_backward_args backward_args(const struct backward_case 
 static void run_backward(struct kernel_case *k, struct ds_rmsnorm_backward_args args,
                          enum case_storage gains)
 {
-    struct ds_tensor *stored[] = {&args.x_TC, &args.gain_C, &args.dy_TC, &args.dx_TC};
+    struct ds_tensor *stored[] = {&args.x_TC, &args.gain_C, &args.dy_TC, &args.residual_TC,
+                                  &args.dx_TC};
 
     FOR_ROWS(stored, i) case_store(k, stored[i]);
     case_store_as(k, &args.dgain_C, gains);
@@ -225,19 +226,28 @@ static void run_backward(struct kernel_case *k, struct ds_rmsnorm_backward_args 
     case_load(k);
 }
 
+/* Where the residual lies: nowhere, apart, in dx. */
+enum residual { RESIDUAL_NONE, RESIDUAL_APART, RESIDUAL_IN_DX, RESIDUAL_COUNT };
+
 static void check_backward(struct kernel_case *k, size_t tokens, size_t width, int variant)
 {
-    const enum case_storage gains = (enum case_storage)(variant / 4);
-    const int add = variant & 1, dx_is_dy = variant >> 1 & 1;
+    const enum case_storage gains = (enum case_storage)(variant / 2 / RESIDUAL_COUNT);
+    const enum residual where = (enum residual)(variant / 2 % RESIDUAL_COUNT);
+    const int dx_is_dy = variant & 1, add = where != RESIDUAL_NONE;
     struct backward_case b = make_backward(k, tokens, width);
+    float *residual = case_floats(k, tokens * width);
     struct ds_rmsnorm_backward_args args;
 
     if (dx_is_dy)
         b.dx = b.dy;
+    if (where == RESIDUAL_IN_DX)
+        residual = b.dx;
     args = backward_args(&b);
-    args.add = args.gain_add = add;
+    if (add)
+        args.residual_TC = f32_2(residual, tokens, width);
+    args.gain_add = add;
     for (size_t i = 0; i < tokens * width && add; i++)
-        b.want_dx[i] = b.dx[i];
+        b.want_dx[i] = residual[i];
     for (size_t i = 0; i < width && add; i++)
         b.want_dgain[i] = b.dgain[i] = case_rounded(gains, b.dgain[i]);
     reference_backward(&b.r, b.want_dx, b.want_dgain);
@@ -256,7 +266,7 @@ static void rmsnorm_backward_matches_fp64(void **state)
     (void)state;
     FOR_STORAGES(&k)
     FOR_ROWS(rows, i)
-    for (int variant = 0; variant < 4 * CASE_STORAGE_COUNT; variant++)
+    for (int variant = 0; variant < 2 * RESIDUAL_COUNT * CASE_STORAGE_COUNT; variant++)
         check_backward(&k, rows[i].tokens, rows[i].width, variant);
 }
 

@@ -44,11 +44,13 @@ struct shape {
     uint64_t m, n, k;
 };
 
+enum added { ADDED_NOTHING, ADDED_C, ADDED_APART, ADDED_COUNT };
+
 static double expected(const struct ds_matmul_args *args, const float *a, const float *b, float c,
                        size_t k, size_t i, size_t j)
 {
     const size_t m = args->c.shape[0], n = args->c.shape[1];
-    double sum = args->add ? (double)c : 0.0;
+    double sum = args->add || args->addend.data ? (double)c : 0.0;
 
     for (size_t l = 0; l < k; l++)
         sum += (double)a[args->trans_a ? l * m + i : i * k + l] *
@@ -69,14 +71,16 @@ static void product_is_right(struct rig *rig, uint64_t seed, struct shape s, int
     float *a = random_matrix(&k, in, s.m * s.k), *b = random_matrix(&k, in, s.k * s.n);
     float *c = random_matrix(&k, out, s.m * s.n), *before = case_copy(&k, c, s.m * s.n);
     double *want = case_doubles(&k, s.m * s.n);
-    const int ta = variant & 1, tb = variant >> 1 & 1;
+    const int ta = variant & 1, tb = variant >> 1 & 1, added = variant >> 2;
     struct ds_matmul_args args = {.a = ta ? f32_2(a, s.k, s.m) : f32_2(a, s.m, s.k),
                                   .b = tb ? f32_2(b, s.n, s.k) : f32_2(b, s.k, s.n),
                                   .c = f32_2(c, s.m, s.n),
                                   .trans_a = ta,
                                   .trans_b = tb,
-                                  .add = variant >> 2};
+                                  .add = added == ADDED_C};
 
+    if (added == ADDED_APART)
+        args.addend = f32_2(before, s.m, s.n);
     for (size_t i = 0; i < s.m * s.n; i++)
         want[i] = expected(&args, a, b, before[i], s.k, i / s.n, i % s.n);
     for (size_t i = 0; i < s.m * s.n && !args.add; i++)
@@ -84,11 +88,14 @@ static void product_is_right(struct rig *rig, uint64_t seed, struct shape s, int
     case_store_as(&k, &args.a, in);
     case_store_as(&k, &args.b, in);
     case_store_as(&k, &args.c, out);
+    case_store_as(&k, &args.addend, out);
     assert_ok(cuda_matmul(&rig->stream.base, &args));
     case_load(&k);
     assert_rounded(out, c, want, s.m * s.n);
     case_free(&k);
 }
+
+#define VARIANTS (4 * ADDED_COUNT)
 
 /* Some need several pieces in fp32, some are too large for trials with `add`. */
 static void products_are_right_whatever_is_stored_and_transposed(void **state)
@@ -101,10 +108,32 @@ static void products_are_right_whatever_is_stored_and_transposed(void **state)
     (void)state;
     rig_open(&rig, 0);
     FOR_ROWS(shapes, i)
-    for (int variant = 0; variant < 8 * 9; variant++)
-        product_is_right(&rig, seed + i, shapes[i], 7 - variant % 8, /* with add first */
-                         (enum case_storage)(variant / 8 / 3),
-                         (enum case_storage)(variant / 8 % 3));
+    for (int variant = 0; variant < VARIANTS * 9; variant++)
+        product_is_right(&rig, seed + i, shapes[i],
+                         VARIANTS - 1 - variant % VARIANTS, /* with what is added first */
+                         (enum case_storage)(variant / VARIANTS / 3),
+                         (enum case_storage)(variant / VARIANTS % 3));
+    rig_close(&rig);
+}
+
+static void a_sum_of_no_products_is_what_is_added(void **state)
+{
+    float c[2] = {1, 2}, addend[2] = {3, 4};
+    struct ds_matmul_args args = {
+        .a = f32_2(c, 2, 0), .b = f32_2(c, 0, 1), .c = f32_2(c, 2, 1), .add = 1};
+    struct rig rig;
+
+    (void)state;
+    rig_open(&rig, 0);
+    assert_ok(cuda_matmul(&rig.stream.base, &args));
+    assert_true(c[0] == 1 && c[1] == 2);
+    args.add = 0;
+    args.addend = f32_2(addend, 2, 1);
+    assert_ok(cuda_matmul(&rig.stream.base, &args));
+    assert_true(c[0] == 3 && c[1] == 4);
+    args.addend.data = NULL;
+    assert_ok(cuda_matmul(&rig.stream.base, &args));
+    assert_true(c[0] == 0 && c[1] == 0);
     rig_close(&rig);
 }
 
@@ -168,6 +197,11 @@ static void alignments_are_told_as_they_are(void **state)
     assert_int_equal(fake.alignment[1], 4);
     assert_int_equal(fake.alignment[2], 16);
     assert_int_equal(fake.alignment[3], 16);
+    args.addend = args.c;
+    args.addend.data = (char *)args.c.data + 256 + 4;
+    assert_ok(cuda_matmul(&rig.stream.base, &args));
+    assert_int_equal(fake.alignment[2], 4);
+    assert_int_equal(fake.alignment[3], 4);
     rig_close(&rig);
 }
 
@@ -281,6 +315,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(products_are_right_whatever_is_stored_and_transposed),
+        cmocka_unit_test(a_sum_of_no_products_is_what_is_added),
         cmocka_unit_test(the_fastest_is_timed_once_and_kept),
         cmocka_unit_test(what_is_refused_or_hardly_faster_is_not_taken),
         cmocka_unit_test(alignments_are_told_as_they_are),

@@ -1,9 +1,10 @@
-/* matmul.c - C = op(A) op(B) + add * C by cuBLASLt: fp32 sums whatever is stored, fp32 without TF32.
+/* matmul.c - C = op(A) op(B) + add * C, or + an addend, by cuBLASLt: fp32 sums whatever is stored, fp32 without TF32.
  *
  * A shape is described to the library once; after that a call is a look into the table and a launch. What
  * the library has no kernels for (A, B and C of two 16-bit dtypes, 16 bits from fp32) is made in fp32 in the
  * stream's scratch memory, some rows of C at a time, and rounded from there. */
 #include "matmul.h"
+#include "wants.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -115,11 +116,11 @@ static ds_status plan_shape(const struct gemm_key *key, struct gemm_plan *plan)
 cublasStatus_t gemm_launch(const struct gemm_call *call, struct gemm_plan *p,
                            const cublasLtMatmulAlgo_t *algo, void *workspace, void *to)
 {
-    const float alpha = 1.0f, beta = call->add ? 1.0f : 0.0f;
+    const float alpha = 1.0f, beta = call->added ? 1.0f : 0.0f;
 
     return cublasLtMatmul(call->gemm->handle, &p->product, &alpha, call->b, &p->x, call->a, &p->y,
-                          &beta, call->c, &p->c, to, &p->c, algo, workspace, GEMM_WORKSPACE_BYTES,
-                          cuda_stream_of(call->stream));
+                          &beta, call->added ? call->added : to, &p->c, to, &p->c, algo, workspace,
+                          GEMM_WORKSPACE_BYTES, cuda_stream_of(call->stream));
 }
 
 /* An algorithm that came as bytes: does the library take it here? */
@@ -220,6 +221,22 @@ static ds_status check(const struct ds_matmul_args *a)
     return DS_OK;
 }
 
+static ds_status check_addend(const struct ds_matmul_args *a)
+{
+    if (!a->addend.data)
+        return DS_OK;
+    CUDA_WANTS_SAME("matmul", a, addend, c);
+    DS_ASSERT(!a->add && a->addend.data != a->c.data);
+    DS_ASSERT(rows_of(&a->addend) == rows_of(&a->c) && columns_of(&a->addend) == columns_of(&a->c));
+    return DS_OK;
+}
+
+/* Of C, and of the addend: the library is told one for both. */
+static uint8_t align_c(const struct ds_matmul_args *a)
+{
+    return gemm_alignment((const void *)((uintptr_t)a->c.data | (uintptr_t)a->addend.data));
+}
+
 static struct gemm_call describe(struct ds_stream *stream, const struct ds_matmul_args *a)
 {
     return (struct gemm_call){.gemm = cuda_device_of(stream)->math->gemm,
@@ -234,18 +251,23 @@ static struct gemm_call describe(struct ds_stream *stream, const struct ds_matmu
                                       .trans_b = a->trans_b != 0,
                                       .align_a = gemm_alignment(a->a.data),
                                       .align_b = gemm_alignment(a->b.data),
-                                      .align_c = gemm_alignment(a->c.data)},
+                                      .align_c = align_c(a)},
                               .a = a->a.data,
                               .b = a->b.data,
-                              .c = a->c.data,
-                              .add = a->add};
+                              .added = a->add ? a->c.data : a->addend.data,
+                              .c = a->c.data};
 }
 
-static ds_status clear(const struct gemm_call *call)
+/* The sum of no products. */
+static ds_status multiply_nothing(const struct gemm_call *call)
 {
     const size_t bytes = call->key.m * call->key.n * ds_dtype_bytes((enum ds_dtype)call->key.out);
 
-    CUDA_TRY(cudaMemsetAsync(call->c, 0, bytes, cuda_stream_of(call->stream)));
+    if (!call->added)
+        CUDA_TRY(cudaMemsetAsync(call->c, 0, bytes, cuda_stream_of(call->stream)));
+    else if (call->added != call->c)
+        CUDA_TRY(cudaMemcpyAsync(call->c, call->added, bytes, cudaMemcpyDeviceToDevice,
+                                 cuda_stream_of(call->stream)));
     return DS_OK;
 }
 
@@ -254,11 +276,18 @@ static ds_status round_rows(const struct gemm_call *call, void *sums, uint64_t f
 {
     const enum ds_dtype out = (enum ds_dtype)call->key.out;
     const uint64_t count = rows * call->key.n;
-    char *at = (char *)call->c + first * call->key.n * ds_dtype_bytes(out);
-    const struct ds_tensor x = ds_tensor1(sums, DS_F32, count), y = ds_tensor1(at, out, count);
+    const size_t skipped = first * call->key.n * ds_dtype_bytes(out);
+    const struct ds_tensor x = ds_tensor1(sums, DS_F32, count),
+                           y = ds_tensor1((char *)call->c + skipped, out, count);
+    struct ds_add_args add = {.y = y, .x = x};
 
-    if (call->add)
-        return cuda_add(call->stream, &(struct ds_add_args){.y = y, .x = x});
+    if (call->added == call->c)
+        return cuda_add(call->stream, &add);
+    if (call->added) {
+        add.y = x;
+        add.x = ds_tensor1((char *)(uintptr_t)call->added + skipped, out, count);
+        DS_TRY(cuda_add(call->stream, &add));
+    }
     return cuda_cast(call->stream, &(struct ds_cast_args){.y = y, .x = x});
 }
 
@@ -276,7 +305,7 @@ static ds_status multiply_through_fp32(const struct gemm_call *call)
 
         part.a = (const char *)call->a + first * a_step;
         part.c = (char *)scratch + GEMM_WORKSPACE_BYTES;
-        part.add = 0;
+        part.added = NULL;
         part.key.m = key->m - first < rows_max ? key->m - first : rows_max;
         part.key.out = DS_F32;
         part.key.align_a = gemm_alignment(part.a);
@@ -292,11 +321,12 @@ ds_status cuda_matmul(struct ds_stream *stream, const struct ds_matmul_args *a)
     struct gemm_call call;
 
     DS_TRY(check(a));
+    DS_TRY(check_addend(a));
     call = describe(stream, a);
     if (call.key.m == 0 || call.key.n == 0)
         return DS_OK;
     if (call.key.k == 0)
-        return call.add ? DS_OK : clear(&call);
+        return multiply_nothing(&call);
     if (a->c.dtype == a->a.dtype || a->c.dtype == DS_F32)
         return multiply(&call);
     return multiply_through_fp32(&call);

@@ -45,8 +45,8 @@ struct gemm_call {
     struct ds_stream *stream;
     struct gemm_key key;
     const void *a, *b;
+    const void *added; /* to the product: C itself, an addend, or NULL */
     void *c;
-    int add;
 };
 
 /* Queue it with `algo`; `to` is call->c but in a trial. */

@@ -1,7 +1,7 @@
 /* matmul_choice.c - the algorithm for a shape that is met for the first time: of the first few that
  * cuBLASLt's heuristics name, the fastest on the caller's own operands.
  *
- * Trials leave no trace. Without `add` they write what the call itself will write again; with it they write
+ * Trials leave no trace. They write what the call itself will write again, but where C is added to: then
  * to scratch memory, and a result that is too large for that is not timed (a gradient's first micro-batch
  * has no `add`, and both share an entry of the table). */
 #include "matmul.h"
@@ -130,7 +130,7 @@ static void *room_for_trials(const struct gemm_call *call, void *scratch)
 {
     const struct gemm_key *key = &call->key;
 
-    if (!call->add)
+    if (call->added != call->c)
         return call->c;
     if (key->m * key->n * ds_dtype_bytes((enum ds_dtype)key->out) > GEMM_SPARE_BYTES)
         return NULL;

@@ -11,18 +11,18 @@
 
 template <typename T> struct norm_way_back {
     const T *x, *gain, *dy;
-    T *dx; /* or NULL; may be dy */
+    const T *residual; /* or NULL */
+    T *dx;             /* or NULL; may be dy, or the residual */
     const float *rstd;
     float *partial; /* or NULL: [gridDim.x * blockDim.y][width] */
     size_t token_count;
     uint32_t width;
     float inverse_width;
-    int add;
 };
 
 /* What a thread has of one row; its packs lie at first, first + step, .. */
 template <typename T, int PACKS> struct row_part {
-    pack<T> x[PACKS], dy[PACKS], old[PACKS];
+    pack<T> x[PACKS], dy[PACKS], residual[PACKS];
     size_t at; /* of the row's first element */
     uint32_t end;
     float rstd;
@@ -50,8 +50,8 @@ __device__ __forceinline__ void load_row(const norm_way_back<T> &b, size_t token
     for (int p = 0; p < PACKS; p++) {
         row.x[p] = load_part<VECTOR>(b.x + row.at, first + p * step, row.end);
         row.dy[p] = load_part<VECTOR>(b.dy + row.at, first + p * step, row.end);
-        if (b.add && b.dx)
-            row.old[p] = load_part<VECTOR>(b.dx + row.at, first + p * step, row.end);
+        if (b.residual && b.dx)
+            row.residual[p] = load_part<VECTOR>(b.residual + row.at, first + p * step, row.end);
     }
 }
 
@@ -65,10 +65,11 @@ __device__ __forceinline__ float add_dot(float dot, const pack<T> &dy, const pac
     return dot;
 }
 
-/* dx = (add) + rstd * (dy * gain - x * slope), slope = rstd * mean(dy * gain * x * rstd) */
+/* dx = (residual) + rstd * (dy * gain - x * slope), slope = rstd * mean(dy * gain * x * rstd) */
 template <typename T>
 __device__ __forceinline__ pack<T> pack_dx(const pack<T> &dy, const pack<T> &gain, const pack<T> &x,
-                                           float rstd, float slope, const pack<T> &old, int add)
+                                           float rstd, float slope, const pack<T> &residual,
+                                           bool has_residual)
 {
     pack<T> dx;
 
@@ -77,8 +78,8 @@ __device__ __forceinline__ pack<T> pack_dx(const pack<T> &dy, const pack<T> &gai
         const float inner =
             fmaf(to_float(dy.at[i]), to_float(gain.at[i]), -(to_float(x.at[i]) * slope));
 
-        dx.at[i] =
-            from_float<T>(add ? fmaf(rstd, inner, to_float(old.at[i])) : __fmul_rn(rstd, inner));
+        dx.at[i] = from_float<T>(has_residual ? fmaf(rstd, inner, to_float(residual.at[i]))
+                                              : __fmul_rn(rstd, inner));
     }
     return dx;
 }
@@ -109,7 +110,7 @@ __device__ __forceinline__ void write_dx(const norm_way_back<T> &b,
         for (int p = 0; p < PACKS; p++)
             store_part<VECTOR>(b.dx + rows[r].at, first + p * step, rows[r].end,
                                pack_dx(rows[r].dy[p], gain[p], rows[r].x[p], rows[r].rstd, slope,
-                                       rows[r].old[p], b.add));
+                                       rows[r].residual[p], b.residual != NULL));
     }
 }
 
@@ -197,12 +198,17 @@ __global__ void __launch_bounds__(ROW_THREADS) rmsnorm_backward_wide_rows(const 
                          load_part<VECTOR>(b.x + row, at, b.width));
     row_sums(dot, shared);
     const float slope = dot[0] * rstd * b.inverse_width * rstd;
-    for (uint32_t at = first; at < b.width; at += step)
+    for (uint32_t at = first; at < b.width; at += step) {
+        pack<T> residual;
+
+        if (b.residual)
+            residual = load_part<VECTOR>(b.residual + row, at, b.width);
         store_part<VECTOR>(b.dx + row, at, b.width,
                            pack_dx(load_part<VECTOR>(b.dy + row, at, b.width),
                                    load_part<VECTOR>(b.gain, at, b.width),
-                                   load_part<VECTOR>(b.x + row, at, b.width), rstd, slope,
-                                   load_part<VECTOR>(b.dx + row, at, b.width), b.add));
+                                   load_part<VECTOR>(b.x + row, at, b.width), rstd, slope, residual,
+                                   b.residual != NULL));
+    }
 }
 
 template <typename T, int PACKS, int ROWS, bool VECTOR>
@@ -265,16 +271,16 @@ static ds_status launch_backward(struct ds_stream *stream, const struct ds_rmsno
     const norm_way_back<T> b = {(const T *)a->x_TC.data,
                                 (const T *)a->gain_C.data,
                                 (const T *)a->dy_TC.data,
+                                (const T *)a->residual_TC.data,
                                 (T *)a->dx_TC.data,
                                 (const float *)a->rstd_T.data,
                                 NULL,
                                 a->x_TC.shape[0],
                                 (uint32_t)a->x_TC.shape[1],
-                                1.0f / (float)a->x_TC.shape[1],
-                                a->add};
+                                1.0f / (float)a->x_TC.shape[1]};
 
     if (b.width % pack<T>::count == 0 && is_aligned(b.x) && is_aligned(b.gain) &&
-        is_aligned(b.dy) && is_aligned(b.dx))
+        is_aligned(b.dy) && is_aligned(b.residual) && is_aligned(b.dx))
         return launch_width<T, true>(stream, b, a);
     return launch_width<T, false>(stream, b, a);
 }
@@ -285,6 +291,7 @@ ds_status cuda_rmsnorm_backward(struct ds_stream *stream, const struct ds_rmsnor
     CUDA_WANTS_FLOAT("rmsnorm_backward", a, x_TC);
     CUDA_WANTS_SAME("rmsnorm_backward", a, gain_C, x_TC);
     CUDA_WANTS_SAME("rmsnorm_backward", a, dy_TC, x_TC);
+    CUDA_WANTS_SAME("rmsnorm_backward", a, residual_TC, x_TC);
     CUDA_WANTS_SAME("rmsnorm_backward", a, dx_TC, x_TC);
     CUDA_WANTS("rmsnorm_backward", a, rstd_T, DS_F32);
     CUDA_WANTS_FLOAT("rmsnorm_backward", a, dgain_C);
