@@ -63,12 +63,12 @@ struct rig {
     union rig_args args;
     struct rig_array arrays[RIG_ARRAYS_MAX];
     size_t array_count;
-    enum ds_dtype
-        result;       /* the coarsest dtype of what is checked; a setup may say that it is finer */
-    ds_status status; /* of memory and copies: setups and checks go on without */
-    double flops, bytes; /* of one call; flops 0: bound by memory */
-    double error, size;  /* of the check: sums of squares */
-    char text[96];       /* the case's sizes */
+    enum ds_dtype result; /* the coarsest dtype of what is checked; a setup may say a finer one */
+    unsigned roundings;   /* to it, one after another; a setup may say that there are more */
+    ds_status status;     /* of memory and copies: setups and checks go on without */
+    double flops, bytes;  /* of one call; flops 0: bound by memory */
+    double error, size;   /* of the check: sums of squares */
+    char text[96];        /* the case's sizes */
 };
 
 enum rig_when {

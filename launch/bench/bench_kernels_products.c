@@ -160,6 +160,8 @@ void setup_attention_backward(struct rig *r)
     struct ds_attention_backward_args *a = &r->args.attention;
 
     attention(r, 5);
+    /* P and dS before they are multiplied, each head of a group, their sum */
+    r->roundings = 3;
     a->do_THD = rig_in3(r, r->dtype, s->T, s->H, s->D);
     a->dq_THD = rig_out3(r, r->dtype, s->T, s->H, s->D);
     a->dk_TGD = rig_out3(r, r->dtype, s->T, s->G, s->D);
