@@ -22,8 +22,9 @@ struct layout {
 };
 static const struct layout cpu_layouts[] = {{1, 3, 1, 1}, {2, 0, 1, 1}, {2, 3, 1, 1},
                                             {2, 3, 2, 1}, {2, 3, 1, 2}, {8, 3, 2, 2}};
-static const struct layout gpu_layouts[] = {{1, 3, 1, 1}, {4, 3, 2, 2}, {2, 0, 1, 1}, {2, 3, 1, 1},
-                                            {4, 3, 1, 1}, {4, 3, 2, 1}, {4, 3, 1, 2}};
+static const struct layout gpu_layouts[] = {
+    {1, 3, 1, 1}, {4, 3, 2, 2}, {2, 0, 1, 1},
+    {2, 3, 1, 1}, {4, 3, 2, 1}, {4, 3, 1, 2}}; /* two samples: data 2 at most */
 static const size_t gpu_layouts_of_most = 2;
 
 static struct {
