@@ -48,7 +48,8 @@ function(ds_add_cuda_plugin)
        ${CMAKE_SOURCE_DIR}/runtime/device/cuda/*.c ${CMAKE_SOURCE_DIR}/runtime/device/cuda/*.cu
        ${CMAKE_SOURCE_DIR}/runtime/kernels/cuda/*.c ${CMAKE_SOURCE_DIR}/runtime/kernels/cuda/*.cu
        ${CMAKE_SOURCE_DIR}/runtime/comm/nccl/*.c ${CMAKE_SOURCE_DIR}/runtime/device/plugin_host/*.c
-       ${CMAKE_SOURCE_DIR}/runtime/base/tensor.c ${CMAKE_SOURCE_DIR}/runtime/base/random.c)
+       ${CMAKE_SOURCE_DIR}/runtime/base/tensor.c ${CMAKE_SOURCE_DIR}/runtime/base/narrow.c
+              ${CMAKE_SOURCE_DIR}/runtime/base/random.c)
   add_library(dstrain_cuda MODULE ${sources})
   target_include_directories(dstrain_cuda PRIVATE ${CMAKE_SOURCE_DIR}/include ${DS_NCCL_INCLUDE} ${DS_CUDNN_INCLUDE}
                              ${CMAKE_SOURCE_DIR}/runtime/device/cuda ${CMAKE_SOURCE_DIR}/runtime/device/plugin_host

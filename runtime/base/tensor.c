@@ -1,6 +1,8 @@
 /* tensor.c - sizes, names and conversions of dtypes. Conversions serve files, not steps. */
 #include "dstrain/tensor.h"
 
+#include "dstrain/narrow.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -39,14 +41,6 @@ static float float_of_bits(uint32_t bits)
     return value;
 }
 
-static uint32_t bits_of_float(float value)
-{
-    uint32_t bits;
-
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-
 /* A small float of `exponent_bits` and `mantissa_bits` as fp32; `has_infinity` as in IEEE 754, else the
  * all-ones code alone is NaN (E4M3 of the OCP 8-bit specification). */
 static float small_to_f32(uint32_t code, int exponent_bits, int mantissa_bits, int has_infinity)
@@ -67,93 +61,66 @@ static float small_to_f32(uint32_t code, int exponent_bits, int mantissa_bits, i
            ldexpf((float)(mantissa | 1u << mantissa_bits), (int)exponent - bias - mantissa_bits);
 }
 
+static void small_to_f32_all(float *to, const uint8_t *from, enum ds_dtype dtype, size_t count)
+{
+    const int is_e5m2 = dtype == DS_F8_E5M2;
+
+    for (size_t i = 0; i < count; i++)
+        to[i] = is_e5m2 ? small_to_f32(from[i], 5, 2, 1) : small_to_f32(from[i], 4, 3, 0);
+}
+
+static void f64_to_f32(float *to, const double *from, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        to[i] = (float)from[i];
+}
+
+static void f32_to_f64(double *to, const float *from, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        to[i] = (double)from[i];
+}
+
 int ds_dtype_to_f32(float *to, const void *from, enum ds_dtype dtype, size_t count)
 {
-    const uint8_t *at = from;
-
-    for (size_t i = 0; i < count; i++) {
-        uint16_t half;
-        double wide;
-
-        switch (dtype) {
-        case DS_F32:
-            memcpy(&to[i], at + 4 * i, 4);
-            break;
-        case DS_F64:
-            memcpy(&wide, at + 8 * i, 8);
-            to[i] = (float)wide;
-            break;
-        case DS_BF16:
-            memcpy(&half, at + 2 * i, 2);
-            to[i] = float_of_bits((uint32_t)half << 16);
-            break;
-        case DS_F16:
-            memcpy(&half, at + 2 * i, 2);
-            to[i] = small_to_f32(half, 5, 10, 1);
-            break;
-        case DS_F8_E5M2:
-            to[i] = small_to_f32(at[i], 5, 2, 1);
-            break;
-        case DS_F8_E4M3:
-            to[i] = small_to_f32(at[i], 4, 3, 0);
-            break;
-        default:
-            return 0;
-        }
+    switch (dtype) {
+    case DS_F32:
+        memcpy(to, from, count * sizeof *to);
+        return 1;
+    case DS_F64:
+        f64_to_f32(to, from, count);
+        return 1;
+    case DS_BF16:
+        ds_bf16_widen(to, from, count);
+        return 1;
+    case DS_F16:
+        ds_f16_widen(to, from, count);
+        return 1;
+    case DS_F8_E5M2:
+    case DS_F8_E4M3:
+        small_to_f32_all(to, from, dtype, count);
+        return 1;
+    default:
+        return 0;
     }
-    return 1;
-}
-
-static uint16_t f32_to_bf16(float value)
-{
-    uint32_t bits = bits_of_float(value);
-
-    if ((bits & 0x7fffffffu) > 0x7f800000u)
-        return (uint16_t)(bits >> 16 | 0x40u);
-    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
-}
-
-static uint16_t f32_to_f16(float value)
-{
-    uint32_t bits = bits_of_float(value);
-    uint16_t sign = (uint16_t)(bits >> 16 & 0x8000u);
-    float size = fabsf(value);
-
-    if (size != size)
-        return (uint16_t)(sign | 0x7e00u);
-    if (size >= 65520.0f)
-        return (uint16_t)(sign | 0x7c00u);
-    if (size < 6.103515625e-05f) /* subnormal: multiples of 2^-24 */
-        return (uint16_t)(sign | (uint16_t)nearbyintf(ldexpf(size, 24)));
-    uint32_t magnitude = bits & 0x7fffffffu;
-    magnitude += 0xfffu + (magnitude >> 13 & 1u);
-    return (uint16_t)(sign | (uint16_t)((magnitude - 0x38000000u) >> 13));
 }
 
 int ds_dtype_from_f32(void *to, enum ds_dtype dtype, const float *from, size_t count)
 {
-    uint8_t *at = to;
-
-    for (size_t i = 0; i < count; i++) {
-        uint16_t half;
-        double wide;
-
-        switch (dtype) {
-        case DS_F32:
-            memcpy(at + 4 * i, &from[i], 4);
-            break;
-        case DS_F64:
-            wide = (double)from[i];
-            memcpy(at + 8 * i, &wide, 8);
-            break;
-        case DS_BF16:
-        case DS_F16:
-            half = dtype == DS_BF16 ? f32_to_bf16(from[i]) : f32_to_f16(from[i]);
-            memcpy(at + 2 * i, &half, 2);
-            break;
-        default:
-            return 0;
-        }
+    switch (dtype) {
+    case DS_F32:
+        memcpy(to, from, count * sizeof *from);
+        return 1;
+    case DS_F64:
+        f32_to_f64(to, from, count);
+        return 1;
+    case DS_BF16:
+        ds_bf16_narrow(to, from, count);
+        return 1;
+    case DS_F16:
+        ds_f16_narrow(to, from, count);
+        return 1;
+    default:
+        return 0;
     }
-    return 1;
 }

@@ -1,8 +1,8 @@
 /* combine.c - one loop per dtype and operation, vectorised for the processor at hand. */
 #include "combine.h"
 
-#include "clones.h"
-#include "narrow.h"
+#include "dstrain/clones.h"
+#include "dstrain/narrow.h"
 
 #include <string.h>
 
@@ -15,12 +15,12 @@
 #define SMALLEST_OF(x, y) ((x) < (y) || (x) != (x) ? (x) : (y))
 
 /* Integers add as unsigned: they wrap. */
-#define COMBINE(name, type, f)                                                    \
-    CLONES static void name(void *to, const void *a, const void *b, size_t count) \
-    {                                                                             \
-        type *out = to;                                                           \
-        const type *x = a, *y = b;                                                \
-        NO_OVERLAP for (size_t i = 0; i < count; i++) out[i] = f(x[i], y[i]);     \
+#define COMBINE(name, type, f)                                                       \
+    DS_CLONES static void name(void *to, const void *a, const void *b, size_t count) \
+    {                                                                                \
+        type *out = to;                                                              \
+        const type *x = a, *y = b;                                                   \
+        DS_NO_OVERLAP for (size_t i = 0; i < count; i++) out[i] = f(x[i], y[i]);     \
     }
 
 COMBINE(sum_f32, float, SUM_OF)
@@ -45,12 +45,13 @@ COMBINE(min_u64, uint64_t, SMALLEST_OF)
             min, NULL, NULL, bytes                          \
         }                                                   \
     }
-#define ROW_16(kind)                                                                          \
-    {                                                                                         \
-        {sum_f32, kind##_widen, kind##_narrow, 2}, {max_f32, kind##_widen, kind##_narrow, 2}, \
-        {                                                                                     \
-            min_f32, kind##_widen, kind##_narrow, 2                                           \
-        }                                                                                     \
+#define ROW_16(kind)                                             \
+    {                                                            \
+        {sum_f32, ds_##kind##_widen, ds_##kind##_narrow, 2},     \
+            {max_f32, ds_##kind##_widen, ds_##kind##_narrow, 2}, \
+        {                                                        \
+            min_f32, ds_##kind##_widen, ds_##kind##_narrow, 2    \
+        }                                                        \
     }
 
 static const struct combine combine_table[DS_DTYPE_COUNT][3] = {

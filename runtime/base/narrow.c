@@ -1,7 +1,7 @@
 /* narrow.c - the cases of one element are selected, not branched to, so that loops become vectors. */
-#include "narrow.h"
+#include "dstrain/narrow.h"
 
-#include "clones.h"
+#include "dstrain/clones.h"
 
 union word {
     float value;
@@ -46,22 +46,22 @@ static inline uint16_t f16_of(float value)
     return (uint16_t)(half | (bits >> 16 & 0x8000u));
 }
 
-CLONES void bf16_widen(float *to, const uint16_t *from, size_t count)
+DS_CLONES void ds_bf16_widen(float *to, const uint16_t *from, size_t count)
 {
-    NO_OVERLAP for (size_t i = 0; i < count; i++) to[i] = of_bf16(from[i]);
+    DS_NO_OVERLAP for (size_t i = 0; i < count; i++) to[i] = of_bf16(from[i]);
 }
 
-CLONES void bf16_narrow(uint16_t *to, const float *from, size_t count)
+DS_CLONES void ds_bf16_narrow(uint16_t *to, const float *from, size_t count)
 {
-    NO_OVERLAP for (size_t i = 0; i < count; i++) to[i] = bf16_of(from[i]);
+    DS_NO_OVERLAP for (size_t i = 0; i < count; i++) to[i] = bf16_of(from[i]);
 }
 
-CLONES void f16_widen(float *to, const uint16_t *from, size_t count)
+DS_CLONES void ds_f16_widen(float *to, const uint16_t *from, size_t count)
 {
-    NO_OVERLAP for (size_t i = 0; i < count; i++) to[i] = of_f16(from[i]);
+    DS_NO_OVERLAP for (size_t i = 0; i < count; i++) to[i] = of_f16(from[i]);
 }
 
-CLONES void f16_narrow(uint16_t *to, const float *from, size_t count)
+DS_CLONES void ds_f16_narrow(uint16_t *to, const float *from, size_t count)
 {
-    NO_OVERLAP for (size_t i = 0; i < count; i++) to[i] = f16_of(from[i]);
+    DS_NO_OVERLAP for (size_t i = 0; i < count; i++) to[i] = f16_of(from[i]);
 }
