@@ -1,11 +1,9 @@
-/* random.c - Philox-4x32-10 by position, and what is drawn from it: words, units, normals, and a
+/* random.c - Philox-4x32-10 by position, and what is drawn from it: words, units, and a
  * permutation that needs no memory. Pure: no state, safe on every thread. */
 #include "dstrain/random.h"
 
 #include "dstrain/philox.h"
 #include "dstrain/status.h"
-
-#include <math.h>
 
 #define FEISTEL_ROUNDS 8
 
@@ -62,28 +60,6 @@ uint64_t ds_random_below(struct ds_random random, uint64_t index, uint64_t bound
 {
     DS_ASSERT(bound >= 1);
     return (uint64_t)((unsigned __int128)ds_random_u64(random, index) * bound >> 64);
-}
-
-/* In double, so that what libm rounds differently hardly ever reaches the float. The first word
- * becomes (0, 1): its logarithm is finite. */
-static float normal_of(uint32_t radius_word, uint32_t angle_word)
-{
-    double radius = sqrt(-2.0 * log(((double)radius_word + 0.5) * 0x1p-32));
-
-    return (float)(radius * cos((double)angle_word * (0x1p-32 * 6.283185307179586476925)));
-}
-
-void ds_random_normal(struct ds_random random, uint64_t start, size_t count, float std, float *to)
-{
-    uint32_t words[4];
-
-    for (size_t i = 0; i < count; i++) {
-        const unsigned at = 2 * (unsigned)((start + i) % 2);
-
-        if (i == 0 || at == 0)
-            block_of(random, (start + i) / 2, words);
-        to[i] = std * normal_of(words[at], words[at + 1]);
-    }
 }
 
 /* The smallest h with 4^h >= count: a Feistel network wants two halves of equal width. */

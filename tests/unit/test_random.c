@@ -1,5 +1,8 @@
 // link: base
+// private: runtime/base
 /* test_random.c - random numbers are a function of position, and permutations are bijections. */
+#include "normal.h"
+
 #include "dstrain/random.h"
 #include "test.h"
 
@@ -96,6 +99,50 @@ static void normals_do_not_depend_on_where_a_range_starts(void **state)
             ds_random_normal(random, 1000 + start, count, 0.02f, part);
             assert_memory_equal(part, whole + start, count * sizeof *part);
         }
+}
+
+/* Words around every quarter turn, and the first and last of them, beside words by chance. */
+static void normals_are_those_of_libm(void **state)
+{
+    enum { COUNT = 1 << 18 };
+    const struct ds_random random = ds_random_of(test_seed(__func__), DS_RANDOM_TEST, 2);
+    uint32_t *radius = malloc(COUNT * sizeof *radius), *angle = malloc(COUNT * sizeof *angle);
+    float *got = malloc(COUNT * sizeof *got);
+
+    (void)state;
+    assert_true(radius && angle && got);
+    for (int kind = 0; kind < 4; kind++) {
+        for (uint32_t i = 0; i < COUNT; i++) {
+            const uint32_t turn = i % 8 * (1u << 29) + i / 8 - COUNT / 16;
+
+            radius[i] = kind == 0 ? i : kind == 1 ? UINT32_MAX - i : ds_random_u32(random, i);
+            angle[i] = kind == 3 ? ds_random_u32(random, COUNT + i) : turn;
+        }
+        normal_of_words(radius, angle, COUNT, got);
+        for (uint32_t i = 0; i < COUNT; i++)
+            if (got[i] != normal_of_libm(radius[i], angle[i]))
+                fail_msg("words %08x %08x: %a and not %a", radius[i], angle[i], (double)got[i],
+                         (double)normal_of_libm(radius[i], angle[i]));
+    }
+    free(radius);
+    free(angle);
+    free(got);
+}
+
+static void a_normal_is_made_of_the_two_words_of_its_place(void **state)
+{
+    const struct ds_random random = ds_random_of(6, DS_RANDOM_INIT, 4);
+    float x[700];
+
+    (void)state;
+    ds_random_normal(random, UINT64_C(0x1fffffff3), 700, 0.02f,
+                     x); /* over a carry of the counter */
+    for (uint64_t i = 0; i < 700; i++) {
+        const uint64_t at = 2 * (UINT64_C(0x1fffffff3) + i);
+
+        assert_true(x[i] == 0.02f * normal_of_libm(ds_random_u32(random, at),
+                                                   ds_random_u32(random, at + 1)));
+    }
 }
 
 /* The first four moments of N(0, 9), and that neighbours know nothing of each other. */
@@ -207,6 +254,8 @@ int main(void)
         cmocka_unit_test(seeds_streams_and_details_draw_differently),
         cmocka_unit_test(units_and_bounded_numbers_stay_in_range_and_are_even),
         cmocka_unit_test(normals_do_not_depend_on_where_a_range_starts),
+        cmocka_unit_test(normals_are_those_of_libm),
+        cmocka_unit_test(a_normal_is_made_of_the_two_words_of_its_place),
         cmocka_unit_test(normals_have_the_moments_of_a_normal_distribution),
         cmocka_unit_test(a_word_of_zero_gives_a_finite_normal),
         cmocka_unit_test(permutations_are_bijections_for_every_count),
