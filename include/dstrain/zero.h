@@ -122,8 +122,9 @@ const struct ds_zero_layout *ds_zero_unit_layout(const struct ds_zero *zero, uin
 uint64_t ds_zero_slot_bytes(const struct ds_zero_options *options, struct ds_zero_slots slots);
 
 /* local: fill the owned shard of a unit (device memory) from host memory, and read it back, fp32 on the
- * host's side; blocking, outside a step. Written are the weight and its master; read is the master, or the
- * weight where there is none. */
+ * host's side; outside a step. Written are the weight and its master; read is the master, or the weight where
+ * there is none. `from` is the caller's again at once; what was written is there after ds_zero_publish, for
+ * ds_zero_read_shard, and for later work of the compute stream. */
 DS_CHECKED ds_status ds_zero_write_shard(struct ds_zero *zero, uint32_t unit, uint64_t start,
                                          uint64_t count, const float *from);
 DS_CHECKED ds_status ds_zero_read_shard(struct ds_zero *zero, uint32_t unit, uint64_t start,

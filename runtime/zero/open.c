@@ -237,6 +237,7 @@ static ds_status open_all(struct ds_zero *zero)
         DS_TRY(
             take(zero, DS_MEMORY_LABEL_WORKSPACE, dtype_bytes(DS_F64, zero->piece_count), &sums));
     zero->piece_sums = (double *)(void *)sums;
+    DS_TRY(zero_staging_open(zero));
     return zero->device_ops->event_open(zero->options.device, &zero->handover);
 }
 
@@ -330,6 +331,7 @@ void ds_zero_close(struct ds_zero *zero)
         close_slots(zero, &zero->grad_slots[c]);
     }
     close_event(zero, zero->handover);
+    zero_staging_close(zero);
     free(zero->units);
     free(zero);
 }

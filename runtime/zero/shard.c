@@ -1,130 +1,225 @@
-/* shard.c - owned shards written and read by the host, in fp32; blocking, outside a step. What is stored
- * otherwise is converted here, a piece at a time: device memory is not the host's to touch. A piece is large: a
- * GPU's copies cost ten microseconds each, and a model has a billion elements. */
+/* shard.c - owned shards written and read by the host, in fp32, outside a step. What is stored otherwise is
+ * converted here, by all cores: device memory is not the host's to touch.
+ *
+ * What is written passes through one of two places of pinned memory: while one is on its way to the device,
+ * the caller makes the next piece and this file converts it into the other. */
 #include "zero.h"
 
+#include "dstrain/clones.h"
 #include "dstrain/master.h"
 
-#include <stdlib.h>
-
-enum { PIECE_ELEMS = 1 << 18 };
-
-/* A piece of a shard as it is stored. */
-struct piece {
-    uint16_t *param; /* where it is not fp32 */
-    int16_t *remainder;
-    uint64_t elems_max;
+enum {
+    STAGING_ELEMS_MAX = 1 << 20, /* some 100 us of a GPU's link: long beside a call's own time */
+    SHARE_ELEMS = 16384          /* what one core converts at a time */
 };
 
-static ds_status take_piece(uint64_t count, struct piece *piece)
-{
-    const uint64_t elems = count < PIECE_ELEMS ? count : PIECE_ELEMS;
-    uint16_t *memory = malloc(2 * elems * sizeof *memory + 1);
+/* ---- the places */
 
-    if (!memory)
-        return ds_fail(DS_ERR_NO_MEMORY, "a piece of %llu elements", (unsigned long long)elems);
-    *piece = (struct piece){memory, (int16_t *)(memory + elems), elems};
+/* A piece as it lies there: the param's elements, behind them the master's where it is another state. */
+struct piece {
+    uint64_t count;
+    void *param, *master;
+    enum ds_dtype param_dtype, master_dtype;
+    int has_master;
+};
+
+static enum ds_dtype master_dtype(const struct ds_zero_dtypes *dtypes)
+{
+    return dtypes->master == DS_MASTER_REMAINDER16 ? DS_I16 : DS_F32;
+}
+
+static size_t staged_bytes(const struct ds_zero_options *options, uint64_t elems)
+{
+    const struct ds_zero_dtypes *d = &options->dtypes;
+
+    return dtype_bytes(d->param, elems) +
+           (options->is_training && has_master(d) ? dtype_bytes(master_dtype(d), elems) : 0);
+}
+
+static uint64_t staging_elems(const struct ds_zero *zero)
+{
+    uint64_t most = 0;
+
+    for (uint32_t i = 0; i < zero->options.unit_count; i++)
+        if (zero->units[i].layout.shard_elems > most)
+            most = zero->units[i].layout.shard_elems;
+    return most < STAGING_ELEMS_MAX ? most : STAGING_ELEMS_MAX;
+}
+
+ds_status zero_staging_open(struct ds_zero *zero)
+{
+    const struct ds_zero_options *o = &zero->options;
+    const uint64_t elems = staging_elems(zero);
+
+    zero->staging_elems = elems;
+    for (int i = 0; i < 2; i++) {
+        DS_TRY(ds_memory_take(o->memory, DS_MEMORY_PINNED, DS_MEMORY_LABEL_STAGING,
+                              staged_bytes(o, elems), &zero->staging[i].at));
+        DS_TRY(zero->device_ops->event_open(o->device, &zero->staging[i].sent));
+    }
     return DS_OK;
 }
 
-static uint64_t piece_count(const struct piece *piece, uint64_t at, uint64_t count)
+void zero_staging_close(struct ds_zero *zero)
 {
-    return count - at < piece->elems_max ? count - at : piece->elems_max;
+    for (int i = 0; i < 2; i++)
+        if (zero->staging[i].sent)
+            zero->device_ops->event_close(zero->staging[i].sent);
 }
 
-static ds_status copy_now(struct ds_zero *zero, void *to, const void *from, size_t bytes)
+static struct piece piece_in(const struct zero_staging *place, const struct zero_unit *u,
+                             uint64_t count)
 {
-    DS_TRY(zero->device_ops->copy(zero->options.compute, to, from, bytes));
-    return zero->device_ops->stream_sync(zero->options.compute);
+    return (struct piece){
+        .count = count,
+        .param = place->at,
+        .master = (uint8_t *)place->at + dtype_bytes(u->param.dtype, count + (count & 1)),
+        .param_dtype = u->param.dtype,
+        .master_dtype = u->master.dtype,
+        .has_master = u->master.shard != NULL,
+    };
 }
 
-static ds_status put(struct ds_zero *zero, const struct zero_state *state, uint64_t start,
-                     uint64_t count, const void *from)
+/* ---- conversions */
+
+DS_CLONES static void weights_of(uint16_t *to, const float *from, uint64_t count)
 {
-    if (!state->shard)
-        return DS_OK;
-    return copy_now(zero, element(state->shard, state->dtype, start), from,
-                    dtype_bytes(state->dtype, count));
+    DS_NO_OVERLAP for (uint64_t i = 0; i < count; i++) to[i] = ds_master_weight(from[i]);
 }
 
-static ds_status get(struct ds_zero *zero, const struct zero_state *state, uint64_t start,
-                     uint64_t count, void *to)
+DS_CLONES static void remainders_of(int16_t *to, const float *from, uint64_t count)
 {
-    return copy_now(zero, to, element(state->shard, state->dtype, start),
-                    dtype_bytes(state->dtype, count));
+    DS_NO_OVERLAP for (uint64_t i = 0; i < count; i++) to[i] = ds_master_remainder(from[i]);
+}
+
+DS_CLONES static void join(float *to, const uint16_t *weights, const int16_t *remainders,
+                           uint64_t count)
+{
+    DS_NO_OVERLAP for (uint64_t i = 0; i < count; i++) to[i] =
+        ds_master_join(weights[i], remainders[i]);
 }
 
 /* A weight follows its master as the optimizer has it. */
-static ds_status write_piece(struct ds_zero *zero, const struct zero_unit *u, struct piece *piece,
-                             uint64_t start, uint64_t count, const float *from)
+static void pack(const struct piece *p, uint64_t start, uint64_t count, const float *from)
 {
-    const int has_remainder = u->master.shard && u->master.dtype == DS_I16;
+    void *param = element(p->param, p->param_dtype, start);
 
-    if (u->param.dtype == DS_BF16)
-        for (uint64_t i = 0; i < count; i++)
-            piece->param[i] = ds_master_weight(from[i]);
+    if (p->param_dtype == DS_BF16)
+        weights_of(param, from, count);
     else
-        (void)ds_dtype_from_f32(piece->param, u->param.dtype, from, count);
-    for (uint64_t i = 0; has_remainder && i < count; i++)
-        piece->remainder[i] = ds_master_remainder(from[i]);
-    DS_TRY(put(zero, &u->param, start, count, piece->param));
-    return put(zero, &u->master, start, count,
-               has_remainder ? (const void *)piece->remainder : from);
+        (void)ds_dtype_from_f32(param, p->param_dtype, from, count);
+    if (!p->has_master)
+        return;
+    if (p->master_dtype == DS_I16)
+        remainders_of((int16_t *)p->master + start, from, count);
+    else
+        (void)ds_dtype_from_f32((float *)p->master + start, DS_F32, from, count);
 }
 
-static ds_status read_piece(struct ds_zero *zero, const struct zero_unit *u, struct piece *piece,
-                            uint64_t start, uint64_t count, float *to)
+static void unpack(const struct piece *p, uint64_t start, uint64_t count, float *to)
 {
-    if (u->master.shard && u->master.dtype == DS_F32)
-        return get(zero, &u->master, start, count, to);
-    DS_TRY(get(zero, &u->param, start, count, piece->param));
-    if (!u->master.shard) {
-        (void)ds_dtype_to_f32(to, piece->param, u->param.dtype, count);
-        return DS_OK;
-    }
-    DS_TRY(get(zero, &u->master, start, count, piece->remainder));
-    for (uint64_t i = 0; i < count; i++)
-        to[i] = ds_master_join(piece->param[i], piece->remainder[i]);
+    const void *param = element(p->param, p->param_dtype, start);
+
+    if (!p->has_master)
+        (void)ds_dtype_to_f32(to, param, p->param_dtype, count);
+    else if (p->master_dtype == DS_I16)
+        join(to, param, (const int16_t *)p->master + start, count);
+    else
+        (void)ds_dtype_to_f32(to, (const float *)p->master + start, DS_F32, count);
+}
+
+static uint64_t share_at(uint64_t at, uint64_t count)
+{
+    return count - at < SHARE_ELEMS ? count - at : SHARE_ELEMS;
+}
+
+static void pack_all(const struct piece *p, const float *from)
+{
+#pragma omp parallel for schedule(static) if (p->count > SHARE_ELEMS)
+    for (uint64_t at = 0; at < p->count; at += SHARE_ELEMS)
+        pack(p, at, share_at(at, p->count), from + at);
+}
+
+static void unpack_all(const struct piece *p, float *to)
+{
+#pragma omp parallel for schedule(static) if (p->count > SHARE_ELEMS)
+    for (uint64_t at = 0; at < p->count; at += SHARE_ELEMS)
+        unpack(p, at, share_at(at, p->count), to + at);
+}
+
+/* ---- pieces */
+
+static ds_status write_piece(struct ds_zero *zero, const struct zero_unit *u, uint64_t start,
+                             uint64_t count, const float *from)
+{
+    const struct ds_device_ops *ops = zero->device_ops;
+    struct zero_staging *place = &zero->staging[zero->staging_turn];
+    const struct piece piece = piece_in(place, u, count);
+    struct ds_stream *stream = zero->options.compute;
+
+    zero->staging_turn ^= 1;
+    if (place->is_sent)
+        DS_TRY(ops->event_sync(place->sent));
+    pack_all(&piece, from);
+    DS_TRY(ops->copy(stream, element(u->param.shard, u->param.dtype, start), piece.param,
+                     dtype_bytes(u->param.dtype, count)));
+    if (piece.has_master)
+        DS_TRY(ops->copy(stream, element(u->master.shard, u->master.dtype, start), piece.master,
+                         dtype_bytes(u->master.dtype, count)));
+    place->is_sent = 1;
+    return ops->event_record(place->sent, stream);
+}
+
+/* What was written before is there, and its place free: the stream is one. */
+static ds_status read_piece(struct ds_zero *zero, const struct zero_unit *u, uint64_t start,
+                            uint64_t count, float *to)
+{
+    const struct ds_device_ops *ops = zero->device_ops;
+    const struct piece piece = piece_in(&zero->staging[0], u, count);
+    struct ds_stream *stream = zero->options.compute;
+
+    if (!piece.has_master || piece.master_dtype == DS_I16)
+        DS_TRY(ops->copy(stream, piece.param, element(u->param.shard, u->param.dtype, start),
+                         dtype_bytes(u->param.dtype, count)));
+    if (piece.has_master)
+        DS_TRY(ops->copy(stream, piece.master, element(u->master.shard, u->master.dtype, start),
+                         dtype_bytes(u->master.dtype, count)));
+    DS_TRY(ops->stream_sync(stream));
+    unpack_all(&piece, to);
     return DS_OK;
+}
+
+static uint64_t piece_at(const struct ds_zero *zero, uint64_t at, uint64_t count)
+{
+    return count - at < zero->staging_elems ? count - at : zero->staging_elems;
 }
 
 ds_status ds_zero_write_shard(struct ds_zero *zero, uint32_t unit, uint64_t start, uint64_t count,
                               const float *from)
 {
     const struct zero_unit *u = unit_at(zero, unit);
-    struct piece piece = {0};
-    ds_status st = DS_OK;
 
     DS_ASSERT(start + count <= u->layout.shard_elems);
-    if (u->param.dtype == DS_F32)
-        return put(zero, &u->param, start, count, from);
-    DS_TRY(take_piece(count, &piece));
-    for (uint64_t at = 0; at < count && st == DS_OK; at += piece.elems_max)
-        st = write_piece(zero, u, &piece, start + at, piece_count(&piece, at, count), from + at);
-    free(piece.param);
-    return st;
+    for (uint64_t at = 0; at < count; at += zero->staging_elems)
+        DS_TRY(write_piece(zero, u, start + at, piece_at(zero, at, count), from + at));
+    return DS_OK;
 }
 
 ds_status ds_zero_read_shard(struct ds_zero *zero, uint32_t unit, uint64_t start, uint64_t count,
                              float *to)
 {
     const struct zero_unit *u = unit_at(zero, unit);
-    struct piece piece = {0};
-    ds_status st = DS_OK;
 
     DS_ASSERT(start + count <= u->layout.shard_elems);
-    if (u->param.dtype == DS_F32)
-        return get(zero, &u->param, start, count, to);
-    DS_TRY(take_piece(count, &piece));
-    for (uint64_t at = 0; at < count && st == DS_OK; at += piece.elems_max)
-        st = read_piece(zero, u, &piece, start + at, piece_count(&piece, at, count), to + at);
-    free(piece.param);
-    return st;
+    for (uint64_t at = 0; at < count; at += zero->staging_elems)
+        DS_TRY(read_piece(zero, u, start + at, piece_at(zero, at, count), to + at));
+    return DS_OK;
 }
 
-/* Shards were written while the host waited, and it waits here: no event is needed on either side. */
+/* The host waits between what was written and what is gathered: no event is needed on either side. */
 ds_status ds_zero_publish(struct ds_zero *zero)
 {
+    DS_TRY(zero->device_ops->stream_sync(zero->options.compute));
     for (uint32_t i = 0; i < zero->options.unit_count; i++) {
         const struct zero_unit *u = &zero->units[i];
         if (u->param.whole)

@@ -25,6 +25,13 @@ struct zero_state {
     uint8_t *shard, *whole;
 };
 
+/* Pinned memory through which the host writes and reads shards: shard.c. */
+struct zero_staging {
+    void *at;
+    struct ds_event *sent; /* recorded on compute behind the copies from it */
+    int is_sent;           /* was it ever? */
+};
+
 struct zero_unit {
     struct ds_zero_layout layout;
     uint32_t slot_class;
@@ -52,6 +59,9 @@ struct ds_zero {
     struct ds_event *handover; /* one-time: compute to comm and back */
     double *piece_sums;        /* device; of all owned shards, in order of units */
     uint64_t piece_count;
+    struct zero_staging staging[2];
+    uint64_t staging_elems; /* what each has room for */
+    uint32_t staging_turn;
     /* borrows */
     struct ds_zero_options options;
     const struct ds_device_ops *device_ops;
@@ -98,6 +108,9 @@ static inline uint8_t *element(uint8_t *base, enum ds_dtype dtype, uint64_t at)
     return base + dtype_bytes(dtype, at);
 }
 
+/* shard.c */
+DS_CHECKED ds_status zero_staging_open(struct ds_zero *zero);
+void zero_staging_close(struct ds_zero *zero);
 /* the comm stream goes on after what the compute stream has so far, and the other way round */
 DS_CHECKED ds_status zero_comm_after_compute(struct ds_zero *zero);
 DS_CHECKED ds_status zero_compute_after_comm(struct ds_zero *zero);
