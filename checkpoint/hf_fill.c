@@ -12,10 +12,10 @@
 #include <string.h>
 
 enum {
-    PIECE_ELEMS = 1 << 20,
+    PIECE_ELEMS = 1 << 22, /* long beside what it takes to call all cores together */
     WINDOW_ELEMS = 1 << 20,
     GAP_BYTES_MAX = 128 << 10,
-    SHARE_ELEMS = 16384 /* what one core makes at a time */
+    SHARE_ELEMS = 16384 /* what one core does at a time */
 };
 
 struct source;
@@ -90,8 +90,13 @@ static uint64_t window_of(const struct ds_param *param, uint64_t start, uint64_t
     return done;
 }
 
-static void cut_out(const struct ds_param *param, uint64_t start, uint64_t count,
-                    const float *window, uint64_t first, float *to)
+static uint64_t share_at(uint64_t at, uint64_t count)
+{
+    return count - at < SHARE_ELEMS ? count - at : SHARE_ELEMS;
+}
+
+static void cut_share(const struct ds_param *param, uint64_t start, uint64_t count,
+                      const float *window, uint64_t first, float *to)
 {
     for (uint64_t done = 0; done < count;) {
         struct ds_span run = ds_param_run(param, start + done, count - done);
@@ -100,17 +105,62 @@ static void cut_out(const struct ds_param *param, uint64_t start, uint64_t count
     }
 }
 
+static void cut_out(const struct ds_param *param, uint64_t start, uint64_t count,
+                    const float *window, uint64_t first, float *to)
+{
+#pragma omp parallel for schedule(static) if (count > SHARE_ELEMS)
+    for (uint64_t done = 0; done < count; done += SHARE_ELEMS)
+        cut_share(param, start + done, share_at(done, count), window, first, to + done);
+}
+
+/* The first that is NaN or infinite, or count. The first loop has no way out, so it becomes vectors. */
+static uint64_t first_not_finite(const float *values, uint64_t count)
+{
+    int is_bad = 0;
+
+    for (uint64_t i = 0; i < count; i++)
+        is_bad |= !isfinite(values[i]);
+    for (uint64_t i = 0; is_bad && i < count; i++)
+        if (!isfinite(values[i]))
+            return i;
+    return count;
+}
+
 /* One NaN would make every loss NaN, and nobody would know where it came from. */
 static ds_status check_finite(const struct ds_safetensors *file, const struct ds_param *param,
                               uint64_t start, uint64_t count, const float *values)
 {
-    for (uint64_t i = 0; i < count; i++)
-        if (!isfinite(values[i]))
-            return ds_fail(DS_ERR_DATA,
-                           "%s: tensor '%s' has %g at element %llu; weights must be finite",
-                           ds_safetensors_path(file), param->name, (double)values[i],
-                           (unsigned long long)ds_param_run(param, start + i, 1).start);
-    return DS_OK;
+    uint64_t bad = count;
+
+#pragma omp parallel for schedule(static) reduction(min : bad) if (count > SHARE_ELEMS)
+    for (uint64_t done = 0; done < count; done += SHARE_ELEMS) {
+        const uint64_t share = share_at(done, count);
+        const uint64_t at = first_not_finite(values + done, share);
+
+        if (at < share && done + at < bad)
+            bad = done + at;
+    }
+    if (bad == count)
+        return DS_OK;
+    return ds_fail(DS_ERR_DATA, "%s: tensor '%s' has %g at element %llu; weights must be finite",
+                   ds_safetensors_path(file), param->name, (double)values[bad],
+                   (unsigned long long)ds_param_run(param, start + bad, 1).start);
+}
+
+/* While this piece is converted and on its way to the device, the disk reads the next. Of a box of columns that
+ * would be many short runs. */
+static void announce(const struct ds_safetensors *file, const struct ds_safetensors_entry *entry,
+                     const struct ds_param *param, uint64_t start)
+{
+    const uint64_t left = param->elems - start;
+    const uint64_t count = left < PIECE_ELEMS ? left : PIECE_ELEMS;
+    struct ds_span run;
+
+    if (count == 0)
+        return;
+    run = ds_param_run(param, start, count);
+    if (run.count == count)
+        ds_safetensors_will_read(file, entry, run.start, run.count);
 }
 
 static ds_status fill_from_folder(const struct source *source, const struct ds_param *param,
@@ -121,6 +171,7 @@ static ds_status fill_from_folder(const struct source *source, const struct ds_p
 
     DS_ASSERT(entry); /* ds_hf_check was asked first */
     const uint64_t gap_elems_max = GAP_BYTES_MAX / ds_dtype_bytes(entry->dtype);
+    announce(file, entry, param, start + count);
     for (uint64_t done = 0; done < count;) {
         const uint64_t first = ds_param_run(param, start + done, 1).start;
         uint64_t end;
@@ -166,10 +217,9 @@ static void init_values(const struct source *source, const struct ds_param *para
 static ds_status fill_from_seed(const struct source *source, const struct ds_param *param,
                                 uint64_t start, uint64_t count, float *to)
 {
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic) if (count > SHARE_ELEMS)
     for (uint64_t done = 0; done < count; done += SHARE_ELEMS)
-        init_values(source, param, start + done,
-                    count - done < SHARE_ELEMS ? count - done : SHARE_ELEMS, to + done);
+        init_values(source, param, start + done, share_at(done, count), to + done);
     return DS_OK;
 }
 

@@ -42,10 +42,14 @@ const char *ds_safetensors_path(const struct ds_safetensors *file);
 DS_CHECKED ds_status ds_safetensors_read(const struct ds_safetensors *file,
                                          const struct ds_safetensors_entry *entry, uint64_t start,
                                          uint64_t count, void *to);
-/* the same from any float dtype to fp32 */
+/* the same from any float dtype to fp32, by all cores of OpenMP */
 DS_CHECKED ds_status ds_safetensors_read_f32(const struct ds_safetensors *file,
                                              const struct ds_safetensors_entry *entry,
                                              uint64_t start, uint64_t count, float *to);
+/* local: these elements will be read soon: the disk may begin. A hint, no more. */
+void ds_safetensors_will_read(const struct ds_safetensors *file,
+                              const struct ds_safetensors_entry *entry, uint64_t start,
+                              uint64_t count);
 /* local: map the whole file read-only (for token shards, which we wrote); entry data by offset */
 DS_CHECKED ds_status ds_safetensors_map(struct ds_safetensors *file, const uint8_t **data);
 

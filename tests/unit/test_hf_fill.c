@@ -158,7 +158,7 @@ static void a_folder_is_read_into_every_layout(void **state)
 /* ---- how it is read */
 
 static const struct ds_fs_ops *counted_ops;
-static uint64_t read_calls, read_bytes;
+static _Atomic uint64_t read_calls, read_bytes; /* cores read together */
 
 static int64_t count_pread(struct ds_fs *fs, int file, void *to, size_t bytes, uint64_t offset)
 {
@@ -218,10 +218,10 @@ static void only_small_gaps_are_read(void **state)
     /* 512 KiB of down_proj between the columns of one rank in two rows: not read; o_proj is small */
     uint64_t box_bytes = read_last_rank(10, 262144, 2);
     assert_true(read_bytes < box_bytes + 1000);
-    /* rows of 2 KiB, a rank has 64 bytes of each: read with their rows, in a few calls */
+    /* rows of 2 KiB, a rank has 64 bytes of each: read with their rows, in calls of 128 KiB */
     box_bytes = read_last_rank(2048, 512, 32);
     assert_true(read_bytes > box_bytes);
-    assert_true(read_calls < 40);
+    assert_true(read_calls < 80);
 }
 
 int main(void)
