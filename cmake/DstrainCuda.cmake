@@ -1,6 +1,8 @@
 # libdstrain_cuda.so: device, kernels and NCCL in one plugin, which the program loads when it starts. The
-# program itself links nothing of CUDA.
-set(DS_BUILD_CUDA 0)
+# program itself links nothing of CUDA. Two answers: is there what it needs (DS_HAS_CUDA: tests that read its
+# headers are built), and is it built (DS_BUILD_CUDA)? Not under sanitizers: they do not see the GPU's code, and
+# nvcc would make all of it again.
+set(DS_HAS_CUDA 0)
 set(why "")
 if(DS_CUDA STREQUAL OFF)
   set(why "DS_CUDA=OFF")
@@ -29,11 +31,17 @@ else()
     elseif(NOT DS_CUDNN_INCLUDE)
       set(why "cuDNN 9's headers are not here (cudnn9-cuda, libcudnn9-dev)")
     else()
-      set(DS_BUILD_CUDA 1)
+      set(DS_HAS_CUDA 1)
     endif()
   endif()
 endif()
-if(NOT DS_BUILD_CUDA)
+if(DS_HAS_CUDA AND DS_SANITIZE)
+  set(why "not under sanitizers (DS_SANITIZE=${DS_SANITIZE})")
+endif()
+set(DS_BUILD_CUDA 0)
+if(why STREQUAL "")
+  set(DS_BUILD_CUDA 1)
+else()
   if(DS_CUDA STREQUAL ON)
     message(FATAL_ERROR "DS_CUDA=ON: ${why}")
   endif()

@@ -57,7 +57,7 @@ setarch -R true 2>/dev/null && steady="setarch -R"
 build asan all -DCMAKE_BUILD_TYPE=Debug -DDS_SANITIZE=address,undefined
 (unset DSTRAIN_TEST_LONG; check asan unit -L unit)
 check asan fuzz -L fuzz
-build tsan tsan_tests -DCMAKE_BUILD_TYPE=Debug -DDS_SANITIZE=thread
+build tsan tsan_tests -DCMAKE_BUILD_TYPE=Debug -DDS_SANITIZE=thread -DDS_CUDA=OFF
 (unset DSTRAIN_TEST_LONG; check tsan all -L tsan)
 
 if [ $long = 1 ]; then
@@ -65,7 +65,7 @@ if [ $long = 1 ]; then
     fuzzer='#include <stddef.h>
         int LLVMFuzzerTestOneInput(const char *data, size_t size) { return !data && size; }'
     if [ -n "$clang" ] && echo "$fuzzer" | "$clang" -fopenmp -fsanitize=fuzzer -x c - -o /dev/null 2>/dev/null; then
-        build fuzz fuzz_targets -DCMAKE_C_COMPILER="$clang" -DDS_FUZZ=ON -DDS_FUZZ_SECONDS=120
+        build fuzz fuzz_targets -DCMAKE_C_COMPILER="$clang" -DDS_FUZZ=ON -DDS_FUZZ_SECONDS=120 -DDS_CUDA=OFF
         check fuzz all -L fuzz
     else
         echo "== fuzz: no clang with libFuzzer and OpenMP (clang-14 libclang-rt-14-dev libomp-14-dev)"
