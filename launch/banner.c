@@ -69,7 +69,7 @@ static void describe_gathers(const struct ds_config *config, char *to, size_t by
 }
 
 static void show(uint32_t rank_count, const struct ds_config *config,
-                 const struct ds_trainer *trainer, uint64_t memory_bytes)
+                 const struct ds_trainer *trainer, const uint64_t bytes[2])
 {
     const struct ds_model *model = ds_trainer_model(trainer);
     char device[512], text[160], schedule[64], precision[192], gathers[96];
@@ -105,7 +105,8 @@ static void show(uint32_t rank_count, const struct ds_config *config,
         .seq_length = config->train.seq_length,
         .steps = config->train.steps,
         .samples = ds_trainer_sample_count(trainer),
-        .memory_bytes = memory_bytes,
+        .memory_bytes = bytes[0],
+        .process_bytes = bytes[1],
         .dir = config->run.dir,
     });
     if (config->run.deterministic == 0 && strcmp(ds_trainer_device(trainer)->ops->name, "cpu") == 0)
@@ -117,9 +118,11 @@ static void show(uint32_t rank_count, const struct ds_config *config,
 ds_status ds_banner_show(struct ds_comm *world, const struct ds_config *config,
                          const struct ds_trainer *trainer)
 {
-    uint64_t bytes = ds_memory_total(ds_trainer_memory(trainer), DS_MEMORY_DEVICE);
+    const uint64_t taken = ds_memory_total(ds_trainer_memory(trainer), DS_MEMORY_DEVICE);
+    uint64_t bytes[2] = {
+        taken, taken + ds_trainer_overhead(trainer, ds_trainer_device(trainer)->ops->overhead)};
 
-    DS_TRY(ds_comm_all_reduce(world, &bytes, 1, DS_U64, DS_REDUCE_MAX, NULL));
+    DS_TRY(ds_comm_all_reduce(world, bytes, 2, DS_U64, DS_REDUCE_MAX, NULL));
     if (world->rank == 0)
         show(world->size, config, trainer, bytes);
     return DS_OK;

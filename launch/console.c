@@ -116,11 +116,22 @@ static void banner_layout(const struct ds_console_banner *banner)
         ds_info("numbers: %s", banner->precision);
 }
 
-void ds_console_first_lines(const struct ds_console_banner *banner)
+static void banner_memory(const struct ds_console_banner *banner)
 {
-    char memory[32], tokens[32], samples[32], epoch[64] = "";
+    char memory[32], process[32], libraries[64] = "";
 
     ds_console_bytes(banner->memory_bytes, memory, sizeof memory);
+    ds_console_bytes(banner->process_bytes, process, sizeof process);
+    if (banner->process_bytes > banner->memory_bytes)
+        snprintf(libraries, sizeof libraries, "; %s with the libraries'", process);
+    ds_info("memory:  %s%s a rank, all taken before step 1%s",
+            banner->tensor * banner->pipeline > 1 ? "up to " : "", memory, libraries);
+}
+
+void ds_console_first_lines(const struct ds_console_banner *banner)
+{
+    char tokens[32], samples[32], epoch[64] = "";
+
     ds_console_count((double)(banner->global_batch * banner->seq_length), tokens, sizeof tokens);
     if (banner->samples > 0) {
         ds_console_count((double)banner->samples, samples, sizeof samples);
@@ -140,8 +151,7 @@ void ds_console_first_lines(const struct ds_console_banner *banner)
         (unsigned long long)banner->micro_count, (unsigned long long)banner->micro_batch,
         (unsigned long long)banner->data, ds_console_plural(banner->data),
         (unsigned long long)banner->steps, ds_console_plural(banner->steps), epoch);
-    ds_info("memory:  %s%s a rank, all taken before step 1",
-            banner->tensor * banner->pipeline > 1 ? "up to " : "", memory);
+    banner_memory(banner);
     if (banner->dir)
         ds_info("files:   %s", banner->dir);
 }

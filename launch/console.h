@@ -37,7 +37,9 @@ struct ds_console_banner {
     uint64_t seq_length, steps;
     uint64_t samples;      /* of an epoch; 0: not known */
     uint64_t memory_bytes; /* the rank that takes most has taken before step 1 */
-    const char *dir;       /* where files go */
+    uint64_t
+        process_bytes; /* the same with what libraries take beside it; not more: they take nothing */
+    const char *dir;   /* where files go */
 };
 void ds_console_first_lines(const struct ds_console_banner *banner);
 

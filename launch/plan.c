@@ -2,6 +2,7 @@
  * from the code; this is the code. */
 #include "plan.h"
 
+#include "dstrain/overhead_cuda.h"
 #include "dstrain/trainer.h"
 
 #include <stdlib.h>
@@ -11,6 +12,17 @@ static void say_alive(const struct ds_plan_question *question)
 {
     if (question->alive)
         question->alive(question->user);
+}
+
+/* Also where there is no GPU: a plan is made before. */
+static const struct ds_device_overhead *overhead_of(const struct ds_config *config)
+{
+    const struct ds_device_ops *device;
+
+    if (strcmp(config->run.device, "auto") != 0)
+        return strcmp(config->run.device, "cuda") == 0 ? &ds_overhead_cuda : NULL;
+    device = ds_device_look("auto");
+    return device ? device->overhead : NULL;
 }
 
 ds_status ds_plan_measure(const struct ds_plan_question *question, uint32_t rank,
@@ -28,8 +40,10 @@ ds_status ds_plan_measure(const struct ds_plan_question *question, uint32_t rank
 
     DS_TRY(ds_comm_null_open(rank, question->size, question->clock, &options.world));
     st = ds_trainer_open(&options, &trainer);
-    if (st == DS_OK)
+    if (st == DS_OK) {
         memcpy(out->bytes, ds_trainer_memory(trainer)->bytes, sizeof out->bytes);
+        out->library_bytes = ds_trainer_overhead(trainer, overhead_of(question->config));
+    }
     ds_trainer_close(trainer);
     ds_comm_close(options.world);
     say_alive(question);
@@ -67,6 +81,11 @@ uint64_t ds_plan_device_bytes(const struct ds_plan *plan)
     return total(plan, DS_MEMORY_DEVICE);
 }
 
+uint64_t ds_plan_process_bytes(const struct ds_plan *plan)
+{
+    return ds_plan_device_bytes(plan) + plan->library_bytes;
+}
+
 uint64_t ds_plan_host_bytes(const struct ds_plan *plan)
 {
     return total(plan, DS_MEMORY_PINNED) + total(plan, DS_MEMORY_HOST);
@@ -75,7 +94,7 @@ uint64_t ds_plan_host_bytes(const struct ds_plan *plan)
 static int takes_more(const struct ds_config *config, const struct ds_plan *a,
                       const struct ds_plan *b)
 {
-    const uint64_t device_a = ds_plan_device_bytes(a), device_b = ds_plan_device_bytes(b);
+    const uint64_t device_a = ds_plan_process_bytes(a), device_b = ds_plan_process_bytes(b);
     const int fits_a = ds_plan_fits(config, a), fits_b = ds_plan_fits(config, b);
 
     if (fits_a != fits_b)
@@ -165,7 +184,7 @@ int ds_plan_fits(const struct ds_config *config, const struct ds_plan *plan)
 {
     const uint64_t device = config->memory.device_limit, host = config->memory.host_limit;
 
-    return (device == DS_AUTO || ds_plan_device_bytes(plan) <= device) &&
+    return (device == DS_AUTO || ds_plan_process_bytes(plan) <= device) &&
            (host == DS_AUTO || ds_plan_host_bytes(plan) <= host);
 }
 

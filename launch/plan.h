@@ -11,6 +11,8 @@
 
 struct ds_plan {
     uint64_t bytes[DS_MEMORY_KIND_COUNT][DS_MEMORY_LABEL_COUNT]; /* of one rank */
+    /* of the device, beside them: a driver's context, libraries, communicators, scratch, whole pages; 0 on the cpu */
+    uint64_t library_bytes;
 };
 
 /* What is planned: training, or an evaluation; `config` resolved and validated for it and for `size` ranks. */
@@ -39,7 +41,8 @@ DS_CHECKED ds_status ds_plan_twins(const struct ds_plan_question *question, uint
 DS_CHECKED ds_status ds_plan_worst(const struct ds_plan_question *question, struct ds_plan *out,
                                    uint32_t *role);
 uint64_t ds_plan_device_bytes(const struct ds_plan *plan);
-uint64_t ds_plan_host_bytes(const struct ds_plan *plan); /* pinned, and other host memory */
+uint64_t ds_plan_process_bytes(const struct ds_plan *plan); /* of the device, with the libraries */
+uint64_t ds_plan_host_bytes(const struct ds_plan *plan);    /* pinned, and other host memory */
 int ds_plan_fits(const struct ds_config *config, const struct ds_plan *plan);
 /* what the configuration leaves to the plan: memory.logits and
  * run.deterministic, by the device; zero.reshard_after_forward and

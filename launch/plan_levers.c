@@ -171,7 +171,7 @@ static ds_status show_lever(const struct lever *lever, const struct ds_plan_ques
         lever_value(other, lever->key, value, sizeof value);
         DS_TRY(ds_plan_settle(&next, other));
         DS_TRY(ds_plan_worst(&next, &plan, &role));
-        ds_console_bytes(of_host ? ds_plan_host_bytes(&plan) : ds_plan_device_bytes(&plan), total,
+        ds_console_bytes(of_host ? ds_plan_host_bytes(&plan) : ds_plan_process_bytes(&plan), total,
                          sizeof total);
         const int fits = ds_plan_fits(question->config, &plan);
         ds_info("  %s = %s: %s%s", lever->key, value, total, fits ? "" : ", still too much");

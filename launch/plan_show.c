@@ -24,6 +24,10 @@ static void show_table(const struct ds_plan *plan)
             show_row(ds_memory_label_name((enum ds_memory_label)label),
                      plan->bytes[DS_MEMORY_DEVICE][label]);
     show_row("device", ds_plan_device_bytes(plan));
+    if (plan->library_bytes > 0) {
+        show_row("libraries", plan->library_bytes);
+        show_row("whole process", ds_plan_process_bytes(plan));
+    }
     show_row("pinned host", ds_plan_host_bytes(plan));
 }
 
@@ -36,7 +40,7 @@ static void show_names(void)
     for (int label = 0; label < DS_MEMORY_LABEL_STAGING; label++)
         used += (size_t)snprintf(line + used, sizeof line - used, " %13s",
                                  ds_memory_label_name((enum ds_memory_label)label));
-    ds_info("%s %13s %11s", line, "device", "pinned host");
+    ds_info("%s %13s %13s %11s", line, "device", "libraries", "pinned host");
 }
 
 static void show_line(const char *who, const struct ds_plan *plan)
@@ -47,8 +51,8 @@ static void show_line(const char *who, const struct ds_plan *plan)
     for (int label = 0; label < DS_MEMORY_LABEL_STAGING; label++)
         used += (size_t)snprintf(line + used, sizeof line - used, " %13llu",
                                  (unsigned long long)plan->bytes[DS_MEMORY_DEVICE][label]);
-    ds_info("%s %13llu %11llu", line, (unsigned long long)ds_plan_device_bytes(plan),
-            (unsigned long long)ds_plan_host_bytes(plan));
+    ds_info("%s %13llu %13llu %11llu", line, (unsigned long long)ds_plan_device_bytes(plan),
+            (unsigned long long)plan->library_bytes, (unsigned long long)ds_plan_host_bytes(plan));
 }
 
 /* "stage 2, tensor rank 0..1": whose plan it is, of the roles from `first` to before `end` */
@@ -93,7 +97,7 @@ static ds_status refuse(const struct ds_plan_question *question, const struct ds
                         uint32_t role)
 {
     const struct ds_config *config = question->config;
-    const uint64_t device = ds_plan_device_bytes(worst), host = ds_plan_host_bytes(worst);
+    const uint64_t device = ds_plan_process_bytes(worst), host = ds_plan_host_bytes(worst);
     const int is_device = is_over(config->memory.device_limit, device);
     char who[128], limits[2 * DS_KEY_BYTES + 256];
     size_t used = 0;

@@ -3,6 +3,7 @@
 #include "banner.h"
 #include "command.h"
 #include "console.h"
+#include "memory_used.h"
 #include "metrics.h"
 #include "mfu.h"
 #include "plan.h"
@@ -111,6 +112,8 @@ static ds_status on_step(void *user, const struct ds_step_report *report)
         ds_console_clear(&train->console); /* it says where it is */
     if (train->trace)
         DS_TRY(ds_trace_step(train->trace, report));
+    if (report->step == DS_MEMORY_IS_TAKEN_STEP)
+        DS_TRY(ds_memory_used_check(train->config, train->trainer));
     if (!is_leader(train))
         return DS_OK;
     DS_TRY(write_metrics(train, report));

@@ -86,6 +86,15 @@ struct ds_tuning_ops {
     void (*seal)(struct ds_device *device);
 };
 
+/* What a process takes of a device beside what it asks of the table, as far as that can be known before. */
+struct ds_device_overhead {
+    uint64_t library_bytes; /* context, code and libraries: a constant that was measured */
+    uint64_t group_bytes;   /* a communicator between several devices */
+    uint64_t scratch_bytes; /* of the stream that computes, for kernels */
+    /* memory comes in pages: half of one or more has its own, smaller pieces lie together */
+    uint64_t page_bytes;
+};
+
 struct ds_device_ops {
     const char *name;
     uint32_t caps;
@@ -129,6 +138,7 @@ struct ds_device_ops {
     ds_status (*memory_left)(struct ds_device *device, size_t *bytes); /* fallback: no limit */
     /* of the device, by all processes, as its driver counts; fallback: not known */
     ds_status (*memory_used)(struct ds_device *device, size_t *bytes);
+    const struct ds_device_overhead *overhead; /* fallback: nothing */
     /* FLOP/s of dense bf16 by its data sheet; 0, and the fallback: not known */
     double (*peak_flops)(struct ds_device *device);
     void (*describe)(struct ds_device *device, char *to, size_t bytes); /* fallback: the name */

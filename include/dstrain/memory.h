@@ -61,6 +61,8 @@ DS_CHECKED ds_status ds_memory_take_symmetric(struct ds_memory *memory, enum ds_
                                               size_t bytes, void **at);
 void ds_memory_freeze(struct ds_memory *memory);
 uint64_t ds_memory_total(const struct ds_memory *memory, enum ds_memory_kind kind);
+/* local: what the pages of the device's memory hold beyond that, in pages of `page_bytes` (device.h); 0: nothing */
+uint64_t ds_memory_page_rest(const struct ds_memory *memory, uint64_t page_bytes);
 
 /* A cursor over one piece of memory: consecutive aligned parts, nothing freed. `base` NULL measures:
  * run the same code twice, first to learn `used`, then to place. */

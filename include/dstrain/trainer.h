@@ -82,10 +82,13 @@ DS_CHECKED ds_status ds_trainer_evaluate(struct ds_trainer *trainer, double *los
 /* collective: write the model to an HF folder */
 DS_CHECKED ds_status ds_trainer_export(struct ds_trainer *trainer, const char *folder);
 
-/* ---- looking in. local: all eight */
+/* ---- looking in. local: all nine */
 const struct ds_model *ds_trainer_model(const struct ds_trainer *trainer);
 const struct ds_memory *ds_trainer_memory(const struct ds_trainer *trainer);
 struct ds_device *ds_trainer_device(const struct ds_trainer *trainer);
+/* what this rank's process takes of a device beside that memory; NULL: nothing */
+uint64_t ds_trainer_overhead(const struct ds_trainer *trainer,
+                             const struct ds_device_overhead *overhead);
 uint64_t ds_trainer_sample_count(const struct ds_trainer *trainer); /* of one epoch */
 uint64_t ds_trainer_micro_count(const struct ds_trainer *trainer);
 uint32_t ds_trainer_stage(const struct ds_trainer *trainer, uint32_t *stage_count);

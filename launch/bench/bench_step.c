@@ -13,6 +13,7 @@
  * Waits of a step are those of the rank that waits longest; a pipeline's bubbles, see bench_bubble.h. */
 #include "bench_step.h"
 #include "bench_bubble.h"
+#include "memory_used.h"
 #include "mfu.h"
 #include "plan.h"
 
@@ -196,6 +197,8 @@ static ds_status check_step(void *user, const struct ds_step_report *report)
                        (unsigned long long)report->step, report->loss, report->grad_norm);
     if (report->step == 1)
         see_first_step(s);
+    if (report->step == DS_MEMORY_IS_TAKEN_STEP)
+        DS_TRY(ds_memory_used_check(&s->config, s->trainer));
     if (report->step == s->config.train.steps)
         DS_TRY(see_memory(s, report));
     return on_step(s, report);

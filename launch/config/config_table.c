@@ -187,7 +187,7 @@ const struct ds_field ds_config_fields[] = {
     CHOICE(zero, reshard_after_forward, "auto", 0, reshards, "stage 3, others gather none: give gathered parameters back after every use, or keep them until the step ends; auto: keep them where memory.device_limit shows that there is room", "fsdp_reshard_after_forward stage3_param_persistence_threshold stage3_max_live_parameters reshard fully_shard_reshard"),
     AUTO(zero, window, 0, 1, 1048576, "stage 3: micro-batches that go through a layer while it is gathered: fewer gathers, more activations; auto: 1, or, with pipeline = 1, all that fit memory.device_limit", "stage3_max_reuse_distance"),
 
-    AUTO(memory, device_limit, 0, 1, COUNT_MAX, "bytes of device memory a rank may take, in training and in an evaluation alone; auto: no limit but the device's", "max_device_memory gpu_memory_limit"),
+    AUTO(memory, device_limit, 0, 1, COUNT_MAX, "bytes of device memory a rank may take, in training and in an evaluation alone, on a GPU with what its driver and libraries take; auto: no limit but the device's", "max_device_memory gpu_memory_limit"),
     AUTO(memory, host_limit, 0, 1, COUNT_MAX, "bytes of pinned and other host memory a rank may take, in training and in an evaluation alone; auto: no limit", "max_host_memory cpu_memory_limit"),
     AUTO(memory, logits, 0, 1, COUNT_MAX, "bytes of the logits that exist at a time: the head works through a micro-batch in chunks; auto: 1 GiB on a GPU, on the cpu what stays near its caches", "lm_head_chunks chunked_cross_entropy ce_chunk_size logits_chunk_size"),
 

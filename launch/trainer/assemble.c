@@ -44,19 +44,34 @@ static void find_place(struct ds_trainer *t)
     ds_mesh_data_share(&t->mesh_shape, t->options.world->rank, &t->share, &t->share_count);
 }
 
+#define GROUPS                                                                                    \
+    (1u << DS_GROUP_SHARD | 1u << DS_GROUP_REPLICA | 1u << DS_GROUP_TP | 1u << DS_GROUP_TP_GRAD | \
+     1u << DS_GROUP_COPIES | 1u << DS_GROUP_PP | 1u << DS_GROUP_EMBED)
+
 static ds_status open_mesh(struct ds_trainer *t)
 {
-    const uint32_t groups = 1u << DS_GROUP_SHARD | 1u << DS_GROUP_REPLICA | 1u << DS_GROUP_TP |
-                            1u << DS_GROUP_TP_GRAD | 1u << DS_GROUP_COPIES | 1u << DS_GROUP_PP |
-                            1u << DS_GROUP_EMBED;
     char key[DS_KEY_BYTES];
 
-    DS_TRY(ds_mesh_open(t->options.world, &t->mesh_shape, groups,
+    DS_TRY(ds_mesh_open(t->options.world, &t->mesh_shape, GROUPS,
                         ds_config_key(t->config, "parallel", "transport", key),
                         (enum ds_transport)t->config->parallel.transport, t->device->ops->comm,
                         &t->mesh));
     t->shard_rank = ds_mesh_index(&t->mesh_shape, DS_GROUP_SHARD, t->options.world->rank);
     return DS_OK;
+}
+
+/* Groups of one rank have nothing to open. */
+uint64_t ds_trainer_overhead(const struct ds_trainer *t, const struct ds_device_overhead *overhead)
+{
+    uint64_t group_count = 0;
+
+    if (!overhead)
+        return 0;
+    for (int group = 0; group < DS_GROUP_COUNT; group++)
+        if (GROUPS & 1u << group)
+            group_count += ds_mesh_group(t->mesh, (enum ds_group)group)->size > 1;
+    return overhead->library_bytes + overhead->scratch_bytes + overhead->group_bytes * group_count +
+           ds_memory_page_rest(&t->memory, overhead->page_bytes);
 }
 
 /* Collectives run beside arithmetic on a worker where every group that is not inside arithmetic allows

@@ -50,6 +50,28 @@ uint64_t ds_memory_total(const struct ds_memory *memory, enum ds_memory_kind kin
     return total;
 }
 
+static uint64_t rest_of(uint64_t bytes, uint64_t page_bytes)
+{
+    return (page_bytes - bytes % page_bytes) % page_bytes;
+}
+
+uint64_t ds_memory_page_rest(const struct ds_memory *memory, uint64_t page_bytes)
+{
+    uint64_t rest = 0, small = 0;
+
+    if (page_bytes == 0)
+        return 0;
+    for (const struct ds_memory_piece *piece = memory->pieces; piece; piece = piece->next) {
+        if (piece->kind != DS_MEMORY_DEVICE)
+            continue;
+        if (piece->bytes < page_bytes / 2)
+            small += piece->bytes;
+        else
+            rest += rest_of(piece->bytes, page_bytes);
+    }
+    return rest + rest_of(small, page_bytes);
+}
+
 static ds_status check_limit(const struct ds_memory *memory, enum ds_memory_kind kind,
                              enum ds_memory_label label, size_t bytes)
 {

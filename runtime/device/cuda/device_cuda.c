@@ -4,6 +4,8 @@
 #include "absence.h"
 #include "peak.h"
 
+#include "dstrain/overhead_cuda.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -299,6 +301,8 @@ static ds_status cuda_event_query(struct ds_event *event, int *done)
     return DS_OK;
 }
 
+_Static_assert(CUDA_SCRATCH_BYTES == DS_CUDA_SCRATCH_BYTES, "what is taken is what is planned");
+
 const struct ds_device_ops ds_device_cuda_ops = {
     .name = "cuda",
     .caps = DS_DEVICE_CAP_COMPUTES,
@@ -328,6 +332,7 @@ const struct ds_device_ops ds_device_cuda_ops = {
     .comm = &ds_comm_nccl_ops,
     .memory_left = cuda_memory_left,
     .memory_used = cuda_memory_used,
+    .overhead = &ds_overhead_cuda,
     .peak_flops = cuda_peak_flops,
     .describe = cuda_describe,
     .tuning = &cuda_tuning_ops,
