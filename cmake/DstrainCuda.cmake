@@ -68,7 +68,7 @@ function(ds_add_cuda_plugin)
     $<$<AND:$<COMPILE_LANGUAGE:C>,$<BOOL:${DS_WERROR}>>:-Werror>
     $<$<COMPILE_LANGUAGE:CUDA>:-std=c++17;--extended-lambda;-Xcompiler=-fvisibility=hidden;-Xcompiler=-fmacro-prefix-map=${CMAKE_SOURCE_DIR}/=>
     $<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${DS_WERROR}>>:-Werror=all-warnings>)
-  set_target_properties(dstrain_cuda PROPERTIES CUDA_RUNTIME_LIBRARY Shared INSTALL_RPATH "$ORIGIN"
+  set_target_properties(dstrain_cuda PROPERTIES CUDA_RUNTIME_LIBRARY Shared INSTALL_RPATH "$ORIGIN;${CUDAToolkit_LIBRARY_DIR}"
                         BUILD_RPATH "${CUDAToolkit_LIBRARY_DIR}" C_VISIBILITY_PRESET hidden)
   # the optimizer and the step record round as the cpu does: no contraction that is not written
   set_source_files_properties(${CMAKE_SOURCE_DIR}/runtime/kernels/cuda/adamw.cu

@@ -1,6 +1,9 @@
 include(GNUInstallDirs)
 # The program looks for device plugins beside itself.
 install(TARGETS dstrain RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+if(TARGET dstrain_cuda)
+  install(TARGETS dstrain_cuda LIBRARY DESTINATION ${CMAKE_INSTALL_BINDIR})
+endif()
 # Configurations alone: the scripts build and run what lies in the source tree.
 install(DIRECTORY examples/ DESTINATION ${CMAKE_INSTALL_DATADIR}/dstrain/examples FILES_MATCHING PATTERN "*.ini")
 install(FILES README.md LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
