@@ -130,8 +130,12 @@ ds_status ds_bootstrap_open(struct ds_bootstrap *boot, int with_ranks)
 {
     if (!with_ranks)
         return ds_comm_self_open(boot->clock, &boot->world);
+    uint64_t since_ns = ds_clock_mono_ns(boot->clock);
+
     ds_comm_mpi_environment();
-    return ds_comm_mpi_open(boot->clock, preset_deadline_ns(), &boot->world);
+    DS_TRY(ds_comm_mpi_open(boot->clock, preset_deadline_ns(), &boot->world));
+    ds_clock_tell_start(boot->clock, "MPI", &since_ns);
+    return DS_OK;
 }
 
 int ds_bootstrap_configure(struct ds_bootstrap *boot, const struct ds_config *config)

@@ -66,10 +66,12 @@ static ds_status await_leader(struct ds_comm *world)
 ds_status ds_plan_together(struct ds_comm *world, struct ds_fs *fs, const struct ds_clock *clock,
                            enum ds_config_use use, struct ds_config *config)
 {
+    uint64_t since_ns = ds_clock_mono_ns(clock);
     ds_status planned = DS_OK;
 
     DS_TRY(world->rank == 0 ? plan_as_leader(world, fs, clock, use, config, &planned)
                             : await_leader(world));
     DS_TRY(ds_comm_agreed(world, planned));
+    ds_clock_tell_start(clock, "plan", &since_ns);
     return ds_comm_broadcast(world, config, sizeof *config, 0, NULL);
 }

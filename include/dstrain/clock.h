@@ -28,6 +28,9 @@ static inline void ds_clock_sleep_ns(const struct ds_clock *clock, uint64_t ns)
     clock->sleep_ns(clock->self, ns);
 }
 
+/* A line at DEBUG: what a part of the start took, from *since_ns until now, which *since_ns becomes. */
+void ds_clock_tell_start(const struct ds_clock *clock, const char *part, uint64_t *since_ns);
+
 /* A clock for tests: time moves when somebody sleeps or the test says so. Safe for threads. */
 struct ds_clock_manual {
     struct ds_clock clock;

@@ -205,25 +205,44 @@ static void count_batches(struct ds_trainer *t)
     t->batch_ints = t->micro_count * t->tokens_per_micro;
 }
 
+/* Where the time to the first step goes. A plan is no start. */
+void trainer_tell_start(struct ds_trainer *t, const char *part)
+{
+    if (!is_plan(t))
+        ds_clock_tell_start(t->options.clock, part, &t->started_ns);
+}
+
+/* What a run begins with: weights, and the algorithms that earlier runs have chosen. */
+static ds_status load_state(struct ds_trainer *t)
+{
+    DS_TRY(trainer_together(t, fill_weights));
+    ds_hf_close(t->weights);
+    t->weights = NULL;
+    DS_TRY(ds_zero_publish(t->zero));
+    trainer_tell_start(t, "weights");
+    return tuning_recall(&(struct tuning){t->device, t->options.world, t->options.fs});
+}
+
 ds_status trainer_assemble(struct ds_trainer *t)
 {
+    t->started_ns = ds_clock_mono_ns(t->options.clock);
     find_place(t);
     count_batches(t);
     DS_TRY(trainer_open_device(t));
     ds_memory_init(&t->memory, t->device);
+    trainer_tell_start(t, "device");
     DS_TRY(trainer_leader_first(t, trainer_open_model));
     DS_TRY(open_mesh(t));
+    trainer_tell_start(t, "model and groups");
     DS_TRY(trainer_open_data(t));
+    trainer_tell_start(t, "data");
     DS_TRY(trainer_leader_first(t, take_all)); /* what does not fit one will not fit the others */
     if (is_plan(t))
         return DS_OK;
     DS_TRY(meet_neighbours(t));
     DS_TRY(ds_zero_register(t->zero));
-    DS_TRY(trainer_together(t, fill_weights));
-    ds_hf_close(t->weights);
-    t->weights = NULL;
-    DS_TRY(ds_zero_publish(t->zero));
-    return tuning_recall(&(struct tuning){t->device, t->options.world, t->options.fs});
+    trainer_tell_start(t, "memory");
+    return load_state(t);
 }
 
 void trainer_dismantle(struct ds_trainer *t)

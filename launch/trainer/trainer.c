@@ -140,6 +140,8 @@ static ds_status finish_step(struct ds_trainer *t, struct trainer_exchange *exch
     DS_TRY(t->device->ops->event_sync(exchange->done));
     fill_report(t, exchange, &report);
     exchange->step = 0;
+    if (report.step == 1)
+        trainer_tell_start(t, "first step done");
     if (report.is_skipped)
         ds_info("step %llu skipped: %s (%llu skipped so far)", (unsigned long long)report.step,
                 report.trained_tokens ? "loss or gradient is not finite" : "no token was trained",
@@ -202,6 +204,8 @@ static ds_status run_steps(struct ds_trainer *t)
         trainer_enter(t, "step", step, trainer_deadline_ns(t));
         DS_TRY(finish_step(t, exchange)); /* of step - 2, whose buffers come next */
         DS_TRY(queue_step(t, exchange, step));
+        if (step == 1)
+            trainer_tell_start(t, "first step queued"); /* algorithms were timed */
         DS_TRY(finish_step(t, &t->exchanges[(step - 1) & 1]));
         DS_TRY(t->device->ops->event_query(exchange->done, &is_done));
         if (is_done || step == steps || step == t->options.settle_step || evaluates_after(t, step))

@@ -62,6 +62,7 @@ struct ds_trainer {
     uint32_t share, share_count, shard_rank;
     struct ds_lr_schedule lr;
     uint64_t last_end_ns, tokens;
+    uint64_t started_ns;  /* the last part of the start that was told */
     uint8_t has_graph[2]; /* of the steps of that turn */
     float spoilt;         /* inject.c */
     /* assemble_data.c, rank 0: when the others were last told that it goes on, and how that ended */
@@ -87,6 +88,7 @@ static inline const struct ds_schedule *trainer_plan(const struct ds_trainer *t)
 
 /* assemble.c */
 DS_CHECKED ds_status trainer_assemble(struct ds_trainer *t);
+void trainer_tell_start(struct ds_trainer *t, const char *part); /* at DEBUG: it ends here */
 void trainer_dismantle(struct ds_trainer *t);
 /* collective: assemble_device.c */
 DS_CHECKED ds_status trainer_open_device(struct ds_trainer *t);

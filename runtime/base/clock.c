@@ -1,6 +1,8 @@
 /* clock.c - the system's clock, and one for tests that moves when it is told to. */
 #include "dstrain/clock.h"
 
+#include "dstrain/status.h"
+
 #include <errno.h>
 #include <stddef.h>
 #include <time.h>
@@ -60,4 +62,12 @@ void ds_clock_manual_init(struct ds_clock_manual *manual)
 void ds_clock_manual_advance(struct ds_clock_manual *manual, uint64_t ns)
 {
     __atomic_add_fetch(&manual->now_ns, ns, __ATOMIC_ACQ_REL);
+}
+
+void ds_clock_tell_start(const struct ds_clock *clock, const char *part, uint64_t *since_ns)
+{
+    const uint64_t now_ns = ds_clock_mono_ns(clock);
+
+    ds_debug("start: %s: %.3f s", part, (double)(now_ns - *since_ns) * 1e-9);
+    *since_ns = now_ns;
 }

@@ -8,11 +8,15 @@
 
 #include <string.h>
 
-#define CANDIDATES  8
-#define TRIALS      3
-#define NEVER_MS    1e30f
-#define LONG_MS     5.0f  /* of one product: then one trial tells enough */
-#define BETTER_THAN 0.99f /* of a candidate's time that the heuristics rank higher: less is noise */
+#define CANDIDATES 8
+#define TRIALS     3
+#define LARGE_FLOP \
+    0x1p37 /* a fifth of a millisecond and more: fewer of both, or the start waits for it */
+#define LARGE_COUNT  6
+#define LARGE_TRIALS 2
+#define NEVER_MS     1e30f
+#define LONG_MS      5.0f  /* of one product: then one trial tells enough */
+#define BETTER_THAN  0.99f /* of a candidate's time that the heuristics rank higher: less is noise */
 
 struct candidates {
     cublasLtMatmulHeuristicResult_t results[CANDIDATES];
@@ -45,6 +49,11 @@ static cublasStatus_t set_preference(cublasLtMatmulPreferenceOpaque_t *to,
         status =
             cublasLtMatmulPreferenceSetAttribute(to, rows[i].name, rows[i].value, rows[i].bytes);
     return status;
+}
+
+static int is_large(const struct gemm_key *key)
+{
+    return 2.0 * (double)key->m * (double)key->n * (double)key->k >= LARGE_FLOP;
 }
 
 static ds_status ask(const struct gemm_call *call, struct gemm_plan *plan, int count_max,
@@ -100,13 +109,14 @@ static ds_status time_all(const struct gemm_call *call, struct gemm_plan *plan,
                           struct candidates *c, void *workspace, void *to)
 {
     struct cuda_gemm *gemm = call->gemm;
+    const int trials_max = is_large(&call->key) ? LARGE_TRIALS : TRIALS;
     float best_ms = NEVER_MS;
     int i;
 
     CUDA_TRY(cudaStreamSynchronize(cuda_stream_of(call->stream))); /* work before it is not ours */
     for (i = 0; i < c->count && gemm->timing_left_ns > 0; i++) {
         const uint64_t since_ns = ds_clock_mono_ns(gemm->clock);
-        const int trials = i > 0 && best_ms > LONG_MS ? 1 : TRIALS;
+        const int trials = i > 0 && best_ms > LONG_MS ? 1 : trials_max;
         float ms = NEVER_MS;
 
         DS_TRY(time_one(call, plan, &c->results[i].algo, workspace, to, trials, &ms));
@@ -151,12 +161,13 @@ static int may_time(const struct gemm_call *call)
 
 ds_status gemm_choose(const struct gemm_call *call, struct gemm_plan *plan, int *is_timed)
 {
+    const int count_max = is_large(&call->key) ? LARGE_COUNT : CANDIDATES;
     struct candidates candidates = {0};
     void *scratch, *room;
 
     DS_TRY(cuda_scratch(call->stream, CUDA_SCRATCH_BYTES, &scratch));
     room = may_time(call) ? room_for_trials(call, scratch) : NULL;
-    DS_TRY(ask(call, plan, room ? CANDIDATES : 1, &candidates));
+    DS_TRY(ask(call, plan, room ? count_max : 1, &candidates));
     if (room)
         DS_TRY(time_all(call, plan, &candidates, scratch, room));
     plan->algo = candidates.results[candidates.best].algo;
