@@ -3,7 +3,9 @@
  * those of the cpu.
  *
  * A thread has four neighbours. It loads them as bits and looks at dtypes afterwards, all threads the same way:
- * what waits for memory has time for that, and there are three kernels instead of a hundred. */
+ * what waits for memory has time for that, and there are three kernels instead of a hundred. Where all states are
+ * bf16 memory does not leave that time: then a thread has eight, one block of random numbers, and the dtype is
+ * known to the compiler. */
 #include "states.cuh"
 
 #include "../adamw.h"
@@ -11,10 +13,13 @@
 #include "dstrain/master.h"
 #include "dstrain/philox.h"
 
-#define THREADS 256
-#define BLOCKS  8    /* of a multiprocessor at most */
-#define NUMBERS 8    /* of 16 bits in a block of Philox */
-#define FULL    0xfu /* the mask of a whole run */
+#define THREADS 128
+#define BLOCKS  16                /* of a multiprocessor at most */
+#define NUMBERS 8                 /* of 16 bits in a block of Philox */
+#define FULL    ((1u << RUN) - 1) /* the mask of a whole run */
+
+#define RUN_ANY  4 /* neighbours that a thread has */
+#define RUN_BF16 8 /* where master there is none, and all else is bf16 */
 
 enum master { MASTER_FLOAT, MASTER_REMAINDER, MASTER_NONE };
 
@@ -46,7 +51,7 @@ __device__ __forceinline__ size_t seek(const struct shard &s, uint64_t at)
     return low;
 }
 
-/* Those of the elements first .. first + count, at most RUN, that lie in the span: a bit each. */
+/* Those of the elements first .. first + count, a run at most, that lie in the span: a bit each. */
 __device__ __forceinline__ uint32_t mask_of(const struct ds_adamw_span &span, uint64_t first,
                                             int count)
 {
@@ -86,63 +91,99 @@ __device__ __forceinline__ uint32_t number_at(const uint4 &block, unsigned i)
     return (i & 4 ? high : low) >> 16 * (i & 1) & 0xffffu;
 }
 
-/* The numbers of those elements first .. that are set in `mask`, each in its half word. Mostly they are half a
- * block; else they are shifted in one after another. */
+/* The numbers from `start` on that follow one another, each in its half word: of one block, or of two. */
+template <int RUN>
+__device__ __forceinline__ struct bits draw_run(uint64_t start, uint64_t key, uint64_t step)
+{
+    const unsigned skip = (unsigned)(start % NUMBERS);
+    const uint4 one = numbers_block(start / NUMBERS, key, step);
+    const uint4 two = skip + RUN > NUMBERS ? numbers_block(start / NUMBERS + 1, key, step) : one;
+    uint32_t word[] = {one.x, one.y, one.z, one.w, two.x, two.y, two.z, two.w};
+
+#pragma unroll
+    for (int i = 0; i < 6; i++)
+        word[i] = skip & 4 ? word[i + 2] : word[i];
+#pragma unroll
+    for (int i = 0; i < 5; i++)
+        word[i] = skip & 2 ? word[i + 1] : word[i];
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        word[i] = skip & 1 ? word[i] >> 16 | word[i + 1] << 16 : word[i];
+    return {{word[0], word[1], word[2], word[3]}};
+}
+
+template <int RUN> __device__ __forceinline__ void shift_in(struct bits *x, uint32_t half)
+{
+#pragma unroll
+    for (int i = 0; i < RUN / 2 - 1; i++)
+        x->word[i] = x->word[i] >> 16 | x->word[i + 1] << 16;
+    x->word[RUN / 2 - 1] = x->word[RUN / 2 - 1] >> 16 | half << 16;
+}
+
+/* The numbers of those elements first .. that are set in `mask`, each in its half word. Mostly they follow one
+ * another; else they are shifted in one by one. */
+template <int RUN>
 __device__ __forceinline__ struct bits draw(const struct ds_adamw_span &span, uint64_t first,
                                             uint32_t mask, uint64_t step)
 {
     const int skip = __ffs((int)mask) - 1;
     struct ds_span number = number_of(span, first + skip);
-    uint4 block = numbers_block(number.start / NUMBERS, span.random_key, step);
-    uint64_t random = 0;
+    struct bits random = {};
 
-    if (mask == FULL && number.start % RUN == 0 && number.count >= RUN)
-        return number.start % NUMBERS ? bits{{block.z, block.w}} : bits{{block.x, block.y}};
+    if (mask == FULL && number.count >= RUN)
+        return draw_run<RUN>(number.start, span.random_key, step);
 #pragma unroll 1
     for (int i = 0; i < RUN; i++) {
-        random >>= 16;
-        if (!(mask >> i & 1))
-            continue;
-        if (number.count == 0)
+        const bool is_set = mask >> i & 1;
+
+        if (is_set && number.count == 0)
             number = number_of(span, first + i);
-        if (i > skip)
-            block = numbers_block(number.start / NUMBERS, span.random_key, step);
-        random |= (uint64_t)number_at(block, (unsigned)(number.start % NUMBERS)) << 48;
-        number.start++;
-        number.count--;
+        const uint4 block = numbers_block(number.start / NUMBERS, span.random_key, step);
+        shift_in<RUN>(&random, number_at(block, (unsigned)(number.start % NUMBERS)));
+        number.start += is_set;
+        number.count -= is_set;
     }
-    return {{(uint32_t)random, (uint32_t)(random >> 32)}};
+    return random;
 }
 
 /* ---- a run */
 
-struct run {
+/* The shard's states; of runs of eight all are bf16, which the compiler gets to see. */
+template <int RUN> __device__ __forceinline__ struct state known_of(const struct state &state)
+{
+    return known<RUN == RUN_BF16>(state);
+}
+
+template <int RUN> struct run {
     struct bits param; /* where it is read or chance rounds it */
     float master[RUN], gradient[RUN], m[RUN], v[RUN];
 };
 
-template <enum master MASTER>
-__device__ __forceinline__ struct run load_run(const struct shard &s, uint64_t first, int count)
-{
+template <enum master MASTER, int RUN>
+__device__ __forceinline__ struct run<RUN> load_run(const struct shard &s, uint64_t first,
+                                                    int count) {
+    const struct state of_gradient = known_of<RUN>(s.gradient), of_m = known_of<RUN>(s.m),
+                       of_v = known_of<RUN>(s.v);
     const bool is_whole = s.is_aligned && count == RUN;
     struct bits master = {}, gradient, m, v;
-    struct run x = {};
+    struct run<RUN> x = {
+    };
 
     if (MASTER != MASTER_NONE)
-        master = load_bits(s.master, first, count, is_whole);
+        master = load_bits<RUN>(s.master, first, count, is_whole);
     if (MASTER != MASTER_FLOAT)
-        x.param = load_bits(s.param, first, count, is_whole);
-    gradient = load_bits(s.gradient, first, count, is_whole);
-    m = load_bits(s.m, first, count, is_whole);
-    v = load_bits(s.v, first, count, is_whole);
+        x.param = load_bits<RUN>(known_of<RUN>(s.param), first, count, is_whole);
+    gradient = load_bits<RUN>(of_gradient, first, count, is_whole);
+    m = load_bits<RUN>(of_m, first, count, is_whole);
+    v = load_bits<RUN>(of_v, first, count, is_whole);
 
-    widen(x.gradient, gradient, s.gradient.dtype);
-    widen(x.m, m, s.m.dtype);
-    widen(x.v, v, s.v.dtype);
+    widen(x.gradient, gradient, of_gradient.dtype);
+    widen(x.m, m, of_m.dtype);
+    widen(x.v, v, of_v.dtype);
 #pragma unroll
     for (int i = 0; i < RUN; i++)
         if (MASTER == MASTER_FLOAT)
-            x.master[i] = __uint_as_float(master.word[i]);
+            x.master[i] = __uint_as_float(master.word[i % 4]);
         else
             x.master[i] = MASTER == MASTER_NONE ? __uint_as_float(half_of(x.param, i) << 16)
                                                 : ds_master_join((uint16_t)half_of(x.param, i),
@@ -150,36 +191,41 @@ __device__ __forceinline__ struct run load_run(const struct shard &s, uint64_t f
     return x;
 }
 
-/* The elements of one span. */
-template <enum master MASTER>
-__device__ __forceinline__ void update_part(const struct shard &s, struct adamw_step step,
-                                            struct run *x, const struct ds_adamw_span &span,
+/* The elements of one span. The others of the run are made, too, and left: that is less than to branch at each. */
+template <enum master MASTER, int RUN>
+__device__ __forceinline__ void update_part(struct adamw_step step, uint64_t number,
+                                            struct run<RUN> *x, const struct ds_adamw_span &span,
                                             uint64_t first, uint32_t mask)
 {
     struct bits random = {};
 
     step.decay = span.weight_decay;
     if (MASTER == MASTER_NONE)
-        random = draw(span, first, mask, s.record->step);
+        random = draw<RUN>(span, first, mask, number);
 #pragma unroll
-    for (int i = 0; i < RUN; i++)
-        if (mask >> i & 1) {
-            x->master[i] = adamw_element(x->master[i], x->gradient[i], &x->m[i], &x->v[i], &step);
-            if (MASTER == MASTER_NONE)
-                set_half(&x->param, i,
-                         ds_master_round_randomly(x->master[i], (uint16_t)half_of(random, i)));
-        }
+    for (int i = 0; i < RUN; i++) {
+        const bool is_set = mask >> i & 1;
+        float m = x->m[i], v = x->v[i];
+        const float master = adamw_element(x->master[i], x->gradient[i], &m, &v, &step);
+
+        x->m[i] = is_set ? m : x->m[i];
+        x->v[i] = is_set ? v : x->v[i];
+        x->master[i] = is_set ? master : x->master[i];
+        if (MASTER == MASTER_NONE && is_set)
+            set_half(&x->param, i, ds_master_round_randomly(master, (uint16_t)half_of(random, i)));
+    }
 }
 
-template <enum master MASTER>
-__device__ __forceinline__ void store_run(const struct shard &s, const struct run &x,
+template <enum master MASTER, int RUN>
+__device__ __forceinline__ void store_run(const struct shard &s, const struct run<RUN> &x,
                                           uint64_t first, uint32_t touched)
 {
+    const struct state of_m = known_of<RUN>(s.m), of_v = known_of<RUN>(s.v);
     const bool is_whole = s.is_aligned && touched == FULL;
     struct bits weight = {}, rest = {};
 
-    store_bits(s.m, narrow(x.m, s.m.dtype), first, touched, is_whole);
-    store_bits(s.v, narrow(x.v, s.v.dtype), first, touched, is_whole);
+    store_bits<RUN>(of_m, narrow(x.m, of_m.dtype), first, touched, is_whole);
+    store_bits<RUN>(of_v, narrow(x.v, of_v.dtype), first, touched, is_whole);
     if (MASTER == MASTER_NONE)
         weight = x.param;
 #pragma unroll
@@ -192,31 +238,33 @@ __device__ __forceinline__ void store_run(const struct shard &s, const struct ru
     if (MASTER == MASTER_FLOAT && s.param.dtype != DS_BF16)
         weight = narrow(x.master, s.param.dtype);
     if (MASTER != MASTER_NONE)
-        store_bits(s.master, rest, first, touched, is_whole);
+        store_bits<RUN>(s.master, rest, first, touched, is_whole);
     if (s.param.at)
-        store_bits(s.param, weight, first, touched, is_whole);
+        store_bits<RUN>(known_of<RUN>(s.param), weight, first, touched, is_whole);
 }
 
-template <enum master MASTER>
+template <enum master MASTER, int RUN>
 __device__ __forceinline__ void update_run(const struct shard &s, const struct adamw_step &step,
-                                           uint64_t first)
+                                           uint64_t number, uint64_t first)
 {
     const int count = s.count - first < RUN ? (int)(s.count - first) : RUN;
-    struct run x = load_run<MASTER>(s, first, count);
+    struct run<RUN> x = load_run<MASTER, RUN>(s, first, count);
     uint32_t touched = 0;
 
     for (size_t i = seek(s, first); i < s.span_count && s.spans[i].start < first + count; i++) {
         const uint32_t mask = mask_of(s.spans[i], first, count);
 
         if (mask != 0)
-            update_part<MASTER>(s, step, &x, s.spans[i], first, mask);
+            update_part<MASTER>(step, number, &x, s.spans[i], first, mask);
         touched |= mask;
     }
     store_run<MASTER>(s, x, first, touched);
 }
 
-template <enum master MASTER>
-__global__ void __launch_bounds__(THREADS, MASTER == MASTER_NONE ? 3 : 4)
+template <enum master MASTER, int RUN>
+__global__ void __launch_bounds__(THREADS, RUN == RUN_BF16         ? 5
+                                           : MASTER == MASTER_NONE ? 6
+                                                                   : 8)
     adamw_kernel(const __grid_constant__ struct shard s)
 {
     const struct ds_step_record *record = s.record;
@@ -228,18 +276,19 @@ __global__ void __launch_bounds__(THREADS, MASTER == MASTER_NONE ? 3 : 4)
                                     record->correction1,
                                     record->correction2,
                                     record->clip_factor / record->loss_scale};
-    const uint64_t stride = (uint64_t)gridDim.x * THREADS * RUN;
+    const uint64_t stride = (uint64_t)gridDim.x * THREADS * RUN, number = record->step;
 
     if (record->skip)
         return;
     for (uint64_t at = ((uint64_t)blockIdx.x * THREADS + threadIdx.x) * RUN; at < s.count;
          at += stride)
-        update_run<MASTER>(s, step, at);
+        update_run<MASTER, RUN>(s, step, number, at);
 }
 
 /* ---- launch */
 
-template <enum master MASTER> static ds_status launch(struct ds_stream *stream, struct shard *s)
+template <enum master MASTER, int RUN>
+static ds_status launch(struct ds_stream *stream, struct shard *s)
 {
     const uint64_t most = (uint64_t)cuda_device_of(stream)->processor_count * BLOCKS;
     const uint64_t blocks = (s->count + THREADS * RUN - 1) / (THREADS * RUN);
@@ -249,11 +298,16 @@ template <enum master MASTER> static ds_status launch(struct ds_stream *stream, 
         return DS_OK;
     s->is_aligned = true;
     for (const struct state *state : states)
-        s->is_aligned = s->is_aligned && is_run_aligned(*state);
-    adamw_kernel<MASTER>
+        s->is_aligned = s->is_aligned && is_run_aligned(*state, RUN);
+    adamw_kernel<MASTER, RUN>
         <<<(unsigned)(blocks < most ? blocks : most), THREADS, 0, cuda_stream_of(stream)>>>(*s);
     CUDA_LAUNCHED("adamw");
     return DS_OK;
+}
+
+static bool is_bf16(const struct state &state)
+{
+    return state.dtype == DS_BF16;
 }
 
 /* A master of 16 bits, or none, belongs to a weight of bf16 alone. */
@@ -298,8 +352,10 @@ extern "C" ds_status cuda_adamw(struct ds_stream *stream, const struct ds_adamw_
     KERNEL_WANTS_FLOAT("adamw", a, exp_avg_sq);
     DS_TRY(master_find(a, &master));
     if (master == MASTER_FLOAT)
-        return launch<MASTER_FLOAT>(stream, &s);
+        return launch<MASTER_FLOAT, RUN_ANY>(stream, &s);
     if (master == MASTER_REMAINDER)
-        return launch<MASTER_REMAINDER>(stream, &s);
-    return launch<MASTER_NONE>(stream, &s);
+        return launch<MASTER_REMAINDER, RUN_ANY>(stream, &s);
+    if (is_bf16(s.gradient) && is_bf16(s.m) && is_bf16(s.v))
+        return launch<MASTER_NONE, RUN_BF16>(stream, &s);
+    return launch<MASTER_NONE, RUN_ANY>(stream, &s);
 }

@@ -2,15 +2,18 @@
  * of fp64, the lanes are added pairwise; so its sum has the cpu's bits. A square of fp32 is exact in fp64.
  *
  * A thread has the lanes of 16 bytes, two (16 bits) or four (fp32) threads have a piece: what a warp reads at
- * once are whole sectors of memory. */
+ * once are whole sectors of memory. Memory gives the next rows while a thread squares those before them: the way
+ * to fp64 is narrow, and of 16 bits there are twice as many numbers in a byte. */
+#include "row.cuh"
 #include "sums.cuh"
 
 #include "../launch.h"
 
 #define LANES   16
 #define ROWS    (DS_NORM_PIECE / LANES) /* additions to a lane */
-#define BATCH   8                       /* rows that are loaded at once */
+#define BATCH   4 /* rows that are loaded at once, while as many are added up */
 #define THREADS 128
+#define BLOCKS  8 /* of a multiprocessor */
 
 #define SEGMENT       4096 /* pieces that one block adds up */
 #define TOTAL_THREADS 256
@@ -35,21 +38,37 @@ __device__ __forceinline__ void add_square(double *lane, float value)
     *lane = fma((double)value, (double)value, *lane);
 }
 
+template <typename T> __device__ __forceinline__ void load_rows(slot<T> (&to)[BATCH], const T *at)
+{
+#pragma unroll
+    for (int i = 0; i < BATCH; i++)
+        *reinterpret_cast<uint4 *>(&to[i]) = *reinterpret_cast<const uint4 *>(at + i * LANES);
+}
+
+template <typename T, int WIDE>
+__device__ __forceinline__ void add_rows(double (&lane)[WIDE], const slot<T> (&rows)[BATCH])
+{
+#pragma unroll
+    for (int i = 0; i < BATCH; i++)
+#pragma unroll
+        for (int j = 0; j < WIDE; j++)
+            add_square(&lane[j], slot_get(rows[i], j));
+}
+
 /* All of a piece counts, and lies aligned: `at` is its first element of this thread's lanes. */
 template <typename T, int WIDE>
 __device__ __forceinline__ void sum_plain(double (&lane)[WIDE], const T *at)
 {
-    for (int row = 0; row < ROWS; row += BATCH) {
-        pack<T> x[BATCH];
+    slot<T> even[BATCH], odd[BATCH];
 
-#pragma unroll
-        for (int i = 0; i < BATCH; i++)
-            x[i] = load_pack(at + (row + i) * LANES);
-#pragma unroll
-        for (int i = 0; i < BATCH; i++)
-#pragma unroll
-            for (int j = 0; j < WIDE; j++)
-                add_square(&lane[j], to_float(x[i].at[j]));
+    load_rows(even, at);
+#pragma unroll 1
+    for (int row = 0; row < ROWS; row += 2 * BATCH) {
+        load_rows(odd, at + (row + BATCH) * LANES);
+        add_rows(lane, even);
+        if (row + 2 * BATCH < ROWS)
+            load_rows(even, at + (row + 2 * BATCH) * LANES);
+        add_rows(lane, odd);
     }
 }
 
@@ -86,11 +105,11 @@ template <int WIDE> __device__ __forceinline__ double lanes_total(double (&lane)
 }
 
 template <typename T>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, BLOCKS)
     pieces_kernel(double *sums, const T *x, uint64_t count, uint64_t piece_count,
                   const struct ds_span *skips, size_t skip_count, bool is_aligned)
 {
-    constexpr int WIDE = pack<T>::count, SHARES = LANES / WIDE;
+    constexpr int WIDE = slot<T>::count, SHARES = LANES / WIDE;
     const uint64_t thread = (uint64_t)blockIdx.x * THREADS + threadIdx.x, index = thread / SHARES;
     const struct piece piece = {index * DS_NORM_PIECE, min((index + 1) * DS_NORM_PIECE, count),
                                 skips, skip_count};
@@ -113,14 +132,14 @@ template <typename T>
 static ds_status pieces(struct ds_stream *stream, const struct ds_norm_pieces_args *a)
 {
     const uint64_t piece_count = kernel_elems(&a->sums);
-    const uint64_t thread_count = piece_count * (LANES / pack<T>::count);
+    const uint64_t thread_count = piece_count * (LANES / slot<T>::count);
 
     if (piece_count == 0)
         return DS_OK;
     pieces_kernel<T><<<(unsigned)((thread_count + THREADS - 1) / THREADS), THREADS, 0,
                        cuda_stream_of(stream)>>>(
         (double *)a->sums.data, (const T *)a->x.data, kernel_elems(&a->x), piece_count, a->skips,
-        a->skip_count, (uintptr_t)a->x.data % sizeof(pack<T>) == 0);
+        a->skip_count, (uintptr_t)a->x.data % sizeof(slot<T>) == 0);
     CUDA_LAUNCHED("norm_pieces");
     return DS_OK;
 }
