@@ -2,67 +2,99 @@
  * the three calls of a vocabulary that is shared out.
  *
  * A row that fits is read once and written once: the threads of a block keep it in registers, those of a
- * cluster of up to eight blocks where one is not enough (128,256 columns of bf16: four). What does not fit, or
- * has no clusters, is read twice; the second time it mostly comes out of the cache. */
+ * cluster of up to eight blocks where one is not enough (128,256 columns of bf16). Small blocks are better: more
+ * rows are under way on a multiprocessor, one loads while another computes. What does not fit, or has no clusters,
+ * is read twice; the second time it mostly comes out of the cache. */
 #include "cross_entropy.cuh"
 
 #include "../launch.h"
 
 #include <cooperative_groups.h>
 
-#define THREADS     512
-#define HELD        8 /* slots that a thread keeps */
+#define SMALL       256 /* threads of a block */
+#define LARGE       512
+#define RESIDENT    1024 /* threads of a multiprocessor: what they keep are half of its registers */
+#define HELD        8    /* slots that a thread keeps */
 #define CLUSTER_MAX 8
 
 /* ---- rows in registers */
 
-/* The largest number, or the sum, of a cluster's blocks, in their order; every thread of a block has the block's.
- * `cell` is this block's for others to read: of one call only. */
-template <int CLUSTER> __device__ __forceinline__ float cluster_max(float x, float *cell)
+/* What a warp has seen of a row: the sum of exp(x - max), `max` being its block's largest logit. */
+struct share {
+    double sum;
+    float max;
+};
+
+/* All threads of the cluster, or of the block that is alone, have come here. */
+template <int CLUSTER> __device__ __forceinline__ void meet(void)
 {
 #if __CUDA_ARCH__ >= 900
     if (CLUSTER > 1) {
-        const auto cluster = cooperative_groups::this_cluster();
-
-        if (threadIdx.x == 0)
-            *cell = x;
-        cluster.sync();
-        for (int i = 0; i < CLUSTER; i++)
-            x = fmaxf(x, *cluster.map_shared_rank(cell, i));
+        cooperative_groups::this_cluster().sync();
+        return;
     }
 #endif
-    return x;
+    __syncthreads();
 }
 
-template <int CLUSTER> __device__ __forceinline__ double cluster_sum(double x, double *cell)
-{
-#if __CUDA_ARCH__ >= 900
-    if (CLUSTER > 1) {
-        const auto cluster = cooperative_groups::this_cluster();
-
-        if (threadIdx.x == 0)
-            *cell = x;
-        cluster.sync();
-        x = 0;
-        for (int i = 0; i < CLUSTER; i++)
-            x += *cluster.map_shared_rank(cell, i);
-    }
-#endif
-    return x;
-}
-
-/* Nobody's cell is read any more: its block may end. */
-template <int CLUSTER> __device__ __forceinline__ void cluster_end(void)
+template <int CLUSTER>
+__device__ __forceinline__ struct share share_of(struct share *shares, int rank, int warp)
 {
 #if __CUDA_ARCH__ >= 900
     if (CLUSTER > 1)
-        cooperative_groups::this_cluster().sync();
+        return *cooperative_groups::this_cluster().map_shared_rank(shares + warp, rank);
 #endif
+    return shares[warp];
+}
+
+/* Has read the shares of others; and: all have read this one's, its block may end. */
+template <int CLUSTER> __device__ __forceinline__ void leave_begin(void)
+{
+#if __CUDA_ARCH__ >= 900
+    if (CLUSTER > 1)
+        cooperative_groups::this_cluster().barrier_arrive();
+#endif
+}
+template <int CLUSTER> __device__ __forceinline__ void leave_end(void)
+{
+#if __CUDA_ARCH__ >= 900
+    if (CLUSTER > 1)
+        cooperative_groups::this_cluster().barrier_wait();
+#endif
+}
+
+/* The row's, from all its warps, in one order on every thread. `shares` is in shared memory. */
+template <int CLUSTER, int THREADS>
+__device__ __forceinline__ struct share row_total(struct share own, struct share *shares)
+{
+    constexpr int WARPS = THREADS / WARP, EACH = (CLUSTER * WARPS + WARP - 1) / WARP;
+    const int lane = (int)threadIdx.x % WARP;
+    struct share part[EACH], total = {0.0, -FLT_MAX};
+
+    if (lane == 0)
+        shares[threadIdx.x / WARP] = own;
+    meet<CLUSTER>();
+#pragma unroll
+    for (int i = 0; i < EACH; i++) {
+        const int index = lane + i * WARP;
+
+        part[i] = {0.0, -FLT_MAX};
+        if (index < CLUSTER * WARPS)
+            part[i] = share_of<CLUSTER>(shares, index / WARPS, index % WARPS);
+        total.max = fmaxf(total.max, part[i].max);
+    }
+    leave_begin<CLUSTER>();
+    total.max = warp_max(total.max);
+#pragma unroll
+    for (int i = 0; i < EACH; i++)
+        total.sum += part[i].sum * (double)expf(part[i].max - total.max);
+    total.sum = warp_sum(total.sum);
+    return total;
 }
 
 template <typename T> __device__ __forceinline__ float held_max(const slot<T> (&held)[HELD])
 {
-    float max = -INFINITY;
+    float max = -FLT_MAX; /* of what is not in the row: no -inf - -inf */
 
 #pragma unroll
     for (int i = 0; i < HELD; i++)
@@ -92,17 +124,17 @@ __device__ __forceinline__ float held_sum(const slot<T> (&held)[HELD], float max
     return sum;
 }
 
-template <typename T, int CLUSTER>
-__global__ void __launch_bounds__(THREADS, 2) held_kernel(const __grid_constant__ struct losses a)
+template <typename T, int CLUSTER, int THREADS>
+__global__ void __launch_bounds__(THREADS, RESIDENT / THREADS)
+    held_kernel(const __grid_constant__ struct losses a)
 {
     const uint64_t index = blockIdx.x / CLUSTER;
     const int first = (int)(blockIdx.x % CLUSTER * THREADS + threadIdx.x);
     const row<T> r = row_at((T *)a.logits + index * a.width, a.width);
     const int32_t target = a.target[index];
-    __shared__ float max_cell;
-    __shared__ double sum_cell;
+    __shared__ struct share shares[THREADS / WARP];
     slot<T> held[HELD];
-    struct facts facts;
+    struct share own, total;
 
     if (target == DS_IGNORE_INDEX) {
         ignore_row(a, r, index, first, CLUSTER * THREADS);
@@ -111,11 +143,13 @@ __global__ void __launch_bounds__(THREADS, 2) held_kernel(const __grid_constant_
 #pragma unroll
     for (int i = 0; i < HELD; i++)
         held[i] = load_slot(r, first + i * (CLUSTER * THREADS));
-    facts.chosen = chosen_of(r, target); /* before anybody writes */
-    facts.max = cluster_max<CLUSTER>(block_max<THREADS>(held_max(held)), &max_cell);
+    const float chosen = chosen_of(r, target); /* before anybody writes */
+    own.max = block_max<THREADS>(held_max(held));
     forget(held);
-    facts.sum = cluster_sum<CLUSTER>(block_sum<THREADS>(held_sum(held, facts.max)), &sum_cell);
+    own.sum = warp_sum((double)held_sum(held, own.max));
     forget(held);
+    total = row_total<CLUSTER, THREADS>(own, shares);
+    const struct facts facts = {total.max, chosen, total.sum};
     if (first == 0)
         a.loss[index] = loss_of(facts);
     if (a.gradient) {
@@ -126,10 +160,10 @@ __global__ void __launch_bounds__(THREADS, 2) held_kernel(const __grid_constant_
         for (int i = 0; i < HELD; i++)
             write_slot(r, first + i * (CLUSTER * THREADS), held[i], slope, target, target_slot);
     }
-    cluster_end<CLUSTER>();
+    leave_end<CLUSTER>();
 }
 
-template <typename T, int CLUSTER>
+template <typename T, int CLUSTER, int THREADS>
 static ds_status launch_held(struct ds_stream *stream, const struct losses *a)
 {
     cudaLaunchAttribute attribute = {};
@@ -143,7 +177,7 @@ static ds_status launch_held(struct ds_stream *stream, const struct losses *a)
     config.stream = cuda_stream_of(stream);
     config.attrs = &attribute;
     config.numAttrs = CLUSTER > 1;
-    CUDA_TRY(cudaLaunchKernelEx(&config, held_kernel<T, CLUSTER>, *a));
+    CUDA_TRY(cudaLaunchKernelEx(&config, held_kernel<T, CLUSTER, THREADS>, *a));
     return DS_OK;
 }
 
@@ -200,18 +234,21 @@ template <typename T> static uint64_t slots_max(const struct losses *a)
 
 template <typename T> static ds_status launch(struct ds_stream *stream, const struct losses *a)
 {
-    const uint64_t blocks = (slots_max<T>(a) + HELD * THREADS - 1) / (HELD * THREADS);
+    const uint64_t slots = slots_max<T>(a);
+    const uint64_t small = (slots + HELD * SMALL - 1) / (HELD * SMALL);
+    const uint64_t large = (slots + HELD * LARGE - 1) / (HELD * LARGE);
     const bool has_clusters = cuda_device_of(stream)->major >= 9;
 
     if (a->row_count == 0)
         return DS_OK;
-    if (blocks <= 1)
-        return launch_held<T, 1>(stream, a);
-    if (!has_clusters || blocks > CLUSTER_MAX)
+    if (large <= 1)
+        return launch_held<T, 1, LARGE>(stream, a);
+    if (!has_clusters || large > CLUSTER_MAX)
         return launch_twice<T>(stream, a);
-    if (blocks <= 2)
-        return launch_held<T, 2>(stream, a);
-    return blocks <= 4 ? launch_held<T, 4>(stream, a) : launch_held<T, CLUSTER_MAX>(stream, a);
+    if (small <= 4)
+        return launch_held<T, 4, SMALL>(stream, a);
+    return small <= CLUSTER_MAX ? launch_held<T, CLUSTER_MAX, SMALL>(stream, a)
+                                : launch_held<T, CLUSTER_MAX, LARGE>(stream, a);
 }
 
 extern "C" ds_status cuda_cross_entropy(struct ds_stream *stream,
