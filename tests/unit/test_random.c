@@ -111,12 +111,14 @@ static void normals_are_those_of_libm(void **state)
 
     (void)state;
     assert_true(radius && angle && got);
-    for (int kind = 0; kind < 4; kind++) {
+    for (int kind = 0; kind < 5; kind++) {
         for (uint32_t i = 0; i < COUNT; i++) {
             const uint32_t turn = i % 8 * (1u << 29) + i / 8 - COUNT / 16;
 
             radius[i] = kind == 0 ? i : kind == 1 ? UINT32_MAX - i : ds_random_u32(random, i);
-            angle[i] = kind == 3 ? ds_random_u32(random, COUNT + i) : turn;
+            angle[i] = kind == 4   ? (1u << 30) + (i << 31) /* where cosines are 0 */
+                       : kind == 3 ? ds_random_u32(random, COUNT + i)
+                                   : turn;
         }
         normal_of_words(radius, angle, COUNT, got);
         for (uint32_t i = 0; i < COUNT; i++)
