@@ -88,9 +88,10 @@ struct ds_tuning_ops {
 
 /* What a process takes of a device beside what it asks of the table, as far as that can be known before. */
 struct ds_device_overhead {
-    uint64_t library_bytes; /* context, code and libraries: a constant that was measured */
-    uint64_t group_bytes;   /* a communicator between several devices */
-    uint64_t scratch_bytes; /* of the stream that computes, for kernels */
+    uint64_t library_bytes;     /* context, code and libraries: a constant that was measured */
+    uint64_t first_group_bytes; /* once, where there is a communicator between several devices */
+    uint64_t group_bytes;       /* each of them */
+    uint64_t scratch_bytes;     /* of the stream that computes, for kernels */
     /* memory comes in pages: half of one or more has its own, smaller pieces lie together */
     uint64_t page_bytes;
 };

@@ -7,7 +7,7 @@
  *
  * Dtypes: weights, activations and their gradients are F32, BF16 or F16, one of them in a call. Those
  * of 16 bits are storage: arithmetic and sums are in fp32, rounded once, to nearest even, where a
- * result is stored, with what `add` adds to. A weight's gradient has a dtype of its own. rstd, lse,
+ * result is stored, with what `add` adds to (a library's product may be rounded once more before that). A weight's gradient has a dtype of its own. rstd, lse,
  * delta, losses and the rotary table are F32. What else comes is DS_ERR_UNSUPPORTED.
  *
  * Shapes in names: T tokens (all sequences of the micro-batch, one after another), S positions of one

@@ -3,8 +3,8 @@
  *
  * Measured on an H100 (CUDA 13.0, cuBLASLt, cuDNN 9.19, driver 580): what the driver counts after the last step,
  * less arenas in whole pages and scratch, is 556.6 MB with examples/bench-1b.ini (38 GB in 122 pieces) and
- * 558.7 MB with bench-124m.ini (11 GB in 92). A group of NCCL is not measured but reckoned: 16 channels, each with the
- * buffers of a ring's one receiver (4 MiB, 4.7 MiB and 0.5 MiB for its three protocols). */
+ * 558.7 MB with bench-124m.ini (11 GB in 92). NCCL 2.28.9 on two of them: 871 MiB with one group (bench-1b.ini, ZeRO-3),
+ * 1,359 MiB with two (bench-1b-tp2.ini), so 488 MiB a group and 383 MiB once. */
 #ifndef DSTRAIN_OVERHEAD_CUDA_H
 #define DSTRAIN_OVERHEAD_CUDA_H
 
@@ -14,7 +14,8 @@
 
 static const struct ds_device_overhead ds_overhead_cuda = {
     /* library_bytes */ (uint64_t)532 << 20,
-    /* group_bytes */ (uint64_t)147 << 20,
+    /* first_group_bytes */ (uint64_t)383 << 20,
+    /* group_bytes */ (uint64_t)488 << 20,
     /* scratch_bytes */ DS_CUDA_SCRATCH_BYTES,
     /* page_bytes */ (uint64_t)2 << 20,
 };

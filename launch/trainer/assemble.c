@@ -71,6 +71,7 @@ uint64_t ds_trainer_overhead(const struct ds_trainer *t, const struct ds_device_
         if (GROUPS & 1u << group)
             group_count += ds_mesh_group(t->mesh, (enum ds_group)group)->size > 1;
     return overhead->library_bytes + overhead->scratch_bytes + overhead->group_bytes * group_count +
+           (group_count > 0 ? overhead->first_group_bytes : 0) +
            ds_memory_page_rest(&t->memory, overhead->page_bytes);
 }
 
