@@ -1,33 +1,10 @@
-/* attention_warp.cuh - the instructions of a warp that attention is made of: copies into shared memory that run
- * beside arithmetic, 8x8 matrices out of it, products of 16x8 by 16 on the tensor cores. */
+/* attention_warp.cuh - the instructions of a warp that attention is made of: 8x8 matrices out of shared memory,
+ * products of 16x8 by 16 on the tensor cores. */
 #ifndef KERNELS_CUDA_ATTENTION_WARP_CUH
 #define KERNELS_CUDA_ATTENTION_WARP_CUH
 
+#include "copy_async.cuh"
 #include "element.cuh"
-
-__device__ __forceinline__ uint32_t shared_address(const void *at)
-{
-    return (uint32_t)__cvta_generic_to_shared(at);
-}
-
-/* Without is_there zeros are written; `from` must be an address all the same. */
-__device__ __forceinline__ void copy_async_16(void *to, const void *from, bool is_there)
-{
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)),
-                 "l"(from), "r"(is_there ? 16 : 0)
-                 : "memory");
-}
-__device__ __forceinline__ void copy_async_4(void *to, const void *from, bool is_there)
-{
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to)),
-                 "l"(from), "r"(is_there ? 4 : 0)
-                 : "memory");
-}
-/* Everything that this thread has begun is there; a barrier behind it makes it so for all. */
-__device__ __forceinline__ void copy_async_wait()
-{
-    asm volatile("cp.async.wait_all;" ::: "memory");
-}
 
 /* Four 8x8 matrices of 16 bits. Lane l gives the address of row l % 8 of matrix l / 8 and gets, of each, the
  * elements 2 * (l % 4) and the next of row l / 4; of columns instead of rows if turned. */

@@ -1,19 +1,19 @@
 /* norm.cu - the gradient's norm. A piece is summed up in the order of the cpu's: element i goes to lane i % 16
  * of fp64, the lanes are added pairwise; so its sum has the cpu's bits. A square of fp32 is exact in fp64.
  *
- * A thread has the lanes of 16 bytes, two (16 bits) or four (fp32) threads have a piece: what a warp reads at
- * once are whole sectors of memory. Memory gives the next rows while a thread squares those before them: the way
- * to fp64 is narrow, and of 16 bits there are twice as many numbers in a byte. */
+ * A thread has the lanes of 16 bytes, two (16 bits) or four (fp32) threads have a piece. Memory is read in longer
+ * runs than they need at once, some batches ahead, through a ring in shared memory that a warp has for itself: it
+ * waits for nobody else, and its registers hold nothing that is under way. */
+#include "copy_async.cuh"
+#include "norm_ring.h"
 #include "row.cuh"
 #include "sums.cuh"
 
 #include "../launch.h"
 
-#define LANES   16
-#define ROWS    (DS_NORM_PIECE / LANES) /* additions to a lane */
-#define BATCH   4 /* rows that are loaded at once, while as many are added up */
-#define THREADS 128
-#define BLOCKS  8 /* of a multiprocessor */
+#define LANES NORM_LANES
+#define ROWS  (DS_NORM_PIECE / LANES) /* additions to a lane */
+#define WARPS 12                      /* of a multiprocessor: what their rings leave room for */
 
 #define SEGMENT       4096 /* pieces that one block adds up */
 #define TOTAL_THREADS 256
@@ -38,37 +38,61 @@ __device__ __forceinline__ void add_square(double *lane, float value)
     *lane = fma((double)value, (double)value, *lane);
 }
 
-template <typename T> __device__ __forceinline__ void load_rows(slot<T> (&to)[BATCH], const T *at)
+/* A batch of those pieces of the warp that `plain`, a bit a thread, has; `from` and `to` are this thread's of the
+ * first turn. */
+template <typename T>
+__device__ __forceinline__ void copy_batch(char *to, const T *from, uint32_t plain)
 {
+    constexpr int SHARES = norm_shares(sizeof(T)), PIECES = norm_turn_pieces(sizeof(T));
+    constexpr int BYTES = norm_part_bytes(sizeof(T));
+
 #pragma unroll
-    for (int i = 0; i < BATCH; i++)
-        *reinterpret_cast<uint4 *>(&to[i]) = *reinterpret_cast<const uint4 *>(at + i * LANES);
+    for (int turn = 0; turn < NORM_BATCH; turn++)
+        if (plain >> turn * PIECES * SHARES & 1)
+            copy_async_16(to + turn * PIECES * BYTES, from + turn * PIECES * DS_NORM_PIECE);
+    copy_async_close();
 }
 
 template <typename T, int WIDE>
-__device__ __forceinline__ void add_rows(double (&lane)[WIDE], const slot<T> (&rows)[BATCH])
+__device__ __forceinline__ void add_batch(double (&lane)[WIDE], const char *from)
 {
 #pragma unroll
-    for (int i = 0; i < BATCH; i++)
+    for (int row = 0; row < NORM_BATCH; row++) {
+        const slot<T> s = *reinterpret_cast<const slot<T> *>(from + norm_row_at(0, row, sizeof(T)));
+
 #pragma unroll
         for (int j = 0; j < WIDE; j++)
-            add_square(&lane[j], slot_get(rows[i], j));
+            add_square(&lane[j], slot_get(s, j));
+    }
 }
 
-/* All of a piece counts, and lies aligned: `at` is its first element of this thread's lanes. */
+/* Pieces all of which count, and that lie aligned: those that `plain` has, this thread's if `is_plain`. `x` is the
+ * warp's first. A batch is copied to where the one before that which is now added up was: all have read it. */
 template <typename T, int WIDE>
-__device__ __forceinline__ void sum_plain(double (&lane)[WIDE], const T *at)
+__device__ __forceinline__ void sum_plain(double (&lane)[WIDE], const T *x, uint32_t plain,
+                                          bool is_plain)
 {
-    slot<T> even[BATCH], odd[BATCH];
+    constexpr int BATCHES = ROWS / NORM_BATCH, RING = NORM_RING;
+    constexpr int ELEMS = NORM_BATCH * LANES, BYTES = norm_batch_bytes(sizeof(T));
+    __shared__ alignas(16) char ring[RING * BYTES];
+    const struct norm_slot slot = norm_slot_of(threadIdx.x, sizeof(T));
+    const T *from = x + slot.piece * DS_NORM_PIECE + slot.elem;
+    const char *row = ring + norm_row_at(threadIdx.x, 0, sizeof(T));
+    char *to = ring + slot.at;
 
-    load_rows(even, at);
-#pragma unroll 1
-    for (int row = 0; row < ROWS; row += 2 * BATCH) {
-        load_rows(odd, at + (row + BATCH) * LANES);
-        add_rows(lane, even);
-        if (row + 2 * BATCH < ROWS)
-            load_rows(even, at + (row + 2 * BATCH) * LANES);
-        add_rows(lane, odd);
+    plain >>= slot.piece * norm_shares(sizeof(T));
+#pragma unroll
+    for (int batch = 0; batch < RING - 1; batch++)
+        copy_batch(to + batch * BYTES, from + batch * ELEMS, plain);
+#pragma unroll RING
+    for (int batch = 0; batch < BATCHES; batch++) {
+        const int next = batch + RING - 1;
+
+        copy_async_wait_but<RING - 2>();
+        __syncwarp();
+        copy_batch(to + next % RING * BYTES, from + next * ELEMS, next < BATCHES ? plain : 0);
+        if (is_plain)
+            add_batch<T>(lane, row + batch % RING * BYTES);
     }
 }
 
@@ -104,42 +128,45 @@ template <int WIDE> __device__ __forceinline__ double lanes_total(double (&lane)
     return lane[0];
 }
 
+/* A block is a warp: few pieces, so that all multiprocessors end together. */
 template <typename T>
-__global__ void __launch_bounds__(THREADS, BLOCKS)
+__global__ void __launch_bounds__(WARP, WARPS)
     pieces_kernel(double *sums, const T *x, uint64_t count, uint64_t piece_count,
                   const struct ds_span *skips, size_t skip_count, bool is_aligned)
 {
-    constexpr int WIDE = slot<T>::count, SHARES = LANES / WIDE;
-    const uint64_t thread = (uint64_t)blockIdx.x * THREADS + threadIdx.x, index = thread / SHARES;
+    constexpr int WIDE = slot<T>::count, SHARES = norm_shares(sizeof(T)), PIECES = WARP / SHARES;
+    const uint64_t start = (uint64_t)blockIdx.x * PIECES, index = start + threadIdx.x / SHARES;
     const struct piece piece = {index * DS_NORM_PIECE, min((index + 1) * DS_NORM_PIECE, count),
                                 skips, skip_count};
-    const uint64_t first = piece.start + thread % SHARES * WIDE;
+    const bool is_plain = is_aligned && piece.end == piece.start + DS_NORM_PIECE &&
+                          !is_skipped(&piece, piece.start, piece.end);
+    const uint32_t plain = __ballot_sync(0xffffffffu, is_plain);
     double lane[WIDE] = {};
 
-    if (index < piece_count) {
-        if (is_aligned && piece.end - piece.start == DS_NORM_PIECE &&
-            !is_skipped(&piece, piece.start, piece.end))
-            sum_plain(lane, x + first);
-        else
-            sum_some(lane, x, &piece, first);
-    }
-    const double sum = lanes_total(lane); /* all threads of a warp come here */
-    if (index < piece_count && thread % SHARES == 0)
+    if (plain != 0)
+        sum_plain(lane, x + start * DS_NORM_PIECE, plain, is_plain);
+    if (!is_plain && index < piece_count)
+        sum_some(lane, x, &piece, piece.start + threadIdx.x % SHARES * WIDE);
+    const double sum = lanes_total(lane);
+    if (index < piece_count && threadIdx.x % SHARES == 0)
         sums[index] = sum;
 }
 
 template <typename T>
 static ds_status pieces(struct ds_stream *stream, const struct ds_norm_pieces_args *a)
 {
+    constexpr uint64_t PIECES = WARP / norm_shares(sizeof(T));
     const uint64_t piece_count = kernel_elems(&a->sums);
-    const uint64_t thread_count = piece_count * (LANES / slot<T>::count);
 
     if (piece_count == 0)
         return DS_OK;
-    pieces_kernel<T><<<(unsigned)((thread_count + THREADS - 1) / THREADS), THREADS, 0,
-                       cuda_stream_of(stream)>>>(
-        (double *)a->sums.data, (const T *)a->x.data, kernel_elems(&a->x), piece_count, a->skips,
-        a->skip_count, (uintptr_t)a->x.data % sizeof(slot<T>) == 0);
+    CUDA_TRY(cudaFuncSetAttribute((const void *)pieces_kernel<T>,
+                                  cudaFuncAttributePreferredSharedMemoryCarveout,
+                                  cudaSharedmemCarveoutMaxShared));
+    pieces_kernel<T>
+        <<<(unsigned)((piece_count + PIECES - 1) / PIECES), WARP, 0, cuda_stream_of(stream)>>>(
+            (double *)a->sums.data, (const T *)a->x.data, kernel_elems(&a->x), piece_count,
+            a->skips, a->skip_count, (uintptr_t)a->x.data % sizeof(slot<T>) == 0);
     CUDA_LAUNCHED("norm_pieces");
     return DS_OK;
 }
