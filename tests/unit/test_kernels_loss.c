@@ -15,8 +15,9 @@ struct row {
     float spread; /* logits from -spread to spread */
 };
 
-static const struct row cases[] = {{1, 1, 1},  {1, 2, 3},     {5, 15, 2},    {37, 509, 4},
-                                   {3, 16, 8}, {9, 1025, 30}, {2, 40001, 1}, {7, 2048, 200}};
+static const struct row cases[] = {{1, 1, 1},      {1, 2, 3},     {5, 15, 2},    {37, 509, 4},
+                                   {3, 16, 8},     {9, 1025, 30}, {2, 40001, 1}, {7, 2048, 200},
+                                   {2, 140003, 5}, {1, 240001, 5}};
 #define CASE_COUNT (sizeof cases / sizeof cases[0])
 
 struct batch {

@@ -1,183 +1,204 @@
 /* cross_entropy.cu - loss of rows of logits, and in place their gradient, in one call; cross_entropy_part.cu has
  * the three calls of a vocabulary that is shared out.
  *
- * A row that fits is read once and written once: the threads of a block keep it in registers, those of a
- * cluster of up to eight blocks where one is not enough (128,256 columns of bf16). Small blocks are better: more
- * rows are under way on a multiprocessor, one loads while another computes. What does not fit, or has no clusters,
- * is read twice; the second time it mostly comes out of the cache. */
+ * A row that fits is read once and written once: the blocks of a cluster, up to eight, keep it in shared memory.
+ * Small parts are better: more rows are under way on a multiprocessor, some load while others compute or wait for
+ * their cluster. A thread sees only slots that it has fetched itself, so the blocks of a row meet once, with what
+ * each warp has found. What does not fit, or has no clusters, is read twice; the second time it mostly comes out
+ * of the cache. */
+#include "cluster.cuh"
 #include "cross_entropy.cuh"
 
 #include "../launch.h"
 
-#include <cooperative_groups.h>
-
-#define SMALL       256 /* threads of a block */
+#define SMALL       256 /* threads of a block, most of which have eight slots */
 #define LARGE       512
-#define RESIDENT    1024 /* threads of a multiprocessor: what they keep are half of its registers */
-#define HELD        8    /* slots that a thread keeps */
+#define SMALL_MAX   2560 /* slots: of a block with few threads, .. */
+#define PART_BEST   2048 /* .. of one that leaves room for others */
+#define PART_MAX    7168 /* .. of two on a multiprocessor */
+#define PART_ALONE  4096 /* .. where there are no clusters, and less shared memory */
 #define CLUSTER_MAX 8
 
-/* ---- rows in registers */
+/* ---- rows in shared memory */
 
-/* What a warp has seen of a row: the sum of exp(x - max), `max` being its block's largest logit. */
-struct share {
-    double sum;
-    float max;
+struct held {
+    struct losses losses;
+    int part, cluster_log2; /* slots that a block has; blocks of a row */
 };
 
-/* All threads of the cluster, or of the block that is alone, have come here. */
-template <int CLUSTER> __device__ __forceinline__ void meet(void)
+/* What a warp has seen of a row: the sum of exponentials above its own level. */
+struct share {
+    double sum;
+    float level;
+};
+
+/* Those of all warps of the row come together in each of its blocks. */
+template <int THREADS> struct box {
+    struct letter shares[CLUSTER_MAX * THREADS / WARP];
+    uint64_t counter;
+};
+
+__device__ __forceinline__ struct letter share_pack(const struct share &share)
 {
-#if __CUDA_ARCH__ >= 900
-    if (CLUSTER > 1) {
-        cooperative_groups::this_cluster().sync();
+    const uint64_t sum = (uint64_t)__double_as_longlong(share.sum);
+
+    return {{(uint32_t)sum, (uint32_t)(sum >> 32), __float_as_uint(share.level), 0}};
+}
+__device__ __forceinline__ struct share share_unpack(const struct letter &letter)
+{
+    const uint64_t sum = letter.word[0] | (uint64_t)letter.word[1] << 32;
+
+    return {__longlong_as_double((long long)sum), __uint_as_float(letter.word[2])};
+}
+
+/* The warp's, from its threads'. */
+template <typename T> __device__ __forceinline__ struct share warp_share(float sum, float level)
+{
+    const float highest = warp_max(level);
+
+    return {warp_sum(sum * exp_between<T>(level, highest)), highest};
+}
+
+/* Into the boxes of all blocks of the row. The box is full when it returns. */
+template <int THREADS>
+__device__ __forceinline__ void exchange(const struct share &own, struct box<THREADS> *box,
+                                         int rank, int cluster)
+{
+    const int lane = (int)threadIdx.x % WARP, warp = (int)threadIdx.x / WARP;
+    struct letter *to = box->shares + rank * (THREADS / WARP) + warp;
+
+    if (cluster == 1) {
+        if (lane == 0)
+            *to = share_pack(own);
+        __syncthreads();
         return;
     }
-#endif
-    __syncthreads();
+    box_ready();
+    if (lane < cluster)
+        box_send(to, &box->counter, (uint32_t)lane, share_pack(own));
+    box_wait(&box->counter);
 }
 
-template <int CLUSTER>
-__device__ __forceinline__ struct share share_of(struct share *shares, int rank, int warp)
+/* The row's, from all its warps, in one order on every thread. */
+template <typename T, int THREADS>
+__device__ __forceinline__ struct share row_share(const struct box<THREADS> *box, int cluster)
 {
-#if __CUDA_ARCH__ >= 900
-    if (CLUSTER > 1)
-        return *cooperative_groups::this_cluster().map_shared_rank(shares + warp, rank);
-#endif
-    return shares[warp];
-}
-
-/* Has read the shares of others; and: all have read this one's, its block may end. */
-template <int CLUSTER> __device__ __forceinline__ void leave_begin(void)
-{
-#if __CUDA_ARCH__ >= 900
-    if (CLUSTER > 1)
-        cooperative_groups::this_cluster().barrier_arrive();
-#endif
-}
-template <int CLUSTER> __device__ __forceinline__ void leave_end(void)
-{
-#if __CUDA_ARCH__ >= 900
-    if (CLUSTER > 1)
-        cooperative_groups::this_cluster().barrier_wait();
-#endif
-}
-
-/* The row's, from all its warps, in one order on every thread. `shares` is in shared memory. */
-template <int CLUSTER, int THREADS>
-__device__ __forceinline__ struct share row_total(struct share own, struct share *shares)
-{
-    constexpr int WARPS = THREADS / WARP, EACH = (CLUSTER * WARPS + WARP - 1) / WARP;
-    const int lane = (int)threadIdx.x % WARP;
+    constexpr int WARPS = THREADS / WARP, EACH = CLUSTER_MAX * WARPS / WARP;
     struct share part[EACH], total = {0.0, -FLT_MAX};
 
-    if (lane == 0)
-        shares[threadIdx.x / WARP] = own;
-    meet<CLUSTER>();
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
-        const int index = lane + i * WARP;
+        const int index = (int)threadIdx.x % WARP + i * WARP;
 
         part[i] = {0.0, -FLT_MAX};
-        if (index < CLUSTER * WARPS)
-            part[i] = share_of<CLUSTER>(shares, index / WARPS, index % WARPS);
-        total.max = fmaxf(total.max, part[i].max);
+        if (index < cluster * WARPS)
+            part[i] = share_unpack(box->shares[index]);
+        total.level = fmaxf(total.level, part[i].level);
     }
-    leave_begin<CLUSTER>();
-    total.max = warp_max(total.max);
+    total.level = warp_max(total.level);
 #pragma unroll
     for (int i = 0; i < EACH; i++)
-        total.sum += part[i].sum * (double)expf(part[i].max - total.max);
+        total.sum += part[i].sum * (double)exp_between<T>(part[i].level, total.level);
     total.sum = warp_sum(total.sum);
     return total;
 }
 
-template <typename T> __device__ __forceinline__ float held_max(const slot<T> (&held)[HELD])
+/* What a thread has seen of the `count` slots of its block. */
+template <typename T, int THREADS>
+__device__ __forceinline__ struct share held_share(const slot<T> *slots, int count)
 {
-    float max = -FLT_MAX; /* of what is not in the row: no -inf - -inf */
-
-#pragma unroll
-    for (int i = 0; i < HELD; i++)
-        max = fmaxf(max, slot_max(held[i]));
-    return max;
-}
-
-/* The compiler forgets what it has made of the words: it would keep the numbers in them, in twice as many
- * registers, from one use to the next. */
-template <typename T> __device__ __forceinline__ void forget(slot<T> (&held)[HELD])
-{
-#pragma unroll
-    for (int i = 0; i < HELD; i++)
-#pragma unroll
-        for (int j = 0; j < 4; j++)
-            asm volatile("" : "+r"(held[i].word[j]));
-}
-
-template <typename T>
-__device__ __forceinline__ float held_sum(const slot<T> (&held)[HELD], float max)
-{
+    uint32_t max = word_of<T>(-INFINITY, -INFINITY);
     float sum = 0.0f;
 
-#pragma unroll
-    for (int i = 0; i < HELD; i++)
-        sum += exp_sum(held[i], max);
-    return sum;
+#pragma unroll 4
+    for (int i = threadIdx.x; i < count; i += THREADS)
+        max = word_max<T>(max, slot_max_word(held_slot(slots + i)));
+    const float level = level_of<T>(word_top<T>(max));
+#pragma unroll 1
+    for (int i = threadIdx.x; i < count; i += THREADS)
+        sum += exp_sum(held_slot(slots + i), level);
+    return warp_share<T>(sum, level);
 }
 
-template <typename T, int CLUSTER, int THREADS>
-__global__ void __launch_bounds__(THREADS, RESIDENT / THREADS)
-    held_kernel(const __grid_constant__ struct losses a)
+/* By the thread that has fetched the target's slot, `held`, and has written what is beside it; a target that is in
+ * no slot is told by one of the row's threads. */
+template <typename T>
+__device__ __forceinline__ void finish_target(const struct losses &a, const row<T> &r,
+                                              uint64_t index, int32_t target, const T *held,
+                                              const struct share &total, float factor)
 {
-    const uint64_t index = blockIdx.x / CLUSTER;
-    const int first = (int)(blockIdx.x % CLUSTER * THREADS + threadIdx.x);
-    const row<T> r = row_at((T *)a.logits + index * a.width, a.width);
-    const int32_t target = a.target[index];
-    __shared__ struct share shares[THREADS / WARP];
-    slot<T> held[HELD];
-    struct share own, total;
+    struct facts facts = {total.level, NAN, total.sum};
+
+    if (held) {
+        facts.chosen = to_float(held[(target + r.shift) % slot<T>::count]);
+        if (a.gradient)
+            r.at[target] = target_gradient<T>(facts, factor);
+    }
+    a.loss[index] = loss_of<T>(facts);
+}
+
+template <typename T, int THREADS>
+__global__ void __launch_bounds__(THREADS, THREADS == SMALL ? 6 : 3)
+    held_kernel(const __grid_constant__ struct held a)
+{
+    extern __shared__ uint4 memory[];
+    __shared__ struct box<THREADS> box;
+    slot<T> *slots = reinterpret_cast<slot<T> *>(memory);
+    const int cluster = 1 << a.cluster_log2, rank = (int)blockIdx.x & (cluster - 1);
+    const int first = rank * a.part, thread = (int)threadIdx.x;
+    const uint64_t index = blockIdx.x >> a.cluster_log2;
+    const row<T> r = row_at((T *)a.losses.logits + index * a.losses.width, a.losses.width);
+    const float factor = factor_of(a.losses); /* early: who waits for it later waits alone */
+    const int32_t target = a.losses.target[index];
+    const int count = min(a.part, r.slot_count - first), target_slot = slot_of(r, target);
 
     if (target == DS_IGNORE_INDEX) {
-        ignore_row(a, r, index, first, CLUSTER * THREADS);
+        ignore_row(a.losses, r, index, rank * THREADS + thread, cluster * THREADS);
         return;
     }
-#pragma unroll
-    for (int i = 0; i < HELD; i++)
-        held[i] = load_slot(r, first + i * (CLUSTER * THREADS));
-    const float chosen = chosen_of(r, target); /* before anybody writes */
-    own.max = block_max<THREADS>(held_max(held));
-    forget(held);
-    own.sum = warp_sum((double)held_sum(held, own.max));
-    forget(held);
-    total = row_total<CLUSTER, THREADS>(own, shares);
-    const struct facts facts = {total.max, chosen, total.sum};
-    if (first == 0)
-        a.loss[index] = loss_of(facts);
-    if (a.gradient) {
-        const struct slope slope = slope_of(a, facts);
-        const int target_slot = slot_of(r, target);
+    if (cluster > 1)
+        box_open(&box.counter, (uint32_t)(cluster * (THREADS / WARP) * sizeof(struct letter)));
+#pragma unroll 1
+    for (int i = thread; i < count; i += THREADS)
+        fetch_slot(slots + i, r, first + i);
+    copy_async_wait();
+    exchange(held_share<T, THREADS>(slots, count), &box, rank, cluster);
+    const struct share total = row_share<T>(&box, cluster);
+    if (a.losses.gradient) {
+        const float slope = factor / (float)total.sum;
 
-#pragma unroll
-        for (int i = 0; i < HELD; i++)
-            write_slot(r, first + i * (CLUSTER * THREADS), held[i], slope, target, target_slot);
+#pragma unroll 1
+        for (int i = thread; i < count; i += THREADS)
+            write_slot(r, first + i, held_slot(slots + i), total.level, slope);
     }
-    leave_end<CLUSTER>();
+    const int mine = target_slot - first; /* the slot's place here */
+    if (target_slot >= 0 && mine >= 0 && mine < count && mine % THREADS == thread)
+        finish_target(a.losses, r, index, target, (const T *)(slots + mine), total, factor);
+    if (target_slot < 0 && rank == 0 && thread == 0)
+        finish_target(a.losses, r, index, target, (const T *)NULL, total, factor);
 }
 
-template <typename T, int CLUSTER, int THREADS>
-static ds_status launch_held(struct ds_stream *stream, const struct losses *a)
+template <typename T, int THREADS>
+static ds_status launch_held(struct ds_stream *stream, const struct held *a)
 {
+    const size_t bytes = (size_t)a->part * sizeof(slot<T>);
+    const void *kernel = (const void *)held_kernel<T, THREADS>;
     cudaLaunchAttribute attribute = {};
     cudaLaunchConfig_t config = {};
 
+    CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes));
+    CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                  cudaSharedmemCarveoutMaxShared));
     attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim.x = CLUSTER;
+    attribute.val.clusterDim.x = 1u << a->cluster_log2;
     attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
-    config.gridDim = dim3((unsigned)(a->row_count * CLUSTER));
+    config.gridDim = dim3((unsigned)(a->losses.row_count << a->cluster_log2));
     config.blockDim = dim3(THREADS);
+    config.dynamicSmemBytes = bytes;
     config.stream = cuda_stream_of(stream);
     config.attrs = &attribute;
-    config.numAttrs = CLUSTER > 1;
-    CUDA_TRY(cudaLaunchKernelEx(&config, held_kernel<T, CLUSTER, THREADS>, *a));
+    config.numAttrs = a->cluster_log2 > 0;
+    CUDA_TRY(cudaLaunchKernelEx(&config, held_kernel<T, THREADS>, *a));
     return DS_OK;
 }
 
@@ -189,7 +210,7 @@ __global__ void __launch_bounds__(ROW_THREADS) twice_kernel(const __grid_constan
     const uint64_t index = blockIdx.x;
     const row<T> r = row_at((T *)a.logits + index * a.width, a.width);
     const int32_t target = a.target[index];
-    float max = -FLT_MAX, sum = 0.0f; /* of this thread's slots */
+    float level = -FLT_MAX, sum = 0.0f; /* of this thread's slots */
     struct facts facts;
 
     if (target == DS_IGNORE_INDEX) {
@@ -199,18 +220,18 @@ __global__ void __launch_bounds__(ROW_THREADS) twice_kernel(const __grid_constan
 #pragma unroll 4
     for (int i = threadIdx.x; i < r.slot_count; i += ROW_THREADS) {
         const slot<T> s = load_slot(r, i);
-        const float larger = fmaxf(max, slot_max(s));
+        const float higher = fmaxf(level, level_of<T>(word_top<T>(slot_max_word(s))));
 
-        sum = (larger > max ? sum * expf(max - larger) : sum) + exp_sum(s, larger);
-        max = larger;
+        sum = (higher > level ? sum * exp_between<T>(level, higher) : sum) + exp_sum(s, higher);
+        level = higher;
     }
     facts.chosen = chosen_of(r, target);
-    facts.max = block_max<ROW_THREADS>(max); /* the block waits: all have read what they chose */
-    facts.sum = block_sum<ROW_THREADS>((double)sum * expf(max - facts.max));
+    facts.level = block_max<ROW_THREADS>(level); /* the block waits: all have read the target */
+    facts.sum = block_sum<ROW_THREADS>((double)sum * exp_between<T>(level, facts.level));
     if (threadIdx.x == 0)
-        a.loss[index] = loss_of(facts);
+        a.loss[index] = loss_of<T>(facts);
     if (a.gradient)
-        write_row(r, slope_of(a, facts), target);
+        write_row(a, r, facts, target);
 }
 
 template <typename T>
@@ -235,20 +256,20 @@ template <typename T> static uint64_t slots_max(const struct losses *a)
 template <typename T> static ds_status launch(struct ds_stream *stream, const struct losses *a)
 {
     const uint64_t slots = slots_max<T>(a);
-    const uint64_t small = (slots + HELD * SMALL - 1) / (HELD * SMALL);
-    const uint64_t large = (slots + HELD * LARGE - 1) / (HELD * LARGE);
     const bool has_clusters = cuda_device_of(stream)->major >= 9;
+    struct held held = {*a, 0, 0};
 
     if (a->row_count == 0)
         return DS_OK;
-    if (large <= 1)
-        return launch_held<T, 1, LARGE>(stream, a);
-    if (!has_clusters || large > CLUSTER_MAX)
+    while (has_clusters && 1 << held.cluster_log2 < CLUSTER_MAX &&
+           slots > (uint64_t)PART_BEST << held.cluster_log2)
+        held.cluster_log2++;
+    if (slots > (uint64_t)(has_clusters ? PART_MAX : PART_ALONE) << held.cluster_log2)
         return launch_twice<T>(stream, a);
-    if (small <= 4)
-        return launch_held<T, 4, SMALL>(stream, a);
-    return small <= CLUSTER_MAX ? launch_held<T, CLUSTER_MAX, SMALL>(stream, a)
-                                : launch_held<T, CLUSTER_MAX, LARGE>(stream, a);
+    held.part = (int)((slots + (1u << held.cluster_log2) - 1) >> held.cluster_log2);
+    held.part = (held.part + 7) / 8 * 8; /* 128 bytes: no line of the cache is shared */
+    return held.part <= SMALL_MAX ? launch_held<T, SMALL>(stream, &held)
+                                  : launch_held<T, LARGE>(stream, &held);
 }
 
 extern "C" ds_status cuda_cross_entropy(struct ds_stream *stream,

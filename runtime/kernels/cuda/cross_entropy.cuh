@@ -38,54 +38,76 @@ static inline struct losses losses_of(const struct ds_cross_entropy_args *a)
             a->vocabulary};
 }
 
-/* A row's largest logit, its target's, and the sum of exp(x - max): all that loss and gradient take. */
-struct facts {
-    float max, chosen;
-    double sum;
-};
+/* Exponentials of a row are taken above its level: its largest logit, or, between logits of 16 bits, that times
+ * log2(e). There 2^(x * log2(e) - level) is one fma and one instruction, off by about 2 + |x - max| ulp of fp32;
+ * what the level's rounding makes of them is the same for all of a row, and cancels. A row without any finite
+ * logit has a level, too: there is no -inf - -inf. */
+#define LOG2_E 1.44269504f
 
-__device__ __forceinline__ float loss_of(const struct facts &facts)
+template <typename T> __device__ __forceinline__ float level_of(float max)
 {
-    return (float)(log(facts.sum) + ((double)facts.max - (double)facts.chosen));
+    return fmaxf(sizeof(T) < sizeof(float) ? max * LOG2_E : max, -FLT_MAX);
 }
 
-/* Gradients are exp(x - max) * factor; the target's is apart: (p - 1) * factor, not p * factor - factor. */
-struct slope {
-    float max, factor, target;
-};
-
-__device__ __forceinline__ struct slope slope_of(const struct losses &a, const struct facts &facts)
+/* The level as a logit. */
+template <typename T> __device__ __forceinline__ double level_logit(float level)
 {
-    const float factor = a.record->inverse_tokens * a.record->loss_scale;
-    const float probability = (float)((double)expf(facts.chosen - facts.max) / facts.sum);
-
-    return {facts.max, (float)((double)factor / facts.sum), (probability - 1.0f) * factor};
+    return sizeof(T) < sizeof(float) ? (double)level * (1.0 / (double)LOG2_E) : (double)level;
 }
 
-template <typename T> __device__ __forceinline__ float slot_max(const slot<T> &s)
+/* What is too small for a normal number is 0. */
+__device__ __forceinline__ float exp2_short(float x)
 {
-    float max = slot_get(s, 0);
+    float power;
 
-#pragma unroll
-    for (int j = 1; j < slot<T>::count; j++)
-        max = fmaxf(max, slot_get(s, j));
-    return max;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+    return power;
 }
 
-/* Between logits of 16 bits the short one will do: off by about 2 + |x| ulp of fp32. */
-template <typename T> __device__ __forceinline__ float exp_of(float x)
+/* From sums above the level `from` to sums above `to`. */
+template <typename T> __device__ __forceinline__ float exp_between(float from, float to)
 {
-    return sizeof(T) < sizeof(float) ? __expf(x) : expf(x);
+    return sizeof(T) < sizeof(float) ? exp2_short(from - to) : expf(from - to);
 }
 
-template <typename T> __device__ __forceinline__ float exp_sum(const slot<T> &s, float max)
+template <typename T> __device__ __forceinline__ float exp_above(float level, float x)
+{
+    return sizeof(T) < sizeof(float) ? exp2_short(fmaf(x, LOG2_E, -level)) : expf(x - level);
+}
+
+template <typename T> __device__ __forceinline__ float exp_sum(const slot<T> &s, float level)
 {
     float sum = 0.0f;
 
 #pragma unroll
     for (int j = 0; j < slot<T>::count; j++)
-        sum += exp_of<T>(slot_get(s, j) - max);
+        sum += exp_above<T>(level, slot_get(s, j));
     return sum;
+}
+
+/* A row's level, its target's logit, and the sum of the exponentials: all that loss and gradient take. */
+struct facts {
+    float level, chosen;
+    double sum;
+};
+
+template <typename T> __device__ __forceinline__ float loss_of(const struct facts &facts)
+{
+    return (float)(log(facts.sum) + (level_logit<T>(facts.level) - (double)facts.chosen));
+}
+
+__device__ __forceinline__ float factor_of(const struct losses &a)
+{
+    return a.record->inverse_tokens * a.record->loss_scale;
+}
+
+/* (p - 1) * factor, not p * factor - factor. */
+template <typename T>
+__device__ __forceinline__ T target_gradient(const struct facts &facts, float factor)
+{
+    const float probability = (float)((double)exp_above<T>(facts.level, facts.chosen) / facts.sum);
+
+    return from_float<T>((probability - 1.0f) * factor);
 }
 
 /* The target's logit; a column that is not here is NaN. */
@@ -94,31 +116,32 @@ template <typename T> __device__ __forceinline__ float chosen_of(const row<T> &r
     return target >= 0 && target < r.count ? to_float(r.at[target]) : NAN;
 }
 
-/* The gradient of a slot that holds logits. `target`: of this row here, in `target_slot` */
+/* The gradient of a slot that holds logits, none of which is the target's. */
 template <typename T>
 __device__ __forceinline__ void write_slot(const row<T> &r, int index, const slot<T> &logits,
-                                           const struct slope &slope, int64_t target,
-                                           int target_slot)
+                                           float level, float slope)
 {
     float gradient[slot<T>::count];
 
 #pragma unroll
     for (int j = 0; j < slot<T>::count; j++)
-        gradient[j] = exp_of<T>(slot_get(logits, j) - slope.max) * slope.factor;
+        gradient[j] = exp_above<T>(level, slot_get(logits, j)) * slope;
     store_slot(r, index, slot_make<T>(gradient));
-    if (index == target_slot)
-        r.at[target] = from_float<T>(slope.target);
 }
 
 /* The whole row by a block; `target`: negative, or beyond the row, if it is not here. */
 template <typename T>
-__device__ __forceinline__ void write_row(const row<T> &r, const struct slope &slope,
-                                          int64_t target)
+__device__ __forceinline__ void write_row(const struct losses &a, const row<T> &r,
+                                          const struct facts &facts, int64_t target)
 {
     const int target_slot = slot_of(r, target);
+    const float factor = factor_of(a), slope = factor / (float)facts.sum;
 
-    for (int i = threadIdx.x; i < r.slot_count; i += ROW_THREADS)
-        write_slot(r, i, load_slot(r, i), slope, target, target_slot);
+    for (int i = threadIdx.x; i < r.slot_count; i += ROW_THREADS) {
+        write_slot(r, i, load_slot(r, i), facts.level, slope);
+        if (i == target_slot)
+            r.at[target] = target_gradient<T>(facts, factor);
+    }
 }
 
 /* By `stride` threads, of which this is number `first`. */

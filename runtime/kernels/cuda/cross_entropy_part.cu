@@ -19,12 +19,12 @@ template <typename T>
 __global__ void __launch_bounds__(ROW_THREADS) max_kernel(const __grid_constant__ struct losses a)
 {
     const row<T> r = row_of<T>(a);
-    float max = -INFINITY;
+    uint32_t word = word_of<T>(-INFINITY, -INFINITY);
 
 #pragma unroll 4
     for (int i = threadIdx.x; i < r.slot_count; i += ROW_THREADS)
-        max = fmaxf(max, slot_max(load_slot(r, i)));
-    max = block_max<ROW_THREADS>(max);
+        word = word_max<T>(word, slot_max_word(load_slot(r, i)));
+    const float max = block_max<ROW_THREADS>(word_top<T>(word));
     if (threadIdx.x == 0)
         a.max[blockIdx.x] = max;
 }
@@ -34,12 +34,12 @@ __global__ void __launch_bounds__(ROW_THREADS) sum_kernel(const __grid_constant_
 {
     const row<T> r = row_of<T>(a);
     const int64_t target = column_of(a, blockIdx.x);
-    const float max = a.max[blockIdx.x];
+    const float level = level_of<T>(a.max[blockIdx.x]);
     float sum = 0.0f;
 
 #pragma unroll 4
     for (int i = threadIdx.x; i < r.slot_count; i += ROW_THREADS)
-        sum += exp_sum(load_slot(r, i), max);
+        sum += exp_sum(load_slot(r, i), level);
     const double total = block_sum<ROW_THREADS>(sum);
     if (threadIdx.x != 0)
         return;
@@ -60,12 +60,12 @@ __global__ void __launch_bounds__(ROW_THREADS)
         ignore_row(a, r, index, (int)threadIdx.x, ROW_THREADS);
         return;
     }
-    const struct facts facts = {a.max[index], is_known ? a.sums[2 * index + 1] : NAN,
+    const struct facts facts = {level_of<T>(a.max[index]), is_known ? a.sums[2 * index + 1] : NAN,
                                 a.sums[2 * index]};
     if (threadIdx.x == 0)
-        a.loss[index] = loss_of(facts);
+        a.loss[index] = loss_of<T>(facts);
     if (a.gradient)
-        write_row(r, slope_of(a, facts), column_of(a, index));
+        write_row(a, r, facts, column_of(a, index));
 }
 
 typedef void (*part_kernel)(const struct losses a);
