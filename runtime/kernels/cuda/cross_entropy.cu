@@ -253,14 +253,25 @@ template <typename T> static uint64_t slots_max(const struct losses *a)
     return (a->width + (is_aligned ? 0 : wide - 1) + wide - 1) / wide;
 }
 
+/* It is the machine code that knows of clusters or does not: a newer GPU may run what was made for an older one. */
+static ds_status has_clusters_find(const void *kernel, bool *out)
+{
+    cudaFuncAttributes attributes;
+
+    CUDA_TRY(cudaFuncGetAttributes(&attributes, kernel));
+    *out = attributes.ptxVersion >= 90;
+    return DS_OK;
+}
+
 template <typename T> static ds_status launch(struct ds_stream *stream, const struct losses *a)
 {
     const uint64_t slots = slots_max<T>(a);
-    const bool has_clusters = cuda_device_of(stream)->major >= 9;
+    bool has_clusters;
     struct held held = {*a, 0, 0};
 
     if (a->row_count == 0)
         return DS_OK;
+    DS_TRY(has_clusters_find((const void *)held_kernel<T, SMALL>, &has_clusters));
     while (has_clusters && 1 << held.cluster_log2 < CLUSTER_MAX &&
            slots > (uint64_t)PART_BEST << held.cluster_log2)
         held.cluster_log2++;
