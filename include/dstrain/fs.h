@@ -76,6 +76,11 @@ void ds_fs_sim_close(struct ds_fs *sim);
 /* Lose power: what was not synced may be gone. Each unsynced write and name change survives or not
  * by `seed`; with seed 0 nothing of it does, with seed 1 everything. Open descriptors die. */
 void ds_fs_sim_crash(struct ds_fs *sim, uint64_t seed);
+/* The same with every case chosen: the i-th that is asked survives where bit i of `choices` is set, beyond 64 none
+ * does. How many were asked: with all bits set, as many as there can be. */
+uint64_t ds_fs_sim_crash_by(struct ds_fs *sim, uint64_t choices);
+/* A second disk with the same names and bytes, and the same that is not synced; no open files. */
+DS_CHECKED ds_status ds_fs_sim_copy(struct ds_fs *sim, struct ds_fs **out);
 size_t ds_fs_sim_open_files(const struct ds_fs *sim); /* leaks show here */
 
 /* Wraps `inner` and fails call number `fail_at` (1-based, counted over all calls but close and unmap)

@@ -539,17 +539,46 @@ void ds_fs_sim_close(struct ds_fs *fs)
     free(sim);
 }
 
-void ds_fs_sim_crash(struct ds_fs *fs, uint64_t seed)
+ds_status ds_fs_sim_copy(struct ds_fs *fs, struct ds_fs **out)
+{
+    struct sim *sim = (struct sim *)fs, *copy;
+
+    DS_ASSERT(fs->ops == &sim_ops);
+    DS_TRY(ds_fs_sim_open(out));
+    copy = (struct sim *)*out;
+    pthread_mutex_lock(&sim->lock);
+    sim_tree_fini(&copy->tree);
+    sim_tree_copy(&copy->tree, &sim->tree);
+    copy->tick_ns = sim->tick_ns;
+    pthread_mutex_unlock(&sim->lock);
+    return DS_OK;
+}
+
+static void crash(struct ds_fs *fs, struct sim_dice *dice)
 {
     struct sim *sim = (struct sim *)fs;
-    struct sim_dice dice = {.seed = seed};
 
     DS_ASSERT(fs->ops == &sim_ops);
     pthread_mutex_lock(&sim->lock);
     sim->first_file += (int)sim->file_count;
     sim->file_count = 0;
-    sim_tree_crash(&sim->tree, &dice);
+    sim_tree_crash(&sim->tree, dice);
     pthread_mutex_unlock(&sim->lock);
+}
+
+void ds_fs_sim_crash(struct ds_fs *fs, uint64_t seed)
+{
+    struct sim_dice dice = {.seed = seed};
+
+    crash(fs, &dice);
+}
+
+uint64_t ds_fs_sim_crash_by(struct ds_fs *fs, uint64_t choices)
+{
+    struct sim_dice dice = {.choices = choices, .is_chosen = 1};
+
+    crash(fs, &dice);
+    return dice.asked;
 }
 
 size_t ds_fs_sim_open_files(const struct ds_fs *fs)

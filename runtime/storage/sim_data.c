@@ -19,6 +19,9 @@ int sim_dice_survives(struct sim_dice *dice)
 {
     struct ds_random random = ds_random_of(dice->seed, DS_RANDOM_TEST, 0);
 
+    dice->asked++;
+    if (dice->is_chosen)
+        return dice->asked <= 64 && (dice->choices >> (dice->asked - 1) & 1);
     if (dice->seed <= 1)
         return (int)dice->seed;
     return ds_random_u32(random, ++dice->next) < ds_random_u32(random, 0);
@@ -123,6 +126,14 @@ void sim_data_crash(struct sim_data *data, struct sim_dice *dice)
     forget_changes(data);
     data->now.size = 0;
     image_write(&data->now, data->kept.bytes, data->kept.size, 0);
+}
+
+void sim_data_copy(struct sim_data *to, const struct sim_data *from)
+{
+    image_write(&to->now, from->now.bytes, from->now.size, 0);
+    image_write(&to->kept, from->kept.bytes, from->kept.size, 0);
+    for (const struct sim_change *change = from->first; change; change = change->next)
+        remember(to, change->bytes, change->count, change->offset);
 }
 
 void sim_data_fini(struct sim_data *data)

@@ -24,9 +24,11 @@ struct sim_data { /* all zero: an empty file */
 };
 
 /* Survives or not: decided by a seed. Seed 0 loses everything, seed 1 keeps everything, any other
- * draws first how likely survival is and then each case. */
+ * draws first how likely survival is and then each case. Or decided case by case, by the bits of `choices`. */
 struct sim_dice {
     uint64_t seed, next;
+    uint64_t choices, asked;
+    int is_chosen;
 };
 int sim_dice_survives(struct sim_dice *dice);
 
@@ -36,6 +38,7 @@ void sim_data_resize(struct sim_data *data, uint64_t bytes);
 void sim_data_sync(struct sim_data *data);
 /* Each half of each unsynced write, and each change of size, survives or not. */
 void sim_data_crash(struct sim_data *data, struct sim_dice *dice);
+void sim_data_copy(struct sim_data *to, const struct sim_data *from); /* to an empty one */
 void sim_data_fini(struct sim_data *data);
 
 #endif

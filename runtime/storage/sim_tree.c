@@ -94,6 +94,70 @@ void sim_tree_fini(struct sim_tree *tree)
     }
 }
 
+static void names_copy(struct sim_names *to, const struct sim_names *from)
+{
+    if (from->count == 0)
+        return;
+    to->at = sim_memory(NULL, from->count * sizeof *to->at);
+    to->count = to->capacity = from->count;
+    for (size_t i = 0; i < from->count; i++)
+        to->at[i] = (struct sim_name){text_of(from->at[i].text), from->at[i].node->twin};
+}
+
+static struct sim_move *move_copy(const struct sim_move *from)
+{
+    struct sim_move *move = sim_memory(NULL, sizeof *move);
+
+    *move = (struct sim_move){
+        .from_dir = from->from_dir ? from->from_dir->twin : NULL,
+        .to_dir = from->to_dir ? from->to_dir->twin : NULL,
+        .node = from->node->twin,
+        .from = from->from ? text_of(from->from) : NULL,
+        .to = from->to ? text_of(from->to) : NULL,
+    };
+    return move;
+}
+
+/* The newest was first. */
+static void turn_round(struct sim_node **nodes)
+{
+    struct sim_node *turned = NULL;
+
+    while (*nodes) {
+        struct sim_node *node = *nodes;
+
+        *nodes = node->next;
+        node->next = turned;
+        turned = node;
+    }
+    *nodes = turned;
+}
+
+void sim_tree_copy(struct sim_tree *to, struct sim_tree *from)
+{
+    *to = (struct sim_tree){0};
+    for (struct sim_node *node = from->nodes; node; node = node->next) {
+        node->twin = sim_tree_node(to, node->is_directory, node->mode);
+        node->twin->mtime_ns = node->mtime_ns;
+        sim_data_copy(&node->twin->data, &node->data);
+    }
+    turn_round(&to->nodes); /* a crash asks in this order */
+    for (struct sim_node *node = from->nodes; node; node = node->next) {
+        names_copy(&node->twin->now, &node->now);
+        names_copy(&node->twin->kept, &node->kept);
+    }
+    for (const struct sim_move *move = from->first; move; move = move->next) {
+        struct sim_move *copy = move_copy(move);
+
+        if (to->last)
+            to->last->next = copy;
+        else
+            to->first = copy;
+        to->last = copy;
+    }
+    to->root = from->root->twin;
+}
+
 /* One component further; 0 or -errno. */
 static int step_into(struct sim_place *place, const char *text, size_t length)
 {

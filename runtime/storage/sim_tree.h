@@ -22,6 +22,7 @@ struct sim_node {
     struct sim_data data;       /* of a file */
     struct sim_names now, kept; /* of a directory */
     struct sim_node *next;      /* all nodes of the tree */
+    struct sim_node *twin;      /* while a tree is copied */
 };
 
 /* `from` goes, `to` becomes `node`. Without a from_dir: a new name; without a to_dir: a removed one. */
@@ -45,6 +46,8 @@ struct sim_place {
 
 void sim_tree_init(struct sim_tree *tree);
 void sim_tree_fini(struct sim_tree *tree);
+/* What is seen, what is kept and all that is pending between the two. `to` is not initialised. */
+void sim_tree_copy(struct sim_tree *to, struct sim_tree *from);
 struct sim_node *sim_tree_node(struct sim_tree *tree, int is_directory, uint32_t mode);
 int sim_tree_find(struct sim_tree *tree, const char *path,
                   struct sim_place *place); /* 0 or -errno */

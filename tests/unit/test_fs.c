@@ -566,6 +566,91 @@ static void a_rename_without_fsync_is_caught(void **state)
 
 /* Names move between folders in any order that was not synced; the tree stays a tree that can be
  * listed and removed. */
+/* All that can be told of two small disks is the same. */
+static void assert_same_disk(struct ds_fs *a, struct ds_fs *b, const char *path)
+{
+    char **names[2], inner[256], *text[2];
+    size_t count[2], bytes[2];
+    struct ds_fs_stat stat;
+
+    assert_int_equal(ds_fs_readdir(a, path, &names[0], &count[0]), 0);
+    assert_int_equal(ds_fs_readdir(b, path, &names[1], &count[1]), 0);
+    assert_int_equal(count[0], count[1]);
+    for (size_t i = 0; i < count[0]; i++) {
+        assert_string_equal(names[0][i], names[1][i]);
+        snprintf(inner, sizeof inner, "%s/%s", path, names[0][i]);
+        assert_int_equal(ds_fs_stat(a, inner, &stat), 0);
+        if (stat.is_directory) {
+            assert_same_disk(a, b, inner);
+            continue;
+        }
+        assert_ok(ds_fs_read_file(a, inner, 1 << 20, &text[0], &bytes[0]));
+        assert_ok(ds_fs_read_file(b, inner, 1 << 20, &text[1], &bytes[1]));
+        assert_int_equal(bytes[0], bytes[1]);
+        assert_memory_equal(text[0], text[1], bytes[0]);
+        free(text[0]);
+        free(text[1]);
+    }
+    free(names[0]);
+    free(names[1]);
+}
+
+static void write_something(struct row *row)
+{
+    put_text(row, "kept", "this is synced");
+    assert_int_equal(ds_fs_mkdir(row->fs, in_root(row, "sub"), 0755), 0);
+    assert_int_equal(ds_fs_rename(row->fs, "/disk/kept", "/disk/sub/moved"), 0);
+    int file = open_in(row, "sub/moved", DS_FS_WRITE);
+    assert_int_equal(ds_fs_pwrite(row->fs, file, "that is not", 11, 0), 11);
+    assert_int_equal(ds_fs_close(row->fs, file), 0);
+}
+
+static void a_copy_of_a_disk_crashes_like_the_disk(void **state)
+{
+    struct row *row = *state;
+    struct ds_fs *copy;
+
+    for (uint64_t seed = 0; seed < 20; seed++) {
+        write_something(row);
+        assert_ok(ds_fs_sim_copy(row->fs, &copy));
+        assert_same_disk(row->fs, copy, "/");
+        ds_fs_sim_crash(row->fs, seed);
+        ds_fs_sim_crash(copy, seed);
+        assert_same_disk(row->fs, copy, "/");
+        ds_fs_sim_close(copy);
+        assert_int_equal(ds_fs_remove_tree(row->fs, row->root), 0);
+        assert_int_equal(ds_fs_mkdir(row->fs, row->root, 0755), 0);
+    }
+}
+
+static void every_case_of_a_crash_can_be_chosen(void **state)
+{
+    struct row *row = *state;
+    struct ds_fs *copy;
+    char *text;
+    size_t bytes;
+    int seen[2] = {0, 0};
+
+    int file = open_in(row, "f", DS_FS_WRITE | DS_FS_CREATE);
+    assert_int_equal(ds_fs_fsync_dir(row->fs, "/"), 0);
+    assert_int_equal(ds_fs_fsync_dir(row->fs, row->root), 0);
+    assert_int_equal(ds_fs_pwrite(row->fs, file, "ab", 2, 0), 2);
+    assert_int_equal(ds_fs_close(row->fs, file), 0);
+    for (uint64_t choices = 0; choices < 4; choices++) {
+        assert_ok(ds_fs_sim_copy(row->fs, &copy));
+        assert_int_equal(ds_fs_sim_crash_by(copy, choices), 2); /* two halves of one write */
+        assert_ok(ds_fs_read_file(copy, row->path, 9, &text, &bytes));
+        const char wanted[] = {choices & 1 ? 'a' : '\0', 'b'};
+        assert_int_equal(bytes, choices & 2 ? 2 : choices & 1);
+        assert_memory_equal(text, wanted, bytes);
+        seen[0] += choices & 1;
+        seen[1] += bytes == 2;
+        free(text);
+        ds_fs_sim_close(copy);
+    }
+    assert_true(seen[0] == 2 && seen[1] == 2);
+}
+
 static void any_crash_leaves_a_tree(void **state)
 {
     struct row *row = *state;
@@ -644,6 +729,8 @@ int main(void)
         ROW(a_crash_leaves_the_old_file_or_the_new_one, "sim"),
         ROW(a_rename_without_fsync_is_caught, "sim"),
         ROW(any_crash_leaves_a_tree, "sim"),
+        ROW(a_copy_of_a_disk_crashes_like_the_disk, "sim"),
+        ROW(every_case_of_a_crash_can_be_chosen, "sim"),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
