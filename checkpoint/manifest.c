@@ -181,7 +181,7 @@ static ds_status take_head(struct document *doc, struct ds_manifest *m)
 
     DS_TRY(document_keyed(doc, FORMAT, UINT32_MAX, &version));
     if (version != VERSION)
-        return ds_fail(DS_ERR_UNSUPPORTED,
+        return ds_fail(DS_ERR_DATA,
                        "%s: a checkpoint of format version %" PRIu64 "; this program knows %u",
                        doc->name, version, VERSION);
     DS_TRY(document_expect(doc, ",\n\"run\":"));

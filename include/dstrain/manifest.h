@@ -81,7 +81,7 @@ size_t ds_manifest_bytes(const struct ds_manifest *manifest);
 DS_CHECKED ds_status ds_manifest_write(const struct ds_manifest *manifest, char *to,
                                        size_t capacity, size_t *bytes);
 /* DS_ERR_CORRUPT, one line that begins with `name`: the sum, or what stands where something else should.
- * DS_ERR_UNSUPPORTED: a version that this program does not know. */
+ * DS_ERR_DATA: a version that this program does not know. */
 DS_CHECKED ds_status ds_manifest_parse(const char *name, const char *text, size_t bytes,
                                        struct ds_manifest *out);
 /* frees what parse has taken, or what the caller put there with malloc; of an empty one: nothing */

@@ -1,0 +1,319 @@
+/* directory.c - whose directory it is, and which launch may write to it. */
+#include "directory.h"
+
+#include "document.h"
+#include "names.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define RUN_FORMAT  "{\"format\":\"dstrain run\",\"version\":1,\n\"run\":"
+#define CLAIM_TRIES 1000
+#define SMALL_BYTES 4096
+#define FOLDER_MODE 0750
+#define FILE_MODE   0640
+
+void directory_path(const char *root, const char *folder, const char *name, char *to)
+{
+    snprintf(to, DS_CHECKPOINT_PATH_BYTES, "%s/%s%s%s", root, folder, *folder ? "/" : "", name);
+}
+
+void directory_manifest_name(const struct ds_manifest_id *id, const char *ending, char *to)
+{
+    snprintf(to, DIRECTORY_NAME_BYTES, "M-%06" PRIu64 "-%012" PRIu64 "%s", id->epoch, id->step,
+             ending);
+}
+
+int directory_manifest_parse(const char *name, const char *ending, struct ds_manifest_id *out)
+{
+    char pattern[DIRECTORY_NAME_BYTES], again[DIRECTORY_NAME_BYTES];
+    uint64_t numbers[2];
+
+    snprintf(pattern, sizeof pattern, "M-#-#%s", ending);
+    if (!names_parse(name, pattern, numbers, 2))
+        return 0;
+    const struct ds_manifest_id id = {numbers[0], numbers[1]};
+    directory_manifest_name(&id, ending, again);
+    if (strcmp(again, name) != 0)
+        return 0;
+    *out = id;
+    return 1;
+}
+
+static void epoch_name(uint64_t epoch, const char *ending, char *to)
+{
+    snprintf(to, DIRECTORY_NAME_BYTES, "E-%016" PRIu64 "%s", epoch, ending);
+}
+
+int directory_epoch_parse(const char *name, const char *ending, uint64_t *out)
+{
+    char pattern[DIRECTORY_NAME_BYTES], again[DIRECTORY_NAME_BYTES];
+    uint64_t epoch;
+
+    snprintf(pattern, sizeof pattern, "E-#%s", ending);
+    if (!names_parse(name, pattern, &epoch, 1))
+        return 0;
+    epoch_name(epoch, ending, again);
+    if (strcmp(again, name) != 0)
+        return 0;
+    *out = epoch;
+    return 1;
+}
+
+void ds_checkpoint_manifest_path(const char *root, const struct ds_manifest_id *id, char *to)
+{
+    char name[DIRECTORY_NAME_BYTES];
+
+    directory_manifest_name(id, ".json", name);
+    directory_path(root, "manifests", name, to);
+}
+
+void ds_checkpoint_pack_path(const char *root, uint32_t dir, const struct ds_pack_id *id, char *to)
+{
+    char folder[32], name[DS_PACK_NAME_BYTES];
+
+    snprintf(folder, sizeof folder, "data/%u", dir);
+    ds_pack_name(id, name);
+    directory_path(root, folder, name, to);
+}
+
+int directory_create(struct ds_fs *fs, const char *path, const char *text, size_t bytes)
+{
+    int file = ds_fs_open(fs, path, DS_FS_WRITE | DS_FS_CREATE | DS_FS_EXCLUSIVE, FILE_MODE);
+
+    if (file < 0)
+        return file;
+    int code = ds_fs_write_all(fs, file, text, bytes, 0);
+    if (code == 0)
+        code = ds_fs_fsync(fs, file);
+    const int closed = ds_fs_close(fs, file);
+    return code != 0 ? code : closed;
+}
+
+/* ---- whose it is */
+
+static size_t run_text(const uint8_t run[16], const struct ds_digest *keys, char *to)
+{
+    struct text text = {.at = to, .capacity = SMALL_BYTES};
+
+    text_put(&text, RUN_FORMAT);
+    document_put_hex(&text, run);
+    text_put(&text, ",\"keys\":");
+    document_put_hex(&text, keys->bytes);
+    text_put(&text, "}\n");
+    document_seal(&text);
+    return text.bytes;
+}
+
+static ds_status parse_run(const char *path, const char *text, size_t bytes, uint8_t run[16],
+                           struct ds_digest *keys)
+{
+    size_t body_bytes = 0;
+
+    DS_TRY(document_check(path, text, bytes, &body_bytes));
+    struct document doc = {path, text, text, text + body_bytes};
+    DS_TRY(document_expect(&doc, RUN_FORMAT));
+    DS_TRY(document_hex(&doc, run));
+    DS_TRY(document_expect(&doc, ",\"keys\":"));
+    DS_TRY(document_hex(&doc, keys->bytes));
+    DS_TRY(document_expect(&doc, "}\n"));
+    return document_end(&doc);
+}
+
+static ds_status read_run(struct ds_checkpoint_dir *dir, const char *path,
+                          const struct ds_digest *keys)
+{
+    struct ds_digest keys_there = {{0}};
+    char *text = NULL;
+    size_t bytes = 0;
+
+    if (ds_fs_read_file(dir->fs, path, SMALL_BYTES, &text, &bytes) != DS_OK)
+        return ds_fail(DS_ERR_CONFIG, "%s: this directory cannot be read", dir->root);
+    ds_status st = parse_run(path, text, bytes, dir->run, &keys_there);
+    free(text);
+    if (st == DS_ERR_NO_MEMORY)
+        return st;
+    if (st != DS_OK)
+        return ds_fail(DS_ERR_CONFIG,
+                       "%s: not a directory of checkpoints, or its RUN.json is damaged", dir->root);
+    if (!ds_digest_equal(keys, &keys_there))
+        return ds_fail(DS_ERR_CONFIG,
+                       "%s: holds checkpoints of another run: its model, data, seed or "
+                       "optimisation is not this one's",
+                       dir->root);
+    return DS_OK;
+}
+
+static int make_folder(struct ds_fs *fs, const char *path)
+{
+    int code = ds_fs_mkdir(fs, path, FOLDER_MODE);
+
+    return code == -EEXIST ? 0 : code;
+}
+
+/* The folders, their names durable. RUN.json comes after them: where it is, they are. */
+static int make_folders(struct ds_fs *fs, const char *root)
+{
+    static const char *const folders[] = {"epochs", "data", "manifests"};
+    char path[DS_CHECKPOINT_PATH_BYTES];
+    int code = make_folder(fs, root);
+
+    if (code == 0)
+        code = ds_fs_fsync_parent(fs, root);
+    for (size_t i = 0; i < sizeof folders / sizeof folders[0] && code == 0; i++) {
+        directory_path(root, "", folders[i], path);
+        code = make_folder(fs, path);
+    }
+    return code == 0 ? ds_fs_fsync_dir(fs, root) : code;
+}
+
+static ds_status make_run(struct ds_checkpoint_dir *dir, const char *path,
+                          const uint8_t fresh_run[16], const struct ds_digest *keys)
+{
+    char text[SMALL_BYTES];
+    const size_t bytes = run_text(fresh_run, keys, text);
+    const int code = make_folders(dir->fs, dir->root);
+
+    if (code != 0)
+        return ds_fail(DS_ERR_CONFIG, "%s: cannot be made a directory of checkpoints: %s",
+                       dir->root, strerror(-code));
+    memcpy(dir->run, fresh_run, sizeof dir->run);
+    return ds_fs_write_file(dir->fs, path, text, bytes);
+}
+
+static ds_status open_run(struct ds_checkpoint_dir *dir, const uint8_t fresh_run[16],
+                          const struct ds_digest *keys)
+{
+    char path[DS_CHECKPOINT_PATH_BYTES];
+    struct ds_fs_stat stat;
+
+    directory_path(dir->root, "", "RUN.json", path);
+    const int code = ds_fs_stat(dir->fs, path, &stat);
+    if (code == 0)
+        return read_run(dir, path, keys);
+    if (code != -ENOENT)
+        return ds_fail(DS_ERR_CONFIG, "%s: %s", dir->root, strerror(-code));
+    return make_run(dir, path, fresh_run, keys);
+}
+
+ds_status ds_checkpoint_dir_open(struct ds_fs *fs, const char *root, const uint8_t fresh_run[16],
+                                 const uint8_t nonce[16], const struct ds_digest *keys,
+                                 struct ds_checkpoint_dir **out)
+{
+    struct ds_checkpoint_dir *dir = calloc(1, sizeof *dir);
+    char *copy = strdup(root);
+
+    if (!dir || !copy) {
+        free(dir);
+        free(copy);
+        return ds_fail(DS_ERR_NO_MEMORY, "no memory for a directory of checkpoints");
+    }
+    dir->root = copy;
+    dir->fs = fs;
+    memcpy(dir->nonce, nonce, sizeof dir->nonce);
+    ds_status st = strlen(root) >= DS_CHECKPOINT_PATH_BYTES - 256
+                       ? ds_fail(DS_ERR_CONFIG, "%s: too long a path", root)
+                       : open_run(dir, fresh_run, keys);
+    if (st != DS_OK) {
+        ds_checkpoint_dir_close(dir);
+        return st;
+    }
+    *out = dir;
+    return DS_OK;
+}
+
+void ds_checkpoint_dir_close(struct ds_checkpoint_dir *dir)
+{
+    if (!dir)
+        return;
+    free(dir->root);
+    free(dir);
+}
+
+const uint8_t *ds_checkpoint_dir_run(const struct ds_checkpoint_dir *dir)
+{
+    return dir->run;
+}
+
+uint64_t ds_checkpoint_dir_epoch(const struct ds_checkpoint_dir *dir)
+{
+    return dir->epoch;
+}
+
+/* ---- whose turn it is */
+
+static ds_status highest_epoch(const struct ds_checkpoint_dir *dir, uint64_t *out)
+{
+    char path[DS_CHECKPOINT_PATH_BYTES], **names;
+    uint64_t highest = 0, epoch;
+    size_t count;
+
+    directory_path(dir->root, "", "epochs", path);
+    const int code = ds_fs_readdir(dir->fs, path, &names, &count);
+    if (code != 0)
+        return ds_fail(DS_ERR_IO, "list %s: %s", path, strerror(-code));
+    for (size_t i = 0; i < count; i++)
+        if (directory_epoch_parse(names[i], "", &epoch) && epoch > highest)
+            highest = epoch;
+    free(names);
+    *out = highest;
+    return DS_OK;
+}
+
+/* 0: it is ours, durably; or -errno */
+static int claim(const struct ds_checkpoint_dir *dir, uint64_t epoch)
+{
+    char name[DIRECTORY_NAME_BYTES], path[DS_CHECKPOINT_PATH_BYTES], text[64];
+    char hex[DS_DIGEST_TEXT_BYTES];
+    struct ds_digest nonce;
+
+    memcpy(nonce.bytes, dir->nonce, sizeof nonce.bytes);
+    ds_digest_text(&nonce, hex);
+    snprintf(text, sizeof text, "%s\n", hex);
+    epoch_name(epoch, "", name);
+    directory_path(dir->root, "epochs", name, path);
+    const int code = directory_create(dir->fs, path, text, strlen(text));
+    return code == 0 ? ds_fs_fsync_parent(dir->fs, path) : code;
+}
+
+ds_status ds_checkpoint_claim(struct ds_checkpoint_dir *dir)
+{
+    uint64_t epoch = 0;
+    int code = -EEXIST;
+
+    DS_TRY(highest_epoch(dir, &epoch));
+    for (int i = 0; i < CLAIM_TRIES && code == -EEXIST; i++)
+        code = claim(dir, ++epoch);
+    if (code != 0)
+        return ds_fail(DS_ERR_IO, "%s: cannot claim epoch %" PRIu64 ": %s", dir->root, epoch,
+                       strerror(-code));
+    dir->epoch = epoch;
+    dir->trusted_count = 0;
+    return DS_OK;
+}
+
+ds_status ds_checkpoint_check_fence(const struct ds_checkpoint_dir *dir)
+{
+    uint64_t epoch = 0;
+
+    DS_TRY(highest_epoch(dir, &epoch));
+    if (epoch > dir->epoch)
+        return ds_fail(DS_ERR_FENCED,
+                       "%s: epoch %" PRIu64 " was claimed; ours is %" PRIu64
+                       ": another launch owns the run",
+                       dir->root, epoch, dir->epoch);
+    return DS_OK;
+}
+
+void ds_checkpoint_trust(struct ds_checkpoint_dir *dir, const struct ds_manifest_id *id)
+{
+    for (uint32_t i = 0; i < dir->trusted_count; i++)
+        if (ds_manifest_id_compare(&dir->trusted[i], id) == 0)
+            return;
+    if (dir->trusted_count == DIRECTORY_TRUSTED_MAX)
+        memmove(dir->trusted, dir->trusted + 1, --dir->trusted_count * sizeof *dir->trusted);
+    dir->trusted[dir->trusted_count++] = *id;
+}

@@ -1,0 +1,175 @@
+/* checkpoint.h - a directory of checkpoints: who may write to it, what in it counts, how one more comes to be and
+ * which go.
+ *
+ *   RUN.json                         whose directory this is
+ *   epochs/E-<n>                     claimed by one launch (or rollback), exclusively; the highest owns the run
+ *   epochs/E-<n>.base.json           what that epoch goes on from, and which steps of data it leaves out
+ *   data/<dir>/P-....safetensors     packs (pack.h), never changed once a rank has voted for them
+ *   manifests/M-<epoch>-<step>.json  a checkpoint (manifest.h)
+ *   manifests/M-....bad              one that must not be loaded
+ *   latest                           a hint for people, never trusted
+ *
+ * A save: every rank writes its packs, makes them and their names durable and reads them back (keep); all vote; rank
+ * 0 writes the manifest, makes it and its name durable, looks whether a newer epoch was claimed meanwhile, and only
+ * then says that the checkpoint is there. A launch: claim an epoch, then list, then load, then write the base. Order
+ * matters: whoever claims first and lists then sees what an older epoch has committed, or that one sees the claim.
+ *
+ * Manifests are ordered by (epoch, step). One of an epoch whose step is newer than the base of a later epoch is
+ * overruled: that launch went back behind it, or never saw it. */
+#ifndef DSTRAIN_CHECKPOINT_H
+#define DSTRAIN_CHECKPOINT_H
+
+#include "dstrain/comm.h"
+#include "dstrain/fs.h"
+#include "dstrain/manifest.h"
+
+#define DS_CHECKPOINT_PATH_BYTES 4352
+#define DS_CHECKPOINT_DIR_RANKS  64 /* ranks that share data/<dir> */
+
+/* pure, all of them; `to` has DS_CHECKPOINT_PATH_BYTES */
+void ds_checkpoint_pack_path(const char *root, uint32_t dir, const struct ds_pack_id *id, char *to);
+void ds_checkpoint_manifest_path(const char *root, const struct ds_manifest_id *id, char *to);
+
+/* ---- the directory: rank 0 alone, one thread at a time */
+
+struct ds_checkpoint_dir;
+
+/* local: opens `root`, and makes it where it is not there (its parent is). A new directory gets `fresh_run` as its
+ * name; one that is there must have the same `keys`, a digest of what may not change in a run. `nonce`: of this
+ * launch. DS_ERR_CONFIG: not a directory of ours, another run's, not writable. */
+DS_CHECKED ds_status ds_checkpoint_dir_open(struct ds_fs *fs, const char *root,
+                                            const uint8_t fresh_run[16], const uint8_t nonce[16],
+                                            const struct ds_digest *keys,
+                                            struct ds_checkpoint_dir **out);
+void ds_checkpoint_dir_close(struct ds_checkpoint_dir *dir);               /* NULL is allowed */
+const uint8_t *ds_checkpoint_dir_run(const struct ds_checkpoint_dir *dir); /* 16 bytes */
+uint64_t ds_checkpoint_dir_epoch(const struct ds_checkpoint_dir *dir);     /* 0: none claimed */
+
+/* local: the next epoch is ours */
+DS_CHECKED ds_status ds_checkpoint_claim(struct ds_checkpoint_dir *dir);
+/* local: DS_ERR_FENCED: a newer epoch was claimed */
+DS_CHECKED ds_status ds_checkpoint_check_fence(const struct ds_checkpoint_dir *dir);
+
+struct ds_checkpoint_skip { /* samples of steps [begin, end) are left out */
+    uint64_t begin, end;
+};
+#define DS_CHECKPOINT_SKIPS_MAX 1024
+/* local: our epoch goes on from `base`; NULL: from the beginning. Once an epoch, after base has been loaded. */
+DS_CHECKED ds_status ds_checkpoint_write_base(struct ds_checkpoint_dir *dir,
+                                              const struct ds_manifest_id *base,
+                                              const struct ds_checkpoint_skip *skips,
+                                              uint32_t skip_count);
+
+enum ds_checkpoint_standing {
+    DS_CHECKPOINT_GOOD, /* may be loaded, if it verifies */
+    DS_CHECKPOINT_BURIED,
+    DS_CHECKPOINT_OVERRULED,
+};
+struct ds_checkpoint_entry {
+    struct ds_manifest_id id;
+    enum ds_checkpoint_standing standing;
+};
+struct ds_checkpoint_list {
+    struct ds_checkpoint_entry *entries; /* newest first; owned by the list */
+    size_t count;
+};
+/* local: no rank 0 needed, nor a claim: for tools, too. Contents of manifests are not looked at. */
+DS_CHECKED ds_status ds_checkpoint_list_make(struct ds_fs *fs, const char *root,
+                                             struct ds_checkpoint_list *out);
+void ds_checkpoint_list_fini(struct ds_checkpoint_list *list);
+/* local: reads and checks one; *out is the caller's to fini */
+DS_CHECKED ds_status ds_checkpoint_read_manifest(struct ds_fs *fs, const char *root,
+                                                 const struct ds_manifest_id *id,
+                                                 struct ds_manifest *out);
+/* local: it must not be loaded any more; `why` stands in the file. That it is so already is fine. */
+DS_CHECKED ds_status ds_checkpoint_bury(struct ds_checkpoint_dir *dir,
+                                        const struct ds_manifest_id *id, const char *why);
+
+struct ds_checkpoint_retention {
+    uint32_t keep_last;  /* >= 1 */
+    uint64_t keep_every; /* steps that it divides; 0: none */
+    const struct ds_manifest_id *pinned;
+    uint32_t pinned_count;
+};
+/* local: it was loaded or committed by this launch, so its bytes have been seen to be there */
+void ds_checkpoint_trust(struct ds_checkpoint_dir *dir, const struct ds_manifest_id *id);
+/* local: removes checkpoints that need not be kept, and packs that none of the others needs. The two newest that
+ * are trusted stay; as long as there are not two, all do. Files of a newer epoch, and of saves of ours that are
+ * newer than `committed_step`, are not touched. */
+DS_CHECKED ds_status ds_checkpoint_retain(struct ds_checkpoint_dir *dir,
+                                          const struct ds_checkpoint_retention *keep,
+                                          uint64_t committed_step);
+
+/* ---- saving */
+
+/* local, every rank, once before its first pack: data/<dir>, made durable */
+DS_CHECKED ds_status ds_checkpoint_make_data(struct ds_fs *fs, const char *root, uint32_t dir);
+/* local, every rank, any thread, behind ds_pack_finish: makes the pack's name durable and reads it back: footer,
+ * boxes, table, and every `sample`-th chunk (1: all) to `buffer`, which has DS_PACK_CHUNK_BYTES. */
+DS_CHECKED ds_status ds_checkpoint_keep_pack(struct ds_fs *fs, const char *root,
+                                             const struct ds_manifest_pack *pack, uint32_t sample,
+                                             void *buffer);
+/* local, rank 0, any thread: the second phase. All ranks have voted for manifest->packs. DS_OK: the checkpoint is
+ * there and survives a loss of power. DS_ERR_FENCED: another launch owns the run; it must not be relied on. */
+DS_CHECKED ds_status ds_checkpoint_commit_manifest(struct ds_checkpoint_dir *dir,
+                                                   const struct ds_manifest *manifest);
+/* local, rank 0: the hint */
+DS_CHECKED ds_status ds_checkpoint_write_latest(struct ds_checkpoint_dir *dir,
+                                                const struct ds_manifest_id *id);
+
+/* collective over a control group, at the start of a run: do all ranks have the same catalogue, and do the pieces
+ * that they will write make up each tensor once? DS_ERR_DATA on all ranks. */
+DS_CHECKED ds_status ds_checkpoint_prove(struct ds_comm *control,
+                                         const struct ds_catalogue *catalogue,
+                                         const struct ds_piece *pieces, size_t count);
+/* collective: the vote. `prepared`: did all of this rank's packs come to be; `packs`: they, and those that they
+ * refer to. `*verdict`, the same on all ranks: DS_OK, or what failed on one. On rank 0 with a verdict of DS_OK:
+ * every rank's packs, each once, in order; malloc'ed. */
+DS_CHECKED ds_status ds_checkpoint_vote(struct ds_comm *control, ds_status prepared,
+                                        const struct ds_manifest_pack *packs, uint32_t count,
+                                        ds_status *verdict, struct ds_manifest_pack **all,
+                                        uint32_t *all_count);
+/* collective: all three in one: vote, commit, tell. `manifest`, on rank 0 alone: everything but packs, which are put
+ * there. `*committed`: 0 where storage has failed on some rank, which stops nothing but this checkpoint. The status
+ * is DS_OK, DS_ERR_FENCED, or that talking failed. */
+DS_CHECKED ds_status ds_checkpoint_commit(struct ds_comm *control, struct ds_checkpoint_dir *dir,
+                                          struct ds_manifest *manifest, ds_status prepared,
+                                          const struct ds_manifest_pack *packs, uint32_t count,
+                                          int *committed);
+
+/* ---- loading: the newest that verifies */
+
+struct ds_recovery;
+
+/* collective: lists what may be loaded. `dir`, on rank 0 alone, has claimed its epoch. Steps above `step_max` are
+ * passed over: a rollback goes behind them. Every rank gives its own `fs` and the same `root`. */
+DS_CHECKED ds_status ds_recovery_open(struct ds_comm *control, struct ds_fs *fs, const char *root,
+                                      const struct ds_checkpoint_dir *dir, uint64_t step_max,
+                                      struct ds_recovery **out);
+/* collective: the next one whose manifest reads and whose packs are all there, with the footers and tables that they
+ * were committed with; ranks look at packs in shares. `*found` 0: there has never been one, begin at the beginning.
+ * DS_ERR_NO_CHECKPOINT: there were some, none verifies. DS_ERR_DATA: one that this program does not understand. Nothing
+ * on the disk is changed. If loading fails, call it again. */
+DS_CHECKED ds_status ds_recovery_next(struct ds_recovery *recovery, struct ds_manifest *out,
+                                      int *found);
+void ds_recovery_close(struct ds_recovery *recovery); /* local; NULL is allowed */
+
+/* ---- one checkpoint, by one reader: for tools, and for what loads without haste */
+
+/* pure: was this pack written for this checkpoint, or is it one that its packs refer to? */
+int ds_checkpoint_owns(const struct ds_manifest *manifest, const struct ds_pack_id *id);
+/* local: opens pack number `index` of the manifest, checked against it and, where it owns the pack, its catalogue */
+DS_CHECKED ds_status ds_checkpoint_open_pack(struct ds_fs *fs, const char *root,
+                                             const struct ds_manifest *manifest, uint32_t index,
+                                             struct ds_pack **out);
+/* local: the stored bytes of a chunk of one of its own packs, wherever they lie, checked; where they are damaged, from
+ * their second place if there is one. `to` has DS_PACK_CHUNK_BYTES. DS_ERR_CORRUPT: no place has them. */
+DS_CHECKED ds_status ds_checkpoint_read_chunk(struct ds_fs *fs, const char *root,
+                                              const struct ds_manifest *manifest,
+                                              const struct ds_pack *pack, uint32_t chunk, void *to);
+/* local: every byte of its packs, every place that they refer to, and that they make up every tensor once.
+ * DS_ERR_CORRUPT. `buffer` has DS_PACK_CHUNK_BYTES. */
+DS_CHECKED ds_status ds_checkpoint_verify(struct ds_fs *fs, const char *root,
+                                          const struct ds_manifest *manifest, void *buffer);
+
+#endif

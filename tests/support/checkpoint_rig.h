@@ -1,0 +1,235 @@
+/* checkpoint_rig.h - a launch of a trainer that only saves: two ranks' packs written one after the other by one
+ * process, so that every call to the disk comes in one order. */
+#ifndef DSTRAIN_TEST_CHECKPOINT_RIG_H
+#define DSTRAIN_TEST_CHECKPOINT_RIG_H
+
+#include "pack_case.h"
+
+#include "dstrain/checkpoint.h"
+
+#define RIG_RANKS 2
+#define RIG_ROOT  "/run/checkpoints"
+
+/* What outlives a launch in the mind of a test. */
+struct launch {
+    struct ds_fs *fs;
+    struct ds_comm *self;
+    struct pack_case c;
+    struct ds_pack_plan plans[RIG_RANKS];
+    struct ds_pack_writer *writers[RIG_RANKS];
+    struct ds_checkpoint_dir *dir;
+    struct ds_manifest_id base; /* what was loaded */
+    int has_base;
+    int is_delta;     /* tensors 2 and 3 never change */
+    uint32_t attempt; /* of the next save */
+    /* where chunks lie that do not change: in the first two saves of this launch */
+    struct ds_pack_chunk table[RIG_RANKS][PACK_CASE_TENSORS];
+    struct ds_pack_other others[RIG_RANKS][2];
+    uint32_t other_count[RIG_RANKS];
+};
+
+static const uint8_t rig_run[16] = "a run's own name";
+static const struct ds_digest rig_keys = {{1, 2, 3}};
+
+/* How the states are after a step. */
+static inline void rig_set_step(struct pack_case *c, int is_delta, uint64_t step)
+{
+    for (uint32_t i = 0; i < PACK_CASE_TENSORS; i++)
+        c->changed_at[i] = is_delta && i >= 2 ? 0 : step;
+}
+
+static inline void launch_init(struct launch *l, struct ds_fs *fs, int is_delta)
+{
+    struct ds_piece pieces[PACK_CASE_TENSORS];
+
+    *l = (struct launch){.fs = fs, .is_delta = is_delta};
+    assert_ok(ds_comm_self_open(ds_clock_system(), &l->self));
+    pack_case_open(&l->c, fs, 0);
+    for (uint32_t rank = 0; rank < RIG_RANKS; rank++) {
+        const size_t count = pack_case_pieces(&l->c, rank, pieces);
+
+        assert_ok(
+            ds_pack_plan_make(&l->c.catalogue, pieces, count, DS_PACK_CHUNKS_MAX, &l->plans[rank]));
+        assert_ok(ds_pack_writer_open(fs, l->c.storage, 1, &l->plans[rank], &l->writers[rank]));
+    }
+}
+
+static inline void launch_fini(struct launch *l)
+{
+    for (uint32_t rank = 0; rank < RIG_RANKS; rank++) {
+        ds_pack_writer_close(l->writers[rank]);
+        ds_pack_plan_fini(&l->plans[rank]);
+    }
+    pack_case_close(&l->c);
+    ds_checkpoint_dir_close(l->dir);
+    ds_comm_close(l->self);
+}
+
+/* Are the bytes those of the step that the manifest speaks of? */
+static inline int rig_has_right_bytes(struct ds_fs *fs, const struct ds_manifest *manifest,
+                                      int is_delta)
+{
+    static uint8_t got[DS_PACK_CHUNK_BYTES], wanted[DS_PACK_CHUNK_BYTES];
+    struct pack_case c = {.catalogue = manifest->catalogue};
+    uint64_t step = 0;
+    int is_right = 1;
+
+    memcpy(c.tensors, manifest->catalogue.tensors, sizeof c.tensors);
+    assert_ok(ds_values_u64(&manifest->state, "rig", "step", 0, UINT64_MAX, &step));
+    assert_int_equal(step, manifest->id.step);
+    rig_set_step(&c, is_delta, step);
+    for (uint32_t i = 0; i < manifest->pack_count && is_right; i++) {
+        struct ds_pack *pack;
+
+        if (!ds_checkpoint_owns(manifest, &manifest->packs[i].pack.id))
+            continue;
+        if (ds_checkpoint_open_pack(fs, RIG_ROOT, manifest, i, &pack) != DS_OK)
+            return 0;
+        for (uint32_t chunk = 0; chunk < ds_pack_info(pack)->chunk_count && is_right; chunk++) {
+            const struct ds_piece piece = ds_pack_piece(pack, &manifest->catalogue, chunk);
+            ds_status st = ds_checkpoint_read_chunk(fs, RIG_ROOT, manifest, pack, chunk, got);
+
+            pack_case_fill(&c, &piece, wanted);
+            is_right =
+                st == DS_OK && memcmp(got, wanted, ds_pack_chunks(pack)[chunk].body_bytes) == 0;
+        }
+        ds_pack_close(pack);
+    }
+    return is_right;
+}
+
+/* The start of a program: claim, list, load, base. `step_max`: how far back a rollback goes; UINT64_MAX: no
+ * further than must be. */
+static inline ds_status launch_start(struct launch *l, uint64_t step_max)
+{
+    const uint8_t nonce[16] = {9};
+    struct ds_recovery *recovery = NULL;
+    struct ds_manifest manifest;
+    ds_status st = DS_OK;
+    int found = 0;
+
+    if (!l->dir)
+        st = ds_checkpoint_dir_open(l->fs, RIG_ROOT, rig_run, nonce, &rig_keys, &l->dir);
+    if (st == DS_OK)
+        st = ds_checkpoint_claim(l->dir);
+    if (st == DS_OK)
+        st = ds_recovery_open(l->self, l->fs, RIG_ROOT, l->dir, step_max, &recovery);
+    l->has_base = 0;
+    while (st == DS_OK && !l->has_base) {
+        st = ds_recovery_next(recovery, &manifest, &found);
+        if (st != DS_OK || !found)
+            break;
+        l->has_base = rig_has_right_bytes(l->fs, &manifest, l->is_delta);
+        l->base = manifest.id;
+        ds_manifest_fini(&manifest);
+    }
+    ds_recovery_close(recovery);
+    if (st == DS_OK && l->has_base)
+        ds_checkpoint_trust(l->dir, &l->base);
+    if (st == DS_OK)
+        st = ds_checkpoint_write_base(l->dir, l->has_base ? &l->base : NULL, NULL, 0);
+    for (uint32_t rank = 0; rank < RIG_RANKS; rank++)
+        l->other_count[rank] = 0; /* the first save of a launch is whole */
+    return st;
+}
+
+/* One rank's chunks: whole, or by reference where they have not changed and have two places already. */
+static inline ds_status rig_put_chunks(struct launch *l, uint32_t rank)
+{
+    ds_status st = DS_OK;
+
+    for (uint32_t i = 0; i < PACK_CASE_TENSORS && st == DS_OK; i++) {
+        const struct ds_pack_chunk *place = &l->table[rank][i];
+        const int is_old = l->is_delta && i >= 2 && l->other_count[rank] > 0;
+
+        if (is_old && l->other_count[rank] == 2)
+            st = ds_pack_refer(l->writers[rank], place);
+        else
+            st = pack_case_put(&l->c, l->writers[rank], &l->plans[rank], i, is_old ? place : NULL);
+    }
+    return st;
+}
+
+static inline void rig_remember(struct launch *l, uint32_t rank,
+                                const struct ds_pack_other *written)
+{
+    uint32_t count;
+    const struct ds_pack_chunk *chunks = ds_pack_written(l->writers[rank], &count);
+
+    if (!l->is_delta || l->other_count[rank] == 2)
+        return;
+    for (uint32_t i = 2; i < count; i++) {
+        l->table[rank][i] = chunks[i];
+        l->table[rank][i].pack = l->other_count[rank];
+    }
+    l->others[rank][l->other_count[rank]++] = *written;
+}
+
+static inline ds_status rig_write_pack(struct launch *l, uint32_t rank, uint64_t step,
+                                       struct ds_manifest_pack *out)
+{
+    static uint8_t buffer[DS_PACK_CHUNK_BYTES];
+    char path[DS_CHECKPOINT_PATH_BYTES];
+    struct ds_pack_new pack = {.path = path,
+                               .id = {.epoch = ds_checkpoint_dir_epoch(l->dir),
+                                      .step = step,
+                                      .rank = rank,
+                                      .attempt = l->attempt},
+                               .others = l->others[rank],
+                               .other_count = l->other_count[rank],
+                               .done = pack_case_done,
+                               .user = &l->c};
+    ds_status st = ds_checkpoint_make_data(l->fs, RIG_ROOT, rank);
+
+    memcpy(pack.run, rig_run, sizeof pack.run);
+    *out = (struct ds_manifest_pack){.dir = rank};
+    ds_checkpoint_pack_path(RIG_ROOT, rank, &pack.id, path);
+    if (st == DS_OK)
+        st = ds_pack_begin(l->writers[rank], &pack);
+    if (st == DS_OK)
+        st = rig_put_chunks(l, rank);
+    if (st == DS_OK)
+        st = ds_pack_finish(l->writers[rank], &out->pack);
+    if (st == DS_OK)
+        st = ds_checkpoint_keep_pack(l->fs, RIG_ROOT, out, 1, buffer);
+    ds_pack_abandon(l->writers[rank]);
+    return st;
+}
+
+static inline void rig_manifest(struct launch *l, uint64_t step, struct ds_manifest *manifest)
+{
+    *manifest = (struct ds_manifest){.id = {ds_checkpoint_dir_epoch(l->dir), step},
+                                     .parent = l->base,
+                                     .has_parent = l->has_base,
+                                     .layout = {1, RIG_RANKS, 1, 1, 1, 1, 2048},
+                                     .catalogue = l->c.catalogue};
+    memcpy(manifest->run, rig_run, sizeof manifest->run);
+    assert_ok(ds_values_set_u64(&manifest->state, "step", step));
+}
+
+/* A save, up to the acknowledgement: DS_OK with `*committed`. */
+static inline ds_status launch_save(struct launch *l, uint64_t step, int *committed)
+{
+    struct ds_manifest_pack packs[RIG_RANKS * 3];
+    struct ds_manifest manifest;
+    uint32_t count = 0;
+    ds_status prepared = DS_OK;
+
+    rig_set_step(&l->c, l->is_delta, step);
+    for (uint32_t rank = 0; rank < RIG_RANKS && prepared == DS_OK; rank++)
+        prepared = rig_write_pack(l, rank, step, &packs[count++]);
+    for (uint32_t rank = 0; rank < RIG_RANKS && prepared == DS_OK; rank++)
+        for (uint32_t i = 0; i < l->other_count[rank]; i++)
+            packs[count++] = (struct ds_manifest_pack){rank, l->others[rank][i]};
+    l->attempt++;
+    rig_manifest(l, step, &manifest);
+    ds_status st =
+        ds_checkpoint_commit(l->self, l->dir, &manifest, prepared, packs, count, committed);
+    for (uint32_t rank = 0; rank < RIG_RANKS && *committed; rank++)
+        rig_remember(l, rank, &packs[rank].pack);
+    manifest.catalogue.tensors = NULL; /* the rig's */
+    ds_manifest_fini(&manifest);
+    return st;
+}
+
+#endif
