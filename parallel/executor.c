@@ -20,10 +20,11 @@ struct ds_executor {
     uint8_t **held;       /* [plan->held_slot_count] what a backward in two parts keeps */
     struct place *places; /* [plan->stream_slot_count] */
     uint8_t *workspace;
-    float *logits;              /* of one token; NULL while training */
-    struct ds_event *handover;  /* compute to comm */
-    struct ds_graph *graphs[2]; /* of a step; NULL: not captured yet */
-    int is_behind_graph;        /* the last list was launched as one */
+    float *logits;                         /* of one token; NULL while training */
+    struct ds_event *handover;             /* compute to comm */
+    struct ds_tensor_stream tensor_stream; /* where there are tensor ranks */
+    struct ds_graph *graphs[2];            /* of a step; NULL: not captured yet */
+    int is_behind_graph;                   /* the last list was launched as one */
     /* borrows */
     struct ds_executor_options options;
     const struct ds_kernel_ops *kernels;
@@ -90,6 +91,11 @@ static ds_status take_slots(struct ds_executor *x, uint32_t count, size_t bytes,
     return DS_OK;
 }
 
+static int has_tensor_ranks(const struct ds_executor *x)
+{
+    return x->options.tensor && x->options.tensor->size > 1;
+}
+
 static ds_status take_memory(struct ds_executor *x)
 {
     const struct ds_schedule *plan = x->options.plan;
@@ -105,6 +111,8 @@ static ds_status take_memory(struct ds_executor *x)
         DS_TRY(take(x, DS_MEMORY_LABEL_ACTIVATIONS,
                     x->options.model->config.vocab_size * sizeof(float), &x->logits));
     DS_TRY(take(x, DS_MEMORY_LABEL_WORKSPACE, bytes_max(x, workspace_bytes), &x->workspace));
+    if (has_tensor_ranks(x))
+        DS_TRY(ds_tensor_stream_open(x->options.device, &x->tensor_stream));
     return ops->event_open(x->options.device, &x->handover);
 }
 
@@ -137,6 +145,7 @@ void ds_executor_close(struct ds_executor *x)
 {
     if (!x)
         return;
+    ds_tensor_stream_close(&x->tensor_stream);
     for (uint32_t i = 0; x->places && i < x->options.plan->stream_slot_count; i++)
         if (x->places[i].event)
             x->options.device->ops->event_close(x->places[i].event);
@@ -213,6 +222,7 @@ static struct ds_pass pass_of(struct ds_executor *x, const struct ds_action *act
         .record = x->options.record,
         .rotary = x->options.rotary,
         .tp = x->options.tensor,
+        .tensor_stream = has_tensor_ranks(x) ? &x->tensor_stream : NULL,
         .timeline = x->options.timeline,
         .saved = action->slot == DS_NO_SLOT ? NULL : x->saved[action->slot],
         .held = action->held == DS_NO_SLOT ? NULL : x->held[action->held],

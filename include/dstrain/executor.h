@@ -18,7 +18,7 @@ struct ds_executor_options {
     const float *rotary;            /* device; see ds_pass */
     struct ds_device *device;
     struct ds_stream *compute, *comm;
-    struct ds_comm *tensor; /* shares every matrix, on the compute stream; size 1: nobody */
+    struct ds_comm *tensor; /* shares every matrix, on a stream of its own; size 1: nobody */
     struct ds_comm
         *pipeline; /* ranks in the order of stages, on the comm stream; size 1: one stage */
     struct ds_memory *memory;

@@ -137,6 +137,20 @@ struct ds_batch {
 /* One micro-batch going through one block: its stream, where its weights, saved activations and
  * scratch lie now. Filled by the executor for each action. weights[i], grads[i] belong to the block's
  * unit i; grads_add[i]: the buffer already holds part of this micro-batch's gradient (tied weights). */
+/* Beside the compute stream: where collectives of tensor ranks run while a block computes what does not wait for
+ * them. All of a communicator's collectives go through it, in the order of the calls. */
+#define DS_TENSOR_CALLS_MAX 4 /* that the compute stream has not waited for yet */
+struct ds_tensor_stream {
+    struct ds_stream *stream;
+    struct ds_event *handover;                  /* from the compute stream */
+    struct ds_event *done[DS_TENSOR_CALLS_MAX]; /* of calls, in turn */
+    uint32_t call_count;
+};
+
+/* local. close takes what an open that failed has left */
+DS_CHECKED ds_status ds_tensor_stream_open(struct ds_device *device, struct ds_tensor_stream *out);
+void ds_tensor_stream_close(struct ds_tensor_stream *tensor);
+
 struct ds_pass {
     struct ds_stream *stream;
     const struct ds_kernel_ops *kernels;
@@ -146,9 +160,10 @@ struct ds_pass {
     void *weights[DS_BLOCK_UNITS_MAX];
     void *grads[DS_BLOCK_UNITS_MAX];
     uint8_t grads_add[DS_BLOCK_UNITS_MAX];
-    struct ds_comm *tp;           /* the tensor ranks, in the order of share.tp_rank; NULL: alone */
-    struct ds_timeline *timeline; /* where their collectives are marked; NULL: nowhere */
-    void *saved;                  /* saved_bytes of the block, from forward to backward */
+    struct ds_comm *tp; /* the tensor ranks, in the order of share.tp_rank; NULL: alone */
+    struct ds_tensor_stream *tensor_stream; /* NULL: collectives run on the compute stream itself */
+    struct ds_timeline *timeline;           /* where waits for them are marked; NULL: nowhere */
+    void *saved;                            /* saved_bytes of the block, from forward to backward */
     void *held; /* held_bytes, from the input part of a backward in two calls to its weight part */
     void *workspace; /* workspace_bytes, this action only */
     int is_training; /* 0: evaluation: no gradient, `saved` is scratch */

@@ -23,7 +23,7 @@ enum ds_timeline_what {
     DS_TIMELINE_WAIT_COMM,    /* for a collective */
     DS_TIMELINE_WAIT_STAGE,   /* for what a neighbour stage sends */
     DS_TIMELINE_WAIT_COMPUTE, /* the comm stream, for arithmetic */
-    DS_TIMELINE_COLLECTIVE, /* of tensor ranks inside a block: all of it, on the compute stream itself */
+    DS_TIMELINE_COLLECTIVE,   /* for one of tensor ranks inside a block */
     DS_TIMELINE_WHAT_COUNT
 };
 

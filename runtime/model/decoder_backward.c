@@ -1,8 +1,8 @@
 /* decoder_backward.c - the way back through a decoder layer, in one call or in two.
  *
- * Each half has an inner part (from the gradient of its output to that of its column-parallel product), a
- * weight part, and an outer part (on to the residual stream). In one call they follow one another and
- * gradients of activations are scratch. In two, the first call leaves in `held` what the second makes its
+ * Each half has an inner part (from the gradient of its output to that of its column-parallel product), the
+ * weights' products, and an outer part (on to the residual stream). In one call gradients of activations are
+ * scratch, and products that nothing waits for go beside the collectives of tensor ranks. In two, the first call leaves in `held` what the second makes its
  * products of: gradients of gate_up, qkv and h, and the norms' own. The kernels and their inputs are the
  * same, so are the bits. */
 #include "decoder.h"
@@ -21,7 +21,8 @@ struct held {
 struct backward_space {
     struct ds_tensor dnorm_RC, norm_RC,
         rstd_R; /* n2, then n1, made again where they are not kept */
-    struct ds_tensor room_TC;
+    /* whole, where tokens are shared out: a gradient, a norm's output, a part of a sum over the ranks */
+    struct ds_tensor room_TC, norm_room_TC, sum_room_TC;
     struct ds_tensor dproduct_TI, product_TI, dgate_up_TN;
     struct ds_tensor do_TN, dq_THD, dk_TGD, dv_TGD, delta_TH, dqkv_TN;
 };
@@ -89,8 +90,11 @@ static struct backward_space take_backward(struct ds_arena *arena, const struct 
         w.norm_RC = take_matrix(arena, d->dtype, d->R, d->C);
         w.rstd_R = take_vector(arena, DS_F32, d->R);
     }
-    if (d->has_room)
+    if (d->has_room) {
         w.room_TC = take_matrix(arena, d->dtype, d->T, d->C);
+        w.norm_room_TC = take_matrix(arena, d->dtype, d->T, d->C);
+        w.sum_room_TC = take_matrix(arena, d->dtype, d->T, d->C);
+    }
     shared = arena->used;
     take_mlp(arena, d, &w);
     mlp_end = arena->used;
@@ -121,8 +125,9 @@ size_t decoder_held_bytes(const struct ds_block *block, uint64_t token_count)
 
 /* The norm's output for a product with all tokens: kept, or made again from the norm's input, with the same
  * bits. */
-static ds_status norm_again(const struct way *b, struct ds_tensor gain_C, struct ds_tensor x_RC,
-                            struct ds_tensor kept, struct ds_tensor *whole)
+static ds_status norm_again_begin(const struct way *b, struct ds_tensor gain_C,
+                                  struct ds_tensor x_RC, struct ds_tensor kept,
+                                  struct ds_tensor *whole, struct tp_call *call)
 {
     const struct ds_rmsnorm_args norm = {.x_TC = x_RC,
                                          .gain_C = gain_C,
@@ -132,8 +137,8 @@ static ds_status norm_again(const struct way *b, struct ds_tensor gain_C, struct
 
     if (!b->d.keeps_norms)
         DS_TRY(b->pass->kernels->rmsnorm_forward(b->pass->stream, &norm));
-    return tp_gather(b->d.model, b->pass, b->d.keeps_norms ? kept : b->w.norm_RC, b->w.room_TC,
-                     whole);
+    return tp_gather_begin(b->d.model, b->pass, b->d.keeps_norms ? kept : b->w.norm_RC,
+                           b->w.norm_room_TC, whole, call);
 }
 
 /* ---- the MLP */
@@ -151,17 +156,32 @@ static ds_status mlp_inner(const struct way *b, struct ds_tensor dy_TC, struct d
     return b->pass->kernels->swiglu_backward(b->pass->stream, &swiglu);
 }
 
-/* dy_TC may lie in the room; it is read before n2 takes its place. */
-static ds_status mlp_weight(const struct way *b, struct ds_tensor dy_TC)
+static ds_status down_weight(const struct way *b, struct ds_tensor dy_TC)
 {
     const int add = b->pass->grads_add[0];
-    struct ds_tensor n2_TC;
 
     DS_TRY(linear_backward_matrix(b->pass, &b->d.down, b->w.product_TI, dy_TC, add));
-    DS_TRY(linear_backward_bias(b->pass, &b->d.down, b->dy_RC, add));
-    DS_TRY(norm_again(b, b->gain2_C, b->s.h_RC, b->s.n2_RC, &n2_TC));
+    return linear_backward_bias(b->pass, &b->d.down, b->dy_RC, add);
+}
+
+static ds_status norm2_again_begin(const struct way *b, struct ds_tensor *n2_TC,
+                                   struct tp_call *call)
+{
+    return norm_again_begin(b, b->gain2_C, b->s.h_RC, b->s.n2_RC, n2_TC, call);
+}
+
+static ds_status gate_up_weight(const struct way *b, struct ds_tensor n2_TC)
+{
+    const int add = b->pass->grads_add[0];
+
     DS_TRY(linear_backward_matrix(b->pass, &b->d.gate_up, n2_TC, b->dgate_up_TN, add));
     return linear_backward_bias(b->pass, &b->d.gate_up, b->dgate_up_TN, add);
+}
+
+static ds_status gate_up_input_begin(const struct way *b, struct tp_call *call)
+{
+    return column_backward_input_begin(b->pass, &b->d.gate_up, b->dgate_up_TN, b->w.sum_room_TC,
+                                       b->w.dnorm_RC, call);
 }
 
 static ds_status mlp_outer(const struct way *b)
@@ -176,8 +196,6 @@ static ds_status mlp_outer(const struct way *b)
         .gain_add = b->gain_add,
     };
 
-    DS_TRY(
-        column_backward_input(b->pass, &b->d.gate_up, b->dgate_up_TN, b->w.room_TC, b->w.dnorm_RC));
     return norm_backward(b->pass, &b->d.norm2, &norm);
 }
 
@@ -222,18 +240,34 @@ static ds_status attention_inner(const struct way *b, struct ds_tensor dh_TC)
     return join_heads(b);
 }
 
-static ds_status attention_weight(const struct way *b, struct ds_tensor dh_TC)
+static ds_status o_weight(const struct way *b, struct ds_tensor dh_TC)
 {
     const struct decoder *d = &b->d;
     const struct ds_tensor o_TN = ds_tensor2(b->s.o_THD.data, d->dtype, d->T, d->H * d->D);
     const int add = b->pass->grads_add[0];
-    struct ds_tensor n1_TC;
 
     DS_TRY(linear_backward_matrix(b->pass, &d->o, o_TN, dh_TC, add));
-    DS_TRY(linear_backward_bias(b->pass, &d->o, b->dh_RC, add));
-    DS_TRY(norm_again(b, b->gain1_C, b->x_RC, b->s.n1_RC, &n1_TC));
-    DS_TRY(linear_backward_matrix(b->pass, &d->qkv, n1_TC, b->dqkv_TN, add));
-    return linear_backward_bias(b->pass, &d->qkv, b->dqkv_TN, add);
+    return linear_backward_bias(b->pass, &d->o, b->dh_RC, add);
+}
+
+static ds_status norm1_again_begin(const struct way *b, struct ds_tensor *n1_TC,
+                                   struct tp_call *call)
+{
+    return norm_again_begin(b, b->gain1_C, b->x_RC, b->s.n1_RC, n1_TC, call);
+}
+
+static ds_status qkv_weight(const struct way *b, struct ds_tensor n1_TC)
+{
+    const int add = b->pass->grads_add[0];
+
+    DS_TRY(linear_backward_matrix(b->pass, &b->d.qkv, n1_TC, b->dqkv_TN, add));
+    return linear_backward_bias(b->pass, &b->d.qkv, b->dqkv_TN, add);
+}
+
+static ds_status qkv_input_begin(const struct way *b, struct tp_call *call)
+{
+    return column_backward_input_begin(b->pass, &b->d.qkv, b->dqkv_TN, b->w.sum_room_TC,
+                                       b->w.dnorm_RC, call);
 }
 
 static ds_status attention_outer(const struct way *b, struct ds_tensor dx_RC)
@@ -248,25 +282,57 @@ static ds_status attention_outer(const struct way *b, struct ds_tensor dx_RC)
         .gain_add = b->gain_add,
     };
 
-    DS_TRY(column_backward_input(b->pass, &b->d.qkv, b->dqkv_TN, b->w.room_TC, b->w.dnorm_RC));
     return norm_backward(b->pass, &b->d.norm1, &norm);
 }
 
 /* ---- one call, or two */
 
+/* From the gradient of y to that of h, both whole where a product reads them. Nothing waits for the weights'
+ * products: so one goes beside each collective that the way itself has to wait for. Without a room the sum is
+ * the last of these, and both go beside it. */
+static ds_status mlp_at_once(struct way *b, struct ds_tensor *dh_TC)
+{
+    struct tp_call norm, sum, dh = {0};
+    struct ds_tensor dy_TC, n2_TC;
+
+    DS_TRY(tp_gather(b->d.model, b->pass, b->dy_RC, b->w.room_TC, &dy_TC));
+    DS_TRY(norm2_again_begin(b, &n2_TC, &norm));
+    DS_TRY(mlp_inner(b, dy_TC, b->w.product_TI));
+    DS_TRY(gate_up_input_begin(b, &sum));
+    DS_TRY(down_weight(b, dy_TC));
+    DS_TRY(tp_wait(b->pass, &norm));
+    if (!b->d.has_room)
+        DS_TRY(gate_up_weight(b, n2_TC));
+    DS_TRY(tp_wait(b->pass, &sum));
+    DS_TRY(mlp_outer(b));
+    DS_TRY(tp_gather_begin(b->d.model, b->pass, b->dh_RC, b->w.room_TC, dh_TC, &dh));
+    if (b->d.has_room)
+        DS_TRY(gate_up_weight(b, n2_TC));
+    return tp_wait(b->pass, &dh);
+}
+
+static ds_status attention_at_once(struct way *b, struct ds_tensor dh_TC, struct ds_tensor dx_RC)
+{
+    struct tp_call norm, sum;
+    struct ds_tensor n1_TC;
+
+    DS_TRY(norm1_again_begin(b, &n1_TC, &norm));
+    DS_TRY(attention_inner(b, dh_TC));
+    DS_TRY(qkv_input_begin(b, &sum));
+    DS_TRY(o_weight(b, dh_TC));
+    DS_TRY(tp_wait(b->pass, &norm));
+    DS_TRY(qkv_weight(b, n1_TC));
+    DS_TRY(tp_wait(b->pass, &sum));
+    return attention_outer(b, dx_RC);
+}
+
 /* The gradient of h lies in dx until it becomes that of x. */
 static ds_status backward_at_once(struct way *b, struct ds_tensor dx_RC)
 {
-    struct ds_tensor whole;
+    struct ds_tensor dh_TC;
 
-    DS_TRY(tp_gather(b->d.model, b->pass, b->dy_RC, b->w.room_TC, &whole));
-    DS_TRY(mlp_inner(b, whole, b->w.product_TI));
-    DS_TRY(mlp_weight(b, whole));
-    DS_TRY(mlp_outer(b));
-    DS_TRY(tp_gather(b->d.model, b->pass, b->dh_RC, b->w.room_TC, &whole));
-    DS_TRY(attention_inner(b, whole));
-    DS_TRY(attention_weight(b, whole));
-    return attention_outer(b, dx_RC);
+    DS_TRY(mlp_at_once(b, &dh_TC));
+    return attention_at_once(b, dh_TC, dx_RC);
 }
 
 /* A gain that the second call will need. */
@@ -281,6 +347,7 @@ static ds_status hold_gain(const struct way *b, const struct ds_param *param, st
 static ds_status backward_input(struct way *b, struct ds_tensor dx_RC)
 {
     struct ds_tensor whole;
+    struct tp_call sum;
 
     if (!b->d.keeps_norms) {
         DS_TRY(hold_gain(b, b->d.norm1.gain, b->gain1_C));
@@ -289,9 +356,13 @@ static ds_status backward_input(struct way *b, struct ds_tensor dx_RC)
 
     DS_TRY(tp_gather(b->d.model, b->pass, b->dy_RC, b->w.room_TC, &whole));
     DS_TRY(mlp_inner(b, whole, (struct ds_tensor){0}));
+    DS_TRY(gate_up_input_begin(b, &sum));
+    DS_TRY(tp_wait(b->pass, &sum));
     DS_TRY(mlp_outer(b));
     DS_TRY(tp_gather(b->d.model, b->pass, b->dh_RC, b->w.room_TC, &whole));
     DS_TRY(attention_inner(b, whole));
+    DS_TRY(qkv_input_begin(b, &sum));
+    DS_TRY(tp_wait(b->pass, &sum));
     return attention_outer(b, dx_RC);
 }
 
@@ -309,17 +380,33 @@ static ds_status bring_gain(const struct way *b, const struct ds_param *param,
                                  : b->pass->kernels->cast(b->pass->stream, &cast);
 }
 
+/* Every collective but the first goes beside a product. */
+static ds_status weight_products(struct way *b)
+{
+    const struct decoder *d = &b->d;
+    struct ds_tensor dy_TC, dh_TC, n_TC;
+    struct tp_call gradient, norm;
+
+    DS_TRY(tp_gather(d->model, b->pass, b->dy_RC, b->w.room_TC, &dy_TC));
+    DS_TRY(norm2_again_begin(b, &n_TC, &norm));
+    DS_TRY(down_weight(b, dy_TC));
+    DS_TRY(tp_gather_begin(d->model, b->pass, b->dh_RC, b->w.room_TC, &dh_TC, &gradient));
+    DS_TRY(tp_wait(b->pass, &norm));
+    DS_TRY(gate_up_weight(b, n_TC));
+    DS_TRY(norm1_again_begin(b, &n_TC, &norm));
+    DS_TRY(tp_wait(b->pass, &gradient));
+    DS_TRY(o_weight(b, dh_TC));
+    DS_TRY(tp_wait(b->pass, &norm));
+    return qkv_weight(b, n_TC);
+}
+
 static ds_status backward_weight(struct way *b)
 {
     const struct decoder *d = &b->d;
     struct ds_swiglu_args swiglu = {.gate_up_TN = b->s.gate_up_TN, .y_TI = b->w.product_TI};
-    struct ds_tensor whole;
 
     DS_TRY(b->pass->kernels->swiglu_forward(b->pass->stream, &swiglu));
-    DS_TRY(tp_gather(d->model, b->pass, b->dy_RC, b->w.room_TC, &whole));
-    DS_TRY(mlp_weight(b, whole));
-    DS_TRY(tp_gather(d->model, b->pass, b->dh_RC, b->w.room_TC, &whole));
-    DS_TRY(attention_weight(b, whole));
+    DS_TRY(weight_products(b));
     DS_TRY(bring_gain(b, d->norm1.gain, b->held.dgain1_C));
     DS_TRY(bring_gain(b, d->norm2.gain, b->held.dgain2_C));
     DS_TRY(bring_gain(b, d->q_norm, b->held.dq_gain_D));

@@ -18,6 +18,7 @@ struct model_run {
     float *dy, *dx, *rotary;
     void *workspace;
     size_t workspace_bytes;
+    struct ds_tensor_stream tensor_stream; /* with tp */
     int32_t *ids, *targets, *positions, *documents;
     /* borrows */
     struct ds_comm *tp; /* NULL: alone */
@@ -104,6 +105,8 @@ static inline void run_open_with(struct model_run *run, const struct run_options
     *run = (struct model_run){.tp = with->tp, .token_count = token_count, .seq_length = seq_length};
     assert_ok(ds_device_cpu_ops.open(0, &options, &run->device));
     assert_ok(ds_device_cpu_ops.stream_open(run->device, 0, &run->stream));
+    if (run->tp)
+        assert_ok(ds_tensor_stream_open(run->device, &run->tensor_stream));
     assert_ok(ds_model_open(config, &with->share, &run->model));
     run->model->keeps = with->keeps;
     run->weights = calloc(run->model->unit_count, sizeof *run->weights);
@@ -154,6 +157,7 @@ static inline void run_close(struct model_run *run)
     free(run->positions);
     free(run->documents);
     ds_model_close(run->model);
+    ds_tensor_stream_close(&run->tensor_stream);
     ds_device_cpu_ops.stream_close(run->stream);
     ds_device_cpu_ops.close(run->device);
 }
@@ -192,6 +196,7 @@ static inline struct ds_pass run_pass(struct model_run *run, const struct ds_blo
         .record = &run->record,
         .rotary = run->rotary,
         .tp = run->tp,
+        .tensor_stream = run->tp ? &run->tensor_stream : NULL,
         .saved = run->saved[block - run->model->blocks],
         .workspace = run->workspace,
         .is_training = 1,

@@ -1,6 +1,7 @@
 /* test_model_tensor.c - a model on several tensor ranks is the model: outputs, loss, gradients, logits, for
  * random small models and every number of ranks that their heads allow, with and without the tokens shared
- * out; two calls of a backward are the one; the order in which a device works changes nothing. */
+ * out; two calls of a backward are the one; the order in which a device works changes nothing; on the way back
+ * collectives run beside matrix products. */
 // link: model comm device kernels storage base
 #include "test.h"
 
@@ -303,12 +304,116 @@ static void shared_tokens_take_less_memory(void **state)
     ds_model_close(b);
 }
 
+/* ---- what runs beside what */
+
+#define CALLS_MAX 64
+
+/* What a rank's streams were given: how many products between a collective and the wait for it. One rank is one
+ * thread. */
+static _Thread_local struct spy {
+    const struct ds_device_ops *real;
+    const struct ds_tensor_stream *tensor;
+    uint32_t products, begun_at[DS_TENSOR_CALLS_MAX]; /* products before the call */
+    uint32_t beside[CALLS_MAX], call_count;
+} spy;
+
+static uint32_t event_index(const struct ds_event *event)
+{
+    for (uint32_t i = 0; i < DS_TENSOR_CALLS_MAX; i++)
+        if (spy.tensor->done[i] == event)
+            return i;
+    return DS_TENSOR_CALLS_MAX;
+}
+
+static ds_status spy_record(struct ds_event *event, struct ds_stream *stream)
+{
+    const uint32_t i = event_index(event);
+
+    if (i < DS_TENSOR_CALLS_MAX)
+        spy.begun_at[i] = spy.products;
+    return spy.real->event_record(event, stream);
+}
+
+static ds_status spy_wait(struct ds_stream *stream, struct ds_event *event)
+{
+    const uint32_t i = event_index(event);
+
+    if (i < DS_TENSOR_CALLS_MAX) {
+        assert_true(spy.call_count < CALLS_MAX && stream != spy.tensor->stream);
+        spy.beside[spy.call_count++] = spy.products - spy.begun_at[i];
+    }
+    return spy.real->stream_wait(stream, event);
+}
+
+static ds_status spy_product(struct ds_stream *stream, const struct ds_matmul_args *args)
+{
+    spy.products++;
+    return spy.real->kernels->matmul(stream, args);
+}
+
+static uint32_t count_alone(void)
+{
+    uint32_t count = 0;
+
+    for (uint32_t i = 0; i < spy.call_count; i++)
+        count += spy.beside[i] == 0;
+    return count;
+}
+
+/* With tokens shared out, six a layer and one in the embedding: all but the first of each go beside a product. With
+ * none shared out two a layer, each beside two. */
+static void backward_beside(struct ds_comm *world, void *user)
+{
+    struct tensor_run *all = user;
+    struct model_run *run = &all->ranks[world->rank];
+    const uint32_t layers = (uint32_t)all->config->num_hidden_layers;
+    struct ds_kernel_ops kernels;
+    struct ds_device_ops ops;
+    struct run_options with = all->with;
+
+    with.tp = world;
+    with.share.tp_rank = world->rank;
+    run_open_with(run, &with, all->config, all->token_count, all->seq_length);
+    tensor_copy_inputs(run, all->whole);
+    all->loss[world->rank] = run_loss(run, 1, 0);
+    spy = (struct spy){.real = run->device->ops, .tensor = &run->tensor_stream};
+    kernels = *run->device->ops->kernels;
+    kernels.matmul = spy_product;
+    ops = *run->device->ops;
+    ops.kernels = &kernels;
+    ops.event_record = spy_record;
+    ops.stream_wait = spy_wait;
+    run->device->ops = &ops;
+    run_backward(run, all->parts, 0);
+    run->device->ops = spy.real;
+    assert_int_equal(spy.call_count, with.share.sequence_parallel ? 6 * layers + 1 : 2 * layers);
+    assert_int_equal(count_alone(), with.share.sequence_parallel ? layers + 1 : 0);
+    run_close(run);
+}
+
+static void collectives_of_the_way_back_go_beside_products(void **state)
+{
+    const uint64_t seed = seed_for(test_seed(__func__), 2);
+    struct ds_model_config config = random_config(seed);
+    struct model_run whole;
+
+    (void)state;
+    open_whole(&whole, &config, seed);
+    for (int is_sequence = 0; is_sequence < 2; is_sequence++) {
+        struct tensor_run all = run_of(&whole, 2, is_sequence);
+
+        assert_true(run_ranks(2, TENSOR_DEADLINE_NS, backward_beside, &all));
+    }
+    run_close(&whole);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(several_ranks_are_the_whole_model),
         cmocka_unit_test(bits_are_those_of_one_call_inline),
         cmocka_unit_test(shared_tokens_take_less_memory),
+        cmocka_unit_test(collectives_of_the_way_back_go_beside_products),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
