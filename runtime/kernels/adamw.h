@@ -19,17 +19,28 @@ struct adamw_step {
     float gradient_factor;          /* clips and takes the loss scale off */
 };
 
+ADAMW_INLINE void adamw_moments(float gradient, float *m, float *v, const struct adamw_step *s)
+{
+    float g = gradient * s->gradient_factor;
+
+    *m = fmaf(s->beta1, *m, (1.0f - s->beta1) * g);
+    *v = fmaf(s->beta2, *v, (1.0f - s->beta2) * g * g);
+}
+
+/* The new parameter: `direction` is m over the root of the corrected v. */
+ADAMW_INLINE float adamw_move(float param, float direction, const struct adamw_step *s)
+{
+    float decayed = fmaf(-s->rate * s->decay, param, param);
+
+    return fmaf(-s->rate * s->correction1, direction, decayed);
+}
+
 /* Returns the new parameter. epsilon comes after the bias correction of the second moment. */
 ADAMW_INLINE float adamw_element(float param, float gradient, float *m, float *v,
                                  const struct adamw_step *s)
 {
-    float g = gradient * s->gradient_factor;
-    float decayed = fmaf(-s->rate * s->decay, param, param);
-
-    *m = fmaf(s->beta1, *m, (1.0f - s->beta1) * g);
-    *v = fmaf(s->beta2, *v, (1.0f - s->beta2) * g * g);
-    float denominator = sqrtf(*v * s->correction2) + s->epsilon;
-    return fmaf(-s->rate * s->correction1, *m / denominator, decayed);
+    adamw_moments(gradient, m, v, s);
+    return adamw_move(param, *m / (sqrtf(*v * s->correction2) + s->epsilon), s);
 }
 
 #endif

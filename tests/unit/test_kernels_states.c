@@ -267,6 +267,44 @@ static void every_combination_has_the_bits_of_the_formula(void **state)
         }
 }
 
+/* One element of eight has moments that are nothing, or far from 1: a root or quotient may be subnormal or infinite. */
+static void scatter_sizes(struct kernel_case *k, struct shard *s)
+{
+    static const float sizes[] = {0,        0x1p-140f, 0x1p-110f, 0x1p-101f, 0x1p-99f,
+                                  0x1p-61f, 0x1p-59f,  0x1p-30f,  0x1p60f,   0x1p120f};
+
+    for (size_t i = 0; i < s->count; i++) {
+        if (case_bits(k) % 8 != 0)
+            continue;
+        s->m0[i] = sizes[case_bits(k) % 10] * (case_bits(k) % 2 ? 1 : -1);
+        s->v0[i] = sizes[case_bits(k) % 10];
+        s->grad0[i] *= (float)(case_bits(k) % 2);
+    }
+    assert_true(ds_dtype_from_f32(s->m.data, s->m.dtype, s->m0, s->count) &&
+                ds_dtype_to_f32(s->m0, s->m.data, s->m.dtype, s->count) &&
+                ds_dtype_from_f32(s->v.data, s->v.dtype, s->v0, s->count) &&
+                ds_dtype_to_f32(s->v0, s->v.data, s->v.dtype, s->count) &&
+                ds_dtype_from_f32(s->grad.data, s->grad.dtype, s->grad0, s->count));
+}
+
+static void numbers_of_all_sizes_have_the_bits_of_the_formula(void **state)
+{
+    const struct ds_adamw_span span = {.count = 6000, .random_key = 5, .weight_decay = 0.25f};
+    struct kernel_case k = {.random = test_seed(__func__)};
+
+    (void)state;
+    FOR_ROWS(pairs, p)
+    for (int choice = 0; choice < 2; choice++) { /* fp32, bf16 */
+        struct shard s =
+            make_shard(&k, 6000, pairs[p], floats[choice], floats[choice], floats[choice]);
+
+        scatter_sizes(&k, &s);
+        update(&s, &span, 1);
+        check_span(&k, &s, &span);
+        case_free(&k);
+    }
+}
+
 /* The low halves of all masters under high halves of every kind; a rate of 0 leaves masters as they are. */
 static void a_remainder_follows_an_fp32_master_through_all_roundings(void **state)
 {
@@ -500,6 +538,7 @@ int main(void)
         cmocka_unit_test(every_pair_of_dtypes_is_added_and_cast),
         cmocka_unit_test(a_norm_is_that_of_the_numbers_stored),
         cmocka_unit_test(every_combination_has_the_bits_of_the_formula),
+        cmocka_unit_test(numbers_of_all_sizes_have_the_bits_of_the_formula),
         cmocka_unit_test(a_remainder_follows_an_fp32_master_through_all_roundings),
         cmocka_unit_test(a_remainder_follows_an_fp32_master_through_updates),
         cmocka_unit_test(small_updates_are_right_on_average),

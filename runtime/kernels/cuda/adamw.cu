@@ -3,20 +3,22 @@
  * those of the cpu.
  *
  * A thread has four neighbours. It loads them as bits and looks at dtypes afterwards, all threads the same way:
- * what waits for memory has time for that, and there are three kernels instead of a hundred. Where all states are
- * bf16 memory does not leave that time: then a thread has eight, one block of random numbers, and the dtype is
- * known to the compiler. */
+ * what waits for memory has time for that, and there are three kernels instead of a hundred. Without a master there
+ * is less to wait for: roots and quotients of a run are made side by side, and one branch asks for all of them
+ * whether they are exact. Where all states are bf16, too, a thread has eight, one block of random numbers, and the
+ * dtype is known to the compiler. */
+#include "draw.cuh"
+#include "exact.h"
 #include "states.cuh"
 
 #include "../adamw.h"
 #include "../launch.h"
 #include "dstrain/master.h"
-#include "dstrain/philox.h"
+
+#include <float.h>
 
 #define THREADS 128
-#define BLOCKS  16                /* of a multiprocessor at most */
-#define NUMBERS 8                 /* of 16 bits in a block of Philox */
-#define FULL    ((1u << RUN) - 1) /* the mask of a whole run */
+#define BLOCKS  16 /* of a multiprocessor at most */
 
 #define RUN_ANY  4 /* neighbours that a thread has */
 #define RUN_BF16 8 /* where master there is none, and all else is bf16 */
@@ -61,91 +63,6 @@ __device__ __forceinline__ uint32_t mask_of(const struct ds_adamw_span &span, ui
     return start < end ? ((1u << end) - 1) & ~((1u << start) - 1) : 0;
 }
 
-/* ---- random numbers */
-
-/* The number of element `at` of a span, and how many elements from there on follow one another. */
-__device__ __forceinline__ struct ds_span number_of(const struct ds_adamw_span &span, uint64_t at)
-{
-    const uint64_t place = span.column + (at - span.start);
-
-    if (span.columns == 0)
-        return {span.random_start + place, UINT64_MAX};
-    const uint64_t row = place / span.columns, column = place - row * span.columns;
-    return {span.random_start + row * span.whole_columns + column, span.columns - column};
-}
-
-__device__ __forceinline__ uint4 numbers_block(uint64_t block, uint64_t key, uint64_t step)
-{
-    const uint32_t counter[4] = {(uint32_t)block, (uint32_t)(block >> 32), (uint32_t)step,
-                                 (uint32_t)(step >> 32)};
-    uint32_t words[4];
-
-    ds_philox(counter, key, words);
-    return {words[0], words[1], words[2], words[3]};
-}
-
-__device__ __forceinline__ uint32_t number_at(const uint4 &block, unsigned i)
-{
-    const uint32_t low = i & 2 ? block.y : block.x, high = i & 2 ? block.w : block.z;
-
-    return (i & 4 ? high : low) >> 16 * (i & 1) & 0xffffu;
-}
-
-/* The numbers from `start` on that follow one another, each in its half word: of one block, or of two. */
-template <int RUN>
-__device__ __forceinline__ struct bits draw_run(uint64_t start, uint64_t key, uint64_t step)
-{
-    const unsigned skip = (unsigned)(start % NUMBERS);
-    const uint4 one = numbers_block(start / NUMBERS, key, step);
-    const uint4 two = skip + RUN > NUMBERS ? numbers_block(start / NUMBERS + 1, key, step) : one;
-    uint32_t word[] = {one.x, one.y, one.z, one.w, two.x, two.y, two.z, two.w};
-
-#pragma unroll
-    for (int i = 0; i < 6; i++)
-        word[i] = skip & 4 ? word[i + 2] : word[i];
-#pragma unroll
-    for (int i = 0; i < 5; i++)
-        word[i] = skip & 2 ? word[i + 1] : word[i];
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        word[i] = skip & 1 ? word[i] >> 16 | word[i + 1] << 16 : word[i];
-    return {{word[0], word[1], word[2], word[3]}};
-}
-
-template <int RUN> __device__ __forceinline__ void shift_in(struct bits *x, uint32_t half)
-{
-#pragma unroll
-    for (int i = 0; i < RUN / 2 - 1; i++)
-        x->word[i] = x->word[i] >> 16 | x->word[i + 1] << 16;
-    x->word[RUN / 2 - 1] = x->word[RUN / 2 - 1] >> 16 | half << 16;
-}
-
-/* The numbers of those elements first .. that are set in `mask`, each in its half word. Mostly they follow one
- * another; else they are shifted in one by one. */
-template <int RUN>
-__device__ __forceinline__ struct bits draw(const struct ds_adamw_span &span, uint64_t first,
-                                            uint32_t mask, uint64_t step)
-{
-    const int skip = __ffs((int)mask) - 1;
-    struct ds_span number = number_of(span, first + skip);
-    struct bits random = {};
-
-    if (mask == FULL && number.count >= RUN)
-        return draw_run<RUN>(number.start, span.random_key, step);
-#pragma unroll 1
-    for (int i = 0; i < RUN; i++) {
-        const bool is_set = mask >> i & 1;
-
-        if (is_set && number.count == 0)
-            number = number_of(span, first + i);
-        const uint4 block = numbers_block(number.start / NUMBERS, span.random_key, step);
-        shift_in<RUN>(&random, number_at(block, (unsigned)(number.start % NUMBERS)));
-        number.start += is_set;
-        number.count -= is_set;
-    }
-    return random;
-}
-
 /* ---- a run */
 
 /* The shard's states; of runs of eight all are bf16, which the compiler gets to see. */
@@ -154,54 +71,94 @@ template <int RUN> __device__ __forceinline__ struct state known_of(const struct
     return known<RUN == RUN_BF16>(state);
 }
 
+/* As they lie in memory; what the kind of master has not, or does not read, is 0. */
+struct packed {
+    struct bits master, param, gradient, m, v;
+};
+
 template <int RUN> struct run {
     struct bits param; /* where it is read or chance rounds it */
     float master[RUN], gradient[RUN], m[RUN], v[RUN];
 };
 
 template <enum master MASTER, int RUN>
-__device__ __forceinline__ struct run<RUN> load_run(const struct shard &s, uint64_t first,
-                                                    int count) {
-    const struct state of_gradient = known_of<RUN>(s.gradient), of_m = known_of<RUN>(s.m),
-                       of_v = known_of<RUN>(s.v);
+__device__ __forceinline__ struct packed load_run(const struct shard &s, uint64_t first, int count)
+{
     const bool is_whole = s.is_aligned && count == RUN;
-    struct bits master = {}, gradient, m, v;
+    struct packed x = {};
+
+    if (MASTER != MASTER_NONE)
+        x.master = load_bits<RUN>(s.master, first, count, is_whole);
+    if (MASTER != MASTER_FLOAT)
+        x.param = load_bits<RUN>(known_of<RUN>(s.param), first, count, is_whole);
+    x.gradient = load_bits<RUN>(known_of<RUN>(s.gradient), first, count, is_whole);
+    x.m = load_bits<RUN>(known_of<RUN>(s.m), first, count, is_whole);
+    x.v = load_bits<RUN>(known_of<RUN>(s.v), first, count, is_whole);
+    return x;
+}
+
+template <enum master MASTER, int RUN>
+__device__ __forceinline__ struct run<RUN> unpack_run(const struct shard &s,
+                                                      const struct packed &from) {
     struct run<RUN> x = {
     };
 
-    if (MASTER != MASTER_NONE)
-        master = load_bits<RUN>(s.master, first, count, is_whole);
-    if (MASTER != MASTER_FLOAT)
-        x.param = load_bits<RUN>(known_of<RUN>(s.param), first, count, is_whole);
-    gradient = load_bits<RUN>(of_gradient, first, count, is_whole);
-    m = load_bits<RUN>(of_m, first, count, is_whole);
-    v = load_bits<RUN>(of_v, first, count, is_whole);
-
-    widen(x.gradient, gradient, of_gradient.dtype);
-    widen(x.m, m, of_m.dtype);
-    widen(x.v, v, of_v.dtype);
+    x.param = from.param;
+    widen(x.gradient, from.gradient, known_of<RUN>(s.gradient).dtype);
+    widen(x.m, from.m, known_of<RUN>(s.m).dtype);
+    widen(x.v, from.v, known_of<RUN>(s.v).dtype);
 #pragma unroll
     for (int i = 0; i < RUN; i++)
         if (MASTER == MASTER_FLOAT)
-            x.master[i] = __uint_as_float(master.word[i % 4]);
+            x.master[i] = __uint_as_float(from.master.word[i % 4]);
         else
-            x.master[i] = MASTER == MASTER_NONE ? __uint_as_float(half_of(x.param, i) << 16)
-                                                : ds_master_join((uint16_t)half_of(x.param, i),
-                                                                 (int16_t)half_of(master, i));
+            x.master[i] = MASTER == MASTER_NONE ? __uint_as_float(half_of(from.param, i) << 16)
+                                                : ds_master_join((uint16_t)half_of(from.param, i),
+                                                                 (int16_t)half_of(from.master, i));
     return x;
+}
+
+/* Both halves rounded by chance, of finite numbers: ds_master_round_randomly without its question. */
+__device__ __forceinline__ uint32_t
+round_pair(float low, float high, uint32_t random)
+{
+    return __byte_perm(__float_as_uint(low) + (random & 0xffffu),
+                       __float_as_uint(high) + (random >> 16), 0x7632);
+}
+
+/* All elements of a run that has no master and lies in one span, without a branch in between; the bits are those of
+ * adamw_element. False, and `x` is spoilt, if some number is not in the range that this is exact for. */
+template <int RUN>
+__device__ __forceinline__ bool update_whole(const struct adamw_step &step,
+                                             const struct bits &random, struct run<RUN> *x)
+{
+    float square_min = FLT_MAX, moment_min = FLT_MAX, finite = 0.0f;
+
+#pragma unroll
+    for (int i = 0; i < RUN; i++) {
+        adamw_moments(x->gradient[i], &x->m[i], &x->v[i], &step);
+        const float square = x->v[i] * step.correction2;
+        const float root = exact_sqrt(square, guess_inverse_sqrt(square)) + step.epsilon;
+        const float direction = exact_divide(x->m[i], root, guess_inverse(root));
+
+        x->master[i] = adamw_move(x->master[i], direction, &step);
+        square_min = fminf(square_min, square);
+        moment_min = fminf(moment_min, fabsf(x->m[i]));
+        finite = fmaf(x->master[i], 0.0f, finite); /* NaN of what is not */
+    }
+#pragma unroll
+    for (int i = 0; i < RUN / 2; i++)
+        x->param.word[i] = round_pair(x->master[2 * i], x->master[2 * i + 1], random.word[i]);
+    return step.epsilon >= 0.0f && step.epsilon <= 1.0f && square_min >= EXACT_SQUARE_MIN &&
+           moment_min >= EXACT_DIVIDEND_MIN && finite == 0.0f;
 }
 
 /* The elements of one span. The others of the run are made, too, and left: that is less than to branch at each. */
 template <enum master MASTER, int RUN>
-__device__ __forceinline__ void update_part(struct adamw_step step, uint64_t number,
-                                            struct run<RUN> *x, const struct ds_adamw_span &span,
-                                            uint64_t first, uint32_t mask)
+__device__ __forceinline__ void update_part(const struct adamw_step &step,
+                                            const struct bits &random, struct run<RUN> *x,
+                                            uint32_t mask)
 {
-    struct bits random = {};
-
-    step.decay = span.weight_decay;
-    if (MASTER == MASTER_NONE)
-        random = draw<RUN>(span, first, mask, number);
 #pragma unroll
     for (int i = 0; i < RUN; i++) {
         const bool is_set = mask >> i & 1;
@@ -217,48 +174,83 @@ __device__ __forceinline__ void update_part(struct adamw_step step, uint64_t num
 }
 
 template <enum master MASTER, int RUN>
-__device__ __forceinline__ void store_run(const struct shard &s, const struct run<RUN> &x,
-                                          uint64_t first, uint32_t touched)
+__device__ __forceinline__ struct packed pack_run(const struct shard &s, const struct run<RUN> &x)
 {
-    const struct state of_m = known_of<RUN>(s.m), of_v = known_of<RUN>(s.v);
-    const bool is_whole = s.is_aligned && touched == FULL;
-    struct bits weight = {}, rest = {};
+    struct packed to = {};
 
-    store_bits<RUN>(of_m, narrow(x.m, of_m.dtype), first, touched, is_whole);
-    store_bits<RUN>(of_v, narrow(x.v, of_v.dtype), first, touched, is_whole);
+    to.m = narrow(x.m, known_of<RUN>(s.m).dtype);
+    to.v = narrow(x.v, known_of<RUN>(s.v).dtype);
     if (MASTER == MASTER_NONE)
-        weight = x.param;
+        to.param = x.param;
 #pragma unroll
     for (int i = 0; i < RUN && MASTER != MASTER_NONE; i++) {
-        set_half(&weight, i, ds_master_weight(x.master[i]));
-        set_half(&rest, i, (uint16_t)ds_master_remainder(x.master[i]));
+        set_half(&to.param, i, ds_master_weight(x.master[i]));
+        set_half(&to.master, i, (uint16_t)ds_master_remainder(x.master[i]));
     }
     if (MASTER == MASTER_FLOAT)
-        rest = narrow(x.master, DS_F32);
+        to.master = narrow(x.master, DS_F32);
     if (MASTER == MASTER_FLOAT && s.param.dtype != DS_BF16)
-        weight = narrow(x.master, s.param.dtype);
-    if (MASTER != MASTER_NONE)
-        store_bits<RUN>(s.master, rest, first, touched, is_whole);
-    if (s.param.at)
-        store_bits<RUN>(known_of<RUN>(s.param), weight, first, touched, is_whole);
+        to.param = narrow(x.master, s.param.dtype);
+    return to;
 }
 
 template <enum master MASTER, int RUN>
-__device__ __forceinline__ void update_run(const struct shard &s, const struct adamw_step &step,
+__device__ __forceinline__ void store_run(const struct shard &s, const struct packed &x,
+                                          uint64_t first, uint32_t touched)
+{
+    const bool is_whole = s.is_aligned && touched == FULL;
+
+    store_bits<RUN>(known_of<RUN>(s.m), x.m, first, touched, is_whole);
+    store_bits<RUN>(known_of<RUN>(s.v), x.v, first, touched, is_whole);
+    if (MASTER != MASTER_NONE)
+        store_bits<RUN>(s.master, x.master, first, touched, is_whole);
+    if (s.param.at)
+        store_bits<RUN>(known_of<RUN>(s.param), x.param, first, touched, is_whole);
+}
+
+/* A run that begins in span `i`, if update_whole will do. The random numbers come first: they need nothing that is
+ * still on its way. */
+template <int RUN>
+__device__ __forceinline__ bool update_alone(const struct shard &s, struct adamw_step step,
+                                             uint64_t number, uint64_t first, size_t i,
+                                             const struct packed &loaded)
+{
+    if (i >= s.span_count || mask_of(s.spans[i], first, RUN) != FULL)
+        return false;
+    step.decay = s.spans[i].weight_decay;
+    const struct bits random = draw<RUN>(s.spans[i], first, FULL, number);
+    struct run<RUN> x = unpack_run<MASTER_NONE, RUN>(s, loaded);
+    if (!update_whole(step, random, &x))
+        return false;
+    store_run<MASTER_NONE, RUN>(s, pack_run<MASTER_NONE>(s, x), first, FULL);
+    return true;
+}
+
+template <enum master MASTER, int RUN>
+__device__ __forceinline__ void update_run(const struct shard &s, struct adamw_step step,
                                            uint64_t number, uint64_t first)
 {
     const int count = s.count - first < RUN ? (int)(s.count - first) : RUN;
-    struct run<RUN> x = load_run<MASTER, RUN>(s, first, count);
+    const struct packed loaded = load_run<MASTER, RUN>(s, first, count);
+    size_t i = seek(s, first);
     uint32_t touched = 0;
 
-    for (size_t i = seek(s, first); i < s.span_count && s.spans[i].start < first + count; i++) {
+    if (MASTER == MASTER_NONE && update_alone<RUN>(s, step, number, first, i, loaded))
+        return;
+    struct run<RUN> x = unpack_run<MASTER, RUN>(s, loaded);
+    for (; i < s.span_count && s.spans[i].start < first + count; i++) {
         const uint32_t mask = mask_of(s.spans[i], first, count);
+        struct bits random = {};
 
-        if (mask != 0)
-            update_part<MASTER>(step, number, &x, s.spans[i], first, mask);
+        if (mask == 0)
+            continue;
+        step.decay = s.spans[i].weight_decay;
+        if (MASTER == MASTER_NONE)
+            random = draw<RUN>(s.spans[i], first, mask, number);
+        update_part<MASTER>(step, random, &x, mask);
         touched |= mask;
     }
-    store_run<MASTER>(s, x, first, touched);
+    store_run<MASTER, RUN>(s, pack_run<MASTER>(s, x), first, touched);
 }
 
 template <enum master MASTER, int RUN>
