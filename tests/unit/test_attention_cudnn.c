@@ -8,6 +8,7 @@
 
 #include "attention_cudnn.c"
 #include "attention_graph.c"
+#include "attention_node.c"
 #include "attention_plan.c"
 
 /* ---- the library */

@@ -1,428 +1,327 @@
 /* attention_graph.c - attention as a graph of products, sums over rows and pointwise operations.
  *
  * cuDNN knows its fused kernels by their pattern: operations and their order are those of cudnn-frontend for
- * versions before 9.21, whose one-piece attention takes no causal mask. In comments b sequences, h heads, s
- * positions, d head_dim; tensors are (b, h, s, d) to cuDNN and lie as ours do. */
-#include "attention_graph.h"
+ * versions before 9.21, whose one-piece attention takes no causal mask. Tensors are (b, h, s, d) to cuDNN and
+ * lie as ours do. Documents are packed one behind the other: each is a b of its own, from an offset on, and
+ * what lies behind its length is padding. */
+#include "attention_node.h"
 
-#include <stdbool.h>
-#include <string.h>
-
-/* ---- descriptors: made, filled, finished; the first failure stays */
-
-cudnnBackendDescriptor_t graph_make(struct attention_graph *g, cudnnBackendDescriptorType_t type)
-{
-    cudnnBackendDescriptor_t made = NULL;
-
-    if (g->status != CUDNN_STATUS_SUCCESS)
-        return NULL;
-    if (g->made_count == GRAPH_DESCRIPTORS_MAX) {
-        g->status = CUDNN_STATUS_ALLOC_FAILED;
-        return NULL;
-    }
-    g->status = g->cudnn->cudnnBackendCreateDescriptor(type, &made);
-    if (g->status == CUDNN_STATUS_SUCCESS)
-        g->made[g->made_count++] = made;
-    return made;
-}
-
-void graph_set(struct attention_graph *g, cudnnBackendDescriptor_t of,
-               cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, int64_t count,
-               const void *value)
-{
-    if (g->status == CUDNN_STATUS_SUCCESS)
-        g->status = g->cudnn->cudnnBackendSetAttribute(of, name, type, count, value);
-}
-
-void graph_finish(struct attention_graph *g, cudnnBackendDescriptor_t descriptor)
-{
-    if (g->status == CUDNN_STATUS_SUCCESS)
-        g->status = g->cudnn->cudnnBackendFinalize(descriptor);
-}
-
-static void set_part(struct attention_graph *g, cudnnBackendDescriptor_t of,
-                     cudnnBackendAttributeName_t name, cudnnBackendDescriptor_t part)
-{
-    graph_set(g, of, name, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &part);
-}
-
-static void set_flag(struct attention_graph *g, cudnnBackendDescriptor_t of,
-                     cudnnBackendAttributeName_t name, int flag)
-{
-    const bool value = flag;
-
-    graph_set(g, of, name, CUDNN_TYPE_BOOLEAN, 1, &value);
-}
-
-static void set_type(struct attention_graph *g, cudnnBackendDescriptor_t of,
-                     cudnnBackendAttributeName_t name, cudnnDataType_t type)
-{
-    graph_set(g, of, name, CUDNN_TYPE_DATA_TYPE, 1, &type);
-}
-
-static void add_operation(struct attention_graph *g, cudnnBackendDescriptor_t operation)
-{
-    graph_finish(g, operation);
-    if (g->operation_count == GRAPH_OPERATIONS_MAX)
-        g->status = CUDNN_STATUS_ALLOC_FAILED;
-    if (g->status == CUDNN_STATUS_SUCCESS)
-        g->operations[g->operation_count++] = operation;
-}
-
-/* ---- tensors */
-
-struct node {
-    cudnnBackendDescriptor_t descriptor;
-    int64_t dims[4], strides[4];
+/* Where documents begin in queries, keys and lse, and how long they are. Whole sequences have none of it. */
+struct documents {
+    struct node queries_at, keys_at, lse_at, query_lengths, key_lengths;
 };
 
-#define FP32 CUDNN_DATA_FLOAT
-
-enum { INSIDE = 0 }; /* id of a tensor that never lies in memory */
-
-static int is_of_host(int64_t id)
+static struct documents documents_of(struct attention_graph *g, const struct attention_key *key)
 {
-    return id == ATTENTION_SCALE || id == ATTENTION_HIDDEN || id == ATTENTION_ONE;
+    const int64_t count = key->documents;
+
+    return (struct documents){
+        .queries_at = node_list(g, ATTENTION_QUERIES_AT, CUDNN_DATA_INT64, count + 1),
+        .keys_at = node_list(g, ATTENTION_KEYS_AT, CUDNN_DATA_INT64, count + 1),
+        .lse_at = node_list(g, ATTENTION_LSE_AT, CUDNN_DATA_INT64, count + 1),
+        .query_lengths = node_list(g, ATTENTION_QUERY_LENGTHS, CUDNN_DATA_INT32, count),
+        .key_lengths = node_list(g, ATTENTION_KEY_LENGTHS, CUDNN_DATA_INT32, count)};
 }
 
-static struct node tensor(struct attention_graph *g, int64_t id, cudnnDataType_t type,
-                          const int64_t dims[4], const int64_t strides[4])
-{
-    const int64_t alignment = 16, own_id = id == INSIDE ? g->next_id++ : id;
-    struct node x = {.descriptor = graph_make(g, CUDNN_BACKEND_TENSOR_DESCRIPTOR)};
+/* What all parts of a graph are made with; pointers are NULL for whole sequences. */
+struct pass {
+    struct attention_graph *g;
+    const struct attention_key *key;
+    cudnnDataType_t stored;
+    const struct node *queries_at, *keys_at, *lse_at, *query_lengths, *key_lengths;
+    struct node scale, hidden;
+};
 
-    memcpy(x.dims, dims, sizeof x.dims);
-    memcpy(x.strides, strides, sizeof x.strides);
-    set_type(g, x.descriptor, CUDNN_ATTR_TENSOR_DATA_TYPE, type);
-    graph_set(g, x.descriptor, CUDNN_ATTR_TENSOR_DIMENSIONS, CUDNN_TYPE_INT64, 4, dims);
-    graph_set(g, x.descriptor, CUDNN_ATTR_TENSOR_STRIDES, CUDNN_TYPE_INT64, 4, strides);
-    graph_set(g, x.descriptor, CUDNN_ATTR_TENSOR_UNIQUE_ID, CUDNN_TYPE_INT64, 1, &own_id);
-    graph_set(g, x.descriptor, CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, CUDNN_TYPE_INT64, 1, &alignment);
-    set_flag(g, x.descriptor, CUDNN_ATTR_TENSOR_IS_VIRTUAL, id == INSIDE);
-    set_flag(g, x.descriptor, CUDNN_ATTR_TENSOR_IS_BY_VALUE, is_of_host(id));
-    graph_finish(g, x.descriptor);
+static struct pass pass_of(struct attention_graph *g, const struct attention_key *key,
+                           struct documents *documents)
+{
+    struct pass p = {.g = g,
+                     .key = key,
+                     .stored = node_stored_type(key),
+                     .scale = node_scalar(g, ATTENTION_SCALE),
+                     .hidden = node_scalar(g, ATTENTION_HIDDEN)};
+
+    if (key->documents == 0)
+        return p;
+    *documents = documents_of(g, key);
+    p.queries_at = &documents->queries_at;
+    p.keys_at = &documents->keys_at;
+    p.lse_at = &documents->lse_at;
+    p.query_lengths = &documents->query_lengths;
+    p.key_lengths = &documents->key_lengths;
+    return p;
+}
+
+/* [T, h, d] */
+static struct node queries(const struct pass *p, int64_t id)
+{
+    return node_heads(p->g, id, p->stored, p->key, p->key->heads, p->queries_at);
+}
+
+/* [T, g, d] */
+static struct node keys(const struct pass *p, int64_t id)
+{
+    return node_heads(p->g, id, p->stored, p->key, p->key->kv_heads, p->keys_at);
+}
+
+static struct node turned_keys(const struct pass *p, int64_t id)
+{
+    return node_turned_keys(p->g, id, p->key, p->keys_at);
+}
+
+static struct node scores(const struct pass *p, cudnnDataType_t type)
+{
+    return node_scores(p->g, type, p->key);
+}
+
+static struct node of_scores(const struct pass *p, cudnnPointwiseMode_t mode, cudnnDataType_t type,
+                             const struct node *x, const struct node *b)
+{
+    return node_of_scores(p->g, p->key, mode, type, x, b);
+}
+
+/* Of every query, inside. */
+static struct node per_query(const struct pass *p)
+{
+    return node_square(p->g, INSIDE, FP32, p->key, p->key->seq_length, 1);
+}
+
+/* queries keys^T */
+static struct node score(const struct pass *p, const struct node *q, const struct node *k_turned)
+{
+    const struct node x = scores(p, FP32);
+
+    node_multiply(
+        p->g,
+        &(struct product){
+            .a = q, .b = k_turned, .c = &x, .rows = p->query_lengths, .columns = p->key_lengths});
     return x;
 }
 
-/* (b, h, rows, columns), one after the other */
-static struct node packed(struct attention_graph *g, int64_t id, cudnnDataType_t type,
-                          const struct attention_key *key, int64_t rows, int64_t columns)
+/* ---- masks */
+
+static struct node index_of(const struct pass *p, const struct node *x, cudnnDataType_t math,
+                            int64_t axis)
 {
-    const int64_t dims[4] = {key->seq_count, key->heads, rows, columns};
-    const int64_t strides[4] = {key->heads * rows * columns, rows * columns, columns, 1};
+    const struct node y = scores(p, CUDNN_DATA_INT32);
 
-    return tensor(g, id, type, dims, strides);
-}
-
-static struct node scores(struct attention_graph *g, cudnnDataType_t type,
-                          const struct attention_key *key)
-{
-    return packed(g, INSIDE, type, key, key->seq_length, key->seq_length);
-}
-
-static struct node scalar(struct attention_graph *g, int64_t id)
-{
-    const int64_t one[4] = {1, 1, 1, 1};
-
-    return tensor(g, id, FP32, one, one);
-}
-
-static cudnnDataType_t stored_type(const struct attention_key *key)
-{
-    return key->dtype == DS_BF16 ? CUDNN_DATA_BFLOAT16 : CUDNN_DATA_HALF;
-}
-
-/* [T, heads, d] as (b, heads, s, d) */
-static struct node heads_of(struct attention_graph *g, int64_t id, const struct attention_key *key,
-                            int32_t heads)
-{
-    const int64_t row = (int64_t)heads * key->dim;
-    const int64_t dims[4] = {key->seq_count, heads, key->seq_length, key->dim};
-    const int64_t strides[4] = {key->seq_length * row, key->dim, row, 1};
-
-    return tensor(g, id, stored_type(key), dims, strides);
-}
-
-/* [T, g, d] as (b, g, d, s): what a product with queries reads */
-static struct node turned_keys(struct attention_graph *g, int64_t id,
-                               const struct attention_key *key)
-{
-    const int64_t row = (int64_t)key->kv_heads * key->dim;
-    const int64_t dims[4] = {key->seq_count, key->kv_heads, key->dim, key->seq_length};
-    const int64_t strides[4] = {key->seq_length * row, key->dim, 1, row};
-
-    return tensor(g, id, stored_type(key), dims, strides);
-}
-
-/* lse_TH as (b, h, s, 1) */
-static struct node lse_of(struct attention_graph *g, const struct attention_key *key)
-{
-    const int64_t dims[4] = {key->seq_count, key->heads, key->seq_length, 1};
-    const int64_t strides[4] = {(int64_t)key->heads * key->seq_length, 1, key->heads, 1};
-
-    return tensor(g, ATTENTION_LSE, FP32, dims, strides);
-}
-
-/* ---- operations */
-
-static void multiply(struct attention_graph *g, const struct node *a, const struct node *b,
-                     const struct node *c)
-{
-    const cudnnBackendDescriptor_t how = graph_make(g, CUDNN_BACKEND_MATMUL_DESCRIPTOR);
-    cudnnBackendDescriptor_t product;
-
-    set_type(g, how, CUDNN_ATTR_MATMUL_COMP_TYPE, FP32);
-    graph_finish(g, how);
-    product = graph_make(g, CUDNN_BACKEND_OPERATION_MATMUL_DESCRIPTOR);
-    set_part(g, product, CUDNN_ATTR_OPERATION_MATMUL_ADESC, a->descriptor);
-    set_part(g, product, CUDNN_ATTR_OPERATION_MATMUL_BDESC, b->descriptor);
-    set_part(g, product, CUDNN_ATTR_OPERATION_MATMUL_CDESC, c->descriptor);
-    set_part(g, product, CUDNN_ATTR_OPERATION_MATMUL_DESC, how);
-    add_operation(g, product);
-}
-
-static void reduce(struct attention_graph *g, cudnnReduceTensorOp_t how_to, const struct node *x,
-                   const struct node *y)
-{
-    const cudnnBackendDescriptor_t how = graph_make(g, CUDNN_BACKEND_REDUCTION_DESCRIPTOR);
-    cudnnBackendDescriptor_t reduction;
-
-    graph_set(g, how, CUDNN_ATTR_REDUCTION_OPERATOR, CUDNN_TYPE_REDUCTION_OPERATOR_TYPE, 1,
-              &how_to);
-    set_type(g, how, CUDNN_ATTR_REDUCTION_COMP_TYPE, FP32);
-    graph_finish(g, how);
-    reduction = graph_make(g, CUDNN_BACKEND_OPERATION_REDUCTION_DESCRIPTOR);
-    set_part(g, reduction, CUDNN_ATTR_OPERATION_REDUCTION_XDESC, x->descriptor);
-    set_part(g, reduction, CUDNN_ATTR_OPERATION_REDUCTION_YDESC, y->descriptor);
-    set_part(g, reduction, CUDNN_ATTR_OPERATION_REDUCTION_DESC, how);
-    add_operation(g, reduction);
-}
-
-static void reshape(struct attention_graph *g, const struct node *x, const struct node *y)
-{
-    const cudnnBackendDescriptor_t operation =
-        graph_make(g, CUDNN_BACKEND_OPERATION_RESHAPE_DESCRIPTOR);
-
-    set_part(g, operation, CUDNN_ATTR_OPERATION_RESHAPE_XDESC, x->descriptor);
-    set_part(g, operation, CUDNN_ATTR_OPERATION_RESHAPE_YDESC, y->descriptor);
-    add_operation(g, operation);
-}
-
-/* y = mode(x, b), where `by` is set chosen by it; b and `by` may be NULL. */
-struct pointwise {
-    cudnnPointwiseMode_t mode;
-    cudnnDataType_t math;
-    int64_t axis; /* of an index */
-    const struct node *x, *b, *by;
-};
-
-static void pointwise_to(struct attention_graph *g, const struct pointwise *p, const struct node *y)
-{
-    const cudnnBackendDescriptor_t how = graph_make(g, CUDNN_BACKEND_POINTWISE_DESCRIPTOR);
-    cudnnBackendDescriptor_t operation;
-
-    graph_set(g, how, CUDNN_ATTR_POINTWISE_MODE, CUDNN_TYPE_POINTWISE_MODE, 1, &p->mode);
-    set_type(g, how, CUDNN_ATTR_POINTWISE_MATH_PREC, p->math);
-    if (p->mode == CUDNN_POINTWISE_GEN_INDEX)
-        graph_set(g, how, CUDNN_ATTR_POINTWISE_AXIS, CUDNN_TYPE_INT64, 1, &p->axis);
-    graph_finish(g, how);
-    operation = graph_make(g, CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR);
-    set_part(g, operation, CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, how);
-    set_part(g, operation, CUDNN_ATTR_OPERATION_POINTWISE_XDESC, p->x->descriptor);
-    if (p->b)
-        set_part(g, operation, CUDNN_ATTR_OPERATION_POINTWISE_BDESC, p->b->descriptor);
-    if (p->by)
-        set_part(g, operation, CUDNN_ATTR_OPERATION_POINTWISE_TDESC, p->by->descriptor);
-    set_part(g, operation, CUDNN_ATTR_OPERATION_POINTWISE_YDESC, y->descriptor);
-    add_operation(g, operation);
-}
-
-/* scores = mode(scores, b) in fp32, stored as `type` */
-static struct node of_scores(struct attention_graph *g, const struct attention_key *key,
-                             cudnnPointwiseMode_t mode, cudnnDataType_t type, const struct node *x,
-                             const struct node *b)
-{
-    const struct node y = scores(g, type, key);
-
-    pointwise_to(g, &(struct pointwise){.mode = mode, .math = FP32, .x = x, .b = b}, &y);
-    return y;
-}
-
-static struct node index_of(struct attention_graph *g, const struct attention_key *key,
-                            const struct node *x, int64_t axis)
-{
-    const struct node y = scores(g, CUDNN_DATA_INT32, key);
-
-    pointwise_to(
-        g,
-        &(struct pointwise){.mode = CUDNN_POINTWISE_GEN_INDEX, .math = FP32, .axis = axis, .x = x},
+    node_pointwise(
+        p->g,
+        &(struct pointwise){.mode = CUDNN_POINTWISE_GEN_INDEX, .math = math, .axis = axis, .x = x},
         &y);
     return y;
 }
 
-/* Scores of keys behind the query become -inf. */
-static struct node hide_later(struct attention_graph *g, const struct attention_key *key,
-                              const struct node *x, const struct node *hidden)
+static struct node compare(const struct pass *p, cudnnPointwiseMode_t mode, const struct node *x,
+                           const struct node *b)
 {
-    const struct node row = index_of(g, key, x, 2), column = index_of(g, key, x, 3);
-    const struct node sees = scores(g, CUDNN_DATA_BOOLEAN, key);
-    const struct node y = scores(g, FP32, key);
+    const struct node y = scores(p, CUDNN_DATA_BOOLEAN);
 
-    pointwise_to(
-        g,
-        &(struct pointwise){
-            .mode = CUDNN_POINTWISE_CMP_GE, .math = CUDNN_DATA_BOOLEAN, .x = &row, .b = &column},
-        &sees);
-    pointwise_to(
-        g,
-        &(struct pointwise){
-            .mode = CUDNN_POINTWISE_BINARY_SELECT, .math = FP32, .x = x, .b = hidden, .by = &sees},
-        &y);
+    node_pointwise(
+        p->g, &(struct pointwise){.mode = mode, .math = CUDNN_DATA_BOOLEAN, .x = x, .b = b}, &y);
     return y;
+}
+
+/* Scores that are not seen become -inf. */
+static struct node hide(const struct pass *p, const struct node *x, const struct node *sees)
+{
+    const struct node y = scores(p, FP32);
+
+    node_pointwise(p->g,
+                   &(struct pointwise){.mode = CUDNN_POINTWISE_BINARY_SELECT,
+                                       .math = FP32,
+                                       .x = x,
+                                       .b = &p->hidden,
+                                       .by = sees},
+                   &y);
+    return y;
+}
+
+/* What lies behind the end of a document. */
+static struct node hide_padding(const struct pass *p, const struct node *x)
+{
+    const struct node row = index_of(p, x, CUDNN_DATA_INT32, 2);
+    const struct node column = index_of(p, x, CUDNN_DATA_INT32, 3);
+    const struct node is_query = compare(p, CUDNN_POINTWISE_CMP_LT, &row, p->query_lengths);
+    const struct node is_key = compare(p, CUDNN_POINTWISE_CMP_LT, &column, p->key_lengths);
+    const struct node is_there = compare(p, CUDNN_POINTWISE_LOGICAL_AND, &is_query, &is_key);
+
+    return hide(p, x, &is_there);
+}
+
+static struct node hide_later(const struct pass *p, const struct node *x)
+{
+    const struct node row = index_of(p, x, FP32, 2), column = index_of(p, x, FP32, 3);
+    const struct node sees = compare(p, CUDNN_POINTWISE_CMP_GE, &row, &column);
+
+    return hide(p, x, &sees);
+}
+
+static struct node hide_unseen(const struct pass *p, const struct node *x)
+{
+    const struct node y = p->query_lengths ? hide_padding(p, x) : *x;
+
+    return hide_later(p, &y);
 }
 
 /* ---- forward */
 
 /* x becomes probabilities, lse = max + log(sum of exp) on the way. */
-static struct node soften(struct attention_graph *g, const struct attention_key *key,
-                          const struct node *x, const struct node *lse)
+static struct node soften(const struct pass *p, const struct node *x, const struct node *lse)
 {
-    const int64_t s = key->seq_length;
-    const struct node top = packed(g, INSIDE, FP32, key, s, 1);
+    const struct node top = per_query(p);
     struct node sum, log, below, power;
 
-    reduce(g, CUDNN_REDUCE_TENSOR_MAX, x, &top);
-    below = of_scores(g, key, CUDNN_POINTWISE_SUB, FP32, x, &top);
-    power = of_scores(g, key, CUDNN_POINTWISE_EXP, FP32, &below, NULL);
-    sum = packed(g, INSIDE, FP32, key, s, 1);
-    reduce(g, CUDNN_REDUCE_TENSOR_ADD, &power, &sum);
-    log = packed(g, INSIDE, FP32, key, s, 1);
-    pointwise_to(g, &(struct pointwise){.mode = CUDNN_POINTWISE_LOG, .math = FP32, .x = &sum},
-                 &log);
-    pointwise_to(
-        g, &(struct pointwise){.mode = CUDNN_POINTWISE_ADD, .math = FP32, .x = &top, .b = &log},
+    node_reduce(p->g, CUDNN_REDUCE_TENSOR_MAX, x, &top);
+    below = of_scores(p, CUDNN_POINTWISE_SUB, FP32, x, &top);
+    power = of_scores(p, CUDNN_POINTWISE_EXP, FP32, &below, NULL);
+    sum = per_query(p);
+    node_reduce(p->g, CUDNN_REDUCE_TENSOR_ADD, &power, &sum);
+    log = per_query(p);
+    node_pointwise(p->g, &(struct pointwise){.mode = CUDNN_POINTWISE_LOG, .math = FP32, .x = &sum},
+                   &log);
+    node_pointwise(
+        p->g, &(struct pointwise){.mode = CUDNN_POINTWISE_ADD, .math = FP32, .x = &top, .b = &log},
         lse);
-    return of_scores(g, key, CUDNN_POINTWISE_DIV, stored_type(key), &power, &sum);
+    return of_scores(p, CUDNN_POINTWISE_DIV, p->stored, &power, &sum);
 }
 
 void graph_forward(struct attention_graph *g, const struct attention_key *key)
 {
-    const struct node q = heads_of(g, ATTENTION_Q, key, key->heads);
-    const struct node k = turned_keys(g, ATTENTION_K, key);
-    const struct node v = heads_of(g, ATTENTION_V, key, key->kv_heads);
-    const struct node o = heads_of(g, ATTENTION_O, key, key->heads);
-    const struct node lse = lse_of(g, key), scale = scalar(g, ATTENTION_SCALE);
-    const struct node hidden = scalar(g, ATTENTION_HIDDEN);
-    struct node x = scores(g, FP32, key);
+    struct documents documents;
+    const struct pass p = pass_of(g, key, &documents);
+    const struct node q = queries(&p, ATTENTION_Q), k = turned_keys(&p, ATTENTION_K);
+    const struct node v = keys(&p, ATTENTION_V), o = queries(&p, ATTENTION_O);
+    const struct node lse = node_per_query(g, ATTENTION_LSE, key, p.lse_at);
+    struct node x = score(&p, &q, &k);
 
-    multiply(g, &q, &k, &x);
-    x = of_scores(g, key, CUDNN_POINTWISE_MUL, FP32, &x, &scale);
-    x = hide_later(g, key, &x, &hidden);
-    x = soften(g, key, &x, &lse);
-    multiply(g, &x, &v, &o);
+    x = of_scores(&p, CUDNN_POINTWISE_MUL, FP32, &x, &p.scale);
+    x = hide_unseen(&p, &x);
+    x = soften(&p, &x, &lse);
+    node_multiply(g,
+                  &(struct product){
+                      .a = &x, .b = &v, .c = &o, .rows = p.query_lengths, .sums = p.key_lengths});
 }
 
 /* ---- backward */
 
 /* delta = sum over d of do * o */
-static struct node delta_of(struct attention_graph *g, const struct attention_key *key,
-                            const struct node *dout)
+static struct node delta_of(const struct pass *p, const struct node *dout)
 {
-    const int64_t s = key->seq_length;
-    const struct node o = heads_of(g, ATTENTION_O, key, key->heads);
-    const struct node one = scalar(g, ATTENTION_ONE);
-    const struct node product = packed(g, INSIDE, FP32, key, s, key->dim);
-    const struct node sum = packed(g, INSIDE, FP32, key, s, 1);
-    const struct node delta = packed(g, ATTENTION_DELTA, FP32, key, s, 1);
+    struct attention_graph *g = p->g;
+    const int64_t s = p->key->seq_length;
+    const struct node o = queries(p, ATTENTION_O), one = node_scalar(g, ATTENTION_ONE);
+    const struct node product = node_square(g, INSIDE, FP32, p->key, s, p->key->dim);
+    const struct node sum = per_query(p);
+    const struct node delta = p->lse_at ? node_per_query(g, ATTENTION_DELTA, p->key, p->lse_at)
+                                        : node_square(g, ATTENTION_DELTA, FP32, p->key, s, 1);
 
-    pointwise_to(g,
-                 &(struct pointwise){.mode = CUDNN_POINTWISE_MUL, .math = FP32, .x = dout, .b = &o},
-                 &product);
-    reduce(g, CUDNN_REDUCE_TENSOR_ADD, &product, &sum);
-    pointwise_to(
+    node_pointwise(
+        g, &(struct pointwise){.mode = CUDNN_POINTWISE_MUL, .math = FP32, .x = dout, .b = &o},
+        &product);
+    node_reduce(g, CUDNN_REDUCE_TENSOR_ADD, &product, &sum);
+    node_pointwise(
         g, &(struct pointwise){.mode = CUDNN_POINTWISE_MUL, .math = FP32, .x = &sum, .b = &one},
         &delta);
     return delta;
 }
 
-static struct node probabilities(struct attention_graph *g, const struct attention_key *key,
-                                 const struct node *q, const struct node *k_turned,
-                                 const struct node *scale)
+/* Padding is hidden behind the subtraction: nobody has written an lse of what is not there. */
+static struct node probabilities(const struct pass *p, const struct node *q,
+                                 const struct node *k_turned)
 {
-    const struct node lse = lse_of(g, key), hidden = scalar(g, ATTENTION_HIDDEN);
-    struct node x = scores(g, FP32, key);
+    const struct node lse = node_per_query(p->g, ATTENTION_LSE, p->key, p->lse_at);
+    struct node x = score(p, q, k_turned);
 
-    multiply(g, q, k_turned, &x);
-    x = of_scores(g, key, CUDNN_POINTWISE_MUL, FP32, &x, scale);
-    x = of_scores(g, key, CUDNN_POINTWISE_SUB, FP32, &x, &lse);
-    x = hide_later(g, key, &x, &hidden);
-    return of_scores(g, key, CUDNN_POINTWISE_EXP, FP32, &x, NULL);
+    x = of_scores(p, CUDNN_POINTWISE_MUL, FP32, &x, &p->scale);
+    x = of_scores(p, CUDNN_POINTWISE_SUB, FP32, &x, &lse);
+    x = hide_unseen(p, &x);
+    return of_scores(p, CUDNN_POINTWISE_EXP, FP32, &x, NULL);
 }
 
-/* The tensor `id` of the kv heads = x^T y, where heads share one summed over them. */
-static void sum_over_queries(struct attention_graph *g, const struct attention_key *key,
-                             const struct node *x, const struct node *y, int64_t id)
+/* What each query head adds to the keys it shares. In memory where documents are packed, since inside it would have
+ * the length of a sequence for every document. Its offsets are those of the keys: cuDNN multiplies them. */
+static struct node of_query_heads(const struct pass *p, int64_t id)
 {
-    const int64_t s = key->seq_length;
-    const int64_t dims[4] = {key->seq_count, key->heads, s, s};
-    const int64_t strides[4] = {key->heads * s * s, s * s, 1, s};
-    const struct node turned = tensor(g, INSIDE, stored_type(key), dims, strides);
-    const struct node out = heads_of(g, id, key, key->kv_heads);
+    const struct attention_key *key = p->key;
 
-    reshape(g, x, &turned);
-    if (key->heads == key->kv_heads) {
-        multiply(g, &turned, y, &out);
-    } else {
-        const struct node of_heads = packed(g, INSIDE, stored_type(key), key, s, key->dim);
+    return p->keys_at ? node_heads(p->g, id, p->stored, key, key->heads, p->keys_at)
+                      : node_square(p->g, INSIDE, p->stored, key, key->seq_length, key->dim);
+}
 
-        multiply(g, &turned, y, &of_heads);
-        reduce(g, CUDNN_REDUCE_TENSOR_ADD, &of_heads, &out);
+/* A tensor of the kv heads = x^T y, where heads share one summed over them. */
+struct key_sum {
+    int64_t id, heads_id;
+};
+
+static void sum_over_queries(const struct pass *p, const struct node *x, const struct node *y,
+                             struct key_sum to)
+{
+    const int64_t s = p->key->seq_length, heads = p->key->heads;
+    const int64_t dims[4] = {node_batch(p->key), heads, s, s};
+    const int64_t strides[4] = {heads * s * s, s * s, 1, s};
+    const struct node turned = node_tensor(p->g, INSIDE, p->stored, dims, strides, NULL);
+    const struct node out = keys(p, to.id);
+    struct product product = {
+        .a = &turned, .b = y, .c = &out, .rows = p->key_lengths, .sums = p->query_lengths};
+    struct node of_heads;
+
+    node_reshape(p->g, x, &turned);
+    if (heads == p->key->kv_heads) {
+        node_multiply(p->g, &product);
+        return;
     }
+    of_heads = of_query_heads(p, to.heads_id);
+    product.c = &of_heads;
+    node_multiply(p->g, &product);
+    node_reduce(p->g, CUDNN_REDUCE_TENSOR_ADD, &of_heads, &out);
 }
 
-/* ds = scale * p * (do v - delta) */
-static struct node slopes(struct attention_graph *g, const struct attention_key *key,
-                          const struct node *p, const struct node *dout, const struct node *delta,
-                          const struct node *scale)
+/* ds = scale * probability * (do v - delta) */
+static struct node slopes(const struct pass *p, const struct node *probability,
+                          const struct node *dout, const struct node *delta)
 {
-    const struct node v_turned = turned_keys(g, ATTENTION_V, key);
-    struct node x = scores(g, FP32, key);
+    const struct node v_turned = turned_keys(p, ATTENTION_V);
+    struct node x = score(p, dout, &v_turned);
 
-    multiply(g, dout, &v_turned, &x);
-    x = of_scores(g, key, CUDNN_POINTWISE_SUB, FP32, &x, delta);
-    x = of_scores(g, key, CUDNN_POINTWISE_MUL, FP32, &x, p);
-    return of_scores(g, key, CUDNN_POINTWISE_MUL, stored_type(key), &x, scale);
+    x = of_scores(p, CUDNN_POINTWISE_SUB, FP32, &x, delta);
+    x = of_scores(p, CUDNN_POINTWISE_MUL, FP32, &x, probability);
+    return of_scores(p, CUDNN_POINTWISE_MUL, p->stored, &x, &p->scale);
 }
 
 /* dq = ds k, by way of fp32 sums in memory */
-static void sum_over_keys(struct attention_graph *g, const struct attention_key *key,
-                          const struct node *ds, const struct node *k_turned)
+static void sum_over_keys(const struct pass *p, const struct node *ds, const struct node *k_turned)
 {
+    const struct attention_key *key = p->key;
     const int64_t *from = k_turned->strides;
-    const int64_t dims[4] = {key->seq_count, key->kv_heads, key->seq_length, key->dim};
+    const int64_t dims[4] = {node_batch(key), key->kv_heads, key->seq_length, key->dim};
     const int64_t strides[4] = {from[0], from[1], from[3], from[2]};
-    const struct node k = tensor(g, INSIDE, stored_type(key), dims, strides);
-    const struct node sums = packed(g, ATTENTION_DQ_SUMS, FP32, key, key->seq_length, key->dim);
-    const struct node dq = heads_of(g, ATTENTION_DQ, key, key->heads);
+    const struct node k = node_tensor(p->g, INSIDE, p->stored, dims, strides, p->keys_at);
+    const struct node sums =
+        p->queries_at ? node_heads(p->g, ATTENTION_DQ_SUMS, FP32, key, key->heads, p->queries_at)
+                      : node_square(p->g, ATTENTION_DQ_SUMS, FP32, key, key->seq_length, key->dim);
+    const struct node dq = queries(p, ATTENTION_DQ);
 
-    reshape(g, k_turned, &k);
-    multiply(g, ds, &k, &sums);
-    pointwise_to(g, &(struct pointwise){.mode = CUDNN_POINTWISE_IDENTITY, .math = FP32, .x = &sums},
-                 &dq);
+    node_reshape(p->g, k_turned, &k);
+    node_multiply(
+        p->g, &(struct product){
+                  .a = ds, .b = &k, .c = &sums, .rows = p->query_lengths, .sums = p->key_lengths});
+    node_pointwise(
+        p->g, &(struct pointwise){.mode = CUDNN_POINTWISE_IDENTITY, .math = FP32, .x = &sums}, &dq);
 }
 
 void graph_backward(struct attention_graph *g, const struct attention_key *key)
 {
-    const struct node q = heads_of(g, ATTENTION_Q, key, key->heads);
-    const struct node k_turned = turned_keys(g, ATTENTION_K, key);
-    const struct node dout = heads_of(g, ATTENTION_DO, key, key->heads);
-    const struct node scale = scalar(g, ATTENTION_SCALE);
-    const struct node delta = delta_of(g, key, &dout);
-    const struct node p = probabilities(g, key, &q, &k_turned, &scale);
+    struct documents documents;
+    const struct pass p = pass_of(g, key, &documents);
+    const struct node q = queries(&p, ATTENTION_Q), dout = queries(&p, ATTENTION_DO);
+    const struct node k_turned = turned_keys(&p, ATTENTION_K);
+    const struct node delta = delta_of(&p, &dout);
+    const struct node probability = probabilities(&p, &q, &k_turned);
     struct node ds;
 
-    sum_over_queries(g, key, &p, &dout, ATTENTION_DV);
-    ds = slopes(g, key, &p, &dout, &delta, &scale);
-    sum_over_queries(g, key, &ds, &q, ATTENTION_DK);
-    sum_over_keys(g, key, &ds, &k_turned);
+    sum_over_queries(&p, &probability, &dout, (struct key_sum){ATTENTION_DV, ATTENTION_DV_HEADS});
+    ds = slopes(&p, &probability, &dout, &delta);
+    sum_over_queries(&p, &ds, &q, (struct key_sum){ATTENTION_DK, ATTENTION_DK_HEADS});
+    sum_over_keys(&p, &ds, &k_turned);
 }

@@ -37,9 +37,11 @@ void cudnn_library_close(struct cudnn_library *cudnn);
 
 /* ---- what is asked for */
 
-/* Causal attention of whole sequences. All bytes count: it is compared as memory. */
+/* Causal attention of sequences, each one document or, where `documents` is not 0, of so many documents at most
+ * that follow each other in them. All bytes count: it is compared as memory. */
 struct attention_key {
     int32_t seq_count, seq_length, heads, kv_heads, dim;
+    int32_t documents;
     uint16_t dtype; /* DS_BF16 or DS_F16 */
     uint16_t is_backward;
 };
@@ -55,11 +57,19 @@ enum attention_id {
     ATTENTION_HIDDEN, /* -inf */
     ATTENTION_ONE,
     ATTENTION_DO,
-    ATTENTION_DELTA, /* fp32 [sequences, H, S], scratch */
+    ATTENTION_DELTA, /* fp32, T x H in some order, scratch */
     ATTENTION_DQ,
     ATTENTION_DK,
     ATTENTION_DV,
-    ATTENTION_DQ_SUMS, /* fp32 [sequences, H, S, D], scratch */
+    ATTENTION_DQ_SUMS, /* fp32, T x H x D in some order, scratch */
+    /* of packed documents alone */
+    ATTENTION_QUERIES_AT,    /* int64 [documents + 1]: elements of q before each */
+    ATTENTION_KEYS_AT,       /* of k */
+    ATTENTION_LSE_AT,        /* of lse */
+    ATTENTION_QUERY_LENGTHS, /* int32 [documents]; 0: not there */
+    ATTENTION_KEY_LENGTHS,
+    ATTENTION_DK_HEADS, /* [T, H, D] as q is stored, where heads share keys; scratch */
+    ATTENTION_DV_HEADS,
     ATTENTION_ID_END
 };
 
