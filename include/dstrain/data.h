@@ -87,6 +87,8 @@ uint64_t ds_dataset_sample_count(const struct ds_dataset *dataset); /* of one ep
 uint64_t ds_dataset_token_count(const struct ds_dataset *dataset);
 /* no document begins inside a sample: `document` is 0 in all of them */
 int ds_dataset_one_document(const struct ds_dataset *dataset);
+/* about how many documents have a part in a sample, on average over an epoch */
+double ds_dataset_documents(const struct ds_dataset *dataset);
 /* pure in (dataset, position): which sample lies at `position` of the endless order of epochs. Every
  * sample comes once an epoch. With weights, sources are drawn so that any prefix is within
  * log2(sources), rounded up, samples of the shares (one, for two sources); an epoch then ends when the

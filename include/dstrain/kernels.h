@@ -112,7 +112,7 @@ struct ds_qkv_join_args {
 /* Causal attention, query head j reads kv head j / (H/G). Token t of a sequence sees the tokens
  * document_T[t] .. t of its sequence: document_T holds, for each token, the position in its sequence
  * at which its document starts. Where one_document is set it is 0 throughout, which the host cannot see,
- * and faster ways may be taken. O(S) memory: lse = log of the sum of exp, kept for backward. */
+ * and faster ways may be taken; document_count is for that, too. O(S) memory: lse = log of the sum of exp, kept for backward. */
 struct ds_attention_args {
     struct ds_tensor q_THD, k_TGD, v_TGD;
     struct ds_tensor document_T;    /* I32 */
@@ -120,6 +120,7 @@ struct ds_attention_args {
     uint64_t seq_length;            /* S; T is a multiple */
     float scale;                    /* > 0 */
     int one_document;
+    uint64_t document_count; /* about how many documents the T tokens are; 0: not known */
 };
 struct ds_attention_backward_args {
     struct ds_attention_args forward;

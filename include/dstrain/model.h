@@ -131,7 +131,8 @@ struct ds_batch {
     struct ds_tensor id_T, target_T;         /* I32; targets are shifted already, -100: ignored */
     struct ds_tensor position_T, document_T; /* I32; see ds_attention_args */
     uint64_t seq_length;
-    int one_document; /* every sequence is one, in every step: kernels are chosen by it */
+    int one_document;        /* every sequence is one, in every step: kernels are chosen by it */
+    uint64_t document_count; /* about how many there are, on average; 0: not known */
 };
 
 /* One micro-batch going through one block: its stream, where its weights, saved activations and

@@ -13,25 +13,29 @@
 #include <string.h>
 
 /* clang-format off */
-/* name, only; T, M, S, C, H, G, D, I, V, R, F, N */
+/* name, only; T, M, S, C, H, G, D, I, V, R, F, N, L */
 #define FLAT (128 << 20)
 #define PRODUCT(m, n, k) {"linear", "matmul_linear", .T = m, .V = n, .C = k}
 #define ATTENTION(s, h, g, d, only) {"attention", only, .T = 16384, .S = s, .H = h, .G = g, .D = d}
 #define BOTH(s, h, g, d) ATTENTION(s, h, g, d, "attention_forward"), ATTENTION(s, h, g, d, "attention_backward")
+#define PACKED_WAY(h, g, d, l, only) {"packed", only, .T = 16384, .S = 8192, .H = h, .G = g, .D = d, .L = l}
+#define PACKED(h, g, d, l) PACKED_WAY(h, g, d, l, "packed_forward"), PACKED_WAY(h, g, d, l, "packed_backward")
 #define HOST_SHAPE_COUNT 2 /* what is measured on the cpu unless others are named; the rest elsewhere */
 static const struct rig_shape shapes[] = {
-    {"10m", NULL, 2048, 2048, 256, 320, 5, 5, 64, 864, 8192, 512, 8192 * 320, 2048},
-    {"100m", NULL, 1024, 1024, 512, 768, 12, 4, 64, 2048, 16384, 256, 16384 * 768, 1024},
-    {"1b", NULL, 16384, 49152, 4096, 2048, 32, 8, 64, 8192, 128256, 4096, FLAT, 8192},
-    {"7b", NULL, 8192, 16384, 4096, 4096, 32, 32, 128, 11008, 32000, 8192, FLAT, 4096},
+    {"10m", NULL, 2048, 2048, 256, 320, 5, 5, 64, 864, 8192, 512, 8192 * 320, 2048, 64},
+    {"100m", NULL, 1024, 1024, 512, 768, 12, 4, 64, 2048, 16384, 256, 16384 * 768, 1024, 128},
+    {"1b", NULL, 16384, 49152, 4096, 2048, 32, 8, 64, 8192, 128256, 4096, FLAT, 8192, 1024},
+    {"7b", NULL, 8192, 16384, 4096, 4096, 32, 32, 128, 11008, 32000, 8192, FLAT, 4096, 1024},
     PRODUCT(8192, 8192, 8192), PRODUCT(8192, 2048, 2048), PRODUCT(8192, 8192, 2048), PRODUCT(8192, 2048, 8192),
     PRODUCT(8192, 128256, 2048), PRODUCT(8192, 4096, 4096), PRODUCT(8192, 11008, 4096), PRODUCT(8192, 4096, 11008),
     BOTH(2048, 32, 8, 64), BOTH(4096, 32, 8, 64), BOTH(8192, 32, 8, 64),
     BOTH(2048, 32, 32, 128), BOTH(4096, 32, 32, 128), BOTH(8192, 32, 32, 128),
     BOTH(2048, 32, 8, 128), BOTH(4096, 32, 8, 128), BOTH(8192, 32, 8, 128),
+    PACKED(32, 8, 64, 512), PACKED(32, 8, 64, 1024), PACKED(32, 8, 64, 2048), PACKED(32, 8, 64, 4096),
+    PACKED(32, 8, 128, 1024), PACKED(32, 8, 128, 4096),
 };
 static const struct rig_shape quick_shapes[] = {
-    {"tiny", NULL, 48, 48, 24, 32, 4, 2, 8, 40, 61, 12, 5000, 96},
+    {"tiny", NULL, 48, 48, 24, 32, 4, 2, 8, 40, 61, 12, 5000, 96, 6},
     {"linear", "matmul_linear", .T = 24, .V = 40, .C = 16},
 };
 /* clang-format on */

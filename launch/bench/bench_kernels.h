@@ -13,11 +13,12 @@
 #define RIG_WINDOW_BYTES 65536u
 
 /* The letters of kernels.h; T tokens of products and attention, M those of what is bound by memory, R rows of
- * logits at a time, F elements of a flat shard, N what a square product has on each side. `only`: one row is
+ * logits at a time, F elements of a flat shard, N what a square product has on each side, L tokens of a packed
+ * document on average. `only`: one row is
  * measured in this shape; NULL: all but those that ask to be named. */
 struct rig_shape {
     const char *name, *only;
-    size_t T, M, S, C, H, G, D, I, V, R, F, N;
+    size_t T, M, S, C, H, G, D, I, V, R, F, N, L;
 };
 
 /* An input has a copy on the host; what a kernel makes is read from the device, a window at a time. */
@@ -163,7 +164,7 @@ void rig_see(struct rig *rig, double got, double want);
     X(matmul_square) X(matmul_forward) X(matmul_input) X(matmul_weight) X(matmul_weight_add)       \
     X(matmul_head) X(matmul_head_input) X(matmul_head_weight) X(matmul_qkv) X(matmul_qkv_weight)   \
     X(matmul_o) X(matmul_o_weight) X(matmul_down) X(matmul_down_weight) X(matmul_linear)           \
-    X(attention_forward) X(attention_backward)                                                     \
+    X(attention_forward) X(attention_backward) X(packed_forward) X(packed_backward)                \
     X(bias_forward) X(bias_backward) X(rmsnorm_forward) X(rmsnorm_backward) X(split) X(join)       \
     X(swiglu_forward) X(swiglu_backward) X(embedding_forward) X(embedding_backward)                \
     X(cross_entropy) X(cross_entropy_max) X(cross_entropy_sum) X(cross_entropy_finish)             \

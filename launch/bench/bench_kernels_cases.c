@@ -58,6 +58,8 @@ const struct rig_kernel rig_kernels[] = {
     ROW(matmul_linear, NULL, matmul, matmul, RIG_NAMED),
     PLAIN(attention_forward),
     ROW(attention_backward, run_attention_forward, attention_backward, attention_backward, RIG_ALWAYS),
+    ROW(packed_forward, NULL, attention_forward, attention_forward, RIG_ALWAYS),
+    ROW(packed_backward, run_attention_forward, attention_backward, attention_backward, RIG_ALWAYS),
     PLAIN(bias_forward), PLAIN(bias_backward),
     PLAIN(rmsnorm_forward), PLAIN(rmsnorm_backward),
     {"qkv_split", setup_split, NULL, run_qkv_split, check_split, RIG_ALWAYS},

@@ -13,18 +13,18 @@ static double dot(struct rig_view x, struct rig_view y, size_t count)
     return sum;
 }
 
-/* A query head of a token, and the first token of its sequence; documents start where it does. */
+/* A query head of a token, and the first token of its document. */
 struct query {
     const struct ds_attention_args *a;
     size_t t, h, first, heads, groups, dim;
 };
 
-static struct query query_of(const struct ds_attention_args *a, size_t t, size_t h)
+static struct query query_of(struct rig *r, const struct ds_attention_args *a, size_t t, size_t h)
 {
-    const size_t s = a->seq_length;
+    const int32_t *document = rig_host(r, a->document_T.data);
+    const size_t s = a->seq_length, first = t / s * s + (size_t)document[t];
 
-    return (struct query){
-        a, t, h, t / s * s, a->q_THD.shape[1], a->k_TGD.shape[1], a->q_THD.shape[2]};
+    return (struct query){a, t, h, first, a->q_THD.shape[1], a->k_TGD.shape[1], a->q_THD.shape[2]};
 }
 
 static size_t query_at(const struct query *q)
@@ -70,7 +70,8 @@ void check_attention_forward(struct rig *r)
     if (!p)
         r->status = ds_fail(DS_ERR_NO_MEMORY, "a row of attention");
     for (size_t i = 0; p && i < RIG_SAMPLES; i++) {
-        const struct query q = query_of(a, rig_place(i, a->q_THD.shape[0]), i % a->q_THD.shape[1]);
+        const struct query q =
+            query_of(r, a, rig_place(i, a->q_THD.shape[0]), i % a->q_THD.shape[1]);
         see_query(r, &q, p);
     }
     free(p);
@@ -98,13 +99,16 @@ static void see_key(struct rig *r, size_t t, size_t g, size_t d)
 {
     const struct ds_attention_backward_args *b = &r->args.attention;
     const struct ds_attention_args *a = &b->forward;
-    const struct query any = query_of(a, t, 0);
-    const size_t share = any.heads / any.groups;
+    const struct query any = query_of(r, a, t, 0);
+    const size_t share = any.heads / any.groups, s = a->seq_length;
     double dk = 0, dv = 0, p;
 
-    for (size_t i = t; i < any.first + a->seq_length; i++)
+    for (size_t i = t; i < t / s * s + s; i++)
         for (size_t h = g * share; h < (g + 1) * share; h++) {
-            const struct query q = query_of(a, i, h);
+            const struct query q = query_of(r, a, i, h);
+
+            if (q.first > t)
+                continue; /* of another document */
 
             dk += a->scale * slope(r, &q, t, delta_of(r, &q), &p) *
                   rig_at(rig_before(r, a->q_THD), query_at(&q) + d);
@@ -122,7 +126,8 @@ void check_attention_backward(struct rig *r)
 
     FOR_SAMPLES(i)
     {
-        const struct query q = query_of(a, rig_place(i, a->q_THD.shape[0]), i % a->q_THD.shape[1]);
+        const struct query q =
+            query_of(r, a, rig_place(i, a->q_THD.shape[0]), i % a->q_THD.shape[1]);
         const double delta = delta_of(r, &q);
         const size_t d = (i * 5) % q.dim;
         double dq = 0, p;

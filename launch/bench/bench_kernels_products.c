@@ -128,9 +128,9 @@ void setup_matmul_linear(struct rig *r)
     forward(r, r->shape->T, r->shape->V, r->shape->C);
 }
 
-/* ---- attention: half of the S x S square is seen; 2 products forward, 5 backward */
+/* ---- attention: a query sees half of its document; 2 products forward, 5 backward */
 
-static void attention(struct rig *r, int product_count)
+static void attention(struct rig *r)
 {
     const struct rig_shape *s = r->shape;
     const enum ds_dtype dtype = r->dtype;
@@ -145,21 +145,22 @@ static void attention(struct rig *r, int product_count)
                                    .lse_TH = rig_out2(r, DS_F32, s->T, s->H),
                                    .seq_length = s->S,
                                    .scale = 0.3f};
-    r->flops = (double)product_count * (double)s->T * (double)(s->S + 1) * (double)(s->H * s->D);
+    r->flops = (double)s->T * (double)(s->S + 1) * (double)(s->H * s->D);
     TEXT(r, "T%zu S%zu H%zu G%zu D%zu", s->T, s->S, s->H, s->G, s->D);
 }
 
 void setup_attention_forward(struct rig *r)
 {
-    attention(r, 2);
+    attention(r);
+    r->flops *= 2;
 }
 
-void setup_attention_backward(struct rig *r)
+static void backward_too(struct rig *r)
 {
     const struct rig_shape *s = r->shape;
     struct ds_attention_backward_args *a = &r->args.attention;
 
-    attention(r, 5);
+    r->flops *= 5;
     /* P and dS before they are multiplied, each head of a group, their sum */
     r->roundings = 3;
     a->do_THD = rig_in3(r, r->dtype, s->T, s->H, s->D);
@@ -167,4 +168,46 @@ void setup_attention_backward(struct rig *r)
     a->dk_TGD = rig_out3(r, r->dtype, s->T, s->G, s->D);
     a->dv_TGD = rig_out3(r, r->dtype, s->T, s->G, s->D);
     a->delta_TH = rig_out2(r, DS_F32, s->T, s->H);
+}
+
+void setup_attention_backward(struct rig *r)
+{
+    attention(r);
+    backward_too(r);
+}
+
+/* Documents of L / 2 to 3 L / 2 tokens, where a sequence does not end before. */
+static void packed(struct rig *r)
+{
+    const struct rig_shape *s = r->shape;
+    const struct ds_random random = ds_random_of(1, DS_RANDOM_TEST, s->L);
+    struct ds_attention_args *a = &r->args.attention.forward;
+    void *document;
+    double pairs = 0;
+
+    attention(r);
+    a->one_document = 0;
+    a->document_T = ds_tensor1(rig_zeros(r, s->T * sizeof(int32_t), &document), DS_I32, s->T);
+    for (size_t t = 0, start = 0, end = 0; document && t < s->T; t++) {
+        if (t % s->S == 0 || t == end) {
+            start = t % s->S;
+            end = t + s->L / 2 + ds_random_below(random, a->document_count++, s->L);
+        }
+        ((int32_t *)document)[t] = (int32_t)start;
+        pairs += (double)(t % s->S - start + 1);
+    }
+    r->flops = 2 * pairs * (double)(s->H * s->D);
+    TEXT(r, "T%zu S%zu H%zu G%zu D%zu, documents of %zu", s->T, s->S, s->H, s->G, s->D, s->L);
+}
+
+void setup_packed_forward(struct rig *r)
+{
+    packed(r);
+    r->flops *= 2;
+}
+
+void setup_packed_backward(struct rig *r)
+{
+    packed(r);
+    backward_too(r);
 }

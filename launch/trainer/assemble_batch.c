@@ -1,6 +1,7 @@
 /* assemble_batch.c - what crosses between host and device each step, and where it lies. */
 #include "trainer.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 static ds_status take_exchange(struct ds_trainer *t, struct trainer_exchange *exchange)
@@ -24,6 +25,16 @@ static int one_document(const struct ds_dataset *data)
     return !data || ds_dataset_one_document(data);
 }
 
+/* Of a micro-batch; both kinds of data go through the same kernels. */
+static uint64_t document_count(const struct ds_trainer *t)
+{
+    const double sequences = (double)(t->tokens_per_micro / t->config->train.seq_length);
+    const double trained = t->train_data ? ds_dataset_documents(t->train_data) : 0;
+    const double evaluated = t->eval_data ? ds_dataset_documents(t->eval_data) : 0;
+
+    return (uint64_t)ceil(sequences * fmax(trained, evaluated));
+}
+
 /* The four arrays lie one behind the other, each with all its micro-batches. */
 static void cut_batches(struct ds_trainer *t)
 {
@@ -38,6 +49,7 @@ static void cut_batches(struct ds_trainer *t)
             .document_T = ds_tensor1(at + 3 * t->batch_ints, DS_I32, tokens),
             .seq_length = t->config->train.seq_length,
             .one_document = one_document(t->train_data) && one_document(t->eval_data),
+            .document_count = document_count(t),
         };
     }
 }

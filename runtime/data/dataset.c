@@ -155,6 +155,15 @@ int ds_dataset_one_document(const struct ds_dataset *d)
     return 1;
 }
 
+double ds_dataset_documents(const struct ds_dataset *d)
+{
+    double count = 0;
+
+    for (size_t i = 0; i < d->source_count; i++)
+        count += d->sources[i].sample_documents * (double)d->order.sources[i].share;
+    return count / (double)d->order.epoch_samples;
+}
+
 uint64_t ds_dataset_order(const struct ds_dataset *d, uint64_t position)
 {
     struct order_place place = order_at(&d->order, position);

@@ -81,5 +81,6 @@ ds_status source_open_shard(struct ds_fs *fs, const char *path, const struct sha
     if (out->token_count <= out->seq_length)
         return refuse_short(out, path);
     out->sample_count = (out->token_count - 1) / out->seq_length;
+    out->sample_documents = 1 + (double)(out->shard.document_count - 1) / (double)out->sample_count;
     return DS_OK;
 }

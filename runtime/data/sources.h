@@ -21,6 +21,7 @@ struct source {
     uint64_t sample_count, token_count;
     uint64_t seq_length, vocab_size;
     int one_document;        /* none begins inside a sample */
+    double sample_documents; /* that have a part in a sample: the mean, or little more */
     char seq_place[128];     /* " (config.ini:9)", behind a message about seq_length; or "" */
     uint64_t trained_count;  /* of all samples; pre-tokenised, where it was checked */
     struct shard_file shard; /* token shard */

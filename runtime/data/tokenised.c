@@ -160,6 +160,7 @@ ds_status source_open_tokenised(struct ds_fs *fs, const char *path, struct sourc
     DS_TRY(ds_safetensors_open(fs, path, &out->file));
     out->ops = &tokenised_ops;
     out->one_document = 1;
+    out->sample_documents = 1;
     out->ids = ds_safetensors_find(out->file, "input_ids");
     out->labels = ds_safetensors_find(out->file, "labels");
     if (!out->ids)

@@ -182,6 +182,7 @@ struct ds_attention_args decoder_attention(const struct decoder *d, const struct
         .seq_length = pass->batch->seq_length,
         .scale = (float)(1 / sqrt((double)d->D)),
         .one_document = pass->batch->one_document,
+        .document_count = pass->batch->document_count,
     };
 }
 

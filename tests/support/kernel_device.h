@@ -18,7 +18,9 @@
 #define CASE_ARENA_BYTES ((size_t)64 << 20)
 #define CASE_GUARD_BYTES \
     ((size_t)256) /* around each piece; and what its address keeps of the test's */
-#define CASE_GUARD        0xa5
+#ifndef CASE_GUARD
+#define CASE_GUARD 0xa5
+#endif
 #define CASE_FIELDS_MAX   24
 #define CASE_RUN(op, ...) case_run_##op(__VA_ARGS__)
 

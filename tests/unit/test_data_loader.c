@@ -9,6 +9,7 @@
 #include "dstrain/random.h"
 #include "dstrain/safetensors.h"
 
+#include <math.h>
 #include <stdatomic.h>
 
 enum { SEQ = 5, VOCAB = 5000 };
@@ -143,6 +144,7 @@ static struct ds_dataset *open_three(struct ds_fs *fs)
     assert_int_equal(ds_dataset_sample_count(dataset), 240);
     assert_int_equal(ds_dataset_token_count(dataset), 240 * SEQ);
     assert_true(ds_dataset_one_document(dataset));
+    assert_true(ds_dataset_documents(dataset) == 1);
     return dataset;
 }
 
@@ -469,6 +471,12 @@ static struct ds_dataset *open_prepared(struct ds_fs *fs, const char *source, ui
     return dataset;
 }
 
+/* of a sample, on average */
+static void assert_documents(const struct ds_dataset *dataset, double want)
+{
+    assert_true(fabs(ds_dataset_documents(dataset) - want) < 1e-12);
+}
+
 static void put_text(struct ds_fs *fs, const char *path, const char *text)
 {
     assert_ok(ds_fs_write_file(fs, path, text, strlen(text)));
@@ -498,6 +506,8 @@ static void documents_begin_anew_and_nobody_predicts_across_them(void **state)
                      3); /* 14 tokens; the last one is left over */
     assert_int_equal(ds_dataset_token_count(dataset), 14);
     assert_false(ds_dataset_one_document(dataset));
+    assert_documents(dataset,
+                     1 + 2.0 / 3); /* two begin behind the first, one of them with a sample */
     with.dataset = dataset;
     assert_ok(ds_loader_open(&with, &loader));
     struct ds_loader_batch batch = next(loader, 0);
@@ -540,6 +550,35 @@ static void waiting_is_measured_by_the_clock_that_was_given(void **state)
 }
 
 /* 1 + the length of the text is a multiple of S: the last sample ends with the last token. */
+/* Samples of a source with two documents a sample count as often as an epoch has them. */
+static void documents_are_counted_as_samples_come(void **state)
+{
+    const struct ds_prepare_options prepare = {.fs = *state, .cache = "cache"};
+    struct ds_prepare_report report = {0};
+    const double weights[] = {1, 3};
+    struct ds_dataset *dataset = NULL;
+    char *paths[2];
+
+    put_text(*state, "long", "23456789012345678901234"); /* 25 tokens: 6 samples of one */
+    assert_int_equal(ds_fs_mkdir(*state, "short", 0755), 0);
+    put_text(*state, "short/1", "23");
+    put_text(*state, "short/2", "23");
+    put_text(*state, "short/3", "2345"); /* 14 tokens: 3 samples; two documents begin inside */
+    assert_ok(ds_prepare_text(&prepare, "long", &paths[0], &report));
+    assert_ok(ds_prepare_text(&prepare, "short", &paths[1], &report));
+    struct ds_dataset_options options = options_of(*state, (const char *const *)paths, 2);
+    options.format = DS_DATA_SHARDS;
+    options.seq_length = 4;
+    options.vocab_size = DS_BYTE_VOCAB;
+    options.weights = weights;
+    assert_ok(ds_dataset_open(&options, &dataset));
+    assert_int_equal(ds_dataset_sample_count(dataset), 6 + 9);
+    assert_documents(dataset, (6 * 1 + 9 * (1 + 2.0 / 3)) / 15);
+    ds_dataset_close(dataset);
+    free(paths[0]);
+    free(paths[1]);
+}
+
 static void the_last_sample_ends_with_the_last_token(void **state)
 {
     int32_t got[4][4];
@@ -836,6 +875,7 @@ int main(void)
         ON_DISK(a_long_row_is_shifted_over_the_seams_of_its_pieces),
         ON_DISK(documents_begin_anew_and_nobody_predicts_across_them),
         ON_DISK(waiting_is_measured_by_the_clock_that_was_given),
+        ON_DISK(documents_are_counted_as_samples_come),
         ON_DISK(the_last_sample_ends_with_the_last_token),
         ON_DISK(an_id_outside_the_vocabulary_is_refused_with_file_sample_and_id),
         ON_DISK(every_id_is_looked_at_before_the_first_sample),

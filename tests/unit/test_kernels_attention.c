@@ -1,6 +1,7 @@
 /* test_kernels_attention.c - attention, forward and backward, against plain fp64 loops; the loops'
  * own gradient is held against finite differences. */
 // link: device kernels base
+#define CASE_GUARD 0xff /* NaN of every dtype: what is read outside shows */
 #include "test.h"
 
 #include "kernel_case.h"
@@ -14,24 +15,35 @@
 struct row {
     const char *name;
     size_t seq_count, seq_length, heads, kv_heads, dim;
-    int documents; /* about so many in a sequence, starting anywhere; AT_EDGES: at 63 and 128 */
+    int documents; /* about so many in a sequence, starting anywhere; or where one of these says */
+    uint64_t expected; /* documents of all, as the host thinks; 0: it has no idea */
 };
-#define AT_EDGES 0 /* the last key of a block, the first of another */
+enum {
+    AT_EDGES = 0, /* 63 and 128: the last key of a block, the first of another */
+    AT_ENDS = -1, /* 1 and the last: documents of one token, and what is between */
+    IN_FOUR = -2, /* 100, 228, 400 */
+};
 
 static const struct row rows[] = {
-    {"one token", 1, 1, 1, 1, 1, 1},
-    {"one token a sequence, grouped", 3, 1, 8, 2, 33, 1},
-    {"odd", 2, 37, 7, 7, 33, 1},
-    {"odd, documents", 2, 37, 7, 7, 33, 4},
-    {"grouped 8:2, three blocks", 1, 150, 8, 2, 64, 1},
-    {"grouped 6:3, documents", 2, 200, 6, 3, 17, 5},
-    {"whole blocks", 1, 128, 2, 1, 128, 1},
-    {"block and one", 1, 65, 2, 2, 80, 2},
-    {"widest", 1, 70, 2, 1, 256, 3},
-    {"every token a document", 1, 67, 2, 2, 5, 1000},
-    {"documents at the edges of blocks", 1, 210, 2, 1, 20, AT_EDGES},
-    {"two whole sequences, grouped", 2, 256, 4, 2, 64, 1},
-    {"three whole sequences", 3, 128, 3, 3, 80, 1},
+    {"one token", 1, 1, 1, 1, 1, 1, 0},
+    {"one token a sequence, grouped", 3, 1, 8, 2, 33, 1, 0},
+    {"odd", 2, 37, 7, 7, 33, 1, 0},
+    {"odd, documents", 2, 37, 7, 7, 33, 4, 0},
+    {"grouped 8:2, three blocks", 1, 150, 8, 2, 64, 1, 0},
+    {"grouped 6:3, documents", 2, 200, 6, 3, 17, 5, 0},
+    {"whole blocks", 1, 128, 2, 1, 128, 1, 0},
+    {"block and one", 1, 65, 2, 2, 80, 2, 0},
+    {"widest", 1, 70, 2, 1, 256, 3, 0},
+    {"every token a document", 1, 67, 2, 2, 5, 1000, 0},
+    {"documents at the edges of blocks", 1, 210, 2, 1, 20, AT_EDGES, 0},
+    {"two whole sequences, grouped", 2, 256, 4, 2, 64, 1, 0},
+    {"three whole sequences", 3, 128, 3, 3, 80, 1, 0},
+    /* for cuDNN's lists, which have 4, 7 or 9 slots where 1, 2 or 3 documents are expected */
+    {"expected: one document a sequence", 2, 256, 4, 2, 64, 1, 2},
+    {"expected: documents of one token", 2, 512, 2, 1, 64, AT_ENDS, 2},
+    {"expected: as many as there is room for", 1, 512, 2, 2, 128, IN_FOUR, 1},
+    {"expected: the same, grouped", 3, 256, 6, 2, 80, AT_EDGES, 3},
+    {"expected: more than there is room for", 2, 256, 4, 1, 64, 1000, 2},
 };
 #define ROW_COUNT (sizeof rows / sizeof rows[0])
 
@@ -48,6 +60,20 @@ struct attend {
     double *want_o, *want_lse, *want_dq, *want_dk, *want_dv;
 };
 
+static int begins_at(const struct row *shape, size_t s)
+{
+    switch (shape->documents) {
+    case AT_EDGES:
+        return s == 63 || s == 128;
+    case AT_ENDS:
+        return s == 1 || s == shape->seq_length - 1;
+    case IN_FOUR:
+        return s == 100 || s == 228 || s == 400;
+    default:
+        return 0;
+    }
+}
+
 static int32_t *make_documents(const struct row *shape, uint64_t seed)
 {
     int32_t *document = malloc(shape->seq_count * shape->seq_length * sizeof *document);
@@ -57,7 +83,7 @@ static int32_t *make_documents(const struct row *shape, uint64_t seed)
             const int at_random = shape->documents > 0 && random_next(&seed) % shape->seq_length <
                                                               (uint64_t)shape->documents - 1;
 
-            if (at_random || (shape->documents == AT_EDGES && (s == 63 || s == 128)))
+            if (at_random || begins_at(shape, s))
                 start = s;
             document[b * shape->seq_length + s] = (int32_t)start;
         }
@@ -137,7 +163,8 @@ static struct ds_attention_args forward_args(const struct attend *c)
         .lse_TH = ds_tensor2(c->lse, DS_F32, c->tokens, s->heads),
         .seq_length = s->seq_length,
         .scale = c->scale,
-        .one_document = one_document(c)};
+        .one_document = s->expected == 0 && one_document(c),
+        .document_count = s->expected};
 }
 
 static void store_forward(struct kernel_case *k, struct ds_attention_args *args)
@@ -333,7 +360,7 @@ static void check_slope(struct attend *c, float *x, double slope)
 
 static void gradients_are_slopes_of_the_output(void **state)
 {
-    const struct row shape = {"slopes", 1, 9, 4, 2, 3, 2};
+    const struct row shape = {"slopes", 1, 9, 4, 2, 3, 2, 0};
     struct attend c = attend_make(&shape, test_seed(__func__));
 
     (void)state;
@@ -407,7 +434,7 @@ static void bits_are_the_same_on_every_machine(void **state)
 /* What a token does not see does not reach it: another document, a later token. */
 static void unseen_keys_leave_no_trace(void **state)
 {
-    const struct row shape = {"two documents", 1, 200, 2, 1, 24, 1};
+    const struct row shape = {"two documents", 1, 200, 2, 1, 24, 1, 0};
     struct attend clean = attend_make(&shape, test_seed(__func__));
     const size_t start = 131, seen = 170, width = shape.kv_heads * shape.dim;
 
@@ -431,7 +458,7 @@ static void unseen_keys_leave_no_trace(void **state)
 
 static void large_scores_stay_finite_and_nan_is_not_hidden(void **state)
 {
-    const struct row shape = {"large", 1, 80, 2, 2, 16, 1};
+    const struct row shape = {"large", 1, 80, 2, 2, 16, 1, 0};
     struct attend c = attend_make(&shape, test_seed(__func__));
 
     (void)state;
@@ -452,7 +479,7 @@ static void large_scores_stay_finite_and_nan_is_not_hidden(void **state)
 /* A NaN in one head's query stays in it; a sum of values that fp16 cannot hold is inf. */
 static void what_is_not_finite_passes_through_16_bits(void **state)
 {
-    const struct row shape = {"not finite", 1, 70, 2, 2, 5, 1};
+    const struct row shape = {"not finite", 1, 70, 2, 2, 5, 1, 0};
 
     (void)state;
     for (enum case_storage storage = CASE_BF16; storage <= CASE_F16; storage++) {
@@ -474,7 +501,7 @@ static void what_is_not_finite_passes_through_16_bits(void **state)
 
 static void what_is_not_available_is_named(void **state)
 {
-    const struct row shape = {"one", 1, 1, 1, 1, 1, 1};
+    const struct row shape = {"one", 1, 1, 1, 1, 1, 1, 0};
     struct attend c = attend_make(&shape, 1);
     struct ds_attention_args args = forward_args(&c);
 

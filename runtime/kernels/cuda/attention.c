@@ -1,8 +1,8 @@
 /* attention.c - attention on CUDA: arguments are checked, and who computes is chosen.
  *
  * cuDNN is the fastest where it takes the call; its backward adds in an order of the moment. Our own kernels take
- * every call and always give the same bits: they are for deterministic devices, fp32, documents that begin inside
- * sequences, and what cuDNN refuses. */
+ * every call and always give the same bits: they are for deterministic devices, fp32, short documents, and what
+ * cuDNN refuses. */
 #include "attention_cudnn.h"
 #include "attention_own.h"
 #include "wants.h"
@@ -85,7 +85,7 @@ ds_status cuda_attention_forward(struct ds_stream *stream, const struct ds_atten
     DS_TRY(check_forward("attention_forward", a));
     if (cudnn)
         DS_TRY(attention_cudnn_forward(cudnn, stream, a, &is_done));
-    return is_done ? DS_OK : attention_own_forward(stream, a);
+    return is_done ? DS_OK : attention_own_forward(stream, a, NULL);
 }
 
 ds_status cuda_attention_backward(struct ds_stream *stream,
@@ -97,5 +97,5 @@ ds_status cuda_attention_backward(struct ds_stream *stream,
     DS_TRY(check_backward(a));
     if (cudnn)
         DS_TRY(attention_cudnn_backward(cudnn, stream, a, &is_done));
-    return is_done ? DS_OK : attention_own_backward(stream, a);
+    return is_done ? DS_OK : attention_own_backward(stream, a, NULL);
 }

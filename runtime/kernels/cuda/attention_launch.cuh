@@ -8,11 +8,12 @@
 
 #include <initializer_list>
 
-inline attention_shape shape_of(const ds_attention_args *a)
+inline attention_shape shape_of(const ds_attention_args *a, const int32_t *is_done)
 {
     attention_shape s = {};
 
     s.document = a->one_document ? NULL : (const int32_t *)a->document_T.data;
+    s.is_done = is_done;
     s.seq_count = (int32_t)(a->q_THD.shape[0] / a->seq_length);
     s.seq_length = (int32_t)a->seq_length;
     s.heads = (int32_t)a->q_THD.shape[1];

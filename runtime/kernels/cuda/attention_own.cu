@@ -116,6 +116,9 @@ __device__ __forceinline__ void end_rows(const forward_args &f, const attention_
 
 template <class W> __global__ void __launch_bounds__(W::threads) forward_kernel(forward_args f)
 {
+    if (!is_left_to_do(f.s.is_done))
+        return;
+
     using T = typename W::T;
     extern __shared__ __align__(128) char shared[];
     char *const query = shared, *const key = query + W::rows_bytes;
@@ -166,12 +169,13 @@ template <int D> struct forward_tiling<float, D> {
 };
 
 template <typename T, int D>
-static ds_status launch_forward(struct ds_stream *stream, const ds_attention_args *a)
+static ds_status launch_forward(struct ds_stream *stream, const ds_attention_args *a,
+                                const int32_t *is_done)
 {
     using W = typename forward_tiling<T, D>::W;
     forward_args f = {};
 
-    f.s = shape_of(a);
+    f.s = shape_of(a, is_done);
     f.s.is_aligned = are_aligned({&a->q_THD, &a->k_TGD, &a->v_TGD, &a->o_THD});
     f.q = a->q_THD.data;
     f.k = a->k_TGD.data;
@@ -182,8 +186,9 @@ static ds_status launch_forward(struct ds_stream *stream, const ds_attention_arg
                            W::rows_bytes + 2 * W::columns_bytes);
 }
 
-extern "C" ds_status attention_own_forward(struct ds_stream *stream, const ds_attention_args *a)
+extern "C" ds_status attention_own_forward(struct ds_stream *stream, const ds_attention_args *a,
+                                           const int32_t *is_done)
 {
     return DISPATCH(a->q_THD.dtype, T,
-                    DISPATCH_DIM(a->q_THD.shape[2], D, (launch_forward<T, D>(stream, a))));
+                    DISPATCH_DIM(a->q_THD.shape[2], D, (launch_forward<T, D>(stream, a, is_done))));
 }

@@ -11,10 +11,13 @@ extern "C" {
 
 #define ATTENTION_DIM_MAX 256
 
-/* local: arguments as attention.c has checked them */
-ds_status attention_own_forward(struct ds_stream *stream, const struct ds_attention_args *a);
+/* local: arguments as attention.c has checked them. Nothing happens where *is_done, in device memory, is not 0 when
+ * they run; it may be NULL. */
+ds_status attention_own_forward(struct ds_stream *stream, const struct ds_attention_args *a,
+                                const int32_t *is_done);
 ds_status attention_own_backward(struct ds_stream *stream,
-                                 const struct ds_attention_backward_args *a);
+                                 const struct ds_attention_backward_args *a,
+                                 const int32_t *is_done);
 
 #ifdef __cplusplus
 }

@@ -23,8 +23,11 @@ struct backward_args {
 
 template <typename T>
 __global__ void delta_kernel(const T *o, const T *dout, float *delta, int64_t row_count, int dim,
-                             int is_aligned)
+                             int is_aligned, const int32_t *is_done)
 {
+    if (!is_left_to_do(is_done))
+        return;
+
     const int64_t row = ((int64_t)blockIdx.x * DELTA_THREADS + threadIdx.x) / DELTA_LANES;
     float sum = 0.0f;
 
@@ -178,6 +181,9 @@ __device__ __forceinline__ void meet_queries(const attention_shape &s, const que
 template <class W, int parts>
 __global__ void __launch_bounds__(W::threads) backward_keys_kernel(backward_args b)
 {
+    if (!is_left_to_do(b.s.is_done))
+        return;
+
     using T = typename W::T;
     extern __shared__ __align__(128) char shared[];
     char *const key = shared, *const value = key + W::rows_bytes;
@@ -277,6 +283,9 @@ __device__ __forceinline__ void meet_keys(const attention_shape &s, const query_
 template <class W>
 __global__ void __launch_bounds__(W::threads) backward_queries_kernel(backward_args b)
 {
+    if (!is_left_to_do(b.s.is_done))
+        return;
+
     using T = typename W::T;
     extern __shared__ __align__(128) char shared[];
     char *const query = shared, *const dout = query + W::rows_bytes;
@@ -327,7 +336,8 @@ template <int D> struct queries_tiling<float, D> {
 };
 
 template <typename T>
-static ds_status launch_delta(struct ds_stream *stream, const ds_attention_backward_args *a)
+static ds_status launch_delta(struct ds_stream *stream, const ds_attention_backward_args *a,
+                              const int32_t *is_done)
 {
     const struct ds_tensor *o = &a->forward.o_THD;
     const uint64_t row_count = o->shape[0] * o->shape[1];
@@ -336,7 +346,7 @@ static ds_status launch_delta(struct ds_stream *stream, const ds_attention_backw
     DS_ASSERT(blocks <= INT32_MAX);
     delta_kernel<T><<<(unsigned)blocks, DELTA_THREADS, 0, cuda_stream_of(stream)>>>(
         (const T *)o->data, (const T *)a->do_THD.data, (float *)a->delta_TH.data,
-        (int64_t)row_count, (int)o->shape[2], are_aligned({o, &a->do_THD}));
+        (int64_t)row_count, (int)o->shape[2], are_aligned({o, &a->do_THD}), is_done);
     CUDA_LAUNCHED("attention_backward, delta");
     return DS_OK;
 }
@@ -365,12 +375,12 @@ static ds_status launch_backward(struct ds_stream *stream, const backward_args &
                            b.s.heads, 2 * Q::rows_bytes + 4 * Q::columns_bytes);
 }
 
-static backward_args gather(const ds_attention_backward_args *a)
+static backward_args gather(const ds_attention_backward_args *a, const int32_t *is_done)
 {
     const ds_attention_args *f = &a->forward;
     backward_args b = {};
 
-    b.s = shape_of(f);
+    b.s = shape_of(f, is_done);
     b.s.is_aligned = are_aligned(
         {&f->q_THD, &f->k_TGD, &f->v_TGD, &a->do_THD, &a->dq_THD, &a->dk_TGD, &a->dv_TGD});
     b.q = f->q_THD.data;
@@ -386,11 +396,12 @@ static backward_args gather(const ds_attention_backward_args *a)
 }
 
 extern "C" ds_status attention_own_backward(struct ds_stream *stream,
-                                            const ds_attention_backward_args *a)
+                                            const ds_attention_backward_args *a,
+                                            const int32_t *is_done)
 {
-    const backward_args b = gather(a);
+    const backward_args b = gather(a, is_done);
 
-    DS_TRY(DISPATCH(a->forward.q_THD.dtype, T, launch_delta<T>(stream, a)));
+    DS_TRY(DISPATCH(a->forward.q_THD.dtype, T, launch_delta<T>(stream, a, is_done)));
     return DISPATCH(a->forward.q_THD.dtype, T,
                     DISPATCH_DIM(b.s.dim, D, (launch_backward<T, D>(stream, b))));
 }

@@ -12,10 +12,16 @@
 
 struct attention_shape {
     const int32_t *document; /* [T]; NULL: every sequence is one */
+    const int32_t *is_done;  /* not 0: by somebody else; NULL: by nobody */
     int32_t seq_count, seq_length, heads, kv_heads, group, dim;
     int32_t is_aligned; /* rows can be read and written 16 bytes at a time */
     float scale;
 };
+
+__device__ __forceinline__ bool is_left_to_do(const int32_t *is_done)
+{
+    return !is_done || *is_done == 0;
+}
 
 template <typename Element, int dim_, int warps_, int row_tiles_, int columns_> struct tiling {
     using T = Element;
