@@ -144,7 +144,19 @@ static ds_status read_names(const struct listing *l, const char *folder, char **
     return DS_OK;
 }
 
-static ds_status take_bases(struct listing *l)
+/* Of an epoch that all manifests are newer than, nothing rests on the base. */
+static uint64_t oldest_epoch(char *const *manifests, size_t count)
+{
+    uint64_t oldest = UINT64_MAX;
+    struct ds_manifest_id id;
+
+    for (size_t i = 0; i < count; i++)
+        if (directory_manifest_parse(manifests[i], ".json", &id) && id.epoch < oldest)
+            oldest = id.epoch;
+    return oldest;
+}
+
+static ds_status take_bases(struct listing *l, uint64_t oldest)
 {
     ds_status st = DS_OK;
     char **names;
@@ -156,7 +168,7 @@ static ds_status take_bases(struct listing *l)
     if (!l->bases)
         st = ds_fail(DS_ERR_NO_MEMORY, "%s: no memory for its epochs", l->root);
     for (size_t i = 0; i < count && st == DS_OK; i++)
-        if (directory_epoch_parse(names[i], ".base.json", &epoch))
+        if (directory_epoch_parse(names[i], ".base.json", &epoch) && epoch > oldest)
             st = read_base(l, names[i], epoch);
     free(names);
     return st;
@@ -199,22 +211,19 @@ static int by_age(const void *a, const void *b)
                                   &((const struct ds_checkpoint_entry *)a)->id);
 }
 
-static ds_status take_manifests(struct listing *l)
+static ds_status take_manifests(struct listing *l, char *const *names, size_t count)
 {
     struct ds_checkpoint_list *list = &l->list;
     struct ds_manifest_id id;
-    char **names;
-    size_t count;
 
-    DS_TRY(read_names(l, "manifests", &names, &count));
+    DS_TRY(take_bases(l, oldest_epoch(names, count)));
     list->entries = calloc(count + 1, sizeof *list->entries);
-    for (size_t i = 0; i < count && list->entries; i++)
+    if (!list->entries)
+        return ds_fail(DS_ERR_NO_MEMORY, "%s: no memory for its list", l->root);
+    for (size_t i = 0; i < count; i++)
         if (directory_manifest_parse(names[i], ".json", &id))
             list->entries[list->count++] =
                 (struct ds_checkpoint_entry){id, standing_of(l, &id, names, count)};
-    free(names);
-    if (!list->entries)
-        return ds_fail(DS_ERR_NO_MEMORY, "%s: no memory for its list", l->root);
     qsort(list->entries, list->count, sizeof *list->entries, by_age);
     return DS_OK;
 }
@@ -223,10 +232,12 @@ ds_status ds_checkpoint_list_make(struct ds_fs *fs, const char *root,
                                   struct ds_checkpoint_list *out)
 {
     struct listing l = {.fs = fs, .root = root};
-    ds_status st = take_bases(&l);
+    char **names;
+    size_t count;
 
-    if (st == DS_OK)
-        st = take_manifests(&l);
+    DS_TRY(read_names(&l, "manifests", &names, &count));
+    ds_status st = take_manifests(&l, names, count);
+    free(names);
     free(l.bases);
     if (st != DS_OK) {
         ds_checkpoint_list_fini(&l.list);

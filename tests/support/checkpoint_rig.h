@@ -65,37 +65,40 @@ static inline void launch_fini(struct launch *l)
     ds_comm_close(l->self);
 }
 
-/* Are the bytes those of the step that the manifest speaks of? */
-static inline int rig_has_right_bytes(struct ds_fs *fs, const struct ds_manifest *manifest,
-                                      int is_delta)
+enum rig_bytes { RIG_BYTES_RIGHT, RIG_BYTES_REFUSED, RIG_BYTES_WRONG };
+
+/* Do the chunks read, and are they those of the step that the manifest speaks of? */
+static inline enum rig_bytes rig_read_bytes(struct ds_fs *fs, const struct ds_manifest *manifest,
+                                            int is_delta)
 {
     static uint8_t got[DS_PACK_CHUNK_BYTES], wanted[DS_PACK_CHUNK_BYTES];
     struct pack_case c = {.catalogue = manifest->catalogue};
+    enum rig_bytes bytes = RIG_BYTES_RIGHT;
     uint64_t step = 0;
-    int is_right = 1;
 
     memcpy(c.tensors, manifest->catalogue.tensors, sizeof c.tensors);
     assert_ok(ds_values_u64(&manifest->state, "rig", "step", 0, UINT64_MAX, &step));
     assert_int_equal(step, manifest->id.step);
     rig_set_step(&c, is_delta, step);
-    for (uint32_t i = 0; i < manifest->pack_count && is_right; i++) {
+    for (uint32_t i = 0; i < manifest->pack_count && bytes == RIG_BYTES_RIGHT; i++) {
         struct ds_pack *pack;
 
         if (!ds_checkpoint_owns(manifest, &manifest->packs[i].pack.id))
             continue;
         if (ds_checkpoint_open_pack(fs, RIG_ROOT, manifest, i, &pack) != DS_OK)
-            return 0;
-        for (uint32_t chunk = 0; chunk < ds_pack_info(pack)->chunk_count && is_right; chunk++) {
-            const struct ds_piece piece = ds_pack_piece(pack, &manifest->catalogue, chunk);
-            ds_status st = ds_checkpoint_read_chunk(fs, RIG_ROOT, manifest, pack, chunk, got);
+            return RIG_BYTES_REFUSED;
+        for (uint32_t n = 0; n < ds_pack_info(pack)->chunk_count && bytes == RIG_BYTES_RIGHT; n++) {
+            const struct ds_piece piece = ds_pack_piece(pack, &manifest->catalogue, n);
 
             pack_case_fill(&c, &piece, wanted);
-            is_right =
-                st == DS_OK && memcmp(got, wanted, ds_pack_chunks(pack)[chunk].body_bytes) == 0;
+            if (ds_checkpoint_read_chunk(fs, RIG_ROOT, manifest, pack, n, got) != DS_OK)
+                bytes = RIG_BYTES_REFUSED;
+            else if (memcmp(got, wanted, ds_pack_chunks(pack)[n].body_bytes) != 0)
+                bytes = RIG_BYTES_WRONG;
         }
         ds_pack_close(pack);
     }
-    return is_right;
+    return bytes;
 }
 
 /* The start of a program: claim, list, load, base. `step_max`: how far back a rollback goes; UINT64_MAX: no
@@ -119,7 +122,7 @@ static inline ds_status launch_start(struct launch *l, uint64_t step_max)
         st = ds_recovery_next(recovery, &manifest, &found);
         if (st != DS_OK || !found)
             break;
-        l->has_base = rig_has_right_bytes(l->fs, &manifest, l->is_delta);
+        l->has_base = rig_read_bytes(l->fs, &manifest, l->is_delta) == RIG_BYTES_RIGHT;
         l->base = manifest.id;
         ds_manifest_fini(&manifest);
     }
