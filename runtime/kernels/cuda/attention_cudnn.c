@@ -16,7 +16,7 @@
 
 /* Slots take time whether they are used or not: so many tokens the mean document has at least for each slot of a
  * sequence, or own kernels do it. A guess, to be measured. */
-#define SLOT_TOKENS 64
+#define SLOT_TOKENS 32
 
 struct attention_cudnn {
     struct cudnn_library library;
