@@ -95,6 +95,42 @@ static void a_failed_save_is_not_acknowledged_and_the_next_one_is(void **state)
     printf("  %llu faults\n", (unsigned long long)tried);
 }
 
+static int fails_at_names(void *user, const char *what, const char *path)
+{
+    const struct failing *failing = user;
+    const char *end = strstr(path, "/manifests");
+
+    return failing->code && strcmp(what, "fsync_dir") == 0 && end && strcmp(end, "/manifests") == 0
+               ? failing->code
+               : 0;
+}
+
+/* It would be listed now and be gone after a crash. */
+static void a_manifest_whose_name_may_not_last_does_not_count(void **state)
+{
+    struct ds_checkpoint_list list;
+    struct failing failing;
+    struct launch l;
+    int committed = 0;
+
+    (void)state;
+    failing_open(&failing);
+    failing.watch.fails = fails_at_names;
+    launch_init(&l, &failing.watch.fs, 0);
+    assert_ok(launch_start(&l, UINT64_MAX));
+    assert_ok(launch_save(&l, 10, &committed));
+    failing.code = -EIO;
+    ds_log.terminal = -1;
+    assert_ok(launch_save(&l, 20, &committed));
+    ds_log.terminal = 2;
+    assert_false(committed);
+    assert_ok(ds_checkpoint_list_make(failing.watch.inner, RIG_ROOT, &list));
+    assert_int_equal(list.count, 1);
+    ds_checkpoint_list_fini(&list);
+    launch_fini(&l);
+    ds_fs_sim_close(failing.watch.inner);
+}
+
 /* A launch that cannot read its disk ends with a status, or goes on from what it could read and says so in its base;
  * what it went on from is what the next one goes on from. */
 static void a_failed_start_changes_nothing_that_counts(void **state)
@@ -397,6 +433,7 @@ static void a_damaged_place_is_made_up_for_by_the_other(void **state)
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(a_failed_save_is_not_acknowledged_and_the_next_one_is),
+    cmocka_unit_test(a_manifest_whose_name_may_not_last_does_not_count),
     cmocka_unit_test(a_failed_start_changes_nothing_that_counts),
     cmocka_unit_test(a_changed_byte_is_noticed_wherever_it_is),
     cmocka_unit_test(files_in_each_others_place_are_noticed),
