@@ -54,6 +54,7 @@ ds_status ds_checkpoint_keep_pack(struct ds_fs *fs, const char *root,
 static ds_status share_packs(struct ds_comm *control, const struct ds_manifest_pack *packs,
                              uint32_t count, uint32_t count_max, struct ds_manifest_pack *all)
 {
+    DS_ASSERT(all);
     struct ds_manifest_pack *mine = calloc(count_max, sizeof *mine);
 
     /* memory was agreed on for `all`; a rank that lacks this little takes part with its own place in it */
@@ -102,6 +103,7 @@ ds_status ds_checkpoint_vote(struct ds_comm *control, ds_status prepared,
         free(gathered);
         return st;
     }
+    DS_ASSERT(gathered); /* agreed on */
     *all = gathered;
     *all_count = sort_packs(gathered, total);
     return DS_OK;

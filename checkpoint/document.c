@@ -151,18 +151,23 @@ ds_status document_keyed(struct document *doc, const char *key, uint64_t max, ui
 /* \", \\ or \u00xx with what no text may have as it is; 0: none of them */
 static size_t unescape(const struct document *doc, char *to)
 {
-    static const char digits[] = "0123456789abcdef";
     const char *at = doc->at;
+    unsigned value = 0;
+    char again[8];
 
     if (doc->end - at >= 2 && (at[1] == '"' || at[1] == '\\')) {
         *to = at[1];
         return 2;
     }
-    if (doc->end - at < 6 || memcmp(at, "\\u00", 4) != 0 || (at[4] != '0' && at[4] != '1'))
+    if (doc->end - at < 6)
         return 0;
-    const char *low = memchr(digits, at[5], 16);
-    *to = (char)((at[4] - '0') * 16 + (low ? low - digits : 0));
-    return low && *to ? 6 : 0;
+    for (value = 1; value < 0x20; value++) { /* there are not many, nor are they frequent */
+        snprintf(again, sizeof again, "\\u%04x", value);
+        if (memcmp(at, again, 6) == 0)
+            break;
+    }
+    *to = (char)value;
+    return value < 0x20 ? 6 : 0;
 }
 
 ds_status document_string(struct document *doc, char *to, size_t capacity)

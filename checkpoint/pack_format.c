@@ -5,9 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAGIC       "DSTRAINP"
 #define VERSION     1u
 #define OTHER_BYTES 56u
+
+static const uint8_t magic[8] = {'D', 'S', 'T', 'R', 'A', 'I', 'N', 'P'};
 
 enum entry_flag { ENTRY_STORED = 1, ENTRY_REFERENCE = 2, ENTRY_COPY = 4 };
 
@@ -174,8 +175,8 @@ void pack_footer_encode(const struct ds_pack_info *info, uint8_t *footer)
     uint8_t *to = footer;
 
     memset(footer, 0, PACK_FOOTER_BYTES);
-    memcpy(to, MAGIC, 8);
-    to = put(to + 8, VERSION, 4);
+    memcpy(to, magic, sizeof magic);
+    to = put(to + sizeof magic, VERSION, 4);
     to = put(to, DS_PACK_ALIGN, 4);
     to = put_bytes(to, info->run);
     to = put_id(to, &info->id);

@@ -8,7 +8,7 @@
 
 #define PACK_BOX_BYTES        136u
 #define PACK_ENTRY_BYTES      96u
-#define PACK_FOOTER_BYTES     4096u
+#define PACK_FOOTER_BYTES     ((size_t)4096)
 #define PACK_HEADER_BYTES_MAX (64u << 20)
 #define PACK_TENSOR_BYTES_MAX 512u /* of a name in the header */
 

@@ -265,6 +265,7 @@ static ds_status open_file(struct ds_pack *pack, uint64_t *bytes)
 static ds_status load_tail(struct ds_pack *pack)
 {
     const uint64_t bytes = pack->info.file_bytes - pack->info.boxes_offset;
+    DS_ASSERT(bytes > 2 * PACK_FOOTER_BYTES); /* check_footer */
     uint8_t *tail = malloc(bytes);
 
     if (!tail)

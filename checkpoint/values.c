@@ -78,7 +78,7 @@ ds_status ds_values_set(struct ds_values *values, const char *name, const char *
         return set_text(&values->items[place], text);
     DS_TRY(make_room(values, name));
     struct ds_value value = {.text = NULL};
-    strcpy(value.name, name);
+    memcpy(value.name, name, strlen(name) + 1);
     DS_TRY(set_text(&value, text));
     memmove(values->items + place + 1, values->items + place,
             (values->count - place) * sizeof *values->items);

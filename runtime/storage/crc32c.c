@@ -8,7 +8,7 @@
 #include <string.h>
 
 #define POLYNOMIAL  0x82f63b78u
-#define BLOCK_BYTES 8192u
+#define BLOCK_BYTES ((size_t)8192)
 
 static const uint32_t crc_table[256] = {
     0x00000000, 0xf26b8303, 0xe13b70f7, 0x1350f3f4, 0xc79a971f, 0x35f1141c, 0x26a1e7e8, 0xd4ca64eb,

@@ -188,6 +188,13 @@ static void a_tiling_is_proven_and_every_break_is_seen(void **state)
         if (pieces[i].tensor == 0 && pieces[i].box.begin[1] == 3)
             pieces[i].box.begin[1] = 2;
     assert_int_equal(prove_example(pieces, count), DS_ERR_DATA);
+    count = example_pieces(pieces);
+    for (size_t i = 0; i < count; i++) /* the same, with as many elements together as there are */
+        if (pieces[i].tensor == 0 && pieces[i].box.begin[1] == 3) {
+            pieces[i].box.begin[1] = 1;
+            pieces[i].box.end[1] = 3;
+        }
+    assert_int_equal(prove_example(pieces, count), DS_ERR_DATA);
     ds_log.terminal = 2;
 }
 
