@@ -47,6 +47,20 @@ int zero_grads_stay(const struct ds_zero_options *options)
            options->dtypes.reduce == options->dtypes.gradient;
 }
 
+static int is_alone_in(const struct ds_comm *group)
+{
+    return group == NULL || group->size == 1;
+}
+
+/* The stages of a pipeline talk on the same stream, and the norm is a sum over them; sums of partial gradients
+ * are between tensor ranks, as norm[0] is. */
+static int is_alone(const struct ds_zero_options *options)
+{
+    return is_alone_in(options->shard) && is_alone_in(options->replica) &&
+           is_alone_in(options->norm[0]) && is_alone_in(options->norm[1]) &&
+           is_alone_in(options->tie);
+}
+
 uint64_t ds_zero_slot_bytes(const struct ds_zero_options *options, struct ds_zero_slots slots)
 {
     uint64_t bytes = 0;
@@ -255,6 +269,7 @@ ds_status ds_zero_open(const struct ds_zero_options *options, struct ds_zero **o
     zero->shard_rank = options->shard->rank;
     zero->shard_count = options->shard->size;
     zero->grads_stay = zero_grads_stay(options);
+    zero->is_alone = is_alone(options);
     zero->units = calloc(options->unit_count, sizeof *zero->units);
     if (!zero->units) {
         st = ds_fail(DS_ERR_NO_MEMORY, "%u units", options->unit_count);

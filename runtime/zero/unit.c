@@ -8,14 +8,16 @@ ds_status zero_comm_after_compute(struct ds_zero *zero)
     return ds_stream_after(zero->options.comm, zero->options.compute, zero->handover);
 }
 
-ds_status zero_compute_waits(struct ds_zero *zero, struct ds_event *event)
+/* The compute stream goes on after `event`, which the comm stream brings. Where that talks to nobody it is an
+ * order and no wait for others. */
+static ds_status compute_waits(struct ds_zero *zero, struct ds_event *event)
 {
+    struct ds_timeline *timeline = zero->is_alone ? NULL : zero->options.timeline;
     uint32_t span;
 
-    DS_TRY(ds_timeline_wait(zero->options.timeline, DS_TIMELINE_COMPUTE, DS_TIMELINE_WAIT_COMM,
-                            &span));
+    DS_TRY(ds_timeline_wait(timeline, DS_TIMELINE_COMPUTE, DS_TIMELINE_WAIT_COMM, &span));
     DS_TRY(zero->device_ops->stream_wait(zero->options.compute, event));
-    return ds_timeline_end(zero->options.timeline, span);
+    return ds_timeline_end(timeline, span);
 }
 
 /* The comm stream goes on after `event`, which arithmetic brings. Before NORM only: see timeline.h. */
@@ -32,7 +34,7 @@ static ds_status comm_waits(struct ds_zero *zero, struct ds_event *event)
 ds_status zero_compute_after_comm(struct ds_zero *zero)
 {
     DS_TRY(zero->device_ops->event_record(zero->handover, zero->options.comm));
-    return zero_compute_waits(zero, zero->handover);
+    return compute_waits(zero, zero->handover);
 }
 
 ds_status zero_gather(struct ds_zero *zero, const struct zero_unit *unit,
@@ -40,6 +42,22 @@ ds_status zero_gather(struct ds_zero *zero, const struct zero_unit *unit,
 {
     return ds_comm_all_gather(zero->options.shard, state->shard, state->whole,
                               unit->layout.shard_elems, state->dtype, zero->options.comm);
+}
+
+ds_status zero_gather_ready(struct ds_zero *zero, struct zero_unit *unit,
+                            const struct zero_state *state)
+{
+    DS_TRY(zero_gather(zero, unit, state));
+    unit->is_coming = 1;
+    return zero->device_ops->event_record(unit->ready, zero->options.comm);
+}
+
+ds_status zero_wait_ready(struct ds_zero *zero, struct zero_unit *unit)
+{
+    if (!unit->is_coming)
+        return DS_OK;
+    unit->is_coming = 0;
+    return compute_waits(zero, unit->ready);
 }
 
 const struct ds_zero_layout *ds_zero_unit_layout(const struct ds_zero *zero, uint32_t unit)
@@ -58,11 +76,10 @@ static ds_status record_again(struct ds_zero *zero, const struct zero_slots *slo
 ds_status ds_zero_rejoin(struct ds_zero *zero)
 {
     for (uint32_t i = 0; i < zero->options.unit_count; i++) {
-        const struct zero_unit *u = &zero->units[i];
-        if (!is_here(u))
-            continue;
-        DS_TRY(zero->device_ops->event_record(u->ready, zero->options.compute));
-        DS_TRY(zero->device_ops->event_record(u->updated, zero->options.compute));
+        struct zero_unit *u = &zero->units[i];
+        u->is_coming = 0;
+        if (is_here(u) && !weights_stay(zero))
+            DS_TRY(zero->device_ops->event_record(u->updated, zero->options.compute));
     }
     for (uint32_t c = 0; c < DS_ZERO_SLOT_CLASSES; c++) {
         DS_TRY(record_again(zero, &zero->weight_slots[c]));
@@ -82,8 +99,6 @@ static struct zero_slot *slot_of(struct zero_slots *slots, uint32_t slot)
 ds_status ds_zero_prefetch(struct ds_zero *zero, uint32_t unit, uint32_t slot)
 {
     struct zero_unit *u = unit_at(zero, unit);
-    const struct ds_device_ops *ops = zero->device_ops;
-    struct ds_stream *comm = zero->options.comm;
 
     if (weights_stay(zero) || u->is_gathering)
         return DS_OK;
@@ -95,8 +110,7 @@ ds_status ds_zero_prefetch(struct ds_zero *zero, uint32_t unit, uint32_t slot)
     DS_TRY(comm_waits(zero, place->idle));
     DS_TRY(comm_waits(zero, u->updated));
     const struct zero_state gathered = {u->param.dtype, u->param.shard, place->at};
-    DS_TRY(zero_gather(zero, u, &gathered));
-    return ops->event_record(u->ready, comm);
+    return zero_gather_ready(zero, u, &gathered);
 }
 
 ds_status ds_zero_acquire(struct ds_zero *zero, uint32_t unit, uint32_t slot)
@@ -105,7 +119,7 @@ ds_status ds_zero_acquire(struct ds_zero *zero, uint32_t unit, uint32_t slot)
 
     DS_TRY(ds_zero_prefetch(zero, unit, slot));
     u->holds++;
-    return zero_compute_waits(zero, u->ready);
+    return zero_wait_ready(zero, u);
 }
 
 ds_status ds_zero_release(struct ds_zero *zero, uint32_t unit)
@@ -149,7 +163,7 @@ ds_status ds_zero_grad_acquire(struct ds_zero *zero, uint32_t unit, uint32_t slo
     DS_ASSERT(place->holder == NO_SLOT);
     place->holder = unit;
     u->grad_slot = slot;
-    DS_TRY(zero_compute_waits(zero, place->idle));
+    DS_TRY(compute_waits(zero, place->idle));
     for (uint32_t i = 0; i < u->gap_count; i++) {
         struct ds_fill_args gap = {element(place->at, dtype, u->gaps[i].start),
                                    dtype_bytes(dtype, u->gaps[i].count)};

@@ -58,6 +58,8 @@ ds_status ds_zero_norm(struct ds_zero *zero, struct ds_step_record *record)
     _Static_assert(offsetof(struct ds_step_record, norm_squared) ==
                        offsetof(struct ds_step_record, loss_sum) + sizeof(double),
                    "one message sums both");
+    if (zero->is_alone)
+        return DS_OK;
     DS_TRY(zero_comm_after_compute(zero));
     DS_TRY(sum_doubles(zero, o->shard, &record->loss_sum, 2));
     DS_TRY(sum_doubles(zero, o->replica, &record->loss_sum, 1));
@@ -68,6 +70,8 @@ ds_status ds_zero_norm(struct ds_zero *zero, struct ds_step_record *record)
 
 ds_status ds_zero_sum_tokens(struct ds_zero *zero, struct ds_step_record *record)
 {
+    if (zero->options.shard->size == 1 && zero->options.replica->size == 1)
+        return DS_OK;
     DS_TRY(zero_comm_after_compute(zero));
     DS_TRY(ds_comm_all_reduce(zero->options.shard, &record->trained_tokens, 1, DS_U64,
                               DS_REDUCE_SUM, zero->options.comm));
@@ -86,8 +90,7 @@ static ds_status gather_gradient(struct ds_zero *zero, uint32_t unit)
     if (zero->options.stage != 0 || zero->shard_count == 1 || u->is_grad_gathered)
         return DS_OK;
     u->is_grad_gathered = 1;
-    DS_TRY(zero_gather(zero, u, &u->grad));
-    return zero->device_ops->event_record(u->ready, zero->options.comm);
+    return zero_gather_ready(zero, u, &u->grad);
 }
 
 void ds_zero_update_part(const struct ds_zero *zero, uint32_t unit, uint64_t *start,
@@ -142,7 +145,7 @@ ds_status ds_zero_update_begin(struct ds_zero *zero, uint32_t unit, struct ds_ze
     if (next < zero->options.unit_count) /* it travels while this one is updated */
         DS_TRY(gather_gradient(zero, next));
     if (zero->options.stage == 0)
-        DS_TRY(zero_compute_waits(zero, u->ready));
+        DS_TRY(zero_wait_ready(zero, u));
     *out = state_of(zero, unit);
     return DS_OK;
 }
@@ -150,12 +153,12 @@ ds_status ds_zero_update_begin(struct ds_zero *zero, uint32_t unit, struct ds_ze
 ds_status ds_zero_update_end(struct ds_zero *zero, uint32_t unit)
 {
     struct zero_unit *u = unit_at(zero, unit);
-    struct ds_stream *comm = zero->options.comm;
 
-    DS_TRY(zero->device_ops->event_record(u->updated, zero->options.compute));
-    if (zero->options.stage == 0 || zero->options.stage == 3 || zero->shard_count == 1)
+    if (zero->options.stage == 0 || zero->shard_count == 1)
         return DS_OK;
-    DS_TRY(zero->device_ops->stream_wait(comm, u->updated));
-    DS_TRY(zero_gather(zero, u, &u->param));
-    return zero->device_ops->event_record(u->ready, comm);
+    DS_TRY(zero->device_ops->event_record(u->updated, zero->options.compute));
+    if (zero->options.stage == 3)
+        return DS_OK;
+    DS_TRY(zero->device_ops->stream_wait(zero->options.comm, u->updated));
+    return zero_gather_ready(zero, u, &u->param);
 }

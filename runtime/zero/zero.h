@@ -47,7 +47,8 @@ struct zero_unit {
     uint32_t weight_slot, grad_slot; /* NO_SLOT: in none */
     uint32_t holds;                  /* how many have acquired the weights */
     uint8_t is_gathering, is_grad_gathered, is_reduced;
-    struct ds_event *ready;   /* on comm: whole weights are there */
+    uint8_t is_coming;        /* a gather that the compute stream has not waited for yet: ready */
+    struct ds_event *ready;   /* on comm: what was gathered last is there */
     struct ds_event *updated; /* on compute: the shard has its new values */
 };
 
@@ -55,6 +56,7 @@ struct ds_zero {
     /* owns */
     struct zero_unit *units;
     int grads_stay; /* zero_grads_stay */
+    int is_alone;   /* nobody talks to another rank on the stream comm */
     struct zero_slots weight_slots[DS_ZERO_SLOT_CLASSES], grad_slots[DS_ZERO_SLOT_CLASSES];
     struct ds_event *handover; /* one-time: compute to comm and back */
     double *piece_sums;        /* device; of all owned shards, in order of units */
@@ -114,10 +116,12 @@ void zero_staging_close(struct ds_zero *zero);
 /* the comm stream goes on after what the compute stream has so far, and the other way round */
 DS_CHECKED ds_status zero_comm_after_compute(struct ds_zero *zero);
 DS_CHECKED ds_status zero_compute_after_comm(struct ds_zero *zero);
-/* the compute stream goes on after `event`, which a collective brings */
-DS_CHECKED ds_status zero_compute_waits(struct ds_zero *zero, struct ds_event *event);
 /* on the comm stream: whole copies from everyone's shard */
 DS_CHECKED ds_status zero_gather(struct ds_zero *zero, const struct zero_unit *unit,
                                  const struct zero_state *state);
+/* the same, and then ready; and the compute stream goes on when the unit is, if it is not known to be */
+DS_CHECKED ds_status zero_gather_ready(struct ds_zero *zero, struct zero_unit *unit,
+                                       const struct zero_state *state);
+DS_CHECKED ds_status zero_wait_ready(struct ds_zero *zero, struct zero_unit *unit);
 
 #endif

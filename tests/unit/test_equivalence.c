@@ -213,6 +213,23 @@ static void hybrid_sharding_agrees_across_stages(void **state)
     }
 }
 
+/* Ranks that share nothing out meet in their sums alone. */
+static void replicas_agree_with_one_rank(void **state)
+{
+    struct tiny_case c = case_of(1, 0, DS_DEVICE_INLINE);
+    struct tiny_result one = run(&c);
+
+    (void)state;
+    for (int stage = 0; stage <= 3; stage++) {
+        struct tiny_case d = case_of(2, stage, stage & 1 ? DS_DEVICE_DEFERRED : DS_DEVICE_INLINE);
+        d.shard = 1;
+        struct tiny_result many = run(&d);
+        assert_same_losses(&many, &one, 2e-6);
+        tiny_result_fini(&many);
+    }
+    tiny_result_fini(&one);
+}
+
 static void tied_weights_agree_across_ranks_and_stages(void **state)
 {
     struct tiny_case c = case_of(1, 0, DS_DEVICE_INLINE);
@@ -327,6 +344,7 @@ int main(void)
         cmocka_unit_test(two_ranks_agree_with_two_micro_batches_to_the_bit),
         cmocka_unit_test(gradients_that_are_added_in_place_agree),
         cmocka_unit_test(hybrid_sharding_agrees_across_stages),
+        cmocka_unit_test(replicas_agree_with_one_rank),
         cmocka_unit_test(tied_weights_agree_across_ranks_and_stages),
         cmocka_unit_test(three_ranks_that_divide_nothing_agree),
         cmocka_unit_test(a_step_that_is_not_finite_is_skipped_everywhere),

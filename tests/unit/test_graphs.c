@@ -170,7 +170,7 @@ struct row {
 
 static struct row row_now;
 static int with_graphs;
-static uint64_t last_end_ns; /* of the step before, on the stream that computes */
+static uint64_t last_end_ns[DS_TIMELINE_ROW_COUNT]; /* of the steps before */
 static uint64_t replays;
 
 static void adjust(struct ds_config *config)
@@ -185,7 +185,7 @@ static void adjust(struct ds_config *config)
 static void check_spans(const struct ds_step_report *report)
 {
     const struct ds_timeline_span *action[DS_TIMELINE_ROW_COUNT] = {NULL};
-    uint64_t end_ns[DS_TIMELINE_ROW_COUNT] = {last_end_ns, last_end_ns};
+    uint64_t *end_ns = last_end_ns;
 
     assert_true(report->span_count > 0);
     for (uint32_t i = 0; i < report->span_count; i++) {
@@ -203,13 +203,12 @@ static void check_spans(const struct ds_step_report *report)
         if (span->what == DS_TIMELINE_ACTION)
             action[span->row] = span;
     }
-    last_end_ns = end_ns[DS_TIMELINE_COMPUTE];
 }
 
 static void on_step(const struct ds_step_report *report)
 {
     if (report->step == 1)
-        last_end_ns = 0;
+        memset(last_end_ns, 0, sizeof last_end_ns);
     if (row_now.ranks == 1) /* one thread: this one's times */
         check_spans(report);
     replays = graph_rig.launches;

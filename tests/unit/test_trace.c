@@ -73,7 +73,7 @@ struct seen {
     struct row rows[RANKS_MAX][DS_TIMELINE_ROW_COUNT];
     uint32_t kinds[RANKS_MAX][DS_ACTION_KIND_COUNT];
     uint32_t next_action[RANKS_MAX][STEPS + 1];
-    uint32_t waits, stage_waits[RANKS_MAX], names[RANKS_MAX];
+    uint32_t waits, stage_waits[RANKS_MAX], comm_waits[RANKS_MAX], names[RANKS_MAX];
     uint32_t collectives[RANKS_MAX]; /* of tensor ranks */
 };
 
@@ -127,6 +127,7 @@ static void see_event(struct seen *seen, const json_t *event, uint32_t ranks)
         row->end = end > row->end ? end : row->end;
         seen->waits++;
         seen->stage_waits[rank] += strcmp(string(event, "name"), "wait for stage") == 0;
+        seen->comm_waits[rank] += strcmp(string(event, "name"), "wait for collective") == 0;
         see_collective(seen, event, rank, tid);
         return;
     }
@@ -239,6 +240,7 @@ static void check_run(uint32_t ranks, int stage, int mode)
         assert_int_equal(seen.kinds[r][DS_ACTION_REDUCE], steps * MICROS * BLOCKS);
         assert_int_equal(seen.next_action[r][FIRST], seen.next_action[r][LAST]);
         assert_true(seen.rows[r][DS_TIMELINE_COMM].actions > 0);
+        assert_true((seen.comm_waits[r] > 0) == (ranks > 1));
         assert_int_equal(seen.names[r], DS_TIMELINE_ROW_COUNT);
     }
     assert_true(seen.waits > 0);
