@@ -37,7 +37,7 @@ struct train {
     struct ds_console console;
     char metrics_path[DS_RUN_PATH_BYTES], export_path[DS_RUN_PATH_BYTES];
     char incidents_path[DS_RUN_PATH_BYTES], pages_path[64], run_id[32];
-    uint64_t trace_last; /* step; 0: none */
+    uint64_t trace_first, trace_last; /* steps; 0: none */
     double eval_loss;
     int has_eval;
     uint64_t skipped; /* steps */
@@ -227,6 +227,7 @@ static ds_status open_trace(struct train *train)
         return DS_OK; /* empty: the text was checked with the configuration */
     if (options.last > train->config->train.steps)
         options.last = train->config->train.steps;
+    train->trace_first = options.first;
     train->trace_last = options.last;
     return ds_trace_open(&options, &train->trace);
 }
@@ -244,7 +245,9 @@ static ds_status open_trainer(struct train *train)
                                                .progress = on_progress,
                                                .on_step = on_step,
                                                .user = train,
-                                               .settle_step = train->trace_last};
+                                               .settle_step = train->trace_last,
+                                               .marked_first = train->trace_first,
+                                               .marked_last = train->trace_last};
 
     return ds_trainer_open(&options, &train->trainer);
 }

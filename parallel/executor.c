@@ -23,11 +23,13 @@ struct ds_executor {
     float *logits;                         /* of one token; NULL while training */
     struct ds_event *handover;             /* compute to comm */
     struct ds_tensor_stream tensor_stream; /* where there are tensor ranks */
-    struct ds_graph *graphs[2];            /* of a step; NULL: not captured yet */
+    struct ds_graph *graphs[2];            /* of a turn's steps; NULL: not captured yet */
     int is_behind_graph;                   /* the last list was launched as one */
     /* borrows */
     struct ds_executor_options options;
     const struct ds_kernel_ops *kernels;
+    /* of the graphs */
+    enum ds_timeline_marks graph_marks[2];
     /* of the list being run */
     const struct ds_schedule *list;
     uint64_t predict_row;
@@ -444,41 +446,74 @@ static ds_status rejoin(struct ds_executor *x)
     return ds_zero_rejoin(x->options.zero);
 }
 
-ds_status ds_executor_run(struct ds_executor *x, const struct ds_schedule *list)
+static ds_status obey_marked(struct ds_executor *x, const struct ds_executor_step *step)
+{
+    ds_status st;
+
+    ds_timeline_start(x->options.timeline, step->turn, step->marks);
+    st = obey(x, step->list);
+    ds_timeline_stop(x->options.timeline);
+    return st;
+}
+
+static ds_status leave_graph(struct ds_executor *x)
 {
     if (x->is_behind_graph)
         DS_TRY(rejoin(x));
     x->is_behind_graph = 0;
+    return DS_OK;
+}
+
+ds_status ds_executor_run(struct ds_executor *x, const struct ds_schedule *list)
+{
+    DS_TRY(leave_graph(x));
     return obey(x, list);
 }
 
-/* ---- the list as a graph */
+ds_status ds_executor_step(struct ds_executor *x, const struct ds_executor_step *step)
+{
+    DS_TRY(leave_graph(x));
+    return obey_marked(x, step);
+}
 
-static ds_status capture(struct ds_executor *x, const struct ds_schedule *list,
+/* ---- a step as a graph */
+
+static ds_status capture(struct ds_executor *x, const struct ds_executor_step *step,
                          struct ds_graph **out)
 {
     const struct ds_device_ops *ops = x->options.device->ops;
 
     DS_TRY(ops->capture_begin(x->options.compute));
     DS_TRY(rejoin(x));
-    DS_TRY(obey(x, list));
+    DS_TRY(obey_marked(x, step));
     DS_TRY(ds_stream_after(x->options.compute, x->options.comm, x->handover));
     return ops->capture_end(x->options.compute, out);
 }
 
-/* Before it all that the comm stream still has, behind it whatever the comm stream gets next. */
-ds_status ds_executor_run_graph(struct ds_executor *x, const struct ds_schedule *list,
-                                uint32_t turn)
+/* The graph of the step's turn, with its marks. Others are rare: a few steps are looked at, and then no more. */
+static ds_status have_graph(struct ds_executor *x, const struct ds_executor_step *step)
 {
-    const struct ds_device_ops *ops = x->options.device->ops;
+    struct ds_graph **graph = &x->graphs[step->turn];
+
+    if (*graph && x->graph_marks[step->turn] == step->marks)
+        return DS_OK;
+    if (*graph)
+        x->options.device->ops->graph_close(*graph);
+    *graph = NULL;
+    x->graph_marks[step->turn] = step->marks;
+    return capture(x, step, graph);
+}
+
+/* Before it all that the comm stream still has, behind it whatever the comm stream gets next. */
+ds_status ds_executor_step_graph(struct ds_executor *x, const struct ds_executor_step *step)
+{
     struct ds_stream *compute = x->options.compute, *comm = x->options.comm;
 
-    DS_ASSERT(turn < 2 && ops->capture_begin);
+    DS_ASSERT(step->turn < 2 && x->options.device->ops->capture_begin);
     DS_TRY(ds_stream_after(compute, comm, x->handover));
-    if (!x->graphs[turn])
-        DS_TRY(capture(x, list, &x->graphs[turn]));
+    DS_TRY(have_graph(x, step));
     x->is_behind_graph = 1;
-    DS_TRY(ops->graph_launch(compute, x->graphs[turn]));
+    DS_TRY(x->options.device->ops->graph_launch(compute, x->graphs[step->turn]));
     return ds_stream_after(comm, compute, x->handover);
 }
 

@@ -6,9 +6,10 @@
 #include "dstrain/timeline.h"
 
 struct ds_accounts {
-    uint64_t arithmetic_ns; /* of blocks: forward, loss, recomputation, backward; without waits */
-    uint64_t wait_comm_ns;  /* arithmetic stood still for a collective, inside of a block, too */
-    uint64_t bubble_ns;     /* and for what a neighbour stage sends */
+    /* of blocks: forward, loss, recomputation, backward; without waits. 0 where actions are not marked */
+    uint64_t arithmetic_ns;
+    uint64_t wait_comm_ns; /* arithmetic stood still for a collective, inside of a block, too */
+    uint64_t bubble_ns;    /* and for what a neighbour stage sends */
 };
 
 /* pure: is it the work of a block? */

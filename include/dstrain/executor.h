@@ -36,15 +36,24 @@ DS_CHECKED ds_status ds_executor_open(const struct ds_executor_options *options,
                                       struct ds_executor **out);
 /* local: the memory goes back with the ledger; NULL is allowed */
 void ds_executor_close(struct ds_executor *executor);
-/* collective: queue everything of one step; returns when it is queued, which on cpu inline means done
- * but for the last collectives */
+/* collective: queue everything of a list; returns when it is queued, which on cpu inline means done but for the
+ * last collectives. Leaves no span. */
 DS_CHECKED ds_status ds_executor_run(struct ds_executor *executor, const struct ds_schedule *list);
 
-/* collective: the same, as a graph that is captured at the first call of a `turn` (0 or 1) and launched again
- * at later ones; a device with captures only. What is marked on the timeline is captured with it. Everything
+/* One training step. */
+struct ds_executor_step {
+    const struct ds_schedule *list;
+    uint32_t turn;                /* 0 or 1: its spans are those of this turn of the timeline */
+    enum ds_timeline_marks marks; /* what leaves a span */
+};
+/* collective: the same, with spans */
+DS_CHECKED ds_status ds_executor_step(struct ds_executor *executor,
+                                      const struct ds_executor_step *step);
+/* collective: the same, as a graph: captured where there is none of this turn with these marks, then launched
+ * again; a device with captures only, and the same list at every call. Its stamps are captured with it. Everything
  * that is decided at a first call (algorithms, memory) must be decided: a run or two come before. */
-DS_CHECKED ds_status ds_executor_run_graph(struct ds_executor *executor,
-                                           const struct ds_schedule *list, uint32_t turn);
+DS_CHECKED ds_status ds_executor_step_graph(struct ds_executor *executor,
+                                            const struct ds_executor_step *step);
 /* collective: a list without gradients up to the head, which gives the logits of token `row` of the first
  * micro-batch instead of a loss: F32 [vocab] in device memory, valid until the next run */
 DS_CHECKED ds_status ds_executor_predict(struct ds_executor *executor,

@@ -1,6 +1,9 @@
-/* timeline.h - when everything of a step happened, as its streams saw it: every action, and every wait inside
- * one, leaves a span whose ends are stamped in the stream's order. Waits in metrics and the trace are made of
- * these.
+/* timeline.h - when everything of a step happened, as its streams saw it: a span for each action and each wait,
+ * whose ends are stamped in the stream's order. Waits in metrics and the trace are made of these.
+ *
+ * A stamp costs a GPU a launch, so there are those that somebody reads (enum ds_timeline_marks), and an action
+ * that begins where the one before it on its row ended shares that one's stamp. Nobody marks a wait where no
+ * other rank can be waited for: a rank alone leaves no span but those of actions.
  *
  * The spans of two steps lie in pinned memory and are used in turn, because the host queues a step before
  * it has read the one before. They may be read when the compute stream has done the step; so what happens
@@ -27,6 +30,12 @@ enum ds_timeline_what {
     DS_TIMELINE_WHAT_COUNT
 };
 
+/* What of a step leaves spans. */
+enum ds_timeline_marks {
+    DS_TIMELINE_WAITS, /* on the compute row what waits for other ranks: waits and collectives */
+    DS_TIMELINE_ALL    /* every action and every wait of both rows */
+};
+
 struct ds_timeline_span {
     uint64_t begin_ns, end_ns; /* monotonic, of this host; written by the stream */
     uint32_t action;           /* place in the list; of a wait: the action that waits */
@@ -47,15 +56,16 @@ DS_CHECKED ds_status ds_timeline_open(const struct ds_timeline_options *options,
 /* the memory goes back with the ledger; NULL is allowed */
 void ds_timeline_close(struct ds_timeline *timeline);
 
-/* Marks from here to stop are the spans of `turn` (0 or 1), whose earlier ones are gone. */
-void ds_timeline_start(struct ds_timeline *timeline, uint32_t turn);
+/* Marks from here to stop are the spans of `turn` (0 or 1), whose earlier ones are gone. A NULL timeline is
+ * allowed in both. */
+void ds_timeline_start(struct ds_timeline *timeline, uint32_t turn, enum ds_timeline_marks marks);
 void ds_timeline_stop(struct ds_timeline *timeline);
 /* In the order in which they were marked: on each row by time, a wait behind the action around it. */
-const struct ds_timeline_span *ds_timeline_spans(const struct ds_timeline *timeline, uint32_t turn,
+const struct ds_timeline_span *ds_timeline_spans(struct ds_timeline *timeline, uint32_t turn,
                                                  uint32_t *count);
 
-/* The row's stream comes to an action, or inside it to a wait; `*span` is for the end. A NULL timeline is
- * allowed in all three. */
+/* The row's stream comes to an action, or inside it to a wait; `*span` is for the end. Between the end of an
+ * action and the next action nothing is queued. A NULL timeline is allowed in all three. */
 DS_CHECKED ds_status ds_timeline_action(struct ds_timeline *timeline, enum ds_timeline_row row,
                                         uint32_t action, uint32_t *span);
 DS_CHECKED ds_status ds_timeline_wait(struct ds_timeline *timeline, enum ds_timeline_row row,

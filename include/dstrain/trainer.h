@@ -28,14 +28,15 @@ struct ds_step_report {
     double loss;                           /* mean over trained tokens of the global batch */
     double grad_norm, learning_rate;
     double step_s, tokens_per_s;
-    double arithmetic_s; /* of blocks on this rank; when it waited, and for what: */
-    double wait_data_s, wait_comm_s, bubble_s;
-    uint64_t skipped; /* steps skipped so far */
+    double arithmetic_s; /* of blocks on this rank, in a step whose actions are marked; else 0 */
+    double wait_data_s, wait_comm_s, bubble_s; /* in every step; the last two of one rank: 0 */
+    uint64_t skipped;                          /* steps skipped so far */
     int is_skipped, has_eval, has_loss_scale;
     double loss_scale; /* of this step; where compute is fp16 */
     double eval_loss;
     uint64_t device_peak_bytes, host_peak_bytes;
-    /* valid during the call: what happened when, and the list whose actions the spans name */
+    /* valid during the call: what happened when, all of it where actions are marked, else waits for other ranks
+     * alone; and the list whose actions the spans name */
     const struct ds_timeline_span *spans;
     const struct ds_action *actions;
     uint32_t span_count;
@@ -58,6 +59,8 @@ struct ds_trainer_options {
     /* no rank begins the step after this one before on_step has returned on it, so that on_step may talk to
      * the other ranks there; 0: none */
     uint64_t settle_step;
+    /* of the steps between these two and of both every action is marked (timeline.h); 0, 0: of none */
+    uint64_t marked_first, marked_last;
 };
 
 struct ds_trainer;

@@ -3,6 +3,7 @@
 
 #include "dstrain/accounts.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 static size_t cost_count(const struct bench_bubble *bubble)
@@ -29,7 +30,8 @@ void bench_bubble_fini(struct bench_bubble *bubble)
 void bench_bubble_add(struct bench_bubble *bubble, const struct ds_step_report *report)
 {
     bubble->seconds[bubble->steps] = report->bubble_s;
-    bubble->shares[bubble->steps++] = report->bubble_s / report->arithmetic_s;
+    bubble->shares[bubble->steps++] =
+        report->bubble_s > 0 ? report->bubble_s / report->arithmetic_s : 0;
     ds_accounts_add_costs(report->actions, report->spans, report->span_count, bubble->ns,
                           bubble->calls);
 }
@@ -104,7 +106,7 @@ ds_status bench_bubble_figures(struct bench_bubble *bubble, struct ds_comm *worl
     DS_TRY_GOTO(st, ds_comm_all_gather(world, own, all, BENCH_BUBBLE_COUNT + 1, DS_F64, NULL),
                 done);
     find_largest(all, world->size, out);
-    out->played_s = (double)end * 1e-9;
+    out->played_s = end > 0 ? (double)end * 1e-9 : NAN;
 done:
     free(all);
     return st;

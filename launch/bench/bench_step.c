@@ -329,6 +329,7 @@ static ds_status run(struct step_bench *s)
     DS_TRY(
         ds_plan_together(bench->world, command->fs, command->clock, DS_CONFIG_TRAIN, &s->config));
     s->thread_count = bench_threads(bench, s->config.run.threads);
+    const uint64_t marked = s->config.parallel.pipeline > 1 ? s->config.train.steps : 0;
     const struct ds_trainer_options options = {.config = &s->config,
                                                .mode = DS_TRAINER_TRAIN,
                                                .world = bench->world,
@@ -337,7 +338,9 @@ static ds_status run(struct step_bench *s)
                                                .local_rank = command->local_rank,
                                                .thread_count = s->thread_count,
                                                .on_step = check_step,
-                                               .user = s};
+                                               .user = s,
+                                               .marked_first = 1,
+                                               .marked_last = marked};
     DS_TRY(ds_trainer_open(&options, &s->trainer));
     DS_TRY(ds_comm_agreed(bench->world, open_rest(s)));
     s->resumed_ns = ds_clock_mono_ns(command->clock);

@@ -153,24 +153,18 @@ static ds_status finish_step(struct ds_trainer *t, struct trainer_exchange *exch
 
 /* ---- the loop */
 
-/* The first steps are queued action by action: they decide what a graph then repeats. The marks of a graph
- * are captured with it, and stay those of its turn. */
+/* The first steps are queued action by action: they decide what a graph then repeats. */
 #define STEPS_BEFORE_GRAPHS 2
 
 static ds_status run_list(struct ds_trainer *t, uint64_t step)
 {
-    const uint32_t turn = step & 1;
-    const int is_graph = t->config->run.graphs && step > STEPS_BEFORE_GRAPHS;
-    ds_status st;
+    const int is_marked = step >= t->options.marked_first && step <= t->options.marked_last;
+    const struct ds_executor_step marked = {&t->train_list, step & 1,
+                                            is_marked ? DS_TIMELINE_ALL : DS_TIMELINE_WAITS};
 
-    if (is_graph && t->has_graph[turn])
-        return ds_executor_run_graph(t->executor, &t->train_list, turn);
-    ds_timeline_start(t->timeline, turn);
-    st = is_graph ? ds_executor_run_graph(t->executor, &t->train_list, turn)
-                  : ds_executor_run(t->executor, &t->train_list);
-    ds_timeline_stop(t->timeline);
-    t->has_graph[turn] = (uint8_t)is_graph;
-    return st;
+    return t->config->run.graphs && step > STEPS_BEFORE_GRAPHS
+               ? ds_executor_step_graph(t->executor, &marked)
+               : ds_executor_step(t->executor, &marked);
 }
 
 static ds_status queue_step(struct ds_trainer *t, struct trainer_exchange *exchange, uint64_t step)

@@ -62,9 +62,8 @@ struct ds_trainer {
     uint32_t share, share_count, shard_rank;
     struct ds_lr_schedule lr;
     uint64_t last_end_ns, tokens;
-    uint64_t started_ns;  /* the last part of the start that was told */
-    uint8_t has_graph[2]; /* of the steps of that turn */
-    float spoilt;         /* inject.c */
+    uint64_t started_ns; /* the last part of the start that was told */
+    float spoilt;        /* inject.c */
     /* assemble_data.c, rank 0: when the others were last told that it goes on, and how that ended */
     uint64_t told_ns;
     ds_status told;

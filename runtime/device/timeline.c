@@ -9,15 +9,34 @@
 #define TURNS            2
 #define NO_SPAN          UINT32_MAX
 
+/* The spans of one step. */
+struct turn {
+    struct ds_timeline_span *spans; /* pinned memory of the run's ledger, borrowed from it */
+    uint8_t *is_joined;             /* does it begin where the action before it ended? */
+    uint32_t count;
+    enum ds_timeline_marks marks;
+};
+
 struct ds_timeline {
-    /* owns: pinned memory of the run's ledger, borrowed from it */
-    struct ds_timeline_span *spans[TURNS];
-    uint32_t counts[TURNS];
-    uint32_t capacity, turn, action;
-    int is_running;
+    /* owns */
+    struct turn turns[TURNS];
+    struct turn *now; /* one of them; NULL: marks do nothing */
+    uint32_t capacity, action;
+    uint32_t ended; /* the last mark was the end of this action; NO_SPAN: it was another */
     /* borrows */
     struct ds_timeline_options options;
 };
+
+static ds_status open_turn(struct ds_timeline *timeline, struct turn *turn)
+{
+    void *at = NULL;
+
+    DS_TRY(ds_memory_take(timeline->options.memory, DS_MEMORY_PINNED, DS_MEMORY_LABEL_STAGING,
+                          timeline->capacity * sizeof *turn->spans, &at));
+    turn->spans = at;
+    turn->is_joined = calloc(timeline->capacity, sizeof *turn->is_joined);
+    return turn->is_joined ? DS_OK : ds_fail(DS_ERR_NO_MEMORY, "the timeline of a step");
+}
 
 ds_status ds_timeline_open(const struct ds_timeline_options *options, struct ds_timeline **out)
 {
@@ -29,14 +48,8 @@ ds_status ds_timeline_open(const struct ds_timeline_options *options, struct ds_
     timeline->options = *options;
     timeline->capacity =
         SPANS_PER_ACTION * options->action_count + options->collective_count + SPANS_MORE;
-    for (int turn = 0; turn < TURNS; turn++) {
-        void *at = NULL;
-        DS_TRY_GOTO(st,
-                    ds_memory_take(options->memory, DS_MEMORY_PINNED, DS_MEMORY_LABEL_STAGING,
-                                   timeline->capacity * sizeof *timeline->spans[turn], &at),
-                    fail);
-        timeline->spans[turn] = at;
-    }
+    for (int i = 0; i < TURNS; i++)
+        DS_TRY_GOTO(st, open_turn(timeline, &timeline->turns[i]), fail);
     *out = timeline;
     return DS_OK;
 
@@ -47,28 +60,49 @@ fail:
 
 void ds_timeline_close(struct ds_timeline *timeline)
 {
+    for (int i = 0; timeline && i < TURNS; i++)
+        free(timeline->turns[i].is_joined);
     free(timeline);
 }
 
-void ds_timeline_start(struct ds_timeline *timeline, uint32_t turn)
+void ds_timeline_start(struct ds_timeline *timeline, uint32_t turn, enum ds_timeline_marks marks)
 {
-    DS_ASSERT(turn < TURNS && !timeline->is_running);
-    timeline->turn = turn;
-    timeline->counts[turn] = 0;
-    timeline->is_running = 1;
+    if (!timeline)
+        return;
+    DS_ASSERT(turn < TURNS && !timeline->now);
+    timeline->now = &timeline->turns[turn];
+    timeline->now->count = 0;
+    timeline->now->marks = marks;
+    timeline->ended = NO_SPAN;
 }
 
 void ds_timeline_stop(struct ds_timeline *timeline)
 {
-    timeline->is_running = 0;
+    if (timeline)
+        timeline->now = NULL;
 }
 
-const struct ds_timeline_span *ds_timeline_spans(const struct ds_timeline *timeline, uint32_t turn,
+/* A graph stamps its spans again at every launch, so this is done whenever they are read. */
+static void join(const struct turn *turn)
+{
+    uint64_t end_ns = 0; /* of the last action */
+
+    for (uint32_t i = 0; i < turn->count; i++) {
+        struct ds_timeline_span *span = &turn->spans[i];
+        if (turn->is_joined[i])
+            span->begin_ns = end_ns;
+        if (span->what == DS_TIMELINE_ACTION)
+            end_ns = span->end_ns;
+    }
+}
+
+const struct ds_timeline_span *ds_timeline_spans(struct ds_timeline *timeline, uint32_t turn,
                                                  uint32_t *count)
 {
-    DS_ASSERT(turn < TURNS && !(timeline->is_running && timeline->turn == turn));
-    *count = timeline->counts[turn];
-    return timeline->spans[turn];
+    DS_ASSERT(turn < TURNS && timeline->now != &timeline->turns[turn]);
+    join(&timeline->turns[turn]);
+    *count = timeline->turns[turn].count;
+    return timeline->turns[turn].spans;
 }
 
 static ds_status stamp(struct ds_timeline *timeline, uint8_t row, uint64_t *at_ns)
@@ -79,42 +113,53 @@ static ds_status stamp(struct ds_timeline *timeline, uint8_t row, uint64_t *at_n
 }
 
 static ds_status begin(struct ds_timeline *timeline, enum ds_timeline_row row,
-                       enum ds_timeline_what what, uint32_t *span)
+                       enum ds_timeline_what what, int is_joined, uint32_t *span)
 {
-    uint32_t *count = &timeline->counts[timeline->turn];
+    struct turn *turn = timeline->now;
 
-    DS_ASSERT(*count < timeline->capacity);
-    *span = (*count)++;
-    struct ds_timeline_span *at = &timeline->spans[timeline->turn][*span];
+    DS_ASSERT(turn->count < timeline->capacity);
+    *span = turn->count++;
+    struct ds_timeline_span *at = &turn->spans[*span];
     at->action = timeline->action;
     at->row = (uint8_t)row;
     at->what = (uint8_t)what;
-    return stamp(timeline, at->row, &at->begin_ns);
+    turn->is_joined[*span] = (uint8_t)is_joined;
+    timeline->ended = NO_SPAN;
+    return is_joined ? DS_OK : stamp(timeline, at->row, &at->begin_ns);
 }
 
+/* Where the action before was the other row's, a stream whose work the host does itself has stood still for
+ * it, and what it has queued may be on both: then there is a stamp of its own. */
 ds_status ds_timeline_action(struct ds_timeline *timeline, enum ds_timeline_row row,
                              uint32_t action, uint32_t *span)
 {
     *span = NO_SPAN;
-    if (!timeline || !timeline->is_running)
+    if (!timeline || !timeline->now)
         return DS_OK;
     timeline->action = action;
-    return begin(timeline, row, DS_TIMELINE_ACTION, span);
+    if (timeline->now->marks != DS_TIMELINE_ALL)
+        return DS_OK;
+    return begin(timeline, row, DS_TIMELINE_ACTION,
+                 timeline->ended != NO_SPAN && timeline->now->spans[timeline->ended].row == row,
+                 span);
 }
 
 ds_status ds_timeline_wait(struct ds_timeline *timeline, enum ds_timeline_row row,
                            enum ds_timeline_what what, uint32_t *span)
 {
     *span = NO_SPAN;
-    if (!timeline || !timeline->is_running)
+    if (!timeline || !timeline->now)
         return DS_OK;
-    return begin(timeline, row, what, span);
+    if (row != DS_TIMELINE_COMPUTE && timeline->now->marks != DS_TIMELINE_ALL)
+        return DS_OK;
+    return begin(timeline, row, what, 0, span);
 }
 
 ds_status ds_timeline_end(struct ds_timeline *timeline, uint32_t span)
 {
     if (span == NO_SPAN)
         return DS_OK;
-    struct ds_timeline_span *at = &timeline->spans[timeline->turn][span];
+    struct ds_timeline_span *at = &timeline->now->spans[span];
+    timeline->ended = at->what == DS_TIMELINE_ACTION ? span : NO_SPAN;
     return stamp(timeline, at->row, &at->end_ns);
 }

@@ -43,7 +43,9 @@ static ds_status run(const struct tiny_case *c, const char *dir)
                                                    .clock = ds_clock_system(),
                                                    .on_step = on_step,
                                                    .user = trace,
-                                                   .settle_step = LAST};
+                                                   .settle_step = LAST,
+                                                   .marked_first = FIRST,
+                                                   .marked_last = LAST};
     st = ds_trainer_open(&run_options, &trainer);
     if (st == DS_OK)
         st = ds_trainer_run(trainer);

@@ -212,7 +212,9 @@ static ds_status run_rank(struct ds_comm *world, struct tiny_rank *rank)
                                                .clock = ds_clock_system(),
                                                .device = rank->c->device,
                                                .on_step = on_step,
-                                               .user = rank};
+                                               .user = rank,
+                                               .marked_first = rank->c->marked_first,
+                                               .marked_last = rank->c->marked_last};
     st = ds_trainer_open(&options, &trainer);
     if (st == DS_OK)
         st = rank->c->evaluates ? evaluate(trainer, rank->out) : ds_trainer_run(trainer);

@@ -29,6 +29,7 @@ struct tiny_case {
     int transport;                      /* enum ds_transport */
     const struct ds_config
         *config; /* or NULL: all of it, but for `ranks`, `mode` and `device` above */
+    uint64_t marked_first, marked_last; /* struct ds_trainer_options */
     /* or NULL: the last word about the configuration; every finished step of every rank */
     void (*adjust)(struct ds_config *config);
     void (*step)(const struct ds_step_report *report);

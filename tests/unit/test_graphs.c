@@ -6,8 +6,9 @@
 #include "test.h"
 #include "tiny_run.h"
 
-/* Two queued one by one, a capture for each turn, and what they repeat. */
-enum { STEPS = 8 };
+/* Two queued one by one; a capture for each turn, another one where actions are marked, and again without; what
+ * those repeat. */
+enum { STEPS = 10, MARKED_FIRST = 5, MARKED_LAST = 7 };
 
 static char *folder, *data;
 static uint64_t seed;
@@ -170,7 +171,7 @@ struct row {
 
 static struct row row_now;
 static int with_graphs;
-static uint64_t last_end_ns[DS_TIMELINE_ROW_COUNT]; /* of the steps before */
+static _Thread_local uint64_t last_end_ns[DS_TIMELINE_ROW_COUNT]; /* of the steps before */
 static uint64_t replays;
 
 static void adjust(struct ds_config *config)
@@ -181,13 +182,16 @@ static void adjust(struct ds_config *config)
     config->precision.master = row_now.master;
 }
 
-/* A row's spans follow each other, a wait lies in its action, all behind the step before. */
+/* A row's spans follow each other, a wait lies in its action, all behind the step before. One rank has none where
+ * actions are not marked. */
 static void check_spans(const struct ds_step_report *report)
 {
     const struct ds_timeline_span *action[DS_TIMELINE_ROW_COUNT] = {NULL};
+    const int is_marked = report->step >= MARKED_FIRST && report->step <= MARKED_LAST;
     uint64_t *end_ns = last_end_ns;
 
-    assert_true(report->span_count > 0);
+    assert_int_equal(report->span_count > 0, is_marked || row_now.ranks > 1);
+    assert_int_equal(report->arithmetic_s > 0, is_marked);
     for (uint32_t i = 0; i < report->span_count; i++) {
         const struct ds_timeline_span *span = &report->spans[i];
         assert_true(span->begin_ns <= span->end_ns);
@@ -209,8 +213,7 @@ static void on_step(const struct ds_step_report *report)
 {
     if (report->step == 1)
         memset(last_end_ns, 0, sizeof last_end_ns);
-    if (row_now.ranks == 1) /* one thread: this one's times */
-        check_spans(report);
+    check_spans(report);
     replays = graph_rig.launches;
 }
 
@@ -253,6 +256,8 @@ static struct tiny_case case_of(const struct row *row, int mode, int recompute)
                           .micro_batch = 2,
                           .seed = seed,
                           .device = graphs,
+                          .marked_first = MARKED_FIRST,
+                          .marked_last = MARKED_LAST,
                           .adjust = adjust,
                           .step = on_step};
 

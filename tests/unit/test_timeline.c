@@ -64,7 +64,7 @@ static void spans_are_stamped_in_order_and_waits_lie_inside_their_action(void **
     uint32_t count;
 
     line_start(&line);
-    ds_timeline_start(line.timeline, 0);
+    ds_timeline_start(line.timeline, 0, DS_TIMELINE_ALL);
     for (uint32_t i = 0; i < ACTIONS; i++)
         act(&line, i);
     ds_timeline_stop(line.timeline);
@@ -97,7 +97,7 @@ static void turns_are_apart_and_marks_outside_of_a_step_do_nothing(void **state)
     line_start(&line);
     act(&line, 0);
     for (uint32_t turn = 0; turn < 2; turn++) {
-        ds_timeline_start(line.timeline, turn);
+        ds_timeline_start(line.timeline, turn, DS_TIMELINE_ALL);
         for (uint32_t i = 0; i <= turn; i++)
             act(&line, i);
         ds_timeline_stop(line.timeline);
@@ -109,7 +109,8 @@ static void turns_are_apart_and_marks_outside_of_a_step_do_nothing(void **state)
     assert_true(counts[0] == 3 && counts[1] == 6);
     end_ns = first[1].end_ns;
     assert_true(end_ns <= second[1].begin_ns);
-    ds_timeline_start(line.timeline, 1); /* its earlier spans are gone, the other turn's stay */
+    ds_timeline_start(line.timeline, 1,
+                      DS_TIMELINE_ALL); /* its earlier spans are gone, the other turn's stay */
     ds_timeline_stop(line.timeline);
     second = ds_timeline_spans(line.timeline, 1, &counts[1]);
     first = ds_timeline_spans(line.timeline, 0, &counts[0]);
@@ -126,7 +127,7 @@ static void all_of_it_is_pinned_memory_of_the_ledger(void **state)
                 2 * 3 * ACTIONS * sizeof(struct ds_timeline_span));
     assert_int_equal(ds_memory_total(&line.memory, DS_MEMORY_DEVICE), 0);
     ds_memory_freeze(&line.memory);
-    ds_timeline_start(line.timeline, 0);
+    ds_timeline_start(line.timeline, 0, DS_TIMELINE_ALL);
     for (uint32_t i = 0; i < ACTIONS; i++)
         act(&line, i);
     ds_timeline_stop(line.timeline);
@@ -134,11 +135,79 @@ static void all_of_it_is_pinned_memory_of_the_ledger(void **state)
     line_close(&line);
 }
 
+/* Works on the compute stream, one an action; behind every third comes one of the other row. */
+static void act_in_a_row(struct line *line, uint32_t action)
+{
+    struct rig *rig = &line->rig;
+    const int is_sent = action % 3 == 2;
+    uint32_t span;
+
+    assert_ok(ds_timeline_action(line->timeline, is_sent ? DS_TIMELINE_COMM : DS_TIMELINE_COMPUTE,
+                                 action, &span));
+    call(is_sent ? rig->worker : rig->a, sleep_work, NULL, 0);
+    assert_ok(ds_timeline_end(line->timeline, span));
+}
+
+/* Without a gap behind an action of the same row, and only there. */
+static void an_action_begins_where_the_one_before_it_on_its_row_ended(void **state)
+{
+    struct line line = line_open(state, test_seed(__func__));
+    const struct ds_timeline_span *spans;
+    uint32_t count;
+
+    line_start(&line);
+    for (int again = 0; again < 2; again++) {
+        ds_timeline_start(line.timeline, 1, DS_TIMELINE_ALL);
+        for (uint32_t i = 0; i < 2 * ACTIONS; i++)
+            act_in_a_row(&line, i);
+        ds_timeline_stop(line.timeline);
+        assert_ok(ds_stream_after(line.rig.a, line.rig.worker, line.rig.event));
+        assert_ok(line.rig.ops->stream_sync(line.rig.a));
+        spans = ds_timeline_spans(line.timeline, 1, &count);
+        assert_int_equal(count, 2 * ACTIONS);
+        for (uint32_t i = 0; i < count; i++) {
+            assert_true(spans[i].begin_ns + 1000000 <= spans[i].end_ns);
+            assert_true(i % 3 != 1 || spans[i].begin_ns == spans[i - 1].end_ns);
+            assert_true(i % 3 != 0 || i == 0 || spans[i].begin_ns >= spans[i - 2].end_ns);
+        }
+    }
+    line_close(&line);
+}
+
+static void waits_alone_are_those_of_the_compute_row(void **state)
+{
+    struct line line = line_open(state, test_seed(__func__));
+    const struct ds_timeline_span *spans;
+    uint32_t count, span;
+
+    line_start(&line);
+    ds_timeline_start(line.timeline, 0, DS_TIMELINE_WAITS);
+    for (uint32_t i = 0; i < ACTIONS; i++) {
+        assert_ok(
+            ds_timeline_wait(line.timeline, DS_TIMELINE_COMM, DS_TIMELINE_WAIT_COMPUTE, &span));
+        assert_ok(ds_timeline_end(line.timeline, span));
+        act(&line, i);
+    }
+    ds_timeline_stop(line.timeline);
+    assert_ok(line.rig.ops->stream_sync(line.rig.a));
+    spans = ds_timeline_spans(line.timeline, 0, &count);
+    assert_int_equal(count, ACTIONS);
+    for (uint32_t i = 0; i < count; i++) {
+        assert_true(spans[i].what == DS_TIMELINE_WAIT_COMM && spans[i].row == DS_TIMELINE_COMPUTE);
+        assert_true(spans[i].action == i && spans[i].begin_ns > 0);
+        assert_true(spans[i].begin_ns <= spans[i].end_ns);
+        assert_true(i == 0 || spans[i - 1].end_ns <= spans[i].begin_ns);
+    }
+    line_close(&line);
+}
+
 static void without_a_timeline_marks_do_nothing(void **state)
 {
     struct line line = line_open(state, 1);
 
+    ds_timeline_start(line.timeline, 0, DS_TIMELINE_ALL);
     act(&line, 0);
+    ds_timeline_stop(line.timeline);
     assert_ok(line.rig.ops->stream_sync(line.rig.a));
     line_close(&line);
 }
@@ -175,6 +244,28 @@ static void accounts_are_sums_by_what_was_waited_for(void **state)
     assert_int_equal(sums.wait_comm_ns, 40 + 2 + 3 + 7 + 11);
     assert_int_equal(sums.bubble_ns, 200);
     assert_int_equal(sums.arithmetic_ns, 1000 - 200 + 30 - 7 - 11);
+}
+
+/* Waits count the same, but there is nothing that they could be taken from. */
+static void accounts_without_actions_are_of_waits(void **state)
+{
+    struct ds_action actions[] = {{.kind = DS_ACTION_FORWARD}, {.kind = DS_ACTION_NORM}};
+    const struct ds_schedule list = {.actions = actions, .action_count = 2};
+    const struct ds_timeline_span spans[] = {
+        {150, 350, 0, DS_TIMELINE_COMPUTE, DS_TIMELINE_WAIT_STAGE},
+        {400, 410, 0, DS_TIMELINE_COMPUTE, DS_TIMELINE_COLLECTIVE},
+        {1200, 1203, 1, DS_TIMELINE_COMPUTE, DS_TIMELINE_WAIT_COMM},
+    };
+    const struct ds_accounts sums = ds_accounts_of(&list, spans, 3);
+    uint64_t ns[DS_ACTION_KIND_COUNT] = {0}, calls[DS_ACTION_KIND_COUNT] = {0};
+
+    (void)state;
+    assert_int_equal(sums.wait_comm_ns, 10 + 3);
+    assert_int_equal(sums.bubble_ns, 200);
+    assert_int_equal(sums.arithmetic_ns, 0);
+    ds_accounts_add_costs(actions, spans, 3, ns, calls);
+    for (int kind = 0; kind < DS_ACTION_KIND_COUNT; kind++)
+        assert_true(ns[kind] == 0 && calls[kind] == 0);
 }
 
 /* ---- the bubble of a schedule (performance.md, section 8): p stages, m micro-batches, v chunks */
@@ -289,8 +380,11 @@ int main(void)
         FOR_EACH_BACKEND(spans_are_stamped_in_order_and_waits_lie_inside_their_action),
         FOR_EACH_BACKEND(turns_are_apart_and_marks_outside_of_a_step_do_nothing),
         FOR_EACH_BACKEND(all_of_it_is_pinned_memory_of_the_ledger),
+        FOR_EACH_BACKEND(an_action_begins_where_the_one_before_it_on_its_row_ended),
+        FOR_EACH_BACKEND(waits_alone_are_those_of_the_compute_row),
         FOR_EACH_BACKEND(without_a_timeline_marks_do_nothing),
         cmocka_unit_test(accounts_are_sums_by_what_was_waited_for),
+        cmocka_unit_test(accounts_without_actions_are_of_waits),
         cmocka_unit_test(costs_are_of_pieces_without_their_waits),
         cmocka_unit_test(the_ideal_bubble_is_the_schedules),
         cmocka_unit_test(only_what_moves_data_is_on_the_comm_row),

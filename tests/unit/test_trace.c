@@ -192,7 +192,9 @@ static ds_status run_rank(struct ds_comm *world, const struct job *job)
                                            .clock = ds_clock_system(),
                                            .on_step = on_step,
                                            .user = trace,
-                                           .settle_step = LAST};
+                                           .settle_step = LAST,
+                                           .marked_first = FIRST,
+                                           .marked_last = LAST};
     st = ds_trainer_open(&run, &trainer);
     if (st == DS_OK)
         st = ds_trainer_run(trainer);
