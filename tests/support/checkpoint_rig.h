@@ -6,6 +6,7 @@
 #include "pack_case.h"
 
 #include "dstrain/checkpoint.h"
+#include "dstrain/delta.h"
 
 #define RIG_RANKS 2
 #define RIG_ROOT  "/run/checkpoints"
@@ -20,12 +21,9 @@ struct launch {
     struct ds_checkpoint_dir *dir;
     struct ds_manifest_id base; /* what was loaded */
     int has_base;
-    int is_delta;     /* tensors 2 and 3 never change */
+    int is_delta;     /* tensors 2 and 3 never change, and are not written again */
     uint32_t attempt; /* of the next save */
-    /* where chunks lie that do not change: in the first two saves of this launch */
-    struct ds_pack_chunk table[RIG_RANKS][PACK_CASE_TENSORS];
-    struct ds_pack_other others[RIG_RANKS][2];
-    uint32_t other_count[RIG_RANKS];
+    struct ds_delta *deltas[RIG_RANKS]; /* known from the first save of a launch on */
 };
 
 static const uint8_t rig_run[16] = "a run's own name";
@@ -51,6 +49,7 @@ static inline void launch_init(struct launch *l, struct ds_fs *fs, int is_delta)
         assert_ok(
             ds_pack_plan_make(&l->c.catalogue, pieces, count, DS_PACK_CHUNKS_MAX, &l->plans[rank]));
         assert_ok(ds_pack_writer_open(fs, l->c.storage, 1, &l->plans[rank], &l->writers[rank]));
+        assert_ok(ds_delta_open(&l->plans[rank], &l->deltas[rank]));
     }
 }
 
@@ -58,6 +57,7 @@ static inline void launch_fini(struct launch *l)
 {
     for (uint32_t rank = 0; rank < RIG_RANKS; rank++) {
         ds_pack_writer_close(l->writers[rank]);
+        ds_delta_close(l->deltas[rank]);
         ds_pack_plan_fini(&l->plans[rank]);
     }
     pack_case_close(&l->c);
@@ -132,40 +132,36 @@ static inline ds_status launch_start(struct launch *l, uint64_t step_max)
     if (st == DS_OK)
         st = ds_checkpoint_write_base(l->dir, l->has_base ? &l->base : NULL, NULL, 0);
     for (uint32_t rank = 0; rank < RIG_RANKS; rank++)
-        l->other_count[rank] = 0; /* the first save of a launch is whole */
+        ds_delta_forget(l->deltas[rank]); /* the first save of a launch is whole */
     return st;
 }
 
-/* One rank's chunks: whole, or by reference where they have not changed and have two places already. */
+static inline ds_status rig_put_chunk(struct launch *l, uint32_t rank, uint32_t chunk)
+{
+    static uint8_t body[DS_PACK_CHUNK_BYTES];
+    const struct ds_pack_plan *plan = &l->plans[rank];
+    const struct ds_piece piece = pack_case_piece(plan, chunk);
+    struct ds_pack_chunk where;
+
+    pack_case_fill(&l->c, &piece, body);
+    const struct ds_digest digest = ds_digest_of(body, plan->chunks[chunk].body_bytes);
+    switch (ds_delta_choose(l->deltas[rank], chunk, &digest, &where)) {
+    case DS_DELTA_REFER:
+        return ds_pack_refer(l->writers[rank], &where);
+    case DS_DELTA_PUT_COPY:
+        return pack_case_put(&l->c, l->writers[rank], plan, chunk, &where);
+    default:
+        return pack_case_put(&l->c, l->writers[rank], plan, chunk, NULL);
+    }
+}
+
 static inline ds_status rig_put_chunks(struct launch *l, uint32_t rank)
 {
     ds_status st = DS_OK;
 
-    for (uint32_t i = 0; i < PACK_CASE_TENSORS && st == DS_OK; i++) {
-        const struct ds_pack_chunk *place = &l->table[rank][i];
-        const int is_old = l->is_delta && i >= 2 && l->other_count[rank] > 0;
-
-        if (is_old && l->other_count[rank] == 2)
-            st = ds_pack_refer(l->writers[rank], place);
-        else
-            st = pack_case_put(&l->c, l->writers[rank], &l->plans[rank], i, is_old ? place : NULL);
-    }
+    for (uint32_t i = 0; i < PACK_CASE_TENSORS && st == DS_OK; i++)
+        st = rig_put_chunk(l, rank, i);
     return st;
-}
-
-static inline void rig_remember(struct launch *l, uint32_t rank,
-                                const struct ds_pack_other *written)
-{
-    uint32_t count;
-    const struct ds_pack_chunk *chunks = ds_pack_written(l->writers[rank], &count);
-
-    if (!l->is_delta || l->other_count[rank] == 2)
-        return;
-    for (uint32_t i = 2; i < count; i++) {
-        l->table[rank][i] = chunks[i];
-        l->table[rank][i].pack = l->other_count[rank];
-    }
-    l->others[rank][l->other_count[rank]++] = *written;
 }
 
 static inline ds_status rig_write_pack(struct launch *l, uint32_t rank, uint64_t step,
@@ -178,12 +174,12 @@ static inline ds_status rig_write_pack(struct launch *l, uint32_t rank, uint64_t
                                       .step = step,
                                       .rank = rank,
                                       .attempt = l->attempt},
-                               .others = l->others[rank],
-                               .other_count = l->other_count[rank],
                                .done = pack_case_done,
                                .user = &l->c};
     ds_status st = ds_checkpoint_make_data(l->fs, RIG_ROOT, rank);
+    uint32_t table_count;
 
+    ds_delta_begin(l->deltas[rank], &pack.others, &pack.other_count);
     memcpy(pack.run, rig_run, sizeof pack.run);
     *out = (struct ds_manifest_pack){.dir = rank};
     ds_checkpoint_pack_path(RIG_ROOT, rank, &pack.id, path);
@@ -193,6 +189,9 @@ static inline ds_status rig_write_pack(struct launch *l, uint32_t rank, uint64_t
         st = rig_put_chunks(l, rank);
     if (st == DS_OK)
         st = ds_pack_finish(l->writers[rank], &out->pack);
+    if (st == DS_OK)
+        ds_delta_wrote(l->deltas[rank], 0, ds_pack_written(l->writers[rank], &table_count),
+                       &out->pack);
     if (st == DS_OK)
         st = ds_checkpoint_keep_pack(l->fs, RIG_ROOT, out, 1, buffer);
     ds_pack_abandon(l->writers[rank]);
@@ -213,7 +212,8 @@ static inline void rig_manifest(struct launch *l, uint64_t step, struct ds_manif
 /* A save, up to the acknowledgement: DS_OK with `*committed`. */
 static inline ds_status launch_save(struct launch *l, uint64_t step, int *committed)
 {
-    struct ds_manifest_pack packs[RIG_RANKS * 3];
+    struct ds_manifest_pack packs[RIG_RANKS * (1 + DS_PACK_OTHERS_MAX)];
+    struct ds_pack_other needed[DS_PACK_OTHERS_MAX];
     struct ds_manifest manifest;
     uint32_t count = 0;
     ds_status prepared = DS_OK;
@@ -221,15 +221,18 @@ static inline ds_status launch_save(struct launch *l, uint64_t step, int *commit
     rig_set_step(&l->c, l->is_delta, step);
     for (uint32_t rank = 0; rank < RIG_RANKS && prepared == DS_OK; rank++)
         prepared = rig_write_pack(l, rank, step, &packs[count++]);
-    for (uint32_t rank = 0; rank < RIG_RANKS && prepared == DS_OK; rank++)
-        for (uint32_t i = 0; i < l->other_count[rank]; i++)
-            packs[count++] = (struct ds_manifest_pack){rank, l->others[rank][i]};
+    for (uint32_t rank = 0; rank < RIG_RANKS && prepared == DS_OK; rank++) {
+        const uint32_t needed_count = ds_delta_needed(l->deltas[rank], needed);
+
+        for (uint32_t i = 0; i < needed_count; i++)
+            packs[count++] = (struct ds_manifest_pack){rank, needed[i]};
+    }
     l->attempt++;
     rig_manifest(l, step, &manifest);
     ds_status st =
         ds_checkpoint_commit(l->self, l->dir, &manifest, prepared, packs, count, committed);
     for (uint32_t rank = 0; rank < RIG_RANKS && *committed; rank++)
-        rig_remember(l, rank, &packs[rank].pack);
+        ds_delta_committed(l->deltas[rank]);
     manifest.catalogue.tensors = NULL; /* the rig's */
     ds_manifest_fini(&manifest);
     return st;

@@ -400,6 +400,7 @@ static void the_only_good_one_is_found(void **state)
 static void a_damaged_place_is_made_up_for_by_the_other(void **state)
 {
     struct ds_fs *disk;
+    struct ds_pack *pack;
     struct launch l;
     char path[DS_CHECKPOINT_PATH_BYTES];
     int committed = 0;
@@ -412,8 +413,12 @@ static void a_damaged_place_is_made_up_for_by_the_other(void **state)
         assert_ok(launch_start(&l, UINT64_MAX));
         for (uint64_t step = 10; step <= 30; step += 10)
             assert_ok(launch_save(&l, step, &committed));
-        const struct ds_pack_chunk chunk = l.table[0][2];
         launch_fini(&l);
+        ds_checkpoint_pack_path(RIG_ROOT, 0, &(struct ds_pack_id){1, 30, 0, 0, 2}, path);
+        assert_ok(ds_pack_open(disk, path, NULL, &pack));
+        const struct ds_pack_chunk chunk = ds_pack_chunks(pack)[2];
+        assert_true(chunk.pack != DS_PACK_HERE && chunk.copy_pack != DS_PACK_HERE);
+        ds_pack_close(pack);
         ds_checkpoint_pack_path(
             RIG_ROOT, 0, &(struct ds_pack_id){1, broken, 0, 0, (uint32_t)broken / 10 - 1}, path);
         int file = ds_fs_open(disk, path, DS_FS_WRITE, 0);
