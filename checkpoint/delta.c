@@ -114,7 +114,7 @@ static void renumber(struct ds_delta *delta, uint32_t numbers[DS_PACK_OTHERS_MAX
         if (newest == DS_PACK_HERE)
             break;
         used[newest] = 0;
-        numbers[newest] = newest;
+        numbers[newest] = count;
         kept[count++] = last->packs[newest];
     }
     memcpy(last->packs, kept, count * sizeof *kept);
@@ -160,7 +160,7 @@ enum ds_delta_choice ds_delta_choose(const struct ds_delta *delta, uint32_t chun
     if (last->pack == DS_PACK_HERE || !ds_digest_equal(&last->digest, digest))
         return DS_DELTA_PUT;
     *where = *last;
-    if (delta->last.ages[chunk] + 1 >= DS_DELTA_REWRITE_SAVES)
+    if (last->copy_pack == DS_PACK_HERE || delta->last.ages[chunk] + 1 >= DS_DELTA_REWRITE_SAVES)
         return DS_DELTA_PUT_COPY;
     return DS_DELTA_REFER;
 }
