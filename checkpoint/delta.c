@@ -126,13 +126,11 @@ static uint32_t number_of(const uint32_t numbers[DS_PACK_OTHERS_MAX], uint32_t p
     return pack == DS_PACK_HERE ? pack : numbers[pack];
 }
 
-/* A first place that has no number any more: the chunk is written again, since of a second one its number in the
- * other table is not known. */
+/* A chunk whose first place has no number any more is written again. */
 static void renumber_chunk(struct ds_pack_chunk *chunk, const uint32_t numbers[DS_PACK_OTHERS_MAX])
 {
     chunk->pack = number_of(numbers, chunk->pack);
-    chunk->copy_pack =
-        chunk->pack == DS_PACK_HERE ? DS_PACK_HERE : number_of(numbers, chunk->copy_pack);
+    chunk->copy_pack = number_of(numbers, chunk->copy_pack);
 }
 
 void ds_delta_begin(struct ds_delta *delta, const struct ds_pack_other **others, uint32_t *count)

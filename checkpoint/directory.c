@@ -43,6 +43,11 @@ int directory_manifest_parse(const char *name, const char *ending, struct ds_man
     return 1;
 }
 
+int ds_checkpoint_manifest_name_parse(const char *name, struct ds_manifest_id *out)
+{
+    return directory_manifest_parse(name, ".json", out);
+}
+
 static void epoch_name(uint64_t epoch, const char *ending, char *to)
 {
     snprintf(to, DIRECTORY_NAME_BYTES, "E-%016" PRIu64 "%s", epoch, ending);

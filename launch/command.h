@@ -60,6 +60,7 @@ ds_status ds_prepare_main(struct ds_command *command);
 ds_status ds_train_main(struct ds_command *command);
 ds_status ds_help_main(struct ds_command *command);
 ds_status ds_inspect_main(struct ds_command *command);
+ds_status ds_verify_main(struct ds_command *command);
 ds_status ds_version_main(struct ds_command *command);
 
 #endif

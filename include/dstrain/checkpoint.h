@@ -30,6 +30,9 @@
 void ds_checkpoint_pack_path(const char *root, uint32_t dir, const struct ds_pack_id *id, char *to);
 void ds_checkpoint_manifest_path(const char *root, const struct ds_manifest_id *id, char *to);
 
+/* "M-000001-000000000100.json"; 0: no manifest's name */
+int ds_checkpoint_manifest_name_parse(const char *name, struct ds_manifest_id *out);
+
 /* ---- the directory: rank 0 alone, one thread at a time */
 
 struct ds_checkpoint_dir;

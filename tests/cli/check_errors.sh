@@ -125,7 +125,10 @@ refused 64 "config.ini: [data] eval is missing: what it is evaluated on, written
 refused 64 "missing.ini: No such file or directory" check missing.ini
 refused 64 ".: not a regular file" check .
 refused 65 "missing: No such file or directory" inspect missing
+refused 65 "missing: No such file or directory" verify missing
+refused 65 ".: no checkpoints here (no RUN.json)" verify .
 printf 'abc' >short.safetensors
+refused 65 "short.safetensors: too short for a pack" verify short.safetensors
 "$program" inspect short.safetensors >out 2>err
 [ $? = 65 ] && [ "$(wc -l <err)" = 1 ] || fail "inspect of a short file: $(cat err)"
 
