@@ -115,16 +115,26 @@ static int by_name(const void *a, const void *b)
     return order != 0 ? order : (left->kind > right->kind) - (left->kind < right->kind);
 }
 
-static ds_status check_unique(const char *what, const struct ds_catalogue *catalogue)
+static ds_status sort_by_name(const char *what, const struct ds_catalogue *catalogue,
+                              const struct ds_logical_tensor ***out)
 {
     const struct ds_logical_tensor **sorted = calloc(catalogue->count + 1u, sizeof *sorted);
-    ds_status st = DS_OK;
 
     if (!sorted)
         return ds_fail(DS_ERR_NO_MEMORY, "%s: no memory for the catalogue", what);
     for (uint32_t i = 0; i < catalogue->count; i++)
         sorted[i] = &catalogue->tensors[i];
     qsort(sorted, catalogue->count, sizeof *sorted, by_name);
+    *out = sorted;
+    return DS_OK;
+}
+
+static ds_status check_unique(const char *what, const struct ds_catalogue *catalogue)
+{
+    const struct ds_logical_tensor **sorted = NULL;
+    ds_status st = DS_OK;
+
+    DS_TRY(sort_by_name(what, catalogue, &sorted));
     for (uint32_t i = 1; i < catalogue->count && st == DS_OK; i++)
         if (by_name(&sorted[i - 1], &sorted[i]) == 0)
             st = ds_fail(DS_ERR_DATA, "%s: %s of '%s' is there twice", what,
@@ -141,4 +151,31 @@ ds_status ds_catalogue_check(const char *what, const struct ds_catalogue *catalo
     for (uint32_t i = 0; i < catalogue->count; i++)
         DS_TRY(check_tensor(what, i, &catalogue->tensors[i]));
     return check_unique(what, catalogue);
+}
+
+static int has_shape_of(const struct ds_logical_tensor *a, const struct ds_logical_tensor *b)
+{
+    return a->dim_count == b->dim_count &&
+           memcmp(a->shape, b->shape, a->dim_count * sizeof a->shape[0]) == 0;
+}
+
+ds_status ds_catalogue_match(const char *what, const struct ds_catalogue *from,
+                             const struct ds_catalogue *to, uint32_t *numbers)
+{
+    const struct ds_logical_tensor **sorted = NULL;
+    ds_status st = DS_OK;
+
+    DS_TRY(sort_by_name(what, from, &sorted));
+    for (uint32_t i = 0; i < to->count && st == DS_OK; i++) {
+        const struct ds_logical_tensor *wanted = &to->tensors[i];
+        const struct ds_logical_tensor **found =
+            bsearch(&wanted, sorted, from->count, sizeof *sorted, by_name);
+
+        numbers[i] = found ? (uint32_t)(*found - from->tensors) : UINT32_MAX;
+        if (found && !has_shape_of(*found, wanted))
+            st = ds_fail(DS_ERR_DATA, "%s: '%s' has another shape there: another model", what,
+                         wanted->name);
+    }
+    free(sorted);
+    return st;
 }

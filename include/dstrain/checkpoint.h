@@ -170,6 +170,20 @@ DS_CHECKED ds_status ds_checkpoint_open_pack(struct ds_fs *fs, const char *root,
 DS_CHECKED ds_status ds_checkpoint_read_chunk(struct ds_fs *fs, const char *root,
                                               const struct ds_manifest *manifest,
                                               const struct ds_pack *pack, uint32_t chunk, void *to);
+/* Where loaded elements go: `count` of piece `want` from its element `start` on; `from` is the caller's during the
+ * call alone. */
+struct ds_checkpoint_sink {
+    ds_status (*put)(void *user, size_t want, uint64_t start, uint64_t count, const void *from,
+                     enum ds_dtype dtype);
+    void *user;
+};
+/* local: the pieces, whatever layout wrote them (`wants[].tensor`: of the manifest's catalogue), each element once, in
+ * the order of packs and chunks. A chunk is read only if something of it is wanted, then once, and checked. DS_ERR_CORRUPT:
+ * a chunk is damaged everywhere, or something that is wanted is nowhere. `buffer` has DS_PACK_CHUNK_BYTES. */
+DS_CHECKED ds_status ds_checkpoint_load(struct ds_fs *fs, const char *root,
+                                        const struct ds_manifest *manifest,
+                                        const struct ds_piece *wants, size_t count, void *buffer,
+                                        const struct ds_checkpoint_sink *sink);
 /* local: every byte of its packs, every place that they refer to, and that they make up every tensor once.
  * DS_ERR_CORRUPT. `buffer` has DS_PACK_CHUNK_BYTES. */
 DS_CHECKED ds_status ds_checkpoint_verify(struct ds_fs *fs, const char *root,

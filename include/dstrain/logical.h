@@ -64,6 +64,11 @@ int ds_piece_fits(const struct ds_piece *piece, const struct ds_catalogue *catal
 /* DS_ERR_DATA, one line that begins with `what`: a name or shape that may not be, a tensor that is there twice. */
 DS_CHECKED ds_status ds_catalogue_check(const char *what, const struct ds_catalogue *catalogue);
 
+/* The number in `from` of each tensor of `to`, by name and kind; UINT32_MAX: it is not there. DS_ERR_DATA, one line
+ * that begins with `what`: one that is there has another shape, so this is another model. Takes memory for a while. */
+DS_CHECKED ds_status ds_catalogue_match(const char *what, const struct ds_catalogue *from,
+                                        const struct ds_catalogue *to, uint32_t *numbers);
+
 /* ---- resharding: what two pieces of one tensor have in common, as runs that are contiguous in both: as few
  * as there can be, in row-major order. Time grows with the runs, not with the pieces. */
 struct ds_overlap {
