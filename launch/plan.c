@@ -255,7 +255,6 @@ static ds_status settle_gathers(const struct ds_plan_question *question, struct 
     int fits = 0;
 
     config->zero.reshard_is_auto |= reshard == DS_RESHARD_KEY_AUTO;
-    config->zero.window_is_auto |= window == DS_AUTO;
     if (chooses && reshard == DS_RESHARD_KEY_AUTO)
         DS_TRY(try_choice(question, config, DS_RESHARD_KEY_NEVER, window ? window : 1, &fits));
     if (fits)

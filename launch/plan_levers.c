@@ -1,4 +1,6 @@
-/* plan_levers.c - what would make a run fit: one key changed at a time, and the plan asked again. */
+/* plan_levers.c - what would make a run fit: one key changed at a time, and the plan asked again. Where that key
+ * alone is not possible, as ranks are counted out, what else changes is said with it; where no key alone
+ * would do, a pair may. */
 #include "config/config.h"
 #include "console.h"
 #include "plan.h"
@@ -72,51 +74,17 @@ static int shard_more(struct ds_config *config, const struct ds_model_config *mo
     return config->zero.stage <= 3 && config->parallel.shard > 1;
 }
 
-/* As many ranks as before, fewer of them for data; 0: they do not divide. */
-static int share_out_again(struct ds_config *config, uint32_t ranks)
-{
-    const uint64_t model_ranks = config->parallel.tensor * config->parallel.pipeline;
-
-    config->parallel.data = ranks / model_ranks;
-    return ranks % model_ranks == 0;
-}
-
 static int widen_tensor(struct ds_config *config, const struct ds_model_config *model,
                         uint32_t ranks)
 {
-    char why[256];
-
-    while (config->parallel.tensor < ranks) {
-        config->parallel.tensor++;
-        if (ds_model_may_share(model, (uint32_t)config->parallel.tensor, why, sizeof why) &&
-            share_out_again(config, ranks))
-            return 1;
-    }
-    return 0;
+    (void)model;
+    return ++config->parallel.tensor <= ranks;
 }
 
 static int lengthen_pipeline(struct ds_config *config, const struct ds_model_config *model,
                              uint32_t ranks)
 {
-    const uint64_t blocks = model->num_hidden_layers + 2;
-
-    while (config->parallel.pipeline < ranks &&
-           (config->parallel.pipeline + 1) * config->parallel.chunks <= blocks) {
-        config->parallel.pipeline++;
-        if (share_out_again(config, ranks))
-            return 1;
-    }
-    return 0;
-}
-
-/* What was pulled must pass what a person's configuration passes; of a folder's model the rules know nothing. */
-static int is_possible(const struct ds_plan_question *question, const struct ds_config *config,
-                       const struct ds_model_config *model)
-{
-    char why[256];
-
-    return ds_config_is_possible(config, question->use, question->size) &&
-           ds_model_may_share(model, (uint32_t)config->parallel.tensor, why, sizeof why) &&
+    return ++config->parallel.pipeline <= ranks &&
            config->parallel.pipeline * config->parallel.chunks <= model->num_hidden_layers + 2;
 }
 
@@ -140,59 +108,124 @@ static void lever_value(const struct ds_config *config, const char *key, char *t
     ds_field_print(ds_field_find(name, dot + 1), config, to, bytes);
 }
 
-/* What a person left to the plan, it decides again for every value. */
-static void leave_to_the_plan(struct ds_config *config)
+/* ---- one configuration that is tried */
+
+struct attempt {
+    const struct ds_plan_question *question;
+    const struct ds_model_config *model;
+    struct ds_config *config;
+    int of_host, fits;
+};
+
+/* What a person left to others is theirs to decide again; what a pull has changed with it is as it was. */
+static void leave_to_others(struct attempt *a)
 {
-    if (config->zero.reshard_is_auto)
-        config->zero.reshard_after_forward = DS_RESHARD_KEY_AUTO;
-    if (config->zero.window_is_auto)
-        config->zero.window = DS_AUTO;
+    a->config->parallel.data = a->question->config->parallel.data;
+    a->config->parallel.shard = a->question->config->parallel.shard;
+    ds_config_unresolve(a->config);
+    ds_config_resolve(a->config, a->question->size);
 }
 
-/* What the key would do, up to the first value that fits. */
-static ds_status show_lever(const struct lever *lever, const struct ds_plan_question *question,
-                            const struct ds_model_config *model, int of_host,
-                            struct ds_config *other)
+/* What was pulled must pass what a person's configuration passes; of a folder's model keys know nothing. */
+static int passes(const struct attempt *a)
 {
-    struct ds_plan_question next = *question;
-    char value[64], total[32];
-    const int shares_all = question->config->parallel.shard == question->config->parallel.data;
+    return ds_config_is_possible(a->config, a->question->use, a->question->size,
+                                 a->config->model.path[0] ? a->model : NULL);
+}
+
+/* Ranks that a person has counted out are counted again: as many as before, fewer of them for data. */
+static int is_possible(struct attempt *a)
+{
+    const uint64_t model_ranks = a->config->parallel.tensor * a->config->parallel.pipeline;
+    uint64_t *data = &a->config->parallel.data, *shard = &a->config->parallel.shard;
+
+    leave_to_others(a);
+    if (passes(a))
+        return 1;
+    if (a->question->size % model_ranks != 0)
+        return 0;
+    *data = a->question->size / model_ranks;
+    if (*data % *shard != 0)
+        *shard = *data;
+    return passes(a);
+}
+
+/* " with parallel.data = 2", where a person has written another */
+static void show_counted_again(const struct attempt *a, char *to, size_t bytes)
+{
+    static const char *const keys[] = {"data", "shard"};
+    const struct ds_config *was = a->question->config;
+    const uint64_t before[] = {was->parallel.data, was->parallel.shard};
+    const uint64_t after[] = {a->config->parallel.data, a->config->parallel.shard};
+    size_t used = 0;
+
+    to[0] = '\0';
+    for (int i = 0; i < 2; i++)
+        if (before[i] != after[i] && !ds_config_was_auto(was, "parallel", keys[i]))
+            used += (size_t)snprintf(to + used, bytes - used, " %s parallel.%s = %llu",
+                                     used ? "and" : "with", keys[i], (unsigned long long)after[i]);
+}
+
+/* "  KEY = VALUE with ...: what it takes" */
+static ds_status show(struct attempt *a, const char *key, const char *with)
+{
+    struct ds_plan_question next = *a->question;
+    char value[64], counts[96], total[32];
     struct ds_plan plan;
     uint32_t role;
 
-    next.config = other;
-    *other = *question->config;
-    for (leave_to_the_plan(other); lever->pull(other, model, question->size);
-         leave_to_the_plan(other)) {
-        if (shares_all)
-            other->parallel.shard = other->parallel.data;
-        if (!is_possible(question, other, model))
-            continue;
-        lever_value(other, lever->key, value, sizeof value);
-        DS_TRY(ds_plan_settle(&next, other));
-        DS_TRY(ds_plan_worst(&next, &plan, &role));
-        ds_console_bytes(of_host ? ds_plan_host_bytes(&plan) : ds_plan_process_bytes(&plan), total,
-                         sizeof total);
-        const int fits = ds_plan_fits(question->config, &plan);
-        ds_info("  %s = %s: %s%s", lever->key, value, total, fits ? "" : ", still too much");
-        if (fits)
-            break;
-    }
+    next.config = a->config;
+    lever_value(a->config, key, value, sizeof value);
+    show_counted_again(a, counts, sizeof counts);
+    DS_TRY(ds_plan_settle(&next, a->config));
+    DS_TRY(ds_plan_worst(&next, &plan, &role));
+    ds_console_bytes(a->of_host ? ds_plan_host_bytes(&plan) : ds_plan_process_bytes(&plan), total,
+                     sizeof total);
+    a->fits = ds_plan_fits(a->question->config, &plan);
+    ds_info("  %s = %s%s%s: %s%s", key, value, with, counts, total,
+            a->fits ? "" : ", still too much");
     return DS_OK;
+}
+
+/* What the key would do, up to the first value that fits. */
+static ds_status show_lever(struct attempt *a, const struct lever *lever, const char *with)
+{
+    a->fits = 0;
+    for (leave_to_others(a); !a->fits && lever->pull(a->config, a->model, a->question->size);
+         leave_to_others(a))
+        if (is_possible(a))
+            DS_TRY(show(a, lever->key, with));
+    return DS_OK;
+}
+
+/* Where no key alone will do: the smallest activations there are. */
+static ds_status show_pair(struct attempt *a)
+{
+    if (a->question->config->train.activation_checkpointing == DS_RECOMPUTE_FULL)
+        return DS_OK;
+    *a->config = *a->question->config;
+    a->config->train.activation_checkpointing = DS_RECOMPUTE_FULL;
+    return show_lever(a, &levers[0], " with train.activation_checkpointing = full");
 }
 
 ds_status ds_plan_show_levers(const struct ds_plan_question *question, int of_host)
 {
-    struct ds_config *other = malloc(sizeof *other);
     struct ds_model_config model;
-    ds_status st = other ? ds_trainer_model_config(question->config, question->fs, &model)
-                         : ds_fail(DS_ERR_NO_MEMORY, "a configuration");
+    struct attempt a = {question, &model, malloc(sizeof *a.config), of_host, 0};
+    int fits = 0;
+    ds_status st = a.config ? ds_trainer_model_config(question->config, question->fs, &model)
+                            : ds_fail(DS_ERR_NO_MEMORY, "a configuration");
 
     if (st == DS_OK)
         ds_info("what one key changes of the %s memory of the rank that takes most:",
                 of_host ? "host" : "device");
-    for (size_t i = 0; st == DS_OK && i < sizeof levers / sizeof *levers; i++)
-        st = show_lever(&levers[i], question, &model, of_host, other);
-    free(other);
+    for (size_t i = 0; st == DS_OK && i < sizeof levers / sizeof *levers; i++) {
+        *a.config = *question->config;
+        st = show_lever(&a, &levers[i], "");
+        fits |= a.fits;
+    }
+    if (st == DS_OK && !fits)
+        st = show_pair(&a);
+    free(a.config);
     return st;
 }

@@ -276,9 +276,9 @@ static ds_status print(const struct ds_config *config, char **text)
     if (!copy)
         return ds_fail(DS_ERR_NO_MEMORY, "a configuration");
     *copy = *config;
-    if (config->parallel.data_is_auto)
+    if (ds_config_was_auto(config, "parallel", "data"))
         copy->parallel.data = DS_AUTO;
-    if (config->parallel.shard_is_auto)
+    if (ds_config_was_auto(config, "parallel", "shard"))
         copy->parallel.shard = DS_AUTO;
     st = ds_config_print(copy, text);
     free(copy);

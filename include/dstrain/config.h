@@ -29,13 +29,15 @@ enum ds_pipeline_kind {
 enum ds_gather { DS_GATHER_KERNEL, DS_GATHER_SYMMETRIC, DS_GATHER_COPY_ENGINE };
 enum ds_reshard_when { DS_RESHARD_KEY_AUTO, DS_RESHARD_KEY_ALWAYS, DS_RESHARD_KEY_NEVER };
 
-/* Where each key was written: a line, DS_PLACE_OVERRIDE, or 0: nowhere, the preset holds. For messages; two
+/* Where each key was written: a line, DS_PLACE_OVERRIDE, or 0: nowhere, the preset holds; and whether it was
+ * left to others: what they have decided, they decide again when they change. For messages and remedies; two
  * configurations may be equal and differ in it. */
 #define DS_PLACE_OVERRIDE UINT32_MAX
 #define DS_FIELDS_MAX     80
 struct ds_places {
     char name[DS_TEXT_MAX]; /* of the file; "": there is none */
     uint32_t line[DS_FIELDS_MAX];
+    uint8_t was_auto[DS_FIELDS_MAX];
 };
 
 struct ds_config {
@@ -91,9 +93,7 @@ struct ds_config {
         int gradients, reduce;   /* the same */
     } precision;
     struct {
-        uint64_t data, shard; /* DS_AUTO; data = shard * replicas */
-        int data_is_auto,
-            shard_is_auto;         /* no keys: the ranks have decided, others may decide again */
+        uint64_t data, shard;      /* DS_AUTO; data = shard * replicas */
         uint64_t tensor, pipeline; /* ranks = data * pipeline * tensor */
         uint64_t chunks;           /* of layers a stage holds */
         int schedule;              /* enum ds_pipeline_kind */
@@ -106,8 +106,7 @@ struct ds_config {
         uint64_t stage;
         int reshard_after_forward; /* enum ds_reshard_when */
         uint64_t window;           /* micro-batches a gathered layer serves at once; DS_AUTO */
-        int reshard_is_auto,
-            window_is_auto; /* no keys: the plan has decided, and decides again for other sizes */
+        int reshard_is_auto; /* no key: the plan has decided, and decides again for other sizes */
     } zero;
     struct {
         uint64_t device_limit, host_limit; /* bytes a rank may take; DS_AUTO: no limit */

@@ -230,8 +230,7 @@ struct ds_model {
  * `share` NULL: the whole model in fp32. A share that heads forbid: DS_ERR_CONFIG with the numbers. */
 DS_CHECKED ds_status ds_model_open(const struct ds_model_config *config,
                                    const struct ds_model_share *share, struct ds_model **out);
-/* pure: may `tp_size` ranks share this model? else the reason with its numbers and the nearest sizes that
- * may, in `why` */
+/* pure: may `tp_size` ranks share this model? else the reason with its numbers, in `why` */
 int ds_model_may_share(const struct ds_model_config *config, uint32_t tp_size, char *why,
                        size_t bytes);
 /* pure: run `rank` of `count` of `size` rows that any cut may part: multiples of 8 where each gets some */

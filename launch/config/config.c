@@ -196,12 +196,41 @@ static uint64_t ranks_left(const struct ds_config *config, uint64_t rank_count)
     return left > 0 ? left : 1;
 }
 
+static uint64_t *count_at(const struct ds_field *field, struct ds_config *config)
+{
+    return (uint64_t *)(void *)((char *)config + field->offset);
+}
+
+static void note_what_is_auto(struct ds_config *config)
+{
+    for (size_t i = 0; i < ds_config_field_count; i++)
+        if ((ds_config_fields[i].flags & DS_FIELD_FOLLOWS) &&
+            *count_at(&ds_config_fields[i], config) == DS_AUTO)
+            config->places.was_auto[i] = 1;
+}
+
+int ds_config_was_auto(const struct ds_config *config, const char *section, const char *key)
+{
+    const struct ds_field *field = ds_field_find(section, key);
+
+    DS_ASSERT(field && (field->flags & DS_FIELD_FOLLOWS));
+    return config->places.was_auto[ds_field_index(field)];
+}
+
+void ds_config_unresolve(struct ds_config *config)
+{
+    for (size_t i = 0; i < ds_config_field_count; i++)
+        if (config->places.was_auto[i])
+            *count_at(&ds_config_fields[i], config) = DS_AUTO;
+    if (config->zero.reshard_is_auto)
+        config->zero.reshard_after_forward = DS_RESHARD_KEY_AUTO;
+}
+
 void ds_config_resolve(struct ds_config *config, uint64_t rank_count)
 {
+    note_what_is_auto(config);
     resolve_model(config);
     resolve_cache(config);
-    config->parallel.data_is_auto |= config->parallel.data == DS_AUTO;
-    config->parallel.shard_is_auto |= config->parallel.shard == DS_AUTO;
     if (config->parallel.data == DS_AUTO && rank_count > 0)
         config->parallel.data = ranks_left(config, rank_count);
     if (config->parallel.shard == DS_AUTO)

@@ -31,6 +31,7 @@ enum ds_field_flag {
     DS_FIELD_EVAL_NEEDS = 1u << 2,
     DS_FIELD_PREPARE_NEEDS = 1u << 3,
     DS_FIELD_SHAPES_MODEL = 1u << 4, /* not together with model.path, which brings them all */
+    DS_FIELD_FOLLOWS = 1u << 5,      /* auto: other keys, the number of ranks or the plan decide */
 };
 
 /* A knob exists if it has a row. */
@@ -99,6 +100,9 @@ const char *ds_config_key(const struct ds_config *config, const char *section, c
             ds_config_key((config), section, key, (char[DS_KEY_BYTES]){0}), __VA_ARGS__)
 /* pure: fill in what follows from other keys and from the number of ranks (0: not known) */
 void ds_config_resolve(struct ds_config *config, uint64_t rank_count);
+/* pure: what was left to others, to ranks, to other keys or to the plan, is left to them again */
+void ds_config_unresolve(struct ds_config *config);
+int ds_config_was_auto(const struct ds_config *config, const char *section, const char *key);
 /* local: the text of config.ini as resolved, malloc'ed */
 DS_CHECKED ds_status ds_config_print(const struct ds_config *config, char **text);
 /* local: XXH3 of that text: equal configurations, equal hashes, on every machine */
@@ -109,15 +113,14 @@ enum ds_config_use { DS_CONFIG_TRAIN, DS_CONFIG_EVAL, DS_CONFIG_PREPARE };
 /* local: on a resolved configuration; rank_count 0: not known, rules about ranks are left out */
 DS_CHECKED ds_status ds_config_validate(const struct ds_config *config, enum ds_config_use use,
                                         uint64_t rank_count);
-/* pure, says nothing: would the rules of layouts still pass a valid configuration after one of its sizes was
- * changed? */
+/* local: the rules between layout and model, once more: now that a folder has said what the model is */
+DS_CHECKED ds_status ds_config_validate_model(const struct ds_config *config,
+                                              enum ds_config_use use, uint64_t rank_count,
+                                              const struct ds_model_config *model);
+/* pure, says nothing: would a resolved configuration pass after some of its values were changed? `model`: that
+ * of a folder, or NULL: not known, or of keys */
 int ds_config_is_possible(const struct ds_config *config, enum ds_config_use use,
-                          uint64_t rank_count);
-/* pure: do stages times chunks find a block each in a model of so many layers? 0: and `why` not, behind the
- * name of the key, with the nearest that do. For a folder's model, too, which the rules know nothing of. */
-#define DS_WHY_BYTES 384
-int ds_config_stages_fit(const struct ds_config *config, uint64_t layers, uint64_t rank_count,
-                         char *why, size_t bytes);
+                          uint64_t rank_count, const struct ds_model_config *model);
 
 /* ---- from disk to every rank (config_load.c) */
 struct ds_config_source {

@@ -4,8 +4,6 @@
 #include "inject_text.h"
 #include "trace_text.h"
 
-#include <inttypes.h>
-#include <stdio.h>
 #include <string.h>
 
 int ds_rule_is_written(const struct ds_rule_check *check, const char *section, const char *key)
@@ -13,7 +11,25 @@ int ds_rule_is_written(const struct ds_rule_check *check, const char *section, c
     const struct ds_field *field = ds_field_find(section, key);
 
     DS_ASSERT(field);
-    return check->config->places.line[ds_field_index(field)] != 0;
+    const size_t index = ds_field_index(field);
+    return check->config->places.line[index] != 0 && !check->config->places.was_auto[index];
+}
+
+struct ds_model_config ds_rule_model(const struct ds_rule_check *check)
+{
+    const struct ds_config *c = check->config;
+    const uint64_t heads = c->model.num_attention_heads, groups = c->model.num_key_value_heads;
+
+    if (check->model)
+        return *check->model;
+    if (c->model.path[0] != '\0' || check->use == DS_CONFIG_PREPARE)
+        return (struct ds_model_config){0};
+    return (struct ds_model_config){.num_hidden_layers = c->model.num_hidden_layers,
+                                    .num_attention_heads = heads,
+                                    .num_key_value_heads = groups ? groups : heads,
+                                    .intermediate_size = c->model.intermediate_size,
+                                    .vocab_size = c->model.vocab_size,
+                                    .max_position_embeddings = c->model.max_position_embeddings};
 }
 
 static int is_given(const struct ds_field *field, const struct ds_config *config)
@@ -66,19 +82,6 @@ static ds_status folder_or_shape(const struct ds_rule_check *check)
     return DS_OK;
 }
 
-/* The width nearest to the one asked for that heads share; where it decides their own, that is even and in
- * its limits. */
-static uint64_t nearest_width(const struct ds_config *c, int decides_head_dim)
-{
-    const uint64_t heads = c->model.num_attention_heads;
-    uint64_t dim;
-
-    if (!decides_head_dim)
-        return ds_nearest_multiple(heads, c->model.hidden_size);
-    dim = ds_nearest_multiple(2 * heads, c->model.hidden_size) / heads;
-    return heads * (dim < DS_MODEL_HEAD_DIM_MAX ? dim : DS_MODEL_HEAD_DIM_MAX);
-}
-
 static ds_status head_dim_fits(const struct ds_rule_check *check)
 {
     const struct ds_config *c = check->config;
@@ -87,14 +90,13 @@ static ds_status head_dim_fits(const struct ds_rule_check *check)
     if (dim >= DS_MODEL_HEAD_DIM_MIN && dim <= DS_MODEL_HEAD_DIM_MAX && dim % 2 == 0)
         return DS_OK;
     if (ds_rule_is_written(check, "model", "head_dim")) /* within the limits of its row, then */
-        REFUSE(check, "model", "head_dim",
-               "= %" PRIu64 " must be even: rotary positions turn pairs; nearest: %" PRIu64, dim,
-               ds_nearest_multiple(2, dim));
-    REFUSE(check, "model", "hidden_size",
+        REFUSE(check, "model", "head_dim", "model.head_dim",
+               "= %" PRIu64 " must be even: rotary positions turn pairs", dim);
+    REFUSE(check, "model", "hidden_size", "model.hidden_size model.num_attention_heads",
            "= %" PRIu64 " makes head_dim = %" PRIu64 " / %" PRIu64 " = %" PRIu64
-           ", which must be even (rotary positions turn pairs) and in %u..%u; nearest: %" PRIu64,
+           ", which must be even (rotary positions turn pairs) and in %u..%u",
            c->model.hidden_size, c->model.hidden_size, c->model.num_attention_heads, dim,
-           DS_MODEL_HEAD_DIM_MIN, DS_MODEL_HEAD_DIM_MAX, nearest_width(c, 1));
+           DS_MODEL_HEAD_DIM_MIN, DS_MODEL_HEAD_DIM_MAX);
 }
 
 static ds_status heads_fit(const struct ds_rule_check *check)
@@ -107,15 +109,13 @@ static ds_status heads_fit(const struct ds_rule_check *check)
         return DS_OK;
     if (heads % c->model.num_key_value_heads != 0)
         REFUSE(check, "model", "num_key_value_heads",
-               "= %" PRIu64 " must divide num_attention_heads = %" PRIu64 "; nearest: %" PRIu64,
-               c->model.num_key_value_heads, heads,
-               ds_nearest_divisor(heads, c->model.num_key_value_heads));
+               "model.num_key_value_heads model.num_attention_heads",
+               "= %" PRIu64 " must divide num_attention_heads = %" PRIu64,
+               c->model.num_key_value_heads, heads);
     if (c->model.hidden_size % heads != 0 && (c->model.head_dim == DS_AUTO || is_llama))
-        REFUSE(check, "model", "hidden_size",
-               "= %" PRIu64 " must be a multiple of num_attention_heads = %" PRIu64
-               "%s; nearest: %" PRIu64,
-               c->model.hidden_size, heads, is_llama ? "" : " where head_dim is not given",
-               nearest_width(c, c->model.head_dim == DS_AUTO));
+        REFUSE(check, "model", "hidden_size", "model.hidden_size model.num_attention_heads",
+               "= %" PRIu64 " must be a multiple of num_attention_heads = %" PRIu64 "%s",
+               c->model.hidden_size, heads, is_llama ? "" : " where head_dim is not given");
     return head_dim_fits(check);
 }
 
@@ -126,49 +126,47 @@ static ds_status vocabulary_fits(const struct ds_rule_check *check)
     if (c->model.path[0] != '\0' || check->use != DS_CONFIG_TRAIN)
         return DS_OK;
     if (c->model.vocab_size == DS_AUTO)
-        REFUSE(check, "data", "format", "%s",
+        REFUSE(check, "data", "format", NULL, "%s",
                "= safetensors needs a number in [model] vocab_size: no tokenizer decides it");
     if (c->data.format == DS_DATA_TEXT && c->model.vocab_size < DS_BYTE_VOCAB)
-        REFUSE(check, "model", "vocab_size",
-               "= %" PRIu64 " is smaller than the tokenizer's %d ([data] tokenizer = %s); nearest: "
-               "%d",
-               c->model.vocab_size, DS_BYTE_VOCAB, c->data.tokenizer, DS_BYTE_VOCAB);
+        REFUSE(check, "model", "vocab_size", "model.vocab_size",
+               "= %" PRIu64 " is smaller than the tokenizer's %d ([data] tokenizer = %s)",
+               c->model.vocab_size, DS_BYTE_VOCAB, c->data.tokenizer);
     return DS_OK;
 }
 
 static ds_status sequence_fits(const struct ds_rule_check *check)
 {
     const struct ds_config *c = check->config;
+    const uint64_t positions = ds_rule_model(check).max_position_embeddings;
 
-    if (c->model.path[0] == '\0' && c->train.seq_length > c->model.max_position_embeddings)
-        REFUSE(check, "train", "seq_length",
-               "= %" PRIu64 " is longer than [model] max_position_embeddings = %" PRIu64
-               "; nearest: %" PRIu64,
-               c->train.seq_length, c->model.max_position_embeddings,
-               c->model.max_position_embeddings);
-    return DS_OK;
+    if (positions == 0 || c->train.seq_length <= positions)
+        return DS_OK;
+    if (check->model)
+        REFUSE(check, "train", "seq_length", "train.seq_length",
+               "= %" PRIu64 " is more than the model's max_position_embeddings = %" PRIu64 ": %s",
+               c->train.seq_length, positions, c->model.path);
+    REFUSE(check, "train", "seq_length", "train.seq_length model.max_position_embeddings",
+           "= %" PRIu64 " is longer than [model] max_position_embeddings = %" PRIu64,
+           c->train.seq_length, positions);
 }
 
 /* Decay has a step at least, behind warm-up or in its place. */
 static ds_status decay_fits(const struct ds_rule_check *check)
 {
+    static const char keys[] = "schedule.decay_steps schedule.warmup_steps";
     const struct ds_config *c = check->config;
     const uint64_t steps = c->train.steps, warmup = c->schedule.warmup_steps;
-    const uint64_t decay = c->schedule.decay_steps, room = steps - warmup;
-    char nearest[96];
+    const uint64_t decay = c->schedule.decay_steps;
 
-    if (room > 0)
-        snprintf(nearest, sizeof nearest, "decay_steps = %" PRIu64, decay ? room : 1);
-    else
-        snprintf(nearest, sizeof nearest, "decay_steps = 1 and warmup_steps = %" PRIu64, steps - 1);
     if (decay == 0)
-        REFUSE(check, "schedule", "kind",
-               "= wsd needs decay_steps: how many of the last steps decay; nearest: %s", nearest);
-    if (decay > room)
-        REFUSE(check, "schedule", "decay_steps",
+        REFUSE(check, "schedule", "kind", keys, "%s",
+               "= wsd needs decay_steps: how many of the last steps decay");
+    if (decay > steps - warmup)
+        REFUSE(check, "schedule", "decay_steps", keys,
                "= %" PRIu64 " does not fit behind warmup_steps: %" PRIu64 " + %" PRIu64
-               " > [train] steps = %" PRIu64 "; nearest: %s",
-               decay, warmup, decay, steps, nearest);
+               " > [train] steps = %" PRIu64,
+               decay, warmup, decay, steps);
     return DS_OK;
 }
 
@@ -181,16 +179,14 @@ static ds_status schedule_fits(const struct ds_rule_check *check)
     if (c->schedule.min_learning_rate > c->optimizer.learning_rate) {
         ds_field_print(ds_field_find("schedule", "min_learning_rate"), c, least, sizeof least);
         ds_field_print(ds_field_find("optimizer", "learning_rate"), c, most, sizeof most);
-        REFUSE(check, "schedule", "min_learning_rate",
-               "= %s is larger than [optimizer] learning_rate = %s; nearest: %s", least, most,
-               most);
+        REFUSE(check, "schedule", "min_learning_rate", "schedule.min_learning_rate",
+               "= %s is larger than [optimizer] learning_rate = %s", least, most);
     }
     if (check->use != DS_CONFIG_TRAIN)
         return DS_OK;
     if (warmup > steps)
-        REFUSE(check, "schedule", "warmup_steps",
-               "= %" PRIu64 " is more than [train] steps = %" PRIu64 "; nearest: %" PRIu64, warmup,
-               steps, steps);
+        REFUSE(check, "schedule", "warmup_steps", "schedule.warmup_steps schedule.decay_steps",
+               "= %" PRIu64 " is more than [train] steps = %" PRIu64, warmup, steps);
     return c->schedule.kind == DS_LR_WSD ? decay_fits(check) : DS_OK;
 }
 
@@ -213,14 +209,20 @@ static ds_status lists_read(const struct ds_rule_check *check)
     return list_reads(check, "eval", check->config->data.eval);
 }
 
-static ds_status data_fits(const struct ds_rule_check *check)
+static ds_status evaluations_have_data(const struct ds_rule_check *check)
 {
     const struct ds_config *c = check->config;
 
     if (c->train.eval_interval > 0 && c->data.eval[0] == '\0')
-        REFUSE(check, "train", "eval_interval",
-               "= %" PRIu64 " needs data to evaluate on: [data] eval; nearest: 0",
-               c->train.eval_interval);
+        REFUSE(check, "train", "eval_interval", "train.eval_interval",
+               "= %" PRIu64 " needs data to evaluate on: [data] eval", c->train.eval_interval);
+    return DS_OK;
+}
+
+static ds_status sources_are_there(const struct ds_rule_check *check)
+{
+    const struct ds_config *c = check->config;
+
     if (check->use == DS_CONFIG_EVAL && c->run.dir[0] == '\0' && c->model.path[0] == '\0')
         return ds_fail(DS_ERR_CONFIG,
                        "%s: [run] dir and [model] path are missing: one of them says "
@@ -232,7 +234,8 @@ static ds_status data_fits(const struct ds_rule_check *check)
         return ds_fail(DS_ERR_CONFIG, "%s: [data] train and eval are missing: nothing to prepare",
                        check->config->places.name);
     if (c->data.format != DS_DATA_TEXT)
-        REFUSE(check, "data", "format", "%s", "= safetensors needs no preparation, only text does");
+        REFUSE(check, "data", "format", NULL, "%s",
+               "= safetensors needs no preparation, only text does");
     if (c->data.cache[0] == '\0')
         return ds_fail(DS_ERR_CONFIG,
                        "%s: [data] cache and [run] dir are missing: one of them says "
@@ -246,34 +249,41 @@ static ds_status devices_fit(const struct ds_rule_check *check)
     const struct ds_config *c = check->config;
 
     if (c->run.cpu_streams == DS_DEVICE_DEFERRED && strcmp(c->run.device, "cuda") == 0)
-        REFUSE(check, "run", "cpu_streams", "= %s",
-               "deferred is a mode of the cpu, device is cuda; nearest: inline");
+        REFUSE(check, "run", "cpu_streams", "run.cpu_streams run.device", "= %s",
+               "deferred is a mode of the cpu, device is cuda");
     if (c->run.deterministic == 0 && strcmp(c->run.device, "cpu") == 0)
-        REFUSE(
-            check, "run", "deterministic", "= %s",
-            "false has no meaning with device = cpu, which always is deterministic; nearest: auto");
+        REFUSE(check, "run", "deterministic", "run.deterministic run.device", "= %s",
+               "false has no meaning with device = cpu, which always is deterministic");
     return DS_OK;
 }
 
 /* What moves data between hosts' memories does not reach a GPU's, and the other way round. */
 static ds_status transport_fits(const struct ds_rule_check *check)
 {
+    static const char keys[] = "parallel.transport run.device";
     const struct ds_config *c = check->config;
     const int is_nccl = c->parallel.transport == DS_TRANSPORT_NCCL;
 
     if (is_nccl && strcmp(c->run.device, "cpu") == 0)
-        REFUSE(check, "parallel", "transport", "= %s",
-               "nccl is between GPUs, device is cpu; nearest: auto");
+        REFUSE(check, "parallel", "transport", keys, "= %s", "nccl is between GPUs, device is cpu");
     if (!is_nccl && c->parallel.transport != DS_TRANSPORT_AUTO &&
         strcmp(c->run.device, "cuda") == 0)
-        REFUSE(check, "parallel", "transport",
-               "= %s is between the memories of cpu ranks, device is cuda; nearest: nccl",
+        REFUSE(check, "parallel", "transport", keys,
+               "= %s is between the memories of cpu ranks, device is cuda",
                c->parallel.transport == DS_TRANSPORT_SHM ? "shm" : "mpi");
+    return DS_OK;
+}
+
+static ds_status gpu_keys_fit(const struct ds_rule_check *check)
+{
+    const struct ds_config *c = check->config;
+
     if (c->parallel.gather != DS_GATHER_KERNEL && strcmp(c->run.device, "cpu") == 0)
-        REFUSE(check, "parallel", "gather", "= %s is between GPUs, device is cpu; nearest: kernel",
+        REFUSE(check, "parallel", "gather", "parallel.gather run.device",
+               "= %s is between GPUs, device is cpu",
                c->parallel.gather == DS_GATHER_SYMMETRIC ? "symmetric" : "copy_engine");
     if (c->run.share_device && strcmp(c->run.device, "cpu") == 0)
-        REFUSE(check, "run", "share_device", "= %s",
+        REFUSE(check, "run", "share_device", "run.share_device run.device", "= %s",
                "true is about GPUs, device is cpu, which ranks share anyway");
     return DS_OK;
 }
@@ -284,12 +294,11 @@ static ds_status trace_reads(const struct ds_rule_check *check)
     uint64_t first, last;
 
     if (text[0] != '\0' && !ds_trace_range_parse(text, &first, &last))
-        REFUSE(check, "log", "trace", "= '%s' must be first..last with 1 <= first <= last", text);
+        REFUSE(check, "log", "trace", NULL, "= '%s' must be first..last with 1 <= first <= last",
+               text);
     if (text[0] != '\0' && check->use == DS_CONFIG_TRAIN && first > check->config->train.steps)
-        REFUSE(check, "log", "trace",
-               "= '%s' begins after the last step, train.steps = %" PRIu64 "; nearest: %" PRIu64
-               "..%" PRIu64,
-               text, check->config->train.steps, check->config->train.steps,
+        REFUSE(check, "log", "trace", "log.trace",
+               "= '%s' begins after the last step, train.steps = %" PRIu64, text,
                check->config->train.steps);
     return DS_OK;
 }
@@ -302,51 +311,82 @@ static ds_status fault_is_known(const struct ds_rule_check *check)
     if (text[0] == '\0')
         return DS_OK;
     if (!ds_inject_parse(text, &inject))
-        REFUSE(check, "debug", "inject",
+        REFUSE(check, "debug", "inject", NULL,
                "= '%s' must be KIND:RANK:STEP with KIND hang, fail, kill or nan", text);
     if (inject.kind == DS_INJECT_NAN && inject.step == 0)
-        REFUSE(check, "debug", "inject", "= '%s': nothing is computed before step 1", text);
+        REFUSE(check, "debug", "inject", "debug.inject",
+               "= '%s': nothing is computed before step 1", text);
     if (check->rank_count > 0 && inject.rank >= check->rank_count)
-        REFUSE(check, "debug", "inject",
-               "= '%s' names rank %" PRIu64 " of %" PRIu64 "; nearest: rank %" PRIu64, text,
-               inject.rank, check->rank_count, check->rank_count - 1);
+        REFUSE(check, "debug", "inject", "debug.inject",
+               "= '%s' names rank %" PRIu64 " of %" PRIu64, text, inject.rank, check->rank_count);
     return DS_OK;
 }
 
-typedef ds_status (*rule)(const struct ds_rule_check *check);
+/* In the order in which they speak. */
+static const struct {
+    ds_status (*rule)(const struct ds_rule_check *check);
+    int is_quiet; /* ends badly by REFUSE alone; else it speaks itself, and no value of a key cures it */
+    int is_of_model; /* asked again when a folder has said what the model is */
+} rules[] = {{folder_or_shape, 0, 0},
+             {needed_keys_are_there, 0, 0},
+             {devices_fit, 1, 0},
+             {transport_fits, 1, 0},
+             {gpu_keys_fit, 1, 0},
+             {heads_fit, 1, 0},
+             {vocabulary_fits, 1, 0},
+             {sequence_fits, 1, 1},
+             {ds_rule_ranks, 1, 0},
+             {ds_rule_chunks, 1, 0},
+             {ds_rule_stages, 1, 1},
+             {ds_rule_tensor, 1, 1},
+             {ds_rule_sequence_parallel, 1, 0},
+             {ds_rule_batches, 1, 0},
+             {ds_rule_precision, 1, 0},
+             {ds_rule_zero, 1, 0},
+             {schedule_fits, 1, 0},
+             {lists_read, 0, 0},
+             {evaluations_have_data, 1, 0},
+             {sources_are_there, 0, 0},
+             {trace_reads, 1, 0},
+             {fault_is_known, 1, 0}};
 
-static const rule rules_of_keys[] = {folder_or_shape, needed_keys_are_there,
-                                     devices_fit,     transport_fits,
-                                     heads_fit,       vocabulary_fits};
-/* These end badly by REFUSE alone: they can be asked quietly. */
-static const rule rules_of_layouts[] = {sequence_fits,  ds_rule_ranks,   ds_rule_stages,
-                                        ds_rule_tensor, ds_rule_batches, ds_rule_precision,
-                                        ds_rule_zero};
-static const rule rules_of_times_and_texts[] = {schedule_fits, lists_read, data_fits, trace_reads,
-                                                fault_is_known};
-
-static ds_status obey(const rule *rules, size_t count, const struct ds_rule_check *check)
+ds_status ds_rules_ask(const struct ds_rule_check *check)
 {
-    for (size_t i = 0; i < count; i++)
-        DS_TRY(rules[i](check));
+    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
+        if (rules[i].is_quiet && rules[i].rule(check) != DS_OK) {
+            check->blame->rule = i;
+            return DS_ERR_CONFIG;
+        }
     return DS_OK;
 }
-#define OBEY(rules, check) obey(rules, sizeof(rules) / sizeof(rules)[0], check)
 
 ds_status ds_config_validate(const struct ds_config *config, enum ds_config_use use,
                              uint64_t rank_count)
 {
-    const struct ds_rule_check check = {config, use, rank_count, 0};
+    const struct ds_rule_check check = {.config = config, .use = use, .rank_count = rank_count};
 
-    DS_TRY(OBEY(rules_of_keys, &check));
-    DS_TRY(OBEY(rules_of_layouts, &check));
-    return OBEY(rules_of_times_and_texts, &check);
+    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
+        DS_TRY(rules[i].rule(&check));
+    return DS_OK;
+}
+
+ds_status ds_config_validate_model(const struct ds_config *config, enum ds_config_use use,
+                                   uint64_t rank_count, const struct ds_model_config *model)
+{
+    const struct ds_rule_check check = {
+        .config = config, .use = use, .rank_count = rank_count, .model = model};
+
+    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
+        if (rules[i].is_of_model)
+            DS_TRY(rules[i].rule(&check));
+    return DS_OK;
 }
 
 int ds_config_is_possible(const struct ds_config *config, enum ds_config_use use,
-                          uint64_t rank_count)
+                          uint64_t rank_count, const struct ds_model_config *model)
 {
-    const struct ds_rule_check check = {config, use, rank_count, 1};
+    struct ds_blame blame;
+    const struct ds_rule_check check = {config, use, rank_count, model, &blame};
 
-    return OBEY(rules_of_layouts, &check) == DS_OK;
+    return ds_rules_ask(&check) == DS_OK;
 }

@@ -12,6 +12,7 @@
 #define EVAL    DS_FIELD_EVAL_NEEDS
 #define PREPARE DS_FIELD_PREPARE_NEEDS
 #define MODEL   (DS_FIELD_FIXED | DS_FIELD_SHAPES_MODEL)
+#define FOLLOWS DS_FIELD_FOLLOWS
 
 static const struct ds_choice device_names[] = {{"auto", 0}, {"cpu", 0}, {"cuda", 0}, {NULL, 0}};
 static const struct ds_choice stream_modes[] = {
@@ -120,14 +121,14 @@ const struct ds_field ds_config_fields[] = {
     TEXT(model, path, FIXED, "Hugging Face folder to start from; empty: random weights in the shape of the keys below",
          "model_name_or_path base_model model_path hf_path model_name pretrained_model_name_or_path"),
     CHOICE(model, family, "llama", MODEL, families, "architecture of a new model", "model_type architecture arch"),
-    AUTO(model, vocab_size, MODEL, 1, DS_MODEL_VOCAB_MAX, "rows of the embedding; auto: the tokenizer's", "padded_vocab_size n_vocab num_embeddings"),
+    AUTO(model, vocab_size, MODEL | FOLLOWS, 1, DS_MODEL_VOCAB_MAX, "rows of the embedding; auto: the tokenizer's", "padded_vocab_size n_vocab num_embeddings"),
     COUNT(model, hidden_size, NULL, MODEL | TRAIN, 1, DS_MODEL_HIDDEN_MAX, "width of the model", "n_embd d_model dim embedding_size model_dim"),
-    COUNT(model, intermediate_size, NULL, MODEL | TRAIN, 1, DS_MODEL_INTERMEDIATE_MAX, "width inside the MLP", "ffn_hidden_size ffn_dim hidden_dim mlp_dim n_inner"),
+    COUNT(model, intermediate_size, NULL, MODEL | TRAIN, 1, DS_MODEL_INTERMEDIATE_MAX, "width inside the MLP; any number that parallel.tensor does not exceed", "ffn_hidden_size ffn_dim hidden_dim mlp_dim n_inner"),
     COUNT(model, num_hidden_layers, NULL, MODEL | TRAIN, 1, DS_MODEL_LAYERS_MAX, "decoder layers", "num_layers n_layer n_layers depth layers"),
     COUNT(model, num_attention_heads, NULL, MODEL | TRAIN, 1, DS_MODEL_HEADS_MAX, "query heads", "n_head n_heads num_heads heads"),
-    AUTO(model, num_key_value_heads, MODEL, 1, DS_MODEL_HEADS_MAX, "key and value heads; auto: as many as query heads", "num_query_groups n_kv_heads num_kv_heads n_kv_head kv_heads"),
-    AUTO(model, head_dim, MODEL, DS_MODEL_HEAD_DIM_MIN, DS_MODEL_HEAD_DIM_MAX, "width of a head; auto: 128 for qwen3, else hidden_size / num_attention_heads", "kv_channels head_size d_head"),
-    AUTO(model, max_position_embeddings, MODEL, 1, DS_MODEL_POSITIONS_MAX, "longest context the model is made for; auto: train.seq_length", "n_positions n_ctx block_size context_length max_seq_len"),
+    AUTO(model, num_key_value_heads, MODEL | FOLLOWS, 1, DS_MODEL_HEADS_MAX, "key and value heads; auto: as many as query heads", "num_query_groups n_kv_heads num_kv_heads n_kv_head kv_heads"),
+    AUTO(model, head_dim, MODEL | FOLLOWS, DS_MODEL_HEAD_DIM_MIN, DS_MODEL_HEAD_DIM_MAX, "width of a head; auto: 128 for qwen3, else hidden_size / num_attention_heads", "kv_channels head_size d_head"),
+    AUTO(model, max_position_embeddings, MODEL | FOLLOWS, 1, DS_MODEL_POSITIONS_MAX, "longest context the model is made for; auto: train.seq_length", "n_positions n_ctx block_size context_length max_seq_len"),
     REAL(model, rms_norm_eps, "1e-06", MODEL, 0, 1, "added under the root in RMSNorm", "norm_eps layernorm_epsilon norm_epsilon layer_norm_epsilon"),
     REAL(model, initializer_range, "0.02", MODEL, 0, DS_MODEL_INIT_RANGE_MAX, "standard deviation of new weights", "init_method_std init_std"),
     REAL(model, rope_theta, "10000", MODEL, 1, DS_MODEL_ROPE_THETA_MAX, "base of the rotary frequencies", "rotary_base rope_base"),
@@ -172,8 +173,8 @@ const struct ds_field ds_config_fields[] = {
     CHOICE(precision, gradients, "fp32", 0, states, "storage of the gradient that micro-batches add up", "grad_accum_dtype main_grads_dtype accumulate_allreduce_grads_in_fp32 data_types"),
     CHOICE(precision, reduce, "fp32", FIXED, states, "of a micro-batch's gradient on its way between ranks; added in fp32; bf16 not with compute = fp16", "reduce_dtype mixed_precision_reduce communication_data_type grad_reduce_in_fp32 grad_reduce_in_bf16"),
 
-    AUTO(parallel, data, 0, 1, RANKS_MAX, "ranks that see other samples; auto: all ranks left", "dp data_parallel_size data_parallel dp_size data_parallel_degree"),
-    AUTO(parallel, shard, 0, 1, RANKS_MAX, "of these, ranks that share out one copy of the states; auto: all", "shard_size fsdp_size data_parallel_shard_degree dp_shard hybrid_shard zero_hpz_partition_size"),
+    AUTO(parallel, data, FOLLOWS, 1, RANKS_MAX, "ranks that see other samples; auto: all ranks left", "dp data_parallel_size data_parallel dp_size data_parallel_degree"),
+    AUTO(parallel, shard, FOLLOWS, 1, RANKS_MAX, "of these, ranks that share out one copy of the states; auto: all", "shard_size fsdp_size data_parallel_shard_degree dp_shard hybrid_shard zero_hpz_partition_size"),
     COUNT(parallel, tensor, "1", 0, 1, RANKS_MAX, "ranks that share every matrix: they divide the heads", "tp tensor_parallel tensor_model_parallel_size tensor_parallel_degree tp_size autotp_size"),
     COUNT(parallel, pipeline, "1", 0, 1, RANKS_MAX, "stages: ranks that each hold some of the layers", "pp pipeline_parallel pipeline_model_parallel_size pipeline_parallel_degree pp_size num_stages"),
     COUNT(parallel, chunks, "1", 0, 1, RANKS_MAX, "runs of layers a stage holds; more than 1 with schedule = interleaved", "virtual_pipeline_model_parallel_size num_layers_per_virtual_pipeline_stage model_chunks pipeline_parallel_layers_per_stage"),
@@ -185,11 +186,11 @@ const struct ds_field ds_config_fields[] = {
 
     COUNT(zero, stage, "3", 0, 0, 3, "what shard ranks share out: 1 optimizer states, 2 and gradients, 3 and parameters", "zero_stage zero_optimization sharding_strategy"),
     CHOICE(zero, reshard_after_forward, "auto", 0, reshards, "stage 3, others gather none: give gathered parameters back after every use, or keep them until the step ends; auto: keep them where memory.device_limit shows that there is room", "fsdp_reshard_after_forward stage3_param_persistence_threshold stage3_max_live_parameters reshard fully_shard_reshard"),
-    AUTO(zero, window, 0, 1, 1048576, "stage 3: micro-batches that go through a layer while it is gathered: fewer gathers, more activations; auto: 1, or, with pipeline = 1, all that fit memory.device_limit", "stage3_max_reuse_distance"),
+    AUTO(zero, window, FOLLOWS, 1, 1048576, "stage 3: micro-batches that go through a layer while it is gathered: fewer gathers, more activations; auto: 1, or, with pipeline = 1, all that fit memory.device_limit", "stage3_max_reuse_distance"),
 
     AUTO(memory, device_limit, 0, 1, COUNT_MAX, "bytes of device memory a rank may take, in training and in an evaluation alone, on a GPU with what its driver and libraries take; auto: no limit but the device's", "max_device_memory gpu_memory_limit"),
     AUTO(memory, host_limit, 0, 1, COUNT_MAX, "bytes of pinned and other host memory a rank may take, in training and in an evaluation alone; auto: no limit", "max_host_memory cpu_memory_limit"),
-    AUTO(memory, logits, 0, 1, COUNT_MAX, "bytes of the logits that exist at a time: the head works through a micro-batch in chunks; auto: 1 GiB on a GPU, on the cpu what stays near its caches", "lm_head_chunks chunked_cross_entropy ce_chunk_size logits_chunk_size"),
+    AUTO(memory, logits, FOLLOWS, 1, COUNT_MAX, "bytes of the logits that exist at a time: the head works through a micro-batch in chunks; auto: 1 GiB on a GPU, on the cpu what stays near its caches", "lm_head_chunks chunked_cross_entropy ce_chunk_size logits_chunk_size"),
 
     COUNT(log, interval, "10", 0, 1, COUNT_MAX, "steps between lines on the console", "logging_steps log_interval log_freq log_every log_every_n_steps steps_per_print"),
 

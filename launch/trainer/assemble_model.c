@@ -105,27 +105,14 @@ static ds_status cut_stages(struct ds_trainer *t)
     return DS_OK;
 }
 
-/* What the rules between keys could not know of a folder's model; "" where keys say what it is. */
+/* What the rules between keys could not know of a folder's model. */
 static ds_status layout_fits(const struct ds_trainer *t, const struct ds_model_config *model)
 {
-    const struct ds_config *config = t->config;
-    const unsigned long long positions = model->max_position_embeddings;
-    const char *folder = config->model.path;
-    const char *colon = folder[0] ? ": " : "";
-    char why[DS_WHY_BYTES];
+    const int trains = t->options.mode == DS_TRAINER_TRAIN || t->options.mode == DS_TRAINER_PLAN;
 
-    if (!ds_model_may_share(model, (uint32_t)config->parallel.tensor, why, sizeof why))
-        return ds_config_refuse(config, "parallel", "tensor", "%s%s%s", why, colon, folder);
-    if (!ds_config_stages_fit(config, model->num_hidden_layers, t->options.world->size, why,
-                              sizeof why))
-        return ds_config_refuse(config, "parallel", "pipeline", "%s%s%s", why, colon, folder);
-    if (folder[0] && config->train.seq_length > model->max_position_embeddings)
-        return ds_config_refuse(config, "train", "seq_length",
-                                "= %llu is more than the model's max_position_embeddings = %llu; "
-                                "nearest: %llu: %s",
-                                (unsigned long long)config->train.seq_length, positions, positions,
-                                folder);
-    return DS_OK;
+    return ds_config_validate_model(t->config, trains ? DS_CONFIG_TRAIN : DS_CONFIG_EVAL,
+                                    t->options.world->size,
+                                    t->config->model.path[0] ? model : NULL);
 }
 
 /* ---- from keys or from a folder */

@@ -30,42 +30,25 @@ static int sizes_may_share(const struct ds_model_config *config, uint64_t tp_siz
     return config->intermediate_size >= tp_size && config->vocab_size >= tp_size;
 }
 
-/* The nearest sizes below and above that heads and sizes allow; 1 always is one. */
-static void name_nearest(const struct ds_model_config *config, uint32_t tp_size, char *to,
-                         size_t bytes)
-{
-    const uint64_t heads = config->num_attention_heads;
-    uint64_t below = tp_size < heads ? tp_size : heads, above = tp_size;
-
-    while (!heads_may_share(config, below) || !sizes_may_share(config, below))
-        below--;
-    while (above <= heads && !heads_may_share(config, above))
-        above++;
-    if (above <= heads && sizes_may_share(config, above))
-        snprintf(to, bytes, "%llu or %llu", (unsigned long long)below, (unsigned long long)above);
-    else
-        snprintf(to, bytes, "%llu", (unsigned long long)below);
-}
-
 int ds_model_may_share(const struct ds_model_config *config, uint32_t tp_size, char *why,
                        size_t bytes)
 {
     const uint64_t heads = config->num_attention_heads, groups = config->num_key_value_heads;
-    char nearest[64];
 
     if (heads_may_share(config, tp_size) && sizes_may_share(config, tp_size))
         return 1;
-    name_nearest(config, tp_size, nearest, sizeof nearest);
     if (!heads_may_share(config, tp_size))
         snprintf(why, bytes,
                  "= %u cannot share %llu query heads and %llu kv heads: it must divide the "
-                 "first, and divide the second or be a multiple of it; nearest: %s",
-                 tp_size, (unsigned long long)heads, (unsigned long long)groups, nearest);
+                 "first, and divide the second or be a multiple of it",
+                 tp_size, (unsigned long long)heads, (unsigned long long)groups);
     else
-        snprintf(why, bytes,
-                 "= %u is more than intermediate_size = %llu or vocab_size = %llu; nearest: %s",
-                 tp_size, (unsigned long long)config->intermediate_size,
-                 (unsigned long long)config->vocab_size, nearest);
+        snprintf(
+            why, bytes,
+            "= %u is more than intermediate_size = %llu or vocab_size = %llu: every rank has a "
+            "row at least",
+            tp_size, (unsigned long long)config->intermediate_size,
+            (unsigned long long)config->vocab_size);
     return 0;
 }
 

@@ -2,6 +2,7 @@
  * has its exact line, and what is printed reads back. */
 // link: launch
 // private: launch
+#include "advice.h"
 #include "capture.h"
 #include "config/config.h"
 #include "config/inject_text.h"
@@ -9,6 +10,7 @@
 
 #include "dstrain/random.h"
 
+#include <inttypes.h>
 #include <math.h>
 
 #define GOOD                                                                                       \
@@ -17,9 +19,11 @@
     "seq_length = 32\n"
 #define GOOD_LINES 13 /* what is appended begins in line 14 */
 
+enum { OVERRIDES_MAX = 48 };
+
 struct load {
     const char *text;
-    const char *overrides[12];
+    const char *overrides[OVERRIDES_MAX + 1];
     enum ds_config_use use;
     uint64_t rank_count;
     struct ds_config config;
@@ -32,7 +36,7 @@ static ds_status load(struct load *l)
     size_t count = 0;
     ds_status st;
 
-    while (count < 12 && l->overrides[count])
+    while (l->overrides[count])
         count++;
     capture_begin(&l->capture);
     st = ds_config_parse("c.ini", l->text, strlen(l->text), l->overrides, count, &l->config);
@@ -571,7 +575,7 @@ static const struct {
      "[train]\nsteps = 1\nglobal_batch_size = 1\nseq_length = 1\n[parallel]\ntransport = mpi\n",
      0,
      SAYS("c.ini:13: [parallel] transport = mpi is between the memories of cpu ranks, device is "
-          "cuda; nearest: nccl"),
+          "cuda; nearest: auto"),
      1, 0},
     {0,
      "[run]\ndir = r\ndevice = cpu\n[model]\npath = m\n[data]\ntrain = a\n"
@@ -586,7 +590,7 @@ static const struct {
      "[train]\nsteps = 1\nglobal_batch_size = 1\nseq_length = 1\n",
      0,
      SAYS("c.ini:4: [run] share_device = true is about GPUs, device is cpu, which ranks share "
-          "anyway"),
+          "anyway; nearest: false"),
      1, 0},
     {"", 0, "model.hidden_size=4100",
      SAYS(
@@ -618,12 +622,12 @@ static const struct {
     {"", 0, "parallel.shard=3",
      SAYS("command line: [parallel] shard = 3 must divide data = 4; nearest: 2"), 4, 0},
     {"[parallel]\npipeline = 2\n", 0, "parallel.tensor=3",
-     SAYS("command line: [parallel] tensor = 3 times pipeline = 2 must divide the 4 ranks of "
-          "this launch; nearest: tensor = 2, or run under mpirun -n 6"),
+     SAYS("command line: [parallel] tensor = 3 times pipeline = 2 must divide the 4 ranks of this "
+          "launch; nearest: tensor = 2"),
      4, 0},
     {"[parallel]\ndata = 3\ntensor = 4\n", 0, 0,
      SAYS("c.ini:16: [parallel] tensor = 4 times pipeline = 1 must divide the 6 ranks of this "
-          "launch; nearest: tensor = 1 and pipeline = 3, or run under mpirun -n 12"),
+          "launch; nearest: tensor = 2 and [train] global_batch_size = 9"),
      6, 0},
     {"[parallel]\npipeline = 4\n", 0, 0,
      SAYS("c.ini:15: [parallel] pipeline = 4 must divide the 6 ranks of this launch; nearest: "
@@ -641,13 +645,12 @@ static const struct {
      2, 0},
     {"[parallel]\npipeline = 8\n", 0, 0,
      SAYS("c.ini:15: [parallel] pipeline = 8 times chunks = 1 is more than the 4 blocks of the "
-          "model "
-          "(2 layers, embedding, head); nearest: pipeline = 4"),
+          "model (2 layers, embedding, head); nearest: 4"),
      8, 0},
     {"[parallel]\ntensor = 3\n", 0, 0,
      SAYS("c.ini:15: [parallel] tensor = 3 cannot share 4 query heads and 4 kv heads: it must "
-          "divide "
-          "the first, and divide the second or be a multiple of it; nearest: 2 or 4"),
+          "divide the first, and divide the second or be a multiple of it; nearest: tensor = 1 and "
+          "[train] global_batch_size = 9"),
      3, 0},
     {"[parallel]\ntensor = 2\nsequence_parallel = true\n", 0, "train.seq_length=31",
      SAYS("c.ini:16: [parallel] sequence_parallel = true needs micro_batch_size * seq_length = 1 * "
@@ -656,7 +659,7 @@ static const struct {
      2, 0},
     {"[precision]\nmaster = none\n", 0, 0,
      SAYS("c.ini:15: [precision] master = none is for compute = bf16, but compute = fp32; nearest: "
-          "master = fp32"),
+          "fp32"),
      1, 0},
     {"[precision]\ncompute = fp16\nreduce = bf16\n", 0, 0,
      SAYS("c.ini:16: [precision] reduce = bf16 does not go with compute = fp16, whose gradients "
@@ -669,15 +672,15 @@ static const struct {
      1, 0},
     {"[parallel]\npipeline = 8\n", 0, "model.num_hidden_layers=3",
      SAYS("c.ini:15: [parallel] pipeline = 8 times chunks = 1 is more than the 5 blocks of the "
-          "model (3 layers, embedding, head); nearest: pipeline = 4"),
+          "model (3 layers, embedding, head); nearest: 4"),
      8, 0},
     {"[parallel]\npipeline = 4\nschedule = interleaved\nchunks = 10\n", 0, 0,
      SAYS("c.ini:15: [parallel] pipeline = 4 times chunks = 10 is more than the 4 blocks of the "
-          "model (2 layers, embedding, head); nearest: pipeline = 2 and chunks = 2"),
+          "model (2 layers, embedding, head); nearest: chunks = 1 and schedule = 1f1b"),
      4, 0},
     {"[parallel]\npipeline = 3\nschedule = interleaved\nchunks = 2\n", 0, 0,
      SAYS("c.ini:15: [parallel] pipeline = 3 times chunks = 2 is more than the 4 blocks of the "
-          "model (2 layers, embedding, head); nearest: pipeline = 1 and chunks = 1"),
+          "model (2 layers, embedding, head); nearest: chunks = 1 and schedule = 1f1b"),
      3, 0},
     {"[parallel]\ntensor = 4\nsequence_parallel = true\n", 0, "train.seq_length=30",
      SAYS("c.ini:16: [parallel] sequence_parallel = true needs micro_batch_size * seq_length = 1 * "
@@ -685,7 +688,7 @@ static const struct {
      4, 0},
     {"[parallel]\ntensor = 65536\npipeline = 65536\n", 0, 0,
      SAYS("c.ini:15: [parallel] tensor = 65536 times pipeline = 65536 must divide the 4 ranks of "
-          "this launch; nearest: tensor = 4 and pipeline = 1, or run under mpirun -n 4294967296"),
+          "this launch; nearest: tensor = 4 and pipeline = 1"),
      4, 0},
     {"", 0, "train.global_batch_size=15",
      SAYS("command line: [train] global_batch_size = 15 must be a multiple of micro_batch_size * "
@@ -718,11 +721,11 @@ static const struct {
      1, 0},
     {"[schedule]\nkind = wsd\nwarmup_steps = 10\ndecay_steps = 2\n", 0, 0,
      SAYS("c.ini:17: [schedule] decay_steps = 2 does not fit behind warmup_steps: 10 + 2 > [train] "
-          "steps = 10; nearest: decay_steps = 1 and warmup_steps = 9"),
+          "steps = 10; nearest: warmup_steps = 8"),
      1, 0},
     {"[schedule]\nkind = wsd\nwarmup_steps = 4\ndecay_steps = 7\n", 0, 0,
      SAYS("c.ini:17: [schedule] decay_steps = 7 does not fit behind warmup_steps: 4 + 7 > [train] "
-          "steps = 10; nearest: decay_steps = 6"),
+          "steps = 10; nearest: 6"),
      1, 0},
     {"", 0, "schedule.min_learning_rate=1",
      SAYS("command line: [schedule] min_learning_rate = 1 is larger than [optimizer] learning_rate "
@@ -753,9 +756,11 @@ static const struct {
           "or nan"),
      1, 0},
     {"[debug]\ninject = hang:2:5\n", 0, 0,
-     SAYS("c.ini:15: [debug] inject = 'hang:2:5' names rank 2 of 2; nearest: rank 1"), 2, 0},
+     SAYS("c.ini:15: [debug] inject = 'hang:2:5' names rank 2 of 2; nearest: hang:1:5"), 2, 0},
     {"[debug]\ninject = nan:0:0\n", 0, 0,
-     SAYS("c.ini:15: [debug] inject = 'nan:0:0': nothing is computed before step 1"), 1, 0},
+     SAYS("c.ini:15: [debug] inject = 'nan:0:0': nothing is computed before step 1; nearest: "
+          "nan:0:1"),
+     1, 0},
 };
 
 static void errors_name_place_key_and_remedy(void **state)
@@ -775,70 +780,188 @@ static void errors_name_place_key_and_remedy(void **state)
     }
 }
 
-/* "[train] global_batch_size = 8 ...; nearest: 9" as an override of the configuration that was refused; the
- * place of an earlier one of the same key. */
-static void take_advice(struct load *l, char overrides[12][128], const char *section,
-                        const char *key, const char *value)
+/* All that a refusal advises, taken as it is said: nothing is left to complain about. */
+static void assert_advice_holds(const struct load *refused)
 {
-    const size_t name = (size_t)snprintf(overrides[11], 128, "%s.%s=", section, key);
-    size_t i = 0;
+    const struct advice advice = advice_read(refused->said);
+    struct load l = {.text = refused->text, .use = refused->use, .rank_count = refused->rank_count};
+    size_t count = 0;
 
-    while (l->overrides[i] && strncmp(l->overrides[i], overrides[11], name) != 0)
-        i++;
-    assert_true(i < 11);
-    snprintf(overrides[i], 128, "%s.%s=%s", section, key, value);
-    l->overrides[i] = overrides[i];
-}
-
-/* All that a refusal advises: "4", "2 or 4", "data = 2, or run ...", "tensor = 1 and pipeline = 3" */
-static void take_all_advice(struct load *l, char overrides[12][128])
-{
-    char section[32], key[64], name[64], value[64], said[1024];
-    char *end, *at, *next;
-
-    snprintf(said, sizeof said, "%s", l->said);
-    assert_int_equal(sscanf(strchr(said, '['), "[%31[a-z]] %63s", section, key), 2);
-    at = strstr(said, "; nearest: ");
-    if (!at)
-        fail_msg("no nearest: %s", said);
-    at += strlen("; nearest: ");
-    end = strstr(at, " or ");
-    if (end)
-        *(end[-1] == ',' ? end - 1 : end) = '\0';
-    for (; at; at = next) {
-        next = strstr(at, " and ");
-        if (next) {
-            *next = '\0';
-            next += strlen(" and ");
-        }
-        if (sscanf(at, "%63s = %63s", name, value) == 2)
-            take_advice(l, overrides, section, name, value);
-        else
-            take_advice(l, overrides, section, key, at);
+    if (advice.is_partial || advice.count + advice.ranks == 0)
+        fail_msg("this is no advice: %s", refused->said);
+    for (; refused->overrides[count]; count++)
+        l.overrides[count] = refused->overrides[count];
+    if (advice.ranks > 0) {
+        l.rank_count = advice.ranks;
+        if (load(&l) != DS_OK)
+            fail_msg("%s\nand on so many ranks: %s", refused->said, l.said);
+        l.rank_count = refused->rank_count;
     }
+    for (size_t i = 0; i < advice.count; i++)
+        count = advice_take(l.overrides, count, advice.changes[i]);
+    if (advice.count > 0 && load(&l) != DS_OK)
+        fail_msg("%s\nand with that: %s", refused->said, l.said);
 }
 
-/* What names the nearest possible value is no riddle: who takes it, a few times if need be, has a
- * configuration that holds. */
 static void advice_that_is_taken_ends_in_a_good_configuration(void **state)
 {
     (void)state;
     for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++) {
-        char text[4096], overrides[12][128] = {{0}};
+        char text[4096];
         struct load l = {.text = text, .use = errors[i].use, .rank_count = errors[i].rank_count};
-        int taken = 0;
 
-        if (!strstr(errors[i].said, "nearest: ") || strstr(errors[i].said, "[debug]"))
+        if (!strstr(errors[i].said, "nearest: "))
             continue;
         snprintf(text, sizeof text, "%s%s", errors[i].whole ? errors[i].whole : GOOD,
                  errors[i].text ? errors[i].text : "");
         l.overrides[0] = errors[i].override;
-        while (load(&l) != DS_OK) {
-            if (taken++ == 4)
-                fail_msg("%s\nand after all advice: %s", errors[i].said, l.said);
-            take_all_advice(&l, overrides);
+        assert_int_equal(load(&l), DS_ERR_CONFIG);
+        assert_advice_holds(&l);
+    }
+}
+
+/* ---- a walk: one key of a valid configuration is changed, and what is then advised holds */
+
+static const struct {
+    const char *key;
+    const char *values[12];
+} walked[] = {
+    {"run.device", {"auto", "cpu", "cuda"}},
+    {"run.cpu_streams", {"inline", "deferred"}},
+    {"run.deterministic", {"auto", "true", "false"}},
+    {"run.share_device", {"false", "true"}},
+    {"model.family", {"llama", "qwen2", "qwen3"}},
+    {"model.vocab_size", {"auto", "259", "300", "100"}},
+    {"model.hidden_size", {"64", "48", "60", "24", "72", "96"}},
+    {"model.intermediate_size", {"128", "100", "7", "3", "2"}},
+    {"model.num_hidden_layers", {"1", "2", "3", "4", "6", "10", "14"}},
+    {"model.num_attention_heads", {"1", "2", "3", "4", "5", "6", "8", "12"}},
+    {"model.num_key_value_heads", {"auto", "1", "2", "3", "4", "6", "8", "12"}},
+    {"model.head_dim", {"auto", "4", "7", "16"}},
+    {"model.max_position_embeddings", {"auto", "16", "31", "32", "64"}},
+    {"data.eval", {"", "e.txt"}},
+    {"train.steps", {"3", "5", "10", "20"}},
+    {"train.global_batch_size", {"1", "4", "6", "8", "12", "13", "16", "24", "48"}},
+    {"train.micro_batch_size", {"1", "2", "3", "4"}},
+    {"train.seq_length", {"15", "16", "30", "31", "32", "64"}},
+    {"train.eval_interval", {"0", "5"}},
+    {"schedule.kind", {"constant", "linear", "cosine", "wsd"}},
+    {"schedule.warmup_steps", {"0", "2", "4", "10", "12"}},
+    {"schedule.decay_steps", {"0", "1", "3", "10"}},
+    {"schedule.min_learning_rate", {"0", "1e-4", "1"}},
+    {"optimizer.learning_rate", {"1e-3", "5e-5"}},
+    {"precision.compute", {"fp32", "bf16", "fp16"}},
+    {"precision.master", {"fp32", "remainder16", "none"}},
+    {"precision.reduce", {"fp32", "bf16"}},
+    {"parallel.data", {"auto", "1", "2", "3", "4", "8"}},
+    {"parallel.shard", {"auto", "1", "2", "3", "4"}},
+    {"parallel.tensor", {"1", "2", "3", "4", "6", "8"}},
+    {"parallel.pipeline", {"1", "2", "3", "4", "6", "8"}},
+    {"parallel.chunks", {"1", "2", "3", "4"}},
+    {"parallel.schedule", {"gpipe", "1f1b", "interleaved", "zero_bubble"}},
+    {"parallel.sequence_parallel", {"false", "true"}},
+    {"parallel.transport", {"auto", "shm", "mpi", "nccl"}},
+    {"parallel.gather", {"kernel", "symmetric", "copy_engine"}},
+    {"zero.stage", {"0", "1", "2", "3"}},
+    {"zero.window", {"auto", "1", "2", "4", "9"}},
+    {"log.trace", {"", "1..2", "4..4", "8..9"}},
+    {"debug.inject", {"", "hang:1:2", "nan:3:4"}},
+};
+enum { WALKED = sizeof walked / sizeof *walked };
+
+struct walk {
+    struct load load;
+    char changes[WALKED][128];
+    uint64_t seed, drawn;
+};
+
+static uint64_t walk_draw(struct walk *w, uint64_t bound)
+{
+    return ds_random_below(ds_random_of(w->seed, DS_RANDOM_TEST, 5), w->drawn++, bound);
+}
+
+/* A key and a value at random on top; 0: refused, and `w` holds the refusal. */
+static int walk_step(struct walk *w)
+{
+    const size_t row = walk_draw(w, WALKED);
+    size_t values = 0, count = 0;
+
+    while (values < 12 && walked[row].values[values])
+        values++;
+    while (w->load.overrides[count])
+        count++;
+    snprintf(w->changes[row], sizeof w->changes[row], "%s=%s", walked[row].key,
+             walked[row].values[walk_draw(w, values)]);
+    if (count < OVERRIDES_MAX)
+        advice_take(w->load.overrides, count, w->changes[row]);
+    return load(&w->load) == DS_OK;
+}
+
+/* A valid configuration, `length` keys from the one that everybody knows. */
+static void walk_begin(struct walk *w, size_t length)
+{
+    static const uint64_t ranks[] = {1, 2, 3, 4, 4, 6, 7, 8, 8, 12, 16};
+
+    w->load = (struct load){.text = GOOD};
+    w->load.overrides[0] = "train.global_batch_size=48";
+    do
+        w->load.rank_count = ranks[walk_draw(w, sizeof ranks / sizeof *ranks)];
+    while (load(&w->load) != DS_OK);
+    for (size_t i = 0; i < length; i++) {
+        struct walk before = *w;
+        if (!walk_step(w)) {
+            const uint64_t drawn = w->drawn;
+            *w = before;
+            w->drawn = drawn;
         }
     }
+}
+/* Of a count that is named no nearer one would do. */
+static void assert_nothing_is_nearer(const struct load *refused)
+{
+    const struct advice advice = advice_read(refused->said);
+    char section[64], key[64], change[128];
+    uint64_t named;
+
+    if (advice.count != 1 ||
+        sscanf(advice.changes[0], "%63[a-z].%63[a-z_]=%" SCNu64, section, key, &named) != 3)
+        return;
+    const struct ds_field *field = ds_field_find(section, key);
+    if (field->kind != DS_FIELD_COUNT && field->kind != DS_FIELD_AUTO)
+        return;
+    const uint64_t was =
+        *(const uint64_t *)(const void *)((const char *)&refused->config + field->offset);
+    const uint64_t far = was > named ? was - named : named - was;
+    for (uint64_t v = was > far ? was - far + 1 : 1; v < was + far && far < 100; v++) {
+        struct load l = *refused;
+        size_t count = 0;
+        snprintf(change, sizeof change, "%s.%s=%" PRIu64, section, key, v);
+        while (l.overrides[count])
+            count++;
+        advice_take(l.overrides, count, change);
+        if (load(&l) == DS_OK)
+            fail_msg("%s\nbut %s is nearer", refused->said, change);
+    }
+}
+
+static void advice_about_any_one_key_holds_and_is_the_nearest(void **state)
+{
+    static struct walk w;
+    const int turns = test_is_long() ? 20000 : 600;
+    int refused = 0;
+
+    (void)state;
+    w.seed = test_seed("walk");
+    for (int i = 0; i < turns; i++) {
+        walk_begin(&w, walk_draw(&w, 30));
+        if (walk_step(&w))
+            continue;
+        refused++;
+        assert_advice_holds(&w.load);
+        assert_nothing_is_nearer(&w.load);
+    }
+    printf("%d of %d changes of one key are refused\n", refused, turns);
+    assert_true(refused * 10 > turns);
 }
 
 static void long_values_are_cut_in_messages_and_too_long_ones_refused(void **state)
@@ -952,6 +1075,7 @@ int main(void)
         cmocka_unit_test(reals_are_read_whole_and_exactly),
         cmocka_unit_test(errors_name_place_key_and_remedy),
         cmocka_unit_test(advice_that_is_taken_ends_in_a_good_configuration),
+        cmocka_unit_test(advice_about_any_one_key_holds_and_is_the_nearest),
         cmocka_unit_test(long_values_are_cut_in_messages_and_too_long_ones_refused),
         cmocka_unit_test(the_command_line_overrides_the_file_once),
         cmocka_unit_test(a_fault_reads_whole_or_not_at_all),

@@ -1,7 +1,7 @@
 // link: launch
 // private: launch
-/* What a refusal names as a remedy is one: the configuration with that key changed loads, and fits; and all
- * keys that would do are named. What is left to the plan becomes the fewest gathers that fit. */
+/* What a refusal names as a remedy is one: the configuration with that key changed, and with what is said to
+ * change with it, loads, and fits; and all keys that would do are named. What is left to the plan becomes the fewest gathers that fit. */
 #include "test.h"
 
 #include "capture.h"
@@ -42,21 +42,39 @@ static int is_same_key(const char *a, const char *b)
     return length == strcspn(b, "=") && strncmp(a, b, length) == 0;
 }
 
-/* `change` on top of the setup; 0: refused, quietly. Rows of a safetensors file have the length that they have:
- * the data would refuse another. */
+enum { CHANGES_MAX = 3 };
+
+/* "a.b=1 c.d=2", cut into its changes */
+static size_t cut_changes(const char *change, char to[CHANGES_MAX][64])
+{
+    size_t count = 0;
+
+    for (; *change; change += strcspn(change, " "), change += *change == ' ')
+        snprintf(to[count++], sizeof to[0], "%.*s", (int)strcspn(change, " "), change);
+    return count;
+}
+
+/* `change` (NULL: none; or several, with blanks between) on top of the setup; 0: refused, quietly. Rows of a
+ * safetensors file have the length that they have: the data would refuse another. */
 static int load(const struct setup *setup, const char *change, uint64_t limit,
                 struct ds_config *config)
 {
-    const char *overrides[OVERRIDES_MAX + 1];
+    const char *overrides[OVERRIDES_MAX + CHANGES_MAX];
+    char changes[CHANGES_MAX][64];
+    const size_t changed = cut_changes(change ? change : "", changes);
     struct capture capture;
     size_t count = 0;
     ds_status st;
 
-    for (int i = 0; setup->overrides[i]; i++)
-        if (!change || !is_same_key(setup->overrides[i], change))
+    for (int i = 0; setup->overrides[i]; i++) {
+        int is_kept = 1;
+        for (size_t k = 0; k < changed; k++)
+            is_kept &= !is_same_key(setup->overrides[i], changes[k]);
+        if (is_kept)
             overrides[count++] = setup->overrides[i];
-    if (change)
-        overrides[count++] = change;
+    }
+    for (size_t k = 0; k < changed; k++)
+        overrides[count++] = changes[k];
     capture_begin(&capture);
     st = ds_config_parse("c.ini", base_text, sizeof base_text - 1, overrides, count, config);
     if (st == DS_OK) {
@@ -120,6 +138,37 @@ static int64_t position(const struct ds_config *config, int lever)
     return positions[lever];
 }
 
+static int is_written(const struct setup *setup, const char *key)
+{
+    for (int i = 0; setup->overrides[i]; i++)
+        if (is_same_key(setup->overrides[i], key))
+            return 1;
+    return 0;
+}
+
+/* The change, and where it is refused, with ranks for data that leave as many as there are, where they are
+ * written; then with shards of all of them. */
+static int load_counted_again(const struct setup *setup, const char *change,
+                              struct ds_config *config)
+{
+    char with[160];
+    size_t used = (size_t)snprintf(with, sizeof with, "%s", change);
+
+    if (load(setup, change, DS_AUTO, config))
+        return 1;
+    const uint64_t model_ranks = config->parallel.tensor * config->parallel.pipeline;
+    const unsigned long long data = setup->ranks / model_ranks;
+    if (setup->ranks % model_ranks != 0)
+        return 0;
+    if (is_written(setup, "parallel.data"))
+        used += (size_t)snprintf(with + used, sizeof with - used, " parallel.data=%llu", data);
+    if (load(setup, with, DS_AUTO, config))
+        return 1;
+    if (is_written(setup, "parallel.shard"))
+        snprintf(with + used, sizeof with - used, " parallel.shard=%llu", data);
+    return load(setup, with, DS_AUTO, config);
+}
+
 /* Of each lever what its best value takes; UINT64_MAX: none is possible, or none is better. */
 static void pull_all(const struct setup *setup, const struct ds_config *from, uint64_t base,
                      uint64_t *best)
@@ -131,7 +180,8 @@ static void pull_all(const struct setup *setup, const struct ds_config *from, ui
         best[i] = UINT64_MAX;
         for (int v = 0; v < VALUES_MAX && levers[i].values[v]; v++) {
             snprintf(change, sizeof change, "%s=%s", levers[i].key, levers[i].values[v]);
-            if (!load(setup, change, DS_AUTO, &config) || position(&config, i) <= position(from, i))
+            if (!load_counted_again(setup, change, &config) ||
+                position(&config, i) <= position(from, i))
                 continue;
             const uint64_t bytes = worst_bytes(&config, setup->ranks);
             if (bytes < base && bytes < best[i])
@@ -140,52 +190,85 @@ static void pull_all(const struct setup *setup, const struct ds_config *from, ui
     }
 }
 
-/* The value that a refusal names as fitting, "KEY = VALUE: TOTAL" without "too much"; 0: none. */
-static int find_remedy(const char *said, const char *key, char *change, char *total, size_t bytes)
+/* "a.b = 1 with c.d = 2 and e.f = 3" as "a.b=1 c.d=2 e.f=3" */
+static void read_changes(const char *text, size_t length, char *to, size_t bytes)
 {
-    const size_t length = strlen(key);
+    char word[4][64];
+    size_t used = 0;
 
-    for (const char *line = strstr(said, key); line; line = strstr(line + 1, key)) {
-        const char *end = strchr(line, '\n'), *colon = strchr(line, ':');
-        const char *bad = strstr(line, "too much");
-        if (strncmp(line + length, " = ", 3) != 0 || !colon || (bad && (!end || bad < end)))
-            continue;
-        snprintf(change, bytes, "%s=%.*s", key, (int)(colon - line - (long)length - 3),
-                 line + length + 3);
-        snprintf(total, bytes, "%.*s", (int)strcspn(colon + 2, "\n"), colon + 2);
-        return 1;
+    for (const char *at = text; at < text + length; at += strlen(word[3]) + 1) {
+        assert_int_equal(sscanf(at, "%63s = %63[^ :]", word[0], word[1]), 2);
+        used +=
+            (size_t)snprintf(to + used, bytes - used, "%s%s=%s", used ? " " : "", word[0], word[1]);
+        snprintf(word[3], sizeof word[3], "%s = %s", word[0], word[1]);
+        if (strncmp(at + strlen(word[3]), " with ", 6) == 0)
+            at += 5;
+        else if (strncmp(at + strlen(word[3]), " and ", 5) == 0)
+            at += 4;
     }
-    return 0;
 }
 
+/* The line of `said`, or one behind it, that names what fits: "  KEY = VALUE: TOTAL" without "too much", as
+ * changes and total; NULL: no more. */
+static const char *next_remedy(const char *said, char *change, char *total, size_t bytes)
+{
+    for (const char *line = strstr(said, "\n  "), *end; line; line = end) {
+        const char *equals = strstr(line + 1, " = "), *colon = strchr(line, ':');
+        const char *bad = strstr(line, "too much");
+        end = strstr(line + 1, "\n");
+        if (!end)
+            end = line + strlen(line);
+        if (!equals || !colon || equals > end || colon > end || (bad && bad < end)) {
+            end = strstr(line + 1, "\n  ");
+            continue;
+        }
+        read_changes(line + 3, (size_t)(colon - line - 3), change, bytes);
+        snprintf(total, bytes, "%.*s", (int)(end - colon - 2), colon + 2);
+        return end;
+    }
+    return NULL;
+}
+
+/* What is named as fitting loads, fits, and takes what is said. */
+static void assert_fits(const struct setup *setup, uint64_t limit, const char *change,
+                        const char *total, const char *said)
+{
+    static struct ds_config config;
+    char takes[64];
+
+    if (!load(setup, change, limit, &config) || settle_and_check(&config, setup->ranks) != DS_OK)
+        fail_msg("%s, limit %llu: %s does not fit\n%s", setup->what, (unsigned long long)limit,
+                 change, said);
+    ds_console_bytes(worst_bytes(&config, setup->ranks), takes, sizeof takes);
+    if (strcmp(total, takes) != 0) /* as the run settles it */
+        fail_msg("%s, limit %llu: %s takes %s\n%s", setup->what, (unsigned long long)limit, change,
+                 takes, said);
+}
+
+/* The keys that alone make it fit are named, and no others. */
 static void assert_remedies(const struct setup *setup, uint64_t limit, const uint64_t *best)
 {
     static struct ds_config config;
     struct capture capture;
-    char change[64], total[64], takes[64], said[sizeof capture.text];
+    char change[160], total[160], said[sizeof capture.text];
+    int is_named[LEVERS] = {0};
 
     assert_true(load(setup, NULL, limit, &config));
     capture_begin(&capture);
     const ds_status st = settle_and_check(&config, setup->ranks);
     snprintf(said, sizeof said, "%s", capture_end(&capture));
     assert_int_equal(st, DS_ERR_CONFIG);
-    for (int i = 0; i < LEVERS; i++) {
-        const int is_named = find_remedy(said, levers[i].key, change, total, sizeof change);
-        if (is_named != (best[i] <= limit))
-            fail_msg("%s, limit %llu: %s is %snamed, its best takes %llu\n%s", setup->what,
-                     (unsigned long long)limit, levers[i].key, is_named ? "" : "not ",
-                     (unsigned long long)best[i], said);
-        if (!is_named)
-            continue;
-        if (!load(setup, change, limit, &config) ||
-            settle_and_check(&config, setup->ranks) != DS_OK)
-            fail_msg("%s, limit %llu: %s does not fit\n%s", setup->what, (unsigned long long)limit,
-                     change, said);
-        ds_console_bytes(worst_bytes(&config, setup->ranks), takes, sizeof takes);
-        if (strcmp(total, takes) != 0) /* as the run settles it */
-            fail_msg("%s, limit %llu: %s takes %s\n%s", setup->what, (unsigned long long)limit,
-                     change, takes, said);
+    for (const char *at = said; (at = next_remedy(at, change, total, sizeof change));) {
+        assert_fits(setup, limit, change, total, said);
+        for (int i = 0; i < LEVERS; i++)
+            is_named[i] |= is_same_key(change, levers[i].key) &&
+                           !strstr(change, " train.activation_checkpointing=");
     }
+    for (int i = 0; i < LEVERS; i++)
+        if (is_named[i] != (best[i] <= limit))
+            fail_msg("%s, limit %llu: %s is %snamed, its best takes %llu\n%s", setup->what,
+                     (unsigned long long)limit, levers[i].key, is_named[i] ? "" : "not ",
+                     (unsigned long long)best[i], said);
 }
 
 #define ONE_LAYER  "model.num_hidden_layers=1"
@@ -223,6 +306,11 @@ static const struct setup setups[] = {
     {"auto", 8, {"zero.reshard_after_forward=auto", "zero.window=auto"}},
     {"auto window", 4, {"zero.window=auto", "train.micro_batch_size=2"}},
     {"auto, stage 2", 8, {"zero.reshard_after_forward=auto", "zero.stage=2"}},
+    {"written data", 8, {"parallel.data=8", "zero.stage=0"}},
+    {"written data and tensor", 8, {"parallel.data=4", "parallel.tensor=2", "zero.stage=1"}},
+    {"written shard", 8, {"parallel.shard=8", "zero.stage=1", ROWS}},
+    {"written data and shard", 8, {"parallel.data=8", "parallel.shard=8", ROWS}},
+    {"written data, half of it a shard", 8, {"parallel.data=8", "parallel.shard=4"}},
 };
 
 /* At every limit at which a lever begins to do: exactly those that do. */
