@@ -11,6 +11,9 @@
 #include "ranks.h"
 #include "tiny_run.h"
 
+#include <setjmp.h>
+#include <signal.h>
+
 static struct ds_plan_question question_of(const struct ds_config *config, uint32_t ranks)
 {
     return (struct ds_plan_question){
@@ -245,6 +248,8 @@ static void assert_fits(const struct setup *setup, uint64_t limit, const char *c
                  takes, said);
 }
 
+static int pairs_seen; /* where no key alone would do */
+
 /* The keys that alone make it fit are named, and no others. */
 static void assert_remedies(const struct setup *setup, uint64_t limit, const uint64_t *best)
 {
@@ -259,10 +264,11 @@ static void assert_remedies(const struct setup *setup, uint64_t limit, const uin
     snprintf(said, sizeof said, "%s", capture_end(&capture));
     assert_int_equal(st, DS_ERR_CONFIG);
     for (const char *at = said; (at = next_remedy(at, change, total, sizeof change));) {
+        const int is_pair = strstr(change, " train.activation_checkpointing=") != NULL;
         assert_fits(setup, limit, change, total, said);
+        pairs_seen += is_pair;
         for (int i = 0; i < LEVERS; i++)
-            is_named[i] |= is_same_key(change, levers[i].key) &&
-                           !strstr(change, " train.activation_checkpointing=");
+            is_named[i] |= !is_pair && is_same_key(change, levers[i].key);
     }
     for (int i = 0; i < LEVERS; i++)
         if (is_named[i] != (best[i] <= limit))
@@ -279,6 +285,7 @@ static void assert_remedies(const struct setup *setup, uint64_t limit, const uin
 static const struct setup setups[] = {
     {"micro-batch", 1, {RECOMPUTES, ROWS, "train.micro_batch_size=4"}},
     {"recomputation", 1, {ROWS}},
+    {"a pair", 1, {ROWS, "train.micro_batch_size=4"}},
     {"stage", 8, {RECOMPUTES, ROWS, ONE_HEAD, "parallel.schedule=interleaved", "zero.stage=1"}},
     {"tensor", 2, {RECOMPUTES, ROWS, ONE_LAYER, "model.intermediate_size=4096"}},
     {"pipeline", 4, {RECOMPUTES, ROWS, ONE_HEAD}},
@@ -341,6 +348,7 @@ static void exactly_the_keys_that_make_a_run_fit_are_named(void **state)
     for (int i = 0; i < LEVERS; i++)
         if (!alone[i])
             fail_msg("nowhere is %s the only one", levers[i].key);
+    assert_true(pairs_seen > 0);
 }
 
 static void a_limit_of_one_byte_less_is_refused_with_its_size(void **state)
@@ -467,6 +475,64 @@ static void the_worst_role_is_one_that_does_not_fit(void **state)
     config.memory.host_limit = ds_plan_host_bytes(&roles[0]);
     assert_ok(ds_plan_worst(&question, &worst, &role));
     assert_int_equal(role, 1);
+}
+
+/* More than a process has addresses for is counted all the same, to the byte: the states of all parameters. */
+static void a_plan_has_no_limit_of_addresses(void **state)
+{
+    static const struct setup setup = {
+        "giant",
+        1,
+        {"model.hidden_size=1048576", "model.intermediate_size=16777216",
+         "model.num_attention_heads=1024", "model.num_key_value_heads=1024",
+         "model.num_hidden_layers=2"}};
+    static struct ds_config config;
+    const struct ds_plan_question question = question_of(&config, setup.ranks);
+    const uint64_t hidden = 1048576, inner = 16777216;
+    const uint64_t layer = 4 * hidden * hidden + 3 * hidden * inner + 2 * hidden;
+    struct ds_plan plan;
+
+    (void)state;
+    assert_true(load(&setup, NULL, DS_AUTO, &config));
+    assert_ok(ds_plan_measure(&question, 0, &plan));
+    assert_int_equal(plan.bytes[DS_MEMORY_DEVICE][DS_MEMORY_LABEL_EXP_AVG],
+                     4 * (2 * layer + 2 * 300 * hidden + hidden));
+    assert_true(ds_plan_device_bytes(&plan) > (uint64_t)1 << 48);
+}
+
+static volatile sig_atomic_t caught;
+static sigjmp_buf escape;
+
+static void catch_fault(int signal_number)
+{
+    caught = signal_number;
+    siglongjmp(escape, 1);
+}
+
+/* Host code that reads device memory is not let through by a plan. */
+static void planned_memory_faults_when_it_is_touched(void **state)
+{
+    const size_t sizes[] = {1, 4096, (size_t)1 << 54, (size_t)1 << 54, (size_t)1 << 60, 100};
+    struct sigaction action = {.sa_handler = catch_fault}, before[2];
+    struct ds_device *device;
+    void *at;
+
+    (void)state;
+    assert_ok(ds_device_null_ops.open(0, NULL, &device));
+    sigaction(SIGSEGV, &action, &before[0]);
+    sigaction(SIGBUS, &action, &before[1]);
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        assert_ok(ds_device_null_ops.alloc(device, DS_MEMORY_DEVICE, sizes[i], 0, &at));
+        assert_int_equal((uintptr_t)at % 4096, 0);
+        caught = 0;
+        if (sigsetjmp(escape, 1) == 0)
+            (void)*(volatile char *)at;
+        assert_true(caught != 0);
+        ds_device_null_ops.release(device, DS_MEMORY_DEVICE, at, sizes[i]);
+    }
+    sigaction(SIGSEGV, &before[0], NULL);
+    sigaction(SIGBUS, &before[1], NULL);
+    ds_device_null_ops.close(device);
 }
 
 /* Of a folder's model the rules between keys know nothing: what does not fit it names key and folder. */
@@ -695,6 +761,8 @@ int main(void)
         cmocka_unit_test(a_limit_that_is_too_little_is_named_with_its_line_and_one_that_is_enough),
         cmocka_unit_test(a_limit_of_the_host_is_answered_with_the_host_s_bytes),
         cmocka_unit_test(the_worst_role_is_one_that_does_not_fit),
+        cmocka_unit_test(a_plan_has_no_limit_of_addresses),
+        cmocka_unit_test(planned_memory_faults_when_it_is_touched),
         cmocka_unit_test(a_folder_that_a_layout_does_not_fit_is_named),
         cmocka_unit_test(a_plan_may_take_longer_than_a_wait),
         cmocka_unit_test(what_is_left_to_the_plan_is_the_fewest_gathers_that_fit),
