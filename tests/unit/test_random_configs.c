@@ -2,10 +2,11 @@
 // timeout: 3600
 // private: launch
 /* Configurations drawn at random over all keys of model, batch, layout, memory and precision: each trains
- * to the losses of one rank, or is refused, and then for a reason that is true. 30 of them, 200 in the
- * long mode. */
+ * to the losses of one rank, or is refused, and then for a reason that is true and with advice that holds.
+ * 30 of them, 200 in the long mode. */
 #include "test.h"
 
+#include "advice.h"
 #include "capture.h"
 #include "config/config.h"
 #include "tiny_run.h"
@@ -17,7 +18,7 @@
 
 enum { STEPS = 6 };
 
-static char *folder, *data;
+static char *folder, *data, text_data[600];
 static uint64_t seed, drawn;
 
 static uint64_t draw(uint64_t bound)
@@ -43,34 +44,75 @@ struct numbers {
     uint64_t micro, global, seq, stage, window;
     int schedule, family, tied, recompute, sp, reshard, mode;
     int compute, master, exp_avg, exp_avg_sq, gradients, reduce;
+    int is_text, data_is_auto, shard_is_auto, transport, has_eval, decays_all, schedule_kind;
+    uint64_t vocabulary, head_dim, positions, logits, threads; /* 0: auto */
+    uint64_t eval_interval, warmup, clip, beta1, beta2, decay; /* the last four in hundredths */
 };
 
-/* Mostly what fits together; now and then one number that does not. */
-static struct numbers draw_numbers(void)
+static struct numbers draw_layout(void)
 {
     struct numbers n = {.tensor = PICK(1, 1, 2, 2, 3, 4), .pipeline = PICK(1, 1, 2, 2, 3, 4)};
     const uint64_t most = 8 / (n.tensor * n.pipeline);
 
     n.data = most > 0 ? 1 + draw(most) : 1;
     n.ranks = n.data * n.tensor * n.pipeline;
+    n.data_is_auto = draw(3) == 0;
+    n.shard_is_auto = draw(3) == 0;
     n.schedule = (int)draw(4);
     n.chunks = n.schedule == DS_PIPELINE_INTERLEAVED && n.pipeline > 1 ? 2 : draw(30) == 0 ? 2 : 1;
-    n.shard = draw(2) ? n.data : n.data % 2 == 0 ? n.data / 2 : 1;
-    n.layers = n.pipeline * n.chunks + draw(3);
-    n.heads = n.tensor * PICK(1, 2, 3) + (draw(25) == 0);
-    n.kv_heads = n.tensor == 4 ? PICK(1, 2, 4) : PICK(1, n.tensor);
-    n.intermediate = PICK(17, 40, 64, 100);
+    n.shard = draw(2) || n.shard_is_auto ? n.data : n.data % 2 == 0 ? n.data / 2 : 1;
+    n.sp = (int)draw(2);
+    n.transport = draw(150) == 0 ? DS_TRANSPORT_NCCL : DS_TRANSPORT_AUTO;
+    return n;
+}
+
+static void draw_model(struct numbers *n)
+{
+    n->layers = n->pipeline * n->chunks + draw(3);
+    n->heads = n->tensor * PICK(1, 2, 3) + (draw(25) == 0);
+    n->kv_heads = n->tensor == 4 ? PICK(1, 2, 4) : PICK(1, n->tensor);
+    n->head_dim = draw(150) == 0 ? 5 : PICK(4, 4, 6, 8);
+    n->intermediate = draw(50) == 0 ? 3 : PICK(17, 40, 64, 100);
+    n->is_text = draw(3) == 0;
+    n->vocabulary = n->is_text ? PICK(0, 259, 263, 300) : PICK(TINY_VOCAB, 64, 67, 101);
+    if (n->is_text && draw(50) == 0)
+        n->vocabulary = 100;
+    n->seq = n->is_text ? PICK(8, 15, 24, 30) : TINY_SEQ;
+    n->positions = draw(150) == 0 ? n->seq - 1 : draw(2) ? 0 : n->seq + draw(9);
+    n->family = (int)draw(DS_FAMILY_COUNT);
+    n->tied = (int)draw(2);
+}
+
+/* What is no layout and no storage: learning, evaluation, memory of the head, threads. */
+static void draw_training(struct numbers *n)
+{
+    n->has_eval = (int)draw(2);
+    n->eval_interval = n->has_eval || draw(75) == 0 ? PICK(0, 2, 5) : 0;
+    n->warmup = draw(150) == 0 ? STEPS + 1 : draw(STEPS);
+    n->schedule_kind = (int)draw(3);
+    n->clip = PICK(0, 30, 100);
+    n->beta1 = PICK(0, 80, 90);
+    n->beta2 = PICK(90, 95, 99);
+    n->decay = PICK(0, 10);
+    n->decays_all = (int)draw(2);
+    n->logits = PICK(0, 1, 20000, 100000);
+    n->threads = PICK(1, 1, 2);
+}
+
+/* Mostly what fits together; now and then one number that does not. */
+static struct numbers draw_numbers(void)
+{
+    struct numbers n = draw_layout();
+
+    draw_model(&n);
+    draw_training(&n);
     n.micro = PICK(1, 1, 2);
     n.global = n.data * n.micro * (1 + draw(4)) + (draw(25) == 0);
-    n.seq = TINY_SEQ;
     n.stage = draw(4);
     n.window = n.stage == 3    ? draw(n.global / (n.data * n.micro) + 1) + (draw(25) == 0)
                : draw(30) == 0 ? 2
                                : 0;
-    n.family = (int)draw(DS_FAMILY_COUNT);
-    n.tied = (int)draw(2);
     n.recompute = (int)draw(3);
-    n.sp = (int)draw(2);
     n.reshard = (int)draw(3);
     n.mode = (int)draw(2);
     n.compute = draw(2) ? DS_PRECISION_FP32 : (int)PICK(DS_PRECISION_BF16, DS_PRECISION_FP16);
@@ -82,48 +124,106 @@ static struct numbers draw_numbers(void)
     return n;
 }
 
-static void write_config(const struct numbers *n, char *to, size_t bytes)
+/* ---- as a person would write it */
+
+static size_t write_count(char *to, size_t bytes, const char *key, uint64_t count)
+{
+    if (count == 0)
+        return (size_t)snprintf(to, bytes, "%s = auto\n", key);
+    return (size_t)snprintf(to, bytes, "%s = %llu\n", key, (unsigned long long)count);
+}
+
+static size_t write_model(const struct numbers *n, char *to, size_t bytes)
 {
     static const char *const families[] = {"llama", "qwen2", "qwen3"};
-    static const char *const schedules[] = {"gpipe", "1f1b", "interleaved", "zero_bubble"};
+    static const char *const bools[] = {"false", "true"};
+    size_t used = (size_t)snprintf(
+        to, bytes,
+        "[model]\nfamily = %s\nhidden_size = %llu\nintermediate_size = %llu\n"
+        "num_hidden_layers = %llu\nnum_attention_heads = %llu\nnum_key_value_heads = %llu\n"
+        "head_dim = %llu\nrms_norm_eps = 1e-5\ninitializer_range = 0.08\n"
+        "tie_word_embeddings = %s\n",
+        name_of(families, n->family), (unsigned long long)(4 * n->heads),
+        (unsigned long long)n->intermediate, (unsigned long long)n->layers,
+        (unsigned long long)n->heads, (unsigned long long)n->kv_heads,
+        (unsigned long long)n->head_dim, name_of(bools, n->tied));
+
+    used += write_count(to + used, bytes - used, "vocab_size", n->vocabulary);
+    return used + write_count(to + used, bytes - used, "max_position_embeddings", n->positions);
+}
+
+static size_t write_training(const struct numbers *n, char *to, size_t bytes)
+{
     static const char *const recomputes[] = {"none", "selective", "full"};
-    static const char *const reshards[] = {"auto", "always", "never"};
+    static const char *const decays[] = {"matrices", "all"};
+    static const char *const kinds[] = {"constant", "linear", "cosine"};
+    const char *from = n->is_text ? text_data : data;
+
+    return (size_t)snprintf(
+        to, bytes,
+        "[data]\ntrain = %s\neval = %s\nformat = %s\ncache = %s/cache\n"
+        "[train]\nsteps = %d\nglobal_batch_size = %llu\nmicro_batch_size = %llu\n"
+        "seq_length = %llu\nactivation_checkpointing = %s\ngrad_clip = %g\n"
+        "eval_interval = %llu\neval_samples = 5\n"
+        "[optimizer]\nlearning_rate = 1e-3\neps = 1e-5\nbeta1 = %g\nbeta2 = %g\n"
+        "weight_decay = %g\nweight_decay_on = %s\n[schedule]\nkind = %s\nwarmup_steps = %llu\n",
+        from, n->has_eval ? from : "", n->is_text ? "text" : "safetensors", folder, STEPS,
+        (unsigned long long)n->global, (unsigned long long)n->micro, (unsigned long long)n->seq,
+        name_of(recomputes, n->recompute), (double)n->clip / 100,
+        (unsigned long long)n->eval_interval, (double)n->beta1 / 100, (double)n->beta2 / 100,
+        (double)n->decay / 100, name_of(decays, n->decays_all), name_of(kinds, n->schedule_kind),
+        (unsigned long long)n->warmup);
+}
+
+static size_t write_precision(const struct numbers *n, char *to, size_t bytes)
+{
     static const char *const precisions[] = {"fp32", "bf16", "fp16"};
     static const char *const masters[] = {"fp32", "remainder16", "none"};
-    static const char *const modes[] = {"inline", "deferred"};
-    static const char *const bools[] = {"false", "true"};
-    char window[32] = "auto";
 
-    if (n->window > 0)
-        snprintf(window, sizeof window, "%llu", (unsigned long long)n->window);
-    snprintf(
+    return (size_t)snprintf(to, bytes,
+                            "[precision]\ncompute = %s\nmaster = %s\nexp_avg = %s\n"
+                            "exp_avg_sq = %s\ngradients = %s\nreduce = %s\n",
+                            name_of(precisions, n->compute), name_of(masters, n->master),
+                            name_of(precisions, n->exp_avg), name_of(precisions, n->exp_avg_sq),
+                            name_of(precisions, n->gradients), name_of(precisions, n->reduce));
+}
+
+static size_t write_layout(const struct numbers *n, char *to, size_t bytes)
+{
+    static const char *const schedules[] = {"gpipe", "1f1b", "interleaved", "zero_bubble"};
+    static const char *const reshards[] = {"auto", "always", "never"};
+    static const char *const bools[] = {"false", "true"};
+    size_t used = (size_t)snprintf(
         to, bytes,
-        "[run]\ndir = unused\ndevice = cpu\ncpu_streams = %s\nthreads = 1\nseed = 3\ndeadline = "
-        "60\n"
-        "[model]\nfamily = %s\nvocab_size = %d\nhidden_size = %llu\nintermediate_size = %llu\n"
-        "num_hidden_layers = %llu\nnum_attention_heads = %llu\nnum_key_value_heads = %llu\n"
-        "head_dim = 4\nrms_norm_eps = 1e-5\ninitializer_range = 0.08\ntie_word_embeddings = %s\n"
-        "[data]\ntrain = %s\nformat = safetensors\n"
-        "[train]\nsteps = %d\nglobal_batch_size = %llu\nmicro_batch_size = %llu\nseq_length = "
-        "%llu\n"
-        "activation_checkpointing = %s\n[optimizer]\nlearning_rate = 1e-3\neps = 1e-5\n"
-        "[precision]\ncompute = %s\nmaster = %s\nexp_avg = %s\nexp_avg_sq = %s\ngradients = %s\n"
-        "reduce = %s\n"
-        "[parallel]\ndata = %llu\nshard = %llu\ntensor = %llu\npipeline = %llu\nchunks = %llu\n"
-        "schedule = %s\nsequence_parallel = %s\n"
-        "[zero]\nstage = %llu\nreshard_after_forward = %s\nwindow = %s\n",
-        name_of(modes, n->mode), name_of(families, n->family), TINY_VOCAB,
-        (unsigned long long)(4 * n->heads), (unsigned long long)n->intermediate,
-        (unsigned long long)n->layers, (unsigned long long)n->heads,
-        (unsigned long long)n->kv_heads, name_of(bools, n->tied), data, STEPS,
-        (unsigned long long)n->global, (unsigned long long)n->micro, (unsigned long long)n->seq,
-        name_of(recomputes, n->recompute), name_of(precisions, n->compute),
-        name_of(masters, n->master), name_of(precisions, n->exp_avg),
-        name_of(precisions, n->exp_avg_sq), name_of(precisions, n->gradients),
-        name_of(precisions, n->reduce), (unsigned long long)n->data, (unsigned long long)n->shard,
+        "[parallel]\ntensor = %llu\npipeline = %llu\nchunks = %llu\nschedule = %s\n"
+        "sequence_parallel = %s\ntransport = %s\n",
         (unsigned long long)n->tensor, (unsigned long long)n->pipeline,
         (unsigned long long)n->chunks, name_of(schedules, n->schedule), name_of(bools, n->sp),
-        (unsigned long long)n->stage, name_of(reshards, n->reshard), window);
+        n->transport == DS_TRANSPORT_NCCL ? "nccl" : "auto");
+
+    used += write_count(to + used, bytes - used, "data", n->data_is_auto ? 0 : n->data);
+    used += write_count(to + used, bytes - used, "shard", n->shard_is_auto ? 0 : n->shard);
+    used += (size_t)snprintf(to + used, bytes - used,
+                             "[zero]\nstage = %llu\nreshard_after_forward = %s\n",
+                             (unsigned long long)n->stage, name_of(reshards, n->reshard));
+    used += write_count(to + used, bytes - used, "window", n->window);
+    used += (size_t)snprintf(to + used, bytes - used, "[memory]\n");
+    return used + write_count(to + used, bytes - used, "logits", n->logits);
+}
+
+static void write_config(const struct numbers *n, char *to, size_t bytes)
+{
+    static const char *const modes[] = {"inline", "deferred"};
+    size_t used = (size_t)snprintf(to, bytes,
+                                   "[run]\ndir = unused\ndevice = cpu\ncpu_streams = %s\n"
+                                   "threads = %llu\nseed = 3\ndeadline = 60\n",
+                                   name_of(modes, n->mode), (unsigned long long)n->threads);
+
+    used += write_model(n, to + used, bytes - used);
+    used += write_training(n, to + used, bytes - used);
+    used += write_precision(n, to + used, bytes - used);
+    used += write_layout(n, to + used, bytes - used);
+    assert_true(used < bytes);
 }
 
 /* The key that a refusal may name, where the numbers really do not fit; NULL: they do. In the order in which
@@ -132,15 +232,25 @@ static const char *true_reason(const struct numbers *n)
 {
     const int is_interleaved = n->schedule == DS_PIPELINE_INTERLEAVED;
 
+    if (n->transport == DS_TRANSPORT_NCCL)
+        return "transport";
     if (n->heads % n->kv_heads != 0)
         return "num_key_value_heads";
+    if (n->head_dim % 2 != 0)
+        return "head_dim";
+    if (n->is_text && n->vocabulary > 0 && n->vocabulary < 259)
+        return "vocab_size";
+    if (n->positions > 0 && n->positions < n->seq)
+        return "seq_length";
     if (n->chunks > 1 && (!is_interleaved || n->pipeline == 1))
         return "chunks";
     if (is_interleaved && n->pipeline > 1 && n->chunks == 1)
         return "schedule";
     if (n->pipeline * n->chunks > n->layers + 2)
         return "pipeline";
-    if (n->heads % n->tensor != 0 || (n->kv_heads % n->tensor != 0 && n->tensor % n->kv_heads != 0))
+    if (n->heads % n->tensor != 0 ||
+        (n->kv_heads % n->tensor != 0 && n->tensor % n->kv_heads != 0) ||
+        n->intermediate < n->tensor)
         return "tensor";
     if (n->sp && n->micro * n->seq % n->tensor != 0)
         return "sequence_parallel";
@@ -150,24 +260,46 @@ static const char *true_reason(const struct numbers *n)
         return "master";
     if (n->window > 1 && (n->stage != 3 || n->window > n->global / (n->micro * n->data)))
         return "window";
-    return NULL;
+    if (n->warmup > STEPS)
+        return "warmup_steps";
+    return n->eval_interval > 0 && !n->has_eval ? "eval_interval" : NULL;
 }
 
-/* What a person would do: parse, resolve, validate. */
-static ds_status load(const char *text, uint64_t ranks, struct ds_config *config, char *said,
-                      size_t bytes)
+/* What a person would do: parse, with changes on the command line, resolve, validate. */
+static ds_status load(const char *text, const struct advice *advice, uint64_t ranks,
+                      struct ds_config *config, char *said, size_t bytes)
 {
+    const char *overrides[ADVICE_CHANGES_MAX];
     struct capture capture;
+    size_t count = 0;
     ds_status st;
 
+    for (; advice && count < advice->count; count++)
+        overrides[count] = advice->changes[count];
     capture_begin(&capture);
-    st = ds_config_parse("drawn.ini", text, strlen(text), NULL, 0, config);
+    st = ds_config_parse("drawn.ini", text, strlen(text), overrides, count, config);
     if (st == DS_OK) {
         ds_config_resolve(config, ranks);
         st = ds_config_validate(config, DS_CONFIG_TRAIN, ranks);
     }
     snprintf(said, bytes, "%s", capture_end(&capture));
     return st;
+}
+
+/* Where one number does not fit, what is advised is all there is to do; of several, it names the next. */
+static void check_advice(const char *text, uint64_t ranks, const char *refusal)
+{
+    const struct advice advice = advice_read(refusal);
+    struct ds_config config;
+    char said[4096] = "";
+
+    if (advice.ranks > 0 && load(text, NULL, advice.ranks, &config, said, sizeof said) != DS_OK)
+        fail_msg("%s\n%s\nand on so many ranks: %s", text, refusal, said);
+    if (advice.count == 0 && advice.ranks == 0)
+        fail_msg("%s\n%s\nis no advice", text, refusal);
+    if (advice.count > 0 && !advice.is_partial &&
+        load(text, &advice, ranks, &config, said, sizeof said) != DS_OK)
+        fail_msg("%s\n%s\nand with that: %s", text, refusal, said);
 }
 
 static void one_rank(const struct ds_config *config, struct ds_config *one)
@@ -214,6 +346,8 @@ static void check_trained(const struct numbers *n, const struct ds_config *confi
         if (!(fabs(many.loss[i] - one.loss[i]) <= tolerance(n) * fabs(one.loss[i])))
             fail_msg("%s\nstep %d: loss %.9g, on one rank %.9g", text, i + 1, many.loss[i],
                      one.loss[i]);
+    if (n->has_eval && !(fabs(many.eval_loss - one.eval_loss) <= tolerance(n) * one.eval_loss))
+        fail_msg("%s\nevaluation: %.9g, on one rank %.9g", text, many.eval_loss, one.eval_loss);
     tiny_result_fini(&many);
     tiny_result_fini(&one);
 }
@@ -225,12 +359,13 @@ static int is_accepted(const struct numbers *n, struct ds_config *config, char *
     char said[4096];
 
     write_config(n, text, bytes);
-    const ds_status st = load(text, n->ranks, config, said, sizeof said);
+    const ds_status st = load(text, NULL, n->ranks, config, said, sizeof said);
     if (st == DS_OK && !reason)
         return 1;
     if (st != DS_ERR_CONFIG || !reason || !strstr(said, reason))
         fail_msg("%s\n%s: '%s', but the reason would be %s", text, ds_status_text(st), said,
                  reason ? reason : "none");
+    check_advice(text, n->ranks, said);
     return 0;
 }
 
@@ -272,6 +407,16 @@ static void few_are_refused_and_for_a_true_reason(void **state)
     assert_true(refused * 20 >= COUNT); /* refusals are tried, too */
 }
 
+static void write_text(void)
+{
+    static char letters[20000];
+
+    for (size_t i = 0; i < sizeof letters; i++)
+        letters[i] = (char)('a' + draw(26));
+    snprintf(text_data, sizeof text_data, "%s/letters.txt", folder);
+    assert_ok(ds_fs_write_file(ds_fs_posix(), text_data, letters, sizeof letters));
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
@@ -284,6 +429,7 @@ int main(void)
     seed = test_seed("test_random_configs");
     folder = tiny_folder();
     data = tiny_data(folder, seed, 64);
+    write_text();
     failed = cmocka_run_group_tests(tests, NULL, NULL);
     free(data);
     tiny_remove(folder);
