@@ -2,51 +2,13 @@
  * has its exact line, and what is printed reads back. */
 // link: launch
 // private: launch
-#include "advice.h"
-#include "capture.h"
-#include "config/config.h"
 #include "config/inject_text.h"
+#include "config_case.h"
 #include "test.h"
 
 #include "dstrain/random.h"
 
-#include <inttypes.h>
 #include <math.h>
-
-#define GOOD                                                                                       \
-    "[run]\ndir = r\n[model]\nhidden_size = 64\nintermediate_size = 128\nnum_hidden_layers = 2\n"  \
-    "num_attention_heads = 4\n[data]\ntrain = a.txt\n[train]\nsteps = 10\nglobal_batch_size = 8\n" \
-    "seq_length = 32\n"
-#define GOOD_LINES 13 /* what is appended begins in line 14 */
-
-enum { OVERRIDES_MAX = 48 };
-
-struct load {
-    const char *text;
-    const char *overrides[OVERRIDES_MAX + 1];
-    enum ds_config_use use;
-    uint64_t rank_count;
-    struct ds_config config;
-    struct capture capture;
-    const char *said;
-};
-
-static ds_status load(struct load *l)
-{
-    size_t count = 0;
-    ds_status st;
-
-    while (l->overrides[count])
-        count++;
-    capture_begin(&l->capture);
-    st = ds_config_parse("c.ini", l->text, strlen(l->text), l->overrides, count, &l->config);
-    if (st == DS_OK) {
-        ds_config_resolve(&l->config, l->rank_count);
-        st = ds_config_validate(&l->config, l->use, l->rank_count);
-    }
-    l->said = capture_end(&l->capture);
-    return st;
-}
 
 static void every_row_is_sound(void **state)
 {
@@ -780,29 +742,6 @@ static void errors_name_place_key_and_remedy(void **state)
     }
 }
 
-/* All that a refusal advises, taken as it is said: nothing is left to complain about. */
-static void assert_advice_holds(const struct load *refused)
-{
-    const struct advice advice = advice_read(refused->said);
-    struct load l = {.text = refused->text, .use = refused->use, .rank_count = refused->rank_count};
-    size_t count = 0;
-
-    if (advice.is_partial || advice.count + advice.ranks == 0)
-        fail_msg("this is no advice: %s", refused->said);
-    for (; refused->overrides[count]; count++)
-        l.overrides[count] = refused->overrides[count];
-    if (advice.ranks > 0) {
-        l.rank_count = advice.ranks;
-        if (load(&l) != DS_OK)
-            fail_msg("%s\nand on so many ranks: %s", refused->said, l.said);
-        l.rank_count = refused->rank_count;
-    }
-    for (size_t i = 0; i < advice.count; i++)
-        count = advice_take(l.overrides, count, advice.changes[i]);
-    if (advice.count > 0 && load(&l) != DS_OK)
-        fail_msg("%s\nand with that: %s", refused->said, l.said);
-}
-
 static void advice_that_is_taken_ends_in_a_good_configuration(void **state)
 {
     (void)state;
@@ -818,150 +757,6 @@ static void advice_that_is_taken_ends_in_a_good_configuration(void **state)
         assert_int_equal(load(&l), DS_ERR_CONFIG);
         assert_advice_holds(&l);
     }
-}
-
-/* ---- a walk: one key of a valid configuration is changed, and what is then advised holds */
-
-static const struct {
-    const char *key;
-    const char *values[12];
-} walked[] = {
-    {"run.device", {"auto", "cpu", "cuda"}},
-    {"run.cpu_streams", {"inline", "deferred"}},
-    {"run.deterministic", {"auto", "true", "false"}},
-    {"run.share_device", {"false", "true"}},
-    {"model.family", {"llama", "qwen2", "qwen3"}},
-    {"model.vocab_size", {"auto", "259", "300", "100"}},
-    {"model.hidden_size", {"64", "48", "60", "24", "72", "96"}},
-    {"model.intermediate_size", {"128", "100", "7", "3", "2"}},
-    {"model.num_hidden_layers", {"1", "2", "3", "4", "6", "10", "14"}},
-    {"model.num_attention_heads", {"1", "2", "3", "4", "5", "6", "8", "12"}},
-    {"model.num_key_value_heads", {"auto", "1", "2", "3", "4", "6", "8", "12"}},
-    {"model.head_dim", {"auto", "4", "7", "16"}},
-    {"model.max_position_embeddings", {"auto", "16", "31", "32", "64"}},
-    {"data.eval", {"", "e.txt"}},
-    {"train.steps", {"3", "5", "10", "20"}},
-    {"train.global_batch_size", {"1", "4", "6", "8", "12", "13", "16", "24", "48"}},
-    {"train.micro_batch_size", {"1", "2", "3", "4"}},
-    {"train.seq_length", {"15", "16", "30", "31", "32", "64"}},
-    {"train.eval_interval", {"0", "5"}},
-    {"schedule.kind", {"constant", "linear", "cosine", "wsd"}},
-    {"schedule.warmup_steps", {"0", "2", "4", "10", "12"}},
-    {"schedule.decay_steps", {"0", "1", "3", "10"}},
-    {"schedule.min_learning_rate", {"0", "1e-4", "1"}},
-    {"optimizer.learning_rate", {"1e-3", "5e-5"}},
-    {"precision.compute", {"fp32", "bf16", "fp16"}},
-    {"precision.master", {"fp32", "remainder16", "none"}},
-    {"precision.reduce", {"fp32", "bf16"}},
-    {"parallel.data", {"auto", "1", "2", "3", "4", "8"}},
-    {"parallel.shard", {"auto", "1", "2", "3", "4"}},
-    {"parallel.tensor", {"1", "2", "3", "4", "6", "8"}},
-    {"parallel.pipeline", {"1", "2", "3", "4", "6", "8"}},
-    {"parallel.chunks", {"1", "2", "3", "4"}},
-    {"parallel.schedule", {"gpipe", "1f1b", "interleaved", "zero_bubble"}},
-    {"parallel.sequence_parallel", {"false", "true"}},
-    {"parallel.transport", {"auto", "shm", "mpi", "nccl"}},
-    {"parallel.gather", {"kernel", "symmetric", "copy_engine"}},
-    {"zero.stage", {"0", "1", "2", "3"}},
-    {"zero.window", {"auto", "1", "2", "4", "9"}},
-    {"log.trace", {"", "1..2", "4..4", "8..9"}},
-    {"debug.inject", {"", "hang:1:2", "nan:3:4"}},
-};
-enum { WALKED = sizeof walked / sizeof *walked };
-
-struct walk {
-    struct load load;
-    char changes[WALKED][128];
-    uint64_t seed, drawn;
-};
-
-static uint64_t walk_draw(struct walk *w, uint64_t bound)
-{
-    return ds_random_below(ds_random_of(w->seed, DS_RANDOM_TEST, 5), w->drawn++, bound);
-}
-
-/* A key and a value at random on top; 0: refused, and `w` holds the refusal. */
-static int walk_step(struct walk *w)
-{
-    const size_t row = walk_draw(w, WALKED);
-    size_t values = 0, count = 0;
-
-    while (values < 12 && walked[row].values[values])
-        values++;
-    while (w->load.overrides[count])
-        count++;
-    snprintf(w->changes[row], sizeof w->changes[row], "%s=%s", walked[row].key,
-             walked[row].values[walk_draw(w, values)]);
-    if (count < OVERRIDES_MAX)
-        advice_take(w->load.overrides, count, w->changes[row]);
-    return load(&w->load) == DS_OK;
-}
-
-/* A valid configuration, `length` keys from the one that everybody knows. */
-static void walk_begin(struct walk *w, size_t length)
-{
-    static const uint64_t ranks[] = {1, 2, 3, 4, 4, 6, 7, 8, 8, 12, 16};
-
-    w->load = (struct load){.text = GOOD};
-    w->load.overrides[0] = "train.global_batch_size=48";
-    do
-        w->load.rank_count = ranks[walk_draw(w, sizeof ranks / sizeof *ranks)];
-    while (load(&w->load) != DS_OK);
-    for (size_t i = 0; i < length; i++) {
-        struct walk before = *w;
-        if (!walk_step(w)) {
-            const uint64_t drawn = w->drawn;
-            *w = before;
-            w->drawn = drawn;
-        }
-    }
-}
-/* Of a count that is named no nearer one would do. */
-static void assert_nothing_is_nearer(const struct load *refused)
-{
-    const struct advice advice = advice_read(refused->said);
-    char section[64], key[64], change[128];
-    uint64_t named;
-
-    if (advice.count != 1 ||
-        sscanf(advice.changes[0], "%63[a-z].%63[a-z_]=%" SCNu64, section, key, &named) != 3)
-        return;
-    const struct ds_field *field = ds_field_find(section, key);
-    if (field->kind != DS_FIELD_COUNT && field->kind != DS_FIELD_AUTO)
-        return;
-    const uint64_t was =
-        *(const uint64_t *)(const void *)((const char *)&refused->config + field->offset);
-    const uint64_t far = was > named ? was - named : named - was;
-    for (uint64_t v = was > far ? was - far + 1 : 1; v < was + far && far < 100; v++) {
-        struct load l = *refused;
-        size_t count = 0;
-        snprintf(change, sizeof change, "%s.%s=%" PRIu64, section, key, v);
-        while (l.overrides[count])
-            count++;
-        advice_take(l.overrides, count, change);
-        if (load(&l) == DS_OK)
-            fail_msg("%s\nbut %s is nearer", refused->said, change);
-    }
-}
-
-static void advice_about_any_one_key_holds_and_is_the_nearest(void **state)
-{
-    static struct walk w;
-    const int turns = test_is_long() ? 20000 : 600;
-    int refused = 0;
-
-    (void)state;
-    w.seed = test_seed("walk");
-    for (int i = 0; i < turns; i++) {
-        walk_begin(&w, walk_draw(&w, 30));
-        if (walk_step(&w))
-            continue;
-        refused++;
-        assert_advice_holds(&w.load);
-        assert_nothing_is_nearer(&w.load);
-    }
-    printf("%d of %d changes of one key are refused\n", refused, turns);
-    assert_true(refused * 10 > turns);
 }
 
 static void long_values_are_cut_in_messages_and_too_long_ones_refused(void **state)
@@ -1075,7 +870,6 @@ int main(void)
         cmocka_unit_test(reals_are_read_whole_and_exactly),
         cmocka_unit_test(errors_name_place_key_and_remedy),
         cmocka_unit_test(advice_that_is_taken_ends_in_a_good_configuration),
-        cmocka_unit_test(advice_about_any_one_key_holds_and_is_the_nearest),
         cmocka_unit_test(long_values_are_cut_in_messages_and_too_long_ones_refused),
         cmocka_unit_test(the_command_line_overrides_the_file_once),
         cmocka_unit_test(a_fault_reads_whole_or_not_at_all),

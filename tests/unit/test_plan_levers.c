@@ -4,6 +4,7 @@
  * change with it, loads, and fits; and all keys that would do are named. What is left to the plan becomes the fewest gathers that fit. */
 #include "test.h"
 
+#include "advice.h"
 #include "capture.h"
 #include "config/config.h"
 #include "console.h"
@@ -535,7 +536,25 @@ static void planned_memory_faults_when_it_is_touched(void **state)
     ds_device_null_ops.close(device);
 }
 
-/* Of a folder's model the rules between keys know nothing: what does not fit it names key and folder. */
+/* What a refusal advises, in the configuration that was refused. */
+static void take_advice(const char *said, struct ds_config *config, uint32_t ranks)
+{
+    struct advice advice = advice_read(said);
+
+    if (advice.count == 0 || advice.is_partial)
+        fail_msg("this is no advice: %s", said);
+    ds_config_unresolve(config);
+    for (size_t i = 0; i < advice.count; i++) {
+        char *dot = strchr(advice.changes[i], '.'), *equals = strchr(advice.changes[i], '=');
+        *dot = *equals = '\0';
+        assert_ok(ds_field_parse(ds_field_find(advice.changes[i], dot + 1), "advice", equals + 1,
+                                 config));
+    }
+    ds_config_resolve(config, ranks);
+}
+
+/* Of a folder's model the rules between keys know nothing: what does not fit it names key and folder, and what
+ * is advised fits. */
 static void a_folder_that_a_layout_does_not_fit_is_named(void **state)
 {
     static const char model[] =
@@ -572,6 +591,8 @@ static void a_folder_that_a_layout_does_not_fit_is_named(void **state)
         assert_int_equal(st, DS_ERR_CONFIG);
         if (!strstr(said, rows[i].says) || !strstr(said, folder))
             fail_msg("'%s', not '%s' and the folder", said, rows[i].says);
+        take_advice(said, &config, ranks);
+        assert_ok(ds_plan_measure(&question, 0, &plan));
     }
     tiny_remove(folder);
 }
