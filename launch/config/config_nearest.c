@@ -216,7 +216,7 @@ const char *ds_rule_advise(const struct ds_rule_check *check, const struct ds_bl
                            char to[DS_ADVICE_BYTES])
 {
     struct ds_config *config = malloc(sizeof *config);
-    struct search s = {.check = *check, .config = config};
+    struct search s = {.check = *check, .config = config, .rules = SIZE_MAX};
     struct ds_blame asked = *blame;
 
     to[0] = '\0';

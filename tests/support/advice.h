@@ -15,7 +15,7 @@ struct advice {
     char changes[ADVICE_CHANGES_MAX][128]; /* overrides, "section.key=value" */
     size_t count;                          /* 0: none */
     uint64_t ranks;                        /* the launch on which all stays as it is; 0: none */
-    int is_partial;                        /* something else must change, too, and is named */
+    char also[128];                        /* "[section] key": must change, too; "": nothing */
 };
 
 /* "8", "tensor = 2" or "[train] steps = 8" */
@@ -35,13 +35,19 @@ static inline void advice_read_change(const char *text, const char *section, con
 static inline struct advice advice_read(const char *said)
 {
     static const char nearest[] = "; nearest: ", ranks[] = "run under mpirun -n ";
+    static const char also[] = " must change, too";
     const char *behind = strstr(said, nearest);
-    struct advice advice = {.is_partial = strstr(said, " must change, too") != NULL};
+    struct advice advice = {.count = 0};
     char section[64], key[64], text[1024], *at = text, *next;
 
     if (!behind || sscanf(strchr(said, '['), "[%63[a-z]] %63s", section, key) != 2)
         return advice;
     snprintf(text, sizeof text, "%s", behind + sizeof nearest - 1);
+    if ((next = strstr(text, ", and [")) && strstr(next, also)) {
+        snprintf(advice.also, sizeof advice.also, "%.*s", (int)(strstr(next, also) - next - 6),
+                 next + 6);
+        *next = '\0';
+    }
     if ((next = strstr(text, ranks))) {
         advice.ranks = strtoull(next + sizeof ranks - 1, NULL, 10);
         *next = '\0';

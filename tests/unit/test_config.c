@@ -719,6 +719,11 @@ static const struct {
      1, 0},
     {"[debug]\ninject = hang:2:5\n", 0, 0,
      SAYS("c.ini:15: [debug] inject = 'hang:2:5' names rank 2 of 2; nearest: hang:1:5"), 2, 0},
+    /* several: what cannot be advised about is named */
+    {"[log]\ntrace = 3..2\n", 0, "parallel.tensor=3",
+     SAYS("command line: [parallel] tensor = 3 times pipeline = 1 must divide the 4 ranks of this "
+          "launch; nearest: tensor = 2, and [log] trace must change, too"),
+     4, 0},
     {"[debug]\ninject = nan:0:0\n", 0, 0,
      SAYS("c.ini:15: [debug] inject = 'nan:0:0': nothing is computed before step 1; nearest: "
           "nan:0:1"),

@@ -541,7 +541,7 @@ static void take_advice(const char *said, struct ds_config *config, uint32_t ran
 {
     struct advice advice = advice_read(said);
 
-    if (advice.count == 0 || advice.is_partial)
+    if (advice.count == 0 || advice.also[0])
         fail_msg("this is no advice: %s", said);
     ds_config_unresolve(config);
     for (size_t i = 0; i < advice.count; i++) {

@@ -297,7 +297,7 @@ static void check_advice(const char *text, uint64_t ranks, const char *refusal)
         fail_msg("%s\n%s\nand on so many ranks: %s", text, refusal, said);
     if (advice.count == 0 && advice.ranks == 0)
         fail_msg("%s\n%s\nis no advice", text, refusal);
-    if (advice.count > 0 && !advice.is_partial &&
+    if (advice.count > 0 && !advice.also[0] &&
         load(text, &advice, ranks, &config, said, sizeof said) != DS_OK)
         fail_msg("%s\n%s\nand with that: %s", text, refusal, said);
 }
