@@ -140,11 +140,13 @@ struct ds_swiglu_backward_args {
 };
 
 /* y_t = table[id_t - first]. Backward: dtable = (add) + scatter of dy, in token order. The table may be a
- * part of the whole: ids that are not in it have a row of zeros and no gradient. */
+ * part of the whole: ids that are not in it have a row of zeros and no gradient. Tokens that are padding have
+ * their row, and give it no gradient. */
 struct ds_embedding_args {
     struct ds_tensor id_T, table_VC, y_TC;
-    int add;        /* backward; 0 clears the table first */
-    uint64_t first; /* the id of the table's first row */
+    int add;         /* backward; 0 clears the table first */
+    uint64_t first;  /* the id of the table's first row */
+    int64_t padding; /* backward: the id of padding; -1: none is */
 };
 
 /* Cross-entropy on N rows of logits. target -100: no loss, zero gradient. In place: logits become

@@ -172,7 +172,8 @@ void setup_embedding_backward(struct rig *r)
 
     r->args.embedding = (struct ds_embedding_args){.id_T = rig_ids(r, t, v),
                                                    .table_VC = rig_out2(r, DS_F32, v, c),
-                                                   .y_TC = rig_in2(r, r->dtype, t, c)};
+                                                   .y_TC = rig_in2(r, r->dtype, t, c),
+                                                   .padding = -1};
     rows(r, t, c, elem_bytes(r) + 2 * sizeof(float));
     r->bytes += (double)(v * c) * sizeof(float);
     r->result = DS_F32;

@@ -42,9 +42,12 @@ KERNEL_CLONES static void add_row(float *sum, const void *dy, size_t count, enum
     ELEMENT_SWITCH(dtype, add_loop, sum, dy, count);
 }
 
+/* The row that gets a token's gradient; of a token whose gradient goes nowhere: beyond all rows. */
 static size_t row_of(const struct ds_embedding_args *a, size_t token)
 {
-    return (size_t)((const int32_t *)a->id_T.data)[token] - a->first;
+    const int32_t id = ((const int32_t *)a->id_T.data)[token];
+
+    return id == a->padding ? a->table_VC.shape[0] : (size_t)id - a->first;
 }
 
 /* Columns first.. of token `t`'s gradient. */

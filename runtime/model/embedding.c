@@ -82,6 +82,7 @@ static ds_status embedding_backward(const struct ds_block *block, struct ds_pass
         .table_VC = as_table(e.param, pass_grad(pass, e.model, 0, e.param)),
         .add = pass->grads_add[0],
         .first = e.param->start[0],
+        .padding = e.model->config.pad_token_id, /* as transformers' padding_idx */
     };
 
     DS_TRY(tp_gather(e.model, pass, matrix_at(dy, e.model->share.compute, e.R, e.C), room,

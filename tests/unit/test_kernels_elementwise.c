@@ -232,8 +232,11 @@ static void embedding_copies_the_rows_of_the_table(void **state)
         int32_t *id = random_ids(&k, tokens);
         float *table = case_floats(&k, VOCABULARY * width), *y = case_floats(&k, tokens * width);
         struct ds_embedding_args args = {ds_tensor1(id, DS_I32, tokens),
-                                         f32_2(table, VOCABULARY, width), f32_2(y, tokens, width),
-                                         0, 0};
+                                         f32_2(table, VOCABULARY, width),
+                                         f32_2(y, tokens, width),
+                                         0,
+                                         0,
+                                         2}; /* padding has its row, too */
 
         assert_ok(CASE_RUN(embedding_forward, &args));
         for (size_t t = 0; t < tokens; t++)
@@ -242,7 +245,7 @@ static void embedding_copies_the_rows_of_the_table(void **state)
     }
 }
 
-/* To the bit: the terms of a row are added to it one after another, in token order. */
+/* To the bit: the terms of a row are added to it one after another, in token order; padding gives none. */
 static void embedding_backward_scatters_in_token_order(void **state)
 {
     struct kernel_case k = {.random = test_seed(__func__)};
@@ -254,13 +257,17 @@ static void embedding_backward_scatters_in_token_order(void **state)
         float *table = case_floats(&k, size), *want = case_copy(&k, table, size);
         float *dy = case_floats(&k, tokens * width);
         struct ds_embedding_args args = {ds_tensor1(id, DS_I32, tokens),
-                                         f32_2(table, VOCABULARY, width), f32_2(dy, tokens, width),
-                                         (int)(i % 2), 0};
+                                         f32_2(table, VOCABULARY, width),
+                                         f32_2(dy, tokens, width),
+                                         (int)(i % 2),
+                                         0,
+                                         i % 3 ? (int64_t)(i % 5) : -1};
 
         if (!args.add)
             memset(want, 0, size * sizeof *want);
         for (size_t at = 0; at < tokens * width; at++)
-            want[(size_t)id[at / width] * width + at % width] += dy[at];
+            if (id[at / width] != args.padding)
+                want[(size_t)id[at / width] * width + at % width] += dy[at];
         assert_ok(CASE_RUN(embedding_backward, &args));
         assert_memory_equal(table, want, size * sizeof *want);
         case_free(&k);
@@ -276,8 +283,12 @@ static void parts_of_a_table_are_the_table(void **state)
     int32_t *id = random_ids(&k, tokens);
     float *table = case_floats(&k, VOCABULARY * width), *y = case_floats(&k, tokens * width);
     float *sum = calloc(tokens * width, sizeof *sum), *grad = calloc(VOCABULARY * width, 4);
-    struct ds_embedding_args args = {ds_tensor1(id, DS_I32, tokens), f32_2(grad, VOCABULARY, width),
-                                     f32_2(y, tokens, width), 0, 0};
+    struct ds_embedding_args args = {ds_tensor1(id, DS_I32, tokens),
+                                     f32_2(grad, VOCABULARY, width),
+                                     f32_2(y, tokens, width),
+                                     0,
+                                     0,
+                                     3}; /* of the middle part */
     float *part_grad = case_floats(&k, VOCABULARY * width),
           *part_y = case_floats(&k, tokens * width);
 
@@ -358,7 +369,10 @@ static void run_all(uint64_t seed, size_t row, void *out)
     struct ds_bias_args bias = {f32_2(s.dy, tokens, width), f32_1(to, width), 0};
     struct ds_embedding_args embedding = {ds_tensor1(id, DS_I32, tokens),
                                           f32_2(to + width, VOCABULARY, width),
-                                          f32_2(s.dy, tokens, width), 0, 0};
+                                          f32_2(s.dy, tokens, width),
+                                          0,
+                                          0,
+                                          -1};
 
     swiglu.dgate_up_TN.data = to + width + VOCABULARY * width;
     swiglu.y_TI = f32_2(to + width + VOCABULARY * width + 2 * count, tokens, width);

@@ -259,6 +259,46 @@ static void gradients_are_added_where_asked(void **state)
     check_added(&qwen3, seed);
 }
 
+static const float *row_of(const struct model_run *run, const char *name, uint64_t row)
+{
+    return run_grad(run, ds_model_find(run->model, name)) + row * run->model->config.hidden_size;
+}
+
+/* The loss's way back to the row of padding ends before the look-up, as in transformers (padding_idx): of a
+ * table that the head shares, that row gets the head's part alone. */
+static void the_look_up_gives_no_gradient_to_padding(void **state)
+{
+    const uint64_t seed = test_seed("the_look_up_gives_no_gradient_to_padding");
+    struct ds_model_config config = llama_config();
+    struct model_run apart, tied;
+
+    (void)state;
+    open_tiny(&apart, &config, seed);
+    config.tie_word_embeddings = 1;
+    open_tiny(&tied, &config, seed);
+    memcpy(run_weight(&apart, ds_model_find(apart.model, "lm_head.weight")),
+           run_weight(&apart, ds_model_find(apart.model, "model.embed_tokens.weight")),
+           config.vocab_size * config.hidden_size * sizeof(float));
+    apart.model->config.pad_token_id = tied.model->config.pad_token_id = apart.ids[2];
+    train(&apart, RUN_TOGETHER, 0);
+    train(&tied, RUN_TOGETHER, 0);
+    for (uint64_t row = 0; row < config.vocab_size; row++) {
+        const float *look_up = row_of(&apart, "model.embed_tokens.weight", row);
+        const float *head = row_of(&apart, "lm_head.weight", row);
+        const float *both = row_of(&tied, "model.embed_tokens.weight", row);
+
+        if (row == (uint64_t)apart.ids[2]) {
+            assert_true(norm_of(look_up, config.hidden_size) == 0);
+            assert_memory_equal(both, head, config.hidden_size * sizeof(float));
+        } else {
+            for (uint64_t i = 0; i < config.hidden_size; i++)
+                assert_true(fabsf(both[i] - look_up[i] - head[i]) <= 1e-5f);
+        }
+    }
+    run_close(&apart);
+    run_close(&tied);
+}
+
 static void fill_padding(struct model_run *run, float value, int is_check)
 {
     for (uint32_t u = 0; u < run->model->unit_count; u++) {
@@ -375,6 +415,7 @@ int main(void)
         cmocka_unit_test(every_gradient_is_the_slope_of_the_loss),
         cmocka_unit_test(parts_one_by_one_are_the_parts_together_to_the_bit),
         cmocka_unit_test(gradients_are_added_where_asked),
+        cmocka_unit_test(the_look_up_gives_no_gradient_to_padding),
         cmocka_unit_test(padding_between_parameters_is_neither_read_nor_written),
         cmocka_unit_test(evaluation_leaves_gradients_alone),
         cmocka_unit_test(chunks_of_logits_change_nothing),

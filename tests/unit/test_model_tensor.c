@@ -48,6 +48,7 @@ static struct ds_model_config random_config(uint64_t seed)
     c.head_dim = PICK(8, 10, 16); /* a norm over fewer would lose digits */
     c.rms_norm_eps = 1e-5;
     c.tie_word_embeddings = (int)ds_random_below(random, at++, 2);
+    c.pad_token_id = (int64_t)ds_random_below(random, at++, 17);
     if (seed % 4 == 0)
         c.has_qkv_bias = c.has_o_bias = c.has_mlp_bias = 1;
     return c;

@@ -97,7 +97,16 @@ struct lists {
 struct tokens {
     const int32_t *id;
     uint64_t count, first, row_count;
+    int64_t padding;
 };
+
+/* The row that gets the gradient of token `t`; of one whose gradient goes nowhere: row_count or beyond. */
+__device__ __forceinline__ uint64_t term_row(const struct tokens &tokens, uint64_t t)
+{
+    if (t >= tokens.count || tokens.id[t] == tokens.padding)
+        return tokens.row_count;
+    return row_of(tokens.id, t, tokens.first);
+}
 
 __device__ __forceinline__ uint64_t thread_index(void)
 {
@@ -106,10 +115,10 @@ __device__ __forceinline__ uint64_t thread_index(void)
 
 static __global__ void count_kernel(struct lists lists, struct tokens tokens)
 {
-    const uint64_t t = thread_index();
+    const uint64_t row = term_row(tokens, thread_index());
 
-    if (t < tokens.count && row_of(tokens.id, t, tokens.first) < tokens.row_count)
-        atomicAdd(&lists.length[row_of(tokens.id, t, tokens.first)], 1u);
+    if (row < tokens.row_count)
+        atomicAdd(&lists.length[row], 1u);
 }
 
 static __global__ void room_kernel(struct lists lists, uint64_t row_count)
@@ -125,7 +134,7 @@ static __global__ void room_kernel(struct lists lists, uint64_t row_count)
 static __global__ void enlist_kernel(struct lists lists, struct tokens tokens)
 {
     const uint64_t t = thread_index();
-    const uint64_t row = t < tokens.count ? row_of(tokens.id, t, tokens.first) : tokens.row_count;
+    const uint64_t row = term_row(tokens, t);
 
     if (row < tokens.row_count)
         lists.chance[lists.start[row] + atomicAdd(&lists.taken[row], 1u)] = (uint32_t)t;
@@ -135,7 +144,7 @@ static __global__ void enlist_kernel(struct lists lists, struct tokens tokens)
 static __global__ void sort_kernel(struct lists lists, struct tokens tokens)
 {
     const uint64_t t = thread_index();
-    const uint64_t row = t < tokens.count ? row_of(tokens.id, t, tokens.first) : tokens.row_count;
+    const uint64_t row = term_row(tokens, t);
     uint32_t place = 0;
 
     if (row >= tokens.row_count)
@@ -287,7 +296,7 @@ extern "C" ds_status cuda_embedding_backward(struct ds_stream *stream,
                                              const struct ds_embedding_args *a)
 {
     const struct tokens tokens = {(const int32_t *)a->id_T.data, a->id_T.shape[0], a->first,
-                                  a->table_VC.shape[0]};
+                                  a->table_VC.shape[0], a->padding};
     const size_t table_bytes = kernel_elems(&a->table_VC) * ds_dtype_bytes(a->table_VC.dtype);
 
     DS_TRY(embedding_check("embedding_backward", a));
