@@ -1,9 +1,26 @@
-/* check.c - `dstrain check config.ini`: whoever gets here has a good configuration; it is printed as it
- * will be used. Under mpirun for that number of ranks, alone for any. */
+/* check.c - `dstrain check config.ini`: whoever gets here has a good configuration, but for what the
+ * config.json of its model says; it is printed as it will be used. Under mpirun for that number of ranks,
+ * alone for any. */
 #include "command.h"
 
+#include "dstrain/trainer.h"
+
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+
+/* Of the files that a configuration names this one decides what can be trained. Where it will be, it may not
+ * be yet. */
+static ds_status check_folder(const struct ds_command *command)
+{
+    struct ds_model_config model;
+    struct ds_fs_stat stat;
+
+    if (!command->config->model.path[0] ||
+        ds_fs_stat(command->fs, command->config->model.path, &stat) == -ENOENT)
+        return DS_OK;
+    return ds_trainer_model_config(command->config, command->fs, &model);
+}
 
 ds_status ds_check_main(struct ds_command *command)
 {
@@ -11,6 +28,7 @@ ds_status ds_check_main(struct ds_command *command)
 
     if (command->world->rank != 0)
         return DS_OK;
+    DS_TRY(check_folder(command));
     DS_TRY(ds_config_print(command->config, &text));
     fputs(text, stdout);
     free(text);

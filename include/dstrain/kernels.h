@@ -26,6 +26,7 @@ extern "C" {
 
 #define DS_NORM_PIECE   2048 /* elements summed on their own by the norm; shards are cut here */
 #define DS_IGNORE_INDEX (-100)
+#define DS_HEAD_DIM_MAX 256u /* of D, in every table */
 
 /* Everything that changes from step to step, in device memory. Kernels get a pointer to it: by
  * value it would be baked into a captured graph, and a skipped step would need the host. The host

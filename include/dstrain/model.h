@@ -33,7 +33,7 @@ struct ds_rope {
 #define DS_MODEL_LAYERS_MAX       16384u
 #define DS_MODEL_HEADS_MAX        65536u
 #define DS_MODEL_HEAD_DIM_MIN     2u
-#define DS_MODEL_HEAD_DIM_MAX     1024u
+#define DS_MODEL_HEAD_DIM_MAX     DS_HEAD_DIM_MAX /* wider ones have no attention */
 #define DS_MODEL_POSITIONS_MAX    2147483647u
 #define DS_MODEL_INIT_RANGE_MAX   100.0
 #define DS_MODEL_ROPE_THETA_MAX   1e15

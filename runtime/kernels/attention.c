@@ -22,9 +22,9 @@ ds_status kernel_attention_check(const char *kernel, const struct ds_attention_a
     KERNEL_WANTS_SAME(kernel, args, o_THD, q_THD);
     KERNEL_WANTS(kernel, args, lse_TH, DS_F32);
     KERNEL_WANTS(kernel, args, document_T, DS_I32);
-    if (args->q_THD.shape[2] > ATTENTION_DIM_MAX)
-        return ds_fail(DS_ERR_UNSUPPORTED, "kernel %s: head_dim is %llu, at most %d is available",
-                       kernel, (unsigned long long)args->q_THD.shape[2], ATTENTION_DIM_MAX);
+    if (args->q_THD.shape[2] > DS_HEAD_DIM_MAX)
+        return ds_fail(DS_ERR_UNSUPPORTED, "kernel %s: head_dim is %llu, at most %u is available",
+                       kernel, (unsigned long long)args->q_THD.shape[2], DS_HEAD_DIM_MAX);
     DS_ASSERT(args->seq_length > 0 && args->q_THD.shape[0] % args->seq_length == 0);
     DS_ASSERT(args->seq_length <= INT32_MAX);
     DS_ASSERT(args->q_THD.shape[1] % args->k_TGD.shape[1] == 0);
@@ -65,13 +65,13 @@ size_t kernel_attention_first_key(const struct attention *at, size_t seq, size_t
 
 /* A block of queries on its way over the keys. */
 struct forward {
-    _Alignas(64) float query[ATTENTION_DIM_MAX * BLOCK]; /* [dim][query] */
-    float key[BLOCK * ATTENTION_DIM_MAX];                /* [key][dim_padded], if not fp32 */
-    float value[BLOCK * ATTENTION_DIM_MAX];              /* [key][dim_padded] */
-    float score[BLOCK * BLOCK];                          /* [key][query] */
-    float out[BLOCK * ATTENTION_DIM_MAX];                /* [query][dim_padded] */
-    float max[BLOCK], sum[BLOCK], shrink[BLOCK];         /* of each query */
-    int32_t first[BLOCK], last[BLOCK];                   /* positions it sees */
+    _Alignas(64) float query[DS_HEAD_DIM_MAX * BLOCK]; /* [dim][query] */
+    float key[BLOCK * DS_HEAD_DIM_MAX];                /* [key][dim_padded], if not fp32 */
+    float value[BLOCK * DS_HEAD_DIM_MAX];              /* [key][dim_padded] */
+    float score[BLOCK * BLOCK];                        /* [key][query] */
+    float out[BLOCK * DS_HEAD_DIM_MAX];                /* [query][dim_padded] */
+    float max[BLOCK], sum[BLOCK], shrink[BLOCK];       /* of each query */
+    int32_t first[BLOCK], last[BLOCK];                 /* positions it sees */
     size_t seq, head, query_first, query_count;
 };
 

@@ -9,8 +9,7 @@
 #include "kernels.h"
 #include "tile.h"
 
-#define ATTENTION_BLOCK   64  /* queries, keys */
-#define ATTENTION_DIM_MAX 256 /* of D: sizes the blocks on the stack */
+#define ATTENTION_BLOCK 64 /* queries, keys */
 
 struct attention {
     const void *q, *k, *v;

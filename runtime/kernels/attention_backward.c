@@ -27,12 +27,12 @@ struct gradients {
 
 /* A block of keys, and of the queries it meets. Rows of dim_padded, except the turned ones. */
 struct backward {
-    _Alignas(64) float key_turned[ATTENTION_DIM_MAX * BLOCK]; /* [dim][key] */
-    float value_turned[ATTENTION_DIM_MAX * BLOCK];
-    float key[BLOCK * ATTENTION_DIM_MAX];
-    float query[BLOCK * ATTENTION_DIM_MAX], dout[BLOCK * ATTENTION_DIM_MAX];
-    float dq[BLOCK * ATTENTION_DIM_MAX];
-    float dk[BLOCK * ATTENTION_DIM_MAX], dv[BLOCK * ATTENTION_DIM_MAX];
+    _Alignas(64) float key_turned[DS_HEAD_DIM_MAX * BLOCK]; /* [dim][key] */
+    float value_turned[DS_HEAD_DIM_MAX * BLOCK];
+    float key[BLOCK * DS_HEAD_DIM_MAX];
+    float query[BLOCK * DS_HEAD_DIM_MAX], dout[BLOCK * DS_HEAD_DIM_MAX];
+    float dq[BLOCK * DS_HEAD_DIM_MAX];
+    float dk[BLOCK * DS_HEAD_DIM_MAX], dv[BLOCK * DS_HEAD_DIM_MAX];
     float p[BLOCK * BLOCK], ds[BLOCK * BLOCK]; /* [query][key] */
     size_t seq, kv_head, head;
     size_t key_first, key_count, query_first, query_count;

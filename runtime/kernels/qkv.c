@@ -12,8 +12,6 @@
 #include <math.h>
 #include <string.h>
 
-#define HEAD_DIM_MAX 1024 /* a head in hand lies on the stack */
-
 /* The q heads or the k heads: both are treated alike. */
 struct heads {
     const void *gain; /* NULL: not normalised */
@@ -124,7 +122,7 @@ KERNEL_INLINE void join_loop(const struct cut *cut, const struct heads *heads, v
         void *dx = element_to(dqkv, column, dtype);
 
         if (heads->gain) {
-            float turned[HEAD_DIM_MAX];
+            float turned[DS_HEAD_DIM_MAX];
 
             rotate_back(turned, DS_F32, dy, cosine, dim / 2, dtype);
             unnormalise(dx, turned, element_from(qkv, column, dtype), heads->gain, heads->rstd[at],
@@ -282,9 +280,9 @@ ds_status kernel_qkv_join(struct ds_stream *stream, const struct ds_qkv_join_arg
     DS_ASSERT(kernel_elems(&args->dqkv_TN) == args->dq_THD.shape[0] * join_cut(args).width);
     DS_ASSERT(!args->q_gain_D.data || (args->qkv_TN.data && args->k_gain_D.data &&
                                        args->q_rstd_TH.data && args->k_rstd_TG.data));
-    if (dim > HEAD_DIM_MAX)
-        return ds_fail(DS_ERR_UNSUPPORTED, "kernel %s: head_dim is %llu, at most %d is available",
-                       kernel, (unsigned long long)dim, HEAD_DIM_MAX);
+    if (dim > DS_HEAD_DIM_MAX)
+        return ds_fail(DS_ERR_UNSUPPORTED, "kernel %s: head_dim is %llu, at most %u is available",
+                       kernel, (unsigned long long)dim, DS_HEAD_DIM_MAX);
     KERNEL_WANTS_FLOAT(kernel, args, dq_THD);
     KERNEL_WANTS_SAME(kernel, args, dk_TGD, dq_THD);
     KERNEL_WANTS_SAME(kernel, args, dv_TGD, dq_THD);

@@ -90,7 +90,7 @@ void ds_rope_frequencies(const struct ds_model_config *config, float *inverse, d
 void ds_rope_table(const struct ds_model_config *config, uint64_t position_count, float *table)
 {
     const uint64_t half = config->head_dim / 2;
-    float inverse[512]; /* head_dim is at most 1024 (family.c) */
+    float inverse[DS_MODEL_HEAD_DIM_MAX / 2];
     double factor;
 
     DS_ASSERT(half <= sizeof inverse / sizeof *inverse);

@@ -89,6 +89,18 @@ refused 64 "config.ini:12: [train] global_batch_size = 8 must be a multiple of m
 refused 64 "config.ini:4: [model] hidden_size cannot stand beside [model] path (command line): the folder's config.json decides it" check config.ini model.path=m
 refused 64 "command line: [schedule] warmup_steps = 11 is more than [train] steps = 10; nearest: 10" check config.ini schedule.warmup_steps=11
 
+# what the model's folder says: nothing is begun with it
+mkdir m
+echo '{"model_type": "llama", "vocab_size": 300, "hidden_size": 960, "intermediate_size": 8, "num_hidden_layers": 1,
+    "num_attention_heads": 3}' >m/config.json
+printf '[run]\ndir = r\ndevice = cpu\n[model]\npath = m\n[data]\ntrain = a.txt\n[train]\nsteps = 1\nglobal_batch_size = 1\nseq_length = 8\n' >folder.ini
+echo text >a.txt
+for command in check plan ""; do
+    refused 65 "m/config.json: 'head_dim' must be in 2..256, is 320" $command folder.ini
+    [ -e r ] && fail "$command: leaves a run directory"
+done
+rm -r m
+
 # the command line
 refused 64 "command line: unknown key 'stepz' in [train]; did you mean 'steps'?" check config.ini train.stepz=3
 refused 64 "command line: 'steps=3' must read section.key=value; did you mean 'train.steps=...'?" check config.ini steps=3

@@ -510,11 +510,16 @@ static const struct {
      1, 0},
     {"", 0, "model.hidden_size=60",
      SAYS("command line: [model] hidden_size = 60 makes head_dim = 60 / 4 = 15, which must be even "
-          "(rotary positions turn pairs) and in 2..1024; nearest: 56"),
+          "(rotary positions turn pairs) and in 2..256; nearest: 56"),
      1, 0},
     {"", 0, "model.hidden_size=6",
      SAYS("command line: [model] hidden_size = 6 must be a multiple of num_attention_heads = 4; "
           "nearest: 8"),
+     1, 0},
+    {"", 0, "model.head_dim=258",
+     SAYS("command line: [model] head_dim = '258' must be auto or a whole number in 2..256 (width "
+          "of a "
+          "head; auto: 128 for qwen3, else hidden_size / num_attention_heads)"),
      1, 0},
     {"[parallel]\n", 0, "model.head_dim=15",
      SAYS("command line: [model] head_dim = 15 must be even: rotary positions turn pairs; nearest: "
@@ -557,7 +562,7 @@ static const struct {
     {"", 0, "model.hidden_size=4100",
      SAYS(
          "command line: [model] hidden_size = 4100 makes head_dim = 4100 / 4 = 1025, which must be "
-         "even (rotary positions turn pairs) and in 2..1024; nearest: 4096"),
+         "even (rotary positions turn pairs) and in 2..256; nearest: 1024"),
      1, 0},
     {"", 0, "model.vocab_size=100",
      SAYS("command line: [model] vocab_size = 100 is smaller than the tokenizer's 259 ([data] "

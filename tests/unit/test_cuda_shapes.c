@@ -4,6 +4,7 @@
 // private: runtime/kernels/cuda
 #include "test.h"
 
+#include "dstrain/kernels.h"
 #include "shapes.h"
 
 #define FOR_ALL(array, i) for (size_t i = 0; i < sizeof(array) / sizeof((array)[0]); i++)
@@ -131,7 +132,7 @@ static void a_head_lies_in_one_warp(void **state)
 {
     (void)state;
     FOR_ALL(packs_of, p)
-    for (size_t dim = 2; dim <= HEAD_DIM_MAX; dim += 2) {
+    for (size_t dim = 2; dim <= DS_HEAD_DIM_MAX; dim += 2) {
         const uint32_t width = shape_head_width(dim, packs_of[p]);
 
         assert_true(width <= SHAPE_WARP && (width & (width - 1)) == 0);

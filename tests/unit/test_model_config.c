@@ -130,7 +130,7 @@ static const struct {
     {DS_ERR_DATA, "num_hidden_layers", "{\"model_type\": \"llama\", \"num_hidden_layers\": -1}"},
     {DS_ERR_DATA, "num_key_value_heads", LLAMA(", \"num_key_value_heads\": 3")},
     {DS_ERR_DATA, "head_dim", LLAMA(", \"head_dim\": 7")},
-    {DS_ERR_DATA, "head_dim", LLAMA(", \"head_dim\": 4096")},
+    {DS_ERR_DATA, "head_dim", LLAMA(", \"head_dim\": 258")}, /* no attention is that wide */
     {DS_ERR_DATA, "num_attention_heads",
      "{\"model_type\": \"llama\", \"hidden_size\": 20, \"num_attention_heads\": 7}"},
     {DS_ERR_DATA, "rms_norm_eps", LLAMA(", \"rms_norm_eps\": -1")},

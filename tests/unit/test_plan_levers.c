@@ -485,7 +485,7 @@ static void a_plan_has_no_limit_of_addresses(void **state)
         "giant",
         1,
         {"model.hidden_size=1048576", "model.intermediate_size=16777216",
-         "model.num_attention_heads=1024", "model.num_key_value_heads=1024",
+         "model.num_attention_heads=4096", "model.num_key_value_heads=4096",
          "model.num_hidden_layers=2"}};
     static struct ds_config config;
     const struct ds_plan_question question = question_of(&config, setup.ranks);

@@ -46,10 +46,10 @@ static ds_status check_forward(const char *kernel, const struct ds_attention_arg
     CUDA_WANTS_SAME(kernel, a, o_THD, q_THD);
     CUDA_WANTS(kernel, a, lse_TH, DS_F32);
     CUDA_WANTS(kernel, a, document_T, DS_I32);
-    if (a->q_THD.shape[2] > ATTENTION_DIM_MAX)
+    if (a->q_THD.shape[2] > DS_HEAD_DIM_MAX)
         return ds_fail(DS_ERR_UNSUPPORTED,
-                       "cuda kernel %s: head_dim is %llu, at most %d is available", kernel,
-                       (unsigned long long)a->q_THD.shape[2], ATTENTION_DIM_MAX);
+                       "cuda kernel %s: head_dim is %llu, at most %u is available", kernel,
+                       (unsigned long long)a->q_THD.shape[2], DS_HEAD_DIM_MAX);
     DS_ASSERT(a->seq_length > 0 && a->q_THD.shape[0] % a->seq_length == 0);
     DS_ASSERT(a->q_THD.shape[0] > 0 && a->q_THD.shape[0] <= INT32_MAX);
     DS_ASSERT(a->q_THD.shape[1] % a->k_TGD.shape[1] == 0);

@@ -9,8 +9,6 @@
 extern "C" {
 #endif
 
-#define ATTENTION_DIM_MAX 256
-
 /* local: arguments as attention.c has checked them. Nothing happens where *is_done, in device memory, is not 0 when
  * they run; it may be NULL. */
 ds_status attention_own_forward(struct ds_stream *stream, const struct ds_attention_args *a,

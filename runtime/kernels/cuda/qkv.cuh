@@ -120,10 +120,10 @@ __device__ __forceinline__ void store_head(T *head, uint32_t at, uint32_t half, 
 
 static inline ds_status cuda_wants_head_dim(const char *kernel, uint64_t dim)
 {
-    if (dim <= HEAD_DIM_MAX)
+    if (dim <= DS_HEAD_DIM_MAX)
         return DS_OK;
-    return ds_fail(DS_ERR_UNSUPPORTED, "cuda kernel %s: head_dim is %llu, at most %d is available",
-                   kernel, (unsigned long long)dim, HEAD_DIM_MAX);
+    return ds_fail(DS_ERR_UNSUPPORTED, "cuda kernel %s: head_dim is %llu, at most %u is available",
+                   kernel, (unsigned long long)dim, DS_HEAD_DIM_MAX);
 }
 
 /* Fills in what follows from the shapes. */

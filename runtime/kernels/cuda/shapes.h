@@ -86,7 +86,6 @@ static inline uint32_t shape_slabs(size_t token_count, size_t tokens_at_once)
  * unit u has token u / lanes of the block's tokens, and heads u % lanes + i * lanes. */
 #define HEAD_THREADS  256
 #define HEADS_AT_ONCE 2 /* heads that a thread has under way */
-#define HEAD_DIM_MAX  256
 #define HEAD_SLABS    528
 struct head_shape {
     uint32_t lanes, tokens; /* lanes * tokens <= 256 / width */
