@@ -257,7 +257,8 @@ static int next_value(struct ds_candidates *c, struct ds_config *config)
     if (strcmp(c->field->key, "inject") == 0)
         return name_last_rank(c, config);
     DS_ASSERT(strcmp(c->field->key, "min_learning_rate") == 0);
-    config->schedule.min_learning_rate = config->optimizer.learning_rate;
+    config->schedule.min_learning_rate =
+        config->schedule.kind == DS_LR_CONSTANT ? 0 : config->optimizer.learning_rate;
     return 1;
 }
 

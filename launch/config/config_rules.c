@@ -170,12 +170,30 @@ static ds_status decay_fits(const struct ds_rule_check *check)
     return DS_OK;
 }
 
+/* A rate that stays has nothing to do with what decay would need. */
+static ds_status rate_stays(const struct ds_rule_check *check)
+{
+    const struct ds_config *c = check->config;
+    char least[64];
+
+    if (c->schedule.decay_steps != 0)
+        REFUSE(check, "schedule", "decay_steps", "schedule.decay_steps schedule.kind",
+               "= %" PRIu64 " has no meaning with kind = constant", c->schedule.decay_steps);
+    ds_field_print(ds_field_find("schedule", "min_learning_rate"), c, least, sizeof least);
+    if (c->schedule.min_learning_rate != 0)
+        REFUSE(check, "schedule", "min_learning_rate", "schedule.min_learning_rate schedule.kind",
+               "= %s has no meaning with kind = constant", least);
+    return DS_OK;
+}
+
 static ds_status schedule_fits(const struct ds_rule_check *check)
 {
     const struct ds_config *c = check->config;
     const uint64_t steps = c->train.steps, warmup = c->schedule.warmup_steps;
     char least[64], most[64];
 
+    if (c->schedule.kind == DS_LR_CONSTANT)
+        DS_TRY(rate_stays(check));
     if (c->schedule.min_learning_rate > c->optimizer.learning_rate) {
         ds_field_print(ds_field_find("schedule", "min_learning_rate"), c, least, sizeof least);
         ds_field_print(ds_field_find("optimizer", "learning_rate"), c, most, sizeof most);

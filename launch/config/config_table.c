@@ -155,8 +155,8 @@ const struct ds_field ds_config_fields[] = {
     COUNT(train, eval_samples, "0", 0, 0, COUNT_MAX, "sequences in an evaluation at most; 0: all", "eval_iters max_eval_samples val_set_size limit_val_batches"),
 
     REAL(optimizer, learning_rate, "0.0003", FIXED, 0, 10, "peak, after warm-up", "lr max_lr peak_lr base_lr"),
-    REAL(optimizer, beta1, "0.9", FIXED, 0, 0.999999999, "AdamW: memory of the gradient", "adam_beta1 betas"),
-    REAL(optimizer, beta2, "0.95", FIXED, 0, 0.999999999, "AdamW: memory of its square", "adam_beta2"),
+    REAL(optimizer, beta1, "0.9", FIXED, 0, 0.999999, "AdamW: memory of the gradient", "adam_beta1 betas"),
+    REAL(optimizer, beta2, "0.95", FIXED, 0, 0.999999, "AdamW: memory of its square", "adam_beta2"),
     REAL(optimizer, eps, "1e-08", FIXED, 0, 1, "AdamW: added to the root of the square", "adam_eps adam_epsilon epsilon"),
     REAL(optimizer, weight_decay, "0.1", FIXED, 0, 100, "AdamW: decoupled, times the learning rate", "wd decay l2"),
     CHOICE(optimizer, weight_decay_on, "matrices", FIXED, decays, "which parameters decay: matrices (no norms, no biases) or all", "no_weight_decay decay_on"),

@@ -694,6 +694,17 @@ static const struct {
      SAYS("c.ini:17: [schedule] decay_steps = 7 does not fit behind warmup_steps: 4 + 7 > [train] "
           "steps = 10; nearest: 6"),
      1, 0},
+    {"[schedule]\nkind = constant\nwarmup_steps = 4\ndecay_steps = 3\n", 0, 0,
+     SAYS("c.ini:17: [schedule] decay_steps = 3 has no meaning with kind = constant; nearest: 0"),
+     1, 0},
+    {"[schedule]\nkind = constant\nmin_learning_rate = 1e-4\n", 0, 0,
+     SAYS("c.ini:16: [schedule] min_learning_rate = 0.0001 has no meaning with kind = constant; "
+          "nearest: 0"),
+     1, 0},
+    {"", 0, "optimizer.beta2=0.9999999",
+     SAYS("command line: [optimizer] beta2 = '0.9999999' must be a number in 0..0.999999 (AdamW: "
+          "memory of its square)"),
+     1, 0},
     {"", 0, "schedule.min_learning_rate=1",
      SAYS("command line: [schedule] min_learning_rate = 1 is larger than [optimizer] learning_rate "
           "= 0.0003; nearest: 0.0003"),
