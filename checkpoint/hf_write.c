@@ -7,6 +7,8 @@
 #include "dstrain/hf.h"
 
 #include <errno.h>
+#include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -76,6 +78,35 @@ static ds_status open_file(struct hf_writer *w, uint32_t first_param)
     return st;
 }
 
+/* Of bits, since a compiler does many of them at once. */
+static int all_finite(const float *at, uint64_t count)
+{
+    const uint32_t exponent = 0x7f800000u;
+    uint32_t found = 0;
+
+    for (uint64_t i = 0; i < count; i++) {
+        uint32_t bits;
+        memcpy(&bits, &at[i], sizeof bits);
+        found |= (bits & exponent) == exponent;
+    }
+    return !found;
+}
+
+/* What would be read back is looked at here: a folder that nobody can load is no result. */
+static ds_status check_values(const struct ds_param *param, const float *at)
+{
+    const uint64_t count = ds_param_whole_elems(param);
+    uint64_t i = 0;
+
+    if (all_finite(at, count))
+        return DS_OK;
+    while (isfinite(at[i]))
+        i++;
+    return ds_fail(DS_ERR_DIVERGED,
+                   "the run has diverged: element %" PRIu64 " of '%s' is %s; nothing is exported",
+                   i, param->name, isnan(at[i]) ? "not a number" : "infinite");
+}
+
 /* Parameters come in order, so one file is open at a time. */
 static ds_status write_param(struct hf_writer *w, uint32_t i)
 {
@@ -84,6 +115,7 @@ static ds_status write_param(struct hf_writer *w, uint32_t i)
     const int is_last = i + 1 == model->param_count || w->file_of[i] != w->file_of[i + 1];
     uint32_t first = i;
 
+    DS_TRY(check_values(&model->params[i], w->host));
     if (is_first)
         DS_TRY(open_file(w, i));
     while (first > 0 && w->file_of[first - 1] == w->file_of[i])
@@ -180,6 +212,19 @@ done:
     return st;
 }
 
+/* The files of the tokenizer that the model's tokens came from: none where nobody here knows it. */
+static ds_status write_tokenizer(struct hf_writer *w)
+{
+    enum ds_hf_tokenizer there = DS_HF_TOKENIZER_NONE;
+
+    if (w->options->companions) {
+        DS_TRY(copy_companions(w));
+        DS_TRY(ds_hf_which_tokenizer(w->options->fs, w->folder.temporary, &there));
+    }
+    return w->options->has_byte_tokens && there == DS_HF_TOKENIZER_NONE ? write_byte_tokenizer(w)
+                                                                        : DS_OK;
+}
+
 /* ---- begin and end, on rank 0 */
 
 static ds_status take_host(struct hf_writer *w)
@@ -208,7 +253,7 @@ static ds_status begin(struct hf_writer *w)
     DS_TRY(write_config(w));
     if (w->file_count > 1)
         DS_TRY(write_index(w));
-    return w->options->companions ? copy_companions(w) : write_byte_tokenizer(w);
+    return write_tokenizer(w);
 }
 
 static ds_status commit(struct hf_writer *w)

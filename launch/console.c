@@ -67,6 +67,11 @@ void ds_console_seconds(double value, char *to, size_t bytes)
         snprintf(to, bytes, "%llus", whole);
 }
 
+double ds_console_real(double value)
+{
+    return isnan(value) ? fabs(value) : value;
+}
+
 const char *ds_console_plural(uint64_t count)
 {
     return count == 1 ? "" : "s";
@@ -179,8 +184,9 @@ void ds_console_line(const struct ds_console *console, const struct ds_console_r
     snprintf(
         to, DS_CONSOLE_LINE_MAX,
         "step %llu/%llu | loss %.4f | lr %.3g | norm %.3g | %s tokens/s | MFU %s | %s | %s left%s",
-        (unsigned long long)row->step, (unsigned long long)console->steps, row->loss, row->lr,
-        row->grad_norm, speed, mfu, memory, left, row->is_skipped ? " | skipped" : "");
+        (unsigned long long)row->step, (unsigned long long)console->steps,
+        ds_console_real(row->loss), row->lr, ds_console_real(row->grad_norm), speed, mfu, memory,
+        left, row->is_skipped ? " | skipped" : "");
 }
 
 /* The cursor goes back to the start of the line, so that whatever is logged next overwrites it. */

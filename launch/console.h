@@ -16,6 +16,9 @@ void ds_console_count(double value, char *to, size_t bytes);
 void ds_console_bytes(uint64_t value, char *to, size_t bytes);
 void ds_console_seconds(double value, char *to, size_t bytes);
 
+/* pure: printf shows the sign of a NaN, which says nothing: one without */
+double ds_console_real(double value);
+
 /* pure: what a noun behind the count ends in */
 const char *ds_console_plural(uint64_t count);
 

@@ -1,6 +1,7 @@
 /* eval.c - `dstrain eval config.ini`: loss and perplexity on the evaluation data, of the run's export where
  * there is one, else of model.path. */
 #include "command.h"
+#include "console.h"
 #include "plan.h"
 #include "run_dir.h"
 
@@ -75,8 +76,8 @@ static ds_status evaluate(struct ds_command *command, const struct ds_config *co
     DS_TRY(ds_trainer_open(&options, &trainer));
     st = ds_trainer_evaluate(trainer, &loss, &tokens);
     if (st == DS_OK && command->world->rank == 0)
-        printf("%s: loss %.6f, perplexity %.4f, %llu tokens\n", config->model.path, loss, exp(loss),
-               (unsigned long long)tokens);
+        printf("%s: loss %.6f, perplexity %.4f, %llu tokens\n", config->model.path,
+               ds_console_real(loss), ds_console_real(exp(loss)), (unsigned long long)tokens);
     ds_trainer_close(trainer);
     return st;
 }

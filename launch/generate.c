@@ -231,11 +231,15 @@ static ds_status check_tokenizer(struct ds_fs *fs, const struct generate *g,
     enum ds_hf_tokenizer tokenizer;
 
     DS_TRY(ds_hf_which_tokenizer(fs, g->folder, &tokenizer));
+    if (tokenizer == DS_HF_TOKENIZER_NONE)
+        return ds_fail(DS_ERR_UNSUPPORTED,
+                       "%s: tokenizer.json is missing: nothing there says which tokens a text has",
+                       g->folder);
     if (tokenizer != DS_HF_TOKENIZER_BYTES)
         return ds_fail(
             DS_ERR_UNSUPPORTED,
-            "%s: its tokenizer.json is missing or another one than the byte tokenizer's, "
-            "which is the only one so far",
+            "%s: its tokenizer is another one than the byte tokenizer, which is the only "
+            "one so far",
             g->folder);
     if (model->vocab_size < DS_BYTE_VOCAB)
         return ds_fail(DS_ERR_DATA, "%s: vocab_size is %llu, but the byte tokenizer has %d ids",

@@ -97,7 +97,8 @@ static void show_step(struct train *train, const struct ds_step_report *r)
     if (r->has_eval) {
         ds_console_clear(&train->console);
         ds_info("evaluation after step %llu: loss %.4f, perplexity %.3f",
-                (unsigned long long)r->step, r->eval_loss, exp(r->eval_loss));
+                (unsigned long long)r->step, ds_console_real(r->eval_loss),
+                ds_console_real(exp(r->eval_loss)));
         train->eval_loss = r->eval_loss;
         train->has_eval = 1;
     }

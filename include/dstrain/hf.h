@@ -70,11 +70,13 @@ struct ds_hf_write_options {
     struct ds_fs *fs;
     const char *folder;     /* becomes the export, whole or not at all; an older one is replaced,
                                kept as `folder`.kept-N if it holds what no export writes */
-    const char *companions; /* folder to copy tokenizer files from; NULL: the byte tokenizer's */
+    const char *companions; /* folder to copy tokenizer files from; NULL: none */
+    int has_byte_tokens; /* where that has no tokenizer, the byte tokenizer's files are written */
     struct ds_hf_parts parts;
     uint64_t file_bytes_max; /* of one safetensors file; 0: 5 GB */
 };
-/* collective over parts.world: write the model as it is now, in fp32 */
+/* collective over parts.world: write the model as it is now, in fp32. DS_ERR_DIVERGED: a weight is not finite,
+ * which no reader takes. */
 DS_CHECKED ds_status ds_hf_write(const struct ds_hf_write_options *options);
 
 #endif

@@ -109,6 +109,7 @@ ds_status ds_trainer_export(struct ds_trainer *t, const char *folder)
         .fs = t->options.fs,
         .folder = folder,
         .companions = t->config->model.path[0] ? t->config->model.path : NULL,
+        .has_byte_tokens = t->config->data.format == DS_DATA_TEXT,
         .parts = parts_of(t),
     };
 

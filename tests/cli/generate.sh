@@ -83,7 +83,7 @@ told "--tokens is given twice" r --tokens 3 --prompt a --tokens 3
 
 cp -r r/export other
 sed 's/"<bos>"/"<s>"/' r/export/tokenizer.json >other/tokenizer.json
-refused 64 "other: its tokenizer.json is missing or another one" other
+refused 64 "other: its tokenizer is another one than the byte tokenizer" other
 awk '/^\[model\]/ { print; print "path = other"; skip = 1; next } /^\[/ { skip = 0 } !skip' c.ini >other.ini
 "$program" eval other.ini run.dir=none >out 2>err
 [ $? = 64 ] && grep -q "error: other.ini:5: \[model\] path = other: its tokenizer is another one than the byte tokenizer" err && [ ! -s out ] ||
@@ -101,9 +101,9 @@ least=$(sed -n 's/.*command line: \[memory\] device_limit = 1000 is too little .
 [ $? = 64 ] && grep -q "error: command line: \[run\] dir = none: nothing to evaluate" err && [ ! -s out ] ||
     fail "eval of nothing: not refused, $(cat err)"
 echo '{' >other/tokenizer.json
-refused 64 "other: its tokenizer.json is missing or another one" other
+refused 64 "other: its tokenizer is another one than the byte tokenizer" other
 rm other/tokenizer.json
-refused 64 "other: its tokenizer.json is missing or another one" other
+refused 64 "other: tokenizer.json is missing" other
 refused 65 "missing/config.json: No such file" missing
 
 "$program" prepare c.ini data.cache=again >out 2>err || fail "prepare"
@@ -112,6 +112,29 @@ grep -q '^\[data\] train: 1 document, [0-9]* bytes, [0-9]* tokens; 1 shard made,
 "$program" eval c.ini >out 2>err || fail "eval"
 [ -s err ] && fail "eval: said something"
 grep -q '^r/export: loss [0-9.]*, perplexity [0-9.]*, [0-9]* tokens$' out || fail "eval: no figures"
+
+# the export has the tokenizer that its tokens came from: of text the byte tokenizer, of a folder's model that
+# folder's, of other people's tokens none
+tokens='{"input_ids":{"dtype":"U8","shape":[2,16],"data_offsets":[0,32]}}'
+{ printf "$(printf '\\%03o' ${#tokens})\0\0\0\0\0\0\0%s" "$tokens"; head -c 32 t.txt; } >t.safetensors
+echo theirs >other/tokenizer.model
+for model in c other; do
+    sed 's/^eval = .*//; s/^train = .*/train = t.safetensors\nformat = safetensors/' $model.ini >tokens.ini
+    "$program" tokens.ini run.dir=tokens-$model >out 2>err || fail "training on tokens"
+    [ ! -e tokens-$model/export/tokenizer.json ] || fail "an export of tokens has a tokenizer that nobody gave"
+done
+cmp -s other/tokenizer.model tokens-other/export/tokenizer.model || fail "the folder's tokenizer is not in the export"
+refused 64 "tokens-c/export: tokenizer.json is missing" tokens-c
+rm other/tokenizer.model
+"$program" other.ini run.dir=text >out 2>err || fail "training on text, of a model without a tokenizer"
+cmp -s r/export/tokenizer.json text/export/tokenizer.json || fail "an export of text has no byte tokenizer"
+
+# weights that nobody could load are not written: with eps = 0 what had no gradient is 0 / 0
+"$program" c.ini run.dir=nan optimizer.eps=0 >out 2>err
+got=$?
+[ $got = 67 ] && [ ! -e nan/export ] && [ "$(grep -c error: err)" = 1 ] &&
+    grep -q "error: .*the run has diverged: element [0-9]* of 'model.embed_tokens.weight' is not a number; nothing is exported" err ||
+    fail "an export that is not finite: exit code $got, $(ls nan)"
 
 if [ -c /dev/full ]; then
     for arguments in "eval c.ini" "generate r --prompt x --tokens 3" "inspect r/export"; do

@@ -130,6 +130,21 @@ static void lines_come_at_the_interval_at_the_first_and_at_the_last_step(void **
     assert_int_equal(lines, 3);
 }
 
+/* The bits of a NaN have a sign, which tells nobody anything. */
+static void a_loss_that_is_no_number_has_no_sign(void **state)
+{
+    struct ds_console console;
+    char line[DS_CONSOLE_LINE_MAX];
+
+    (void)state;
+    ds_console_init(&console, 1, 1, ds_clock_system());
+    ds_console_line(
+        &console, &(struct ds_console_row){.step = 1, .loss = -NAN, .grad_norm = -NAN, .mfu = NAN},
+        line);
+    assert_non_null(strstr(line, "| loss nan |"));
+    assert_non_null(strstr(line, "| norm nan |"));
+}
+
 /* mpirun gives every rank a pty of size 0x0 */
 static void a_terminal_has_a_size(void **state)
 {
@@ -181,6 +196,7 @@ int main(void)
         cmocka_unit_test(numbers_are_short),
         cmocka_unit_test(the_first_lines_count_in_english),
         cmocka_unit_test(lines_come_at_the_interval_at_the_first_and_at_the_last_step),
+        cmocka_unit_test(a_loss_that_is_no_number_has_no_sign),
         cmocka_unit_test(a_terminal_has_a_size),
         cmocka_unit_test(progress_is_drawn_over_itself_on_a_terminal_and_nowhere_else),
     };

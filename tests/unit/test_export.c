@@ -43,6 +43,7 @@ static ds_status export_to(struct job *job, struct ds_trainer *t, struct ds_fs *
 {
     const struct ds_hf_write_options options = {.fs = fs,
                                                 .folder = to,
+                                                .has_byte_tokens = 1,
                                                 .parts = {.model = t->model,
                                                           .zero = t->zero,
                                                           .mesh = ds_mesh_shape_of(t->mesh),
