@@ -145,14 +145,16 @@ void ds_hf_close(struct ds_hf *hf)
 
 /* ---- checking */
 
+static const char *index_says(const struct ds_hf *hf, const char *name)
+{
+    return json_string_value(json_object_get(json_object_get(hf->index, "weight_map"), name));
+}
+
 /* The index names the file; a tensor that lies elsewhere is a mistake worth a word. */
 const struct ds_safetensors_entry *hf_find(const struct ds_hf *hf, const char *name,
                                            const struct ds_safetensors **file)
 {
-    const char *expected =
-        hf->index
-            ? json_string_value(json_object_get(json_object_get(hf->index, "weight_map"), name))
-            : NULL;
+    const char *expected = index_says(hf, name);
 
     for (size_t i = 0; i < hf->file_count; i++) {
         const char *base = strrchr(ds_safetensors_path(hf->files[i]), '/');
@@ -178,6 +180,20 @@ static void write_shape(char *to, size_t bytes, const uint64_t *shape, uint32_t 
         snprintf(to + used, bytes - used, "]");
 }
 
+/* Nobody has it, or it is not where the index says. */
+static ds_status refuse_absent(const struct ds_hf *hf, const char *name)
+{
+    for (size_t i = 0; i < hf->file_count; i++)
+        if (ds_safetensors_find(hf->files[i], name)) /* with an index, then */
+            return ds_fail(DS_ERR_DATA,
+                           "%s: tensor '%s' is here, but model.safetensors.index.json %s%s",
+                           ds_safetensors_path(hf->files[i]), name,
+                           index_says(hf, name) ? "says that it is in " : "does not name it",
+                           index_says(hf, name) ? index_says(hf, name) : "");
+    return ds_fail(DS_ERR_DATA, "%s: config.json asks for tensor '%s', which no weight file has",
+                   hf->folder, name);
+}
+
 static ds_status check_param(const struct ds_hf *hf, const struct ds_param *param)
 {
     const struct ds_safetensors *file = NULL;
@@ -186,9 +202,7 @@ static ds_status check_param(const struct ds_hf *hf, const struct ds_param *para
     float unused;
 
     if (!entry)
-        return ds_fail(DS_ERR_DATA,
-                       "%s: config.json asks for tensor '%s', which no weight file has", hf->folder,
-                       param->name);
+        return refuse_absent(hf, param->name);
     if (entry->dim_count != param->dim_count ||
         memcmp(entry->shape, param->shape, param->dim_count * sizeof *param->shape) != 0) {
         write_shape(want, sizeof want, param->shape, param->dim_count);

@@ -54,8 +54,11 @@ static ds_status check_directory(const struct ds_config *config, const struct ds
         return ds_fail(DS_ERR_CONFIG, "%s: %s: belongs to user %u, this is user %u",
                        where(config, here), dir, stat->owner, (unsigned)geteuid());
     if (stat->mode & 0002u)
-        return ds_fail(DS_ERR_CONFIG, "%s: %s: everybody may write there (mode %04o); chmod o-w",
-                       where(config, here), dir, stat->mode);
+        return ds_fail(
+            DS_ERR_CONFIG,
+            "%s: %s: everybody may write there (mode %04o), so anybody could change what "
+            "the run writes and reads; chmod o-w",
+            where(config, here), dir, stat->mode);
     return DS_OK;
 }
 

@@ -36,6 +36,13 @@ static const uint32_t depths[] = {1, 4, 16};
 
 /* ---- the file */
 
+/* A folder that a person chose wrongly is theirs to mend; what the disk does is not. */
+static int is_choice(int code)
+{
+    return code == -ENOENT || code == -ENOTDIR || code == -EACCES || code == -EPERM ||
+           code == -EROFS || code == -ENAMETOOLONG || code == -ELOOP;
+}
+
 static ds_status open_file(struct disk *d, const char *folder, int buffered)
 {
     const uint32_t flags = DS_FS_READ | DS_FS_WRITE | DS_FS_CREATE | DS_FS_EXCLUSIVE;
@@ -52,7 +59,8 @@ static ds_status open_file(struct disk *d, const char *folder, int buffered)
         ds_info("bench storage: %s knows no O_DIRECT; the page cache takes part", folder);
     }
     if (d->file < 0)
-        return ds_fail(DS_ERR_IO, "%s: cannot be made: %s", path, strerror(-d->file));
+        return ds_fail(is_choice(d->file) ? DS_ERR_CONFIG : DS_ERR_IO,
+                       "bench storage: no file can be made in %s: %s", folder, strerror(-d->file));
     int code = ds_fs_unlink(d->fs, path);
     return code == 0 ? DS_OK : ds_fail(DS_ERR_IO, "%s: %s", path, strerror(-code));
 }

@@ -51,6 +51,8 @@ static const char *describe(const json_t *value, char *to, size_t bytes)
         break;
     case JSON_REAL:
         snprintf(to, bytes, "%.17g", json_real_value(value));
+        if (!strpbrk(to, ".e")) /* what makes 42.0 another thing than 42 */
+            strcat(to, ".0");
         break;
     case JSON_STRING:
         snprintf(to, bytes, "the text \"%.60s\"", json_string_value(value));

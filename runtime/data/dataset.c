@@ -14,15 +14,19 @@ struct ds_dataset {
 };
 
 ds_status source_bad_id(const struct source *source, const char *what, uint64_t index, uint64_t at,
-                        int64_t id)
+                        int64_t id, int is_signed)
 {
-    return ds_fail(DS_ERR_DATA,
-                   "%s: sample %llu has %s %lld at position %llu, but the vocabulary has %llu ids "
-                   "(0..%llu); tokenise the data with the model's own tokenizer, or give a new "
-                   "model a larger model.vocab_size",
-                   ds_safetensors_path(source->file), (unsigned long long)index, what,
-                   (long long)id, (unsigned long long)at, (unsigned long long)source->vocab_size,
-                   (unsigned long long)source->vocab_size - 1);
+    const int is_negative = is_signed && id < 0;
+
+    return ds_fail(
+        DS_ERR_DATA,
+        "%s: sample %llu has %s %s%llu at position %llu, but the vocabulary has %llu ids "
+        "(0..%llu); tokenise the data with the model's own tokenizer, or give a new "
+        "model a larger model.vocab_size",
+        ds_safetensors_path(source->file), (unsigned long long)index, what, is_negative ? "-" : "",
+        is_negative ? 0ull - (unsigned long long)id : (unsigned long long)id,
+        (unsigned long long)at, (unsigned long long)source->vocab_size,
+        (unsigned long long)source->vocab_size - 1);
 }
 
 void source_close(struct source *source)

@@ -15,7 +15,7 @@
 #include <string.h>
 #include <xxhash.h>
 
-enum { PIECE_BYTES = 1 << 20, HEADER_BYTES_MAX = 1024 };
+enum { PIECE_BYTES = 1 << 20 };
 
 struct preparing {
     const struct ds_prepare_options *options;
@@ -251,24 +251,34 @@ static void check_shard(const struct preparing *p, const char *path, char why[SH
     ds_safetensors_close(file);
 }
 
-/* Asked first, since a reader would log what it thinks of a truncated file. */
-static int has_size(const struct preparing *p, const char *source, uint64_t file_bytes)
+/* Asked first, since a reader would log what it thinks of a truncated file: the length of the header, the
+ * header, the data, to the byte. */
+static int has_size(const struct preparing *p, const char *path, uint64_t file_bytes)
 {
-    const uint64_t header_bytes_max = HEADER_BYTES_MAX + 6 * strlen(source); /* escaped: \u001f */
     const uint64_t data_bytes =
         token_count(p) * sizeof *p->tokens + (p->corpus.count + 1) * sizeof *p->documents;
+    const int file = ds_fs_open(p->options->fs, path, DS_FS_READ, 0);
+    uint64_t header_bytes = 0;
+    uint8_t length[8];
 
-    return file_bytes > data_bytes && file_bytes - data_bytes <= header_bytes_max;
+    if (file < 0)
+        return 0;
+    const int64_t got = ds_fs_pread(p->options->fs, file, length, sizeof length, 0);
+    (void)ds_fs_close(p->options->fs, file);
+    for (size_t i = sizeof length; got == (int64_t)sizeof length && i-- > 0;)
+        header_bytes = header_bytes << 8 | length[i];
+    return got == (int64_t)sizeof length && header_bytes < file_bytes &&
+           file_bytes - header_bytes == sizeof length + data_bytes;
 }
 
-static int can_reuse(const struct preparing *p, const char *source, const char *path)
+static int can_reuse(const struct preparing *p, const char *path)
 {
     struct ds_fs_stat stat;
     char why[SHARD_WHY_BYTES];
 
     if (ds_fs_stat(p->options->fs, path, &stat) != 0)
         return 0;
-    if (has_size(p, source, stat.bytes))
+    if (has_size(p, path, stat.bytes))
         check_shard(p, path, why);
     else
         snprintf(why, sizeof why, "%llu bytes are not its size", (unsigned long long)stat.bytes);
@@ -314,7 +324,7 @@ static ds_status make_cache(const struct preparing *p, const char *path)
 static ds_status prepare_listed(struct preparing *p, const char *source, const char *path,
                                 struct ds_prepare_report *report)
 {
-    const int is_reused = can_reuse(p, source, path);
+    const int is_reused = can_reuse(p, path);
 
     if (!is_reused) {
         DS_TRY(make_cache(p, path));

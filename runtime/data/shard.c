@@ -38,9 +38,9 @@ static ds_status read_shard(const struct source *s, uint64_t index, const struct
             start = (int32_t)t;
         }
         if (id >= s->vocab_size)
-            return source_bad_id(s, "token id", index, t, id);
+            return source_bad_id(s, "token id", index, t, id, 0);
         if (next >= s->vocab_size)
-            return source_bad_id(s, "token id", index, t + 1, next);
+            return source_bad_id(s, "token id", index, t + 1, next, 0);
         to->id[t] = id;
         to->target[t] = begins_anew(shard, document, base + t + 1) ? -100 : next;
         to->position[t] = (int32_t)t - start;

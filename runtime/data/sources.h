@@ -37,7 +37,7 @@ DS_CHECKED ds_status source_check_tokenised(struct source *source, const struct 
 void source_close(struct source *source);
 /* `what`: "token id" or "label" */
 DS_CHECKED ds_status source_bad_id(const struct source *source, const char *what, uint64_t index,
-                                   uint64_t at, int64_t id);
+                                   uint64_t at, int64_t id, int is_signed);
 
 /* ---- order.c, pure. A source of n samples with weight w brings round(w * n) samples an epoch, at least
  * one; positions are dealt to sources so that any prefix is close to these shares, and each source goes

@@ -49,14 +49,15 @@ static int64_t integer_at(const void *piece, enum ds_dtype dtype, uint64_t i)
 }
 
 /* Labels may be -100. */
-static ds_status check_value(const struct source *s, enum integer_use use, uint64_t index,
-                             uint64_t at, int64_t value)
+static ds_status check_value(const struct source *s, const struct ds_safetensors_entry *entry,
+                             enum integer_use use, uint64_t index, uint64_t at, int64_t value)
 {
     const int is_id = value >= 0 && (uint64_t)value < s->vocab_size;
 
     if (is_id || (use == USE_LABELS && value == -100))
         return DS_OK;
-    return source_bad_id(s, use == USE_LABELS ? "label" : "token id", index, at, value);
+    return source_bad_id(s, use == USE_LABELS ? "label" : "token id", index, at, value,
+                         entry->dtype != DS_U64);
 }
 
 /* Elements first.. of row `index` of `entry`, checked, as int32. */
@@ -70,7 +71,7 @@ static ds_status read_row(const struct source *s, const struct ds_safetensors_en
         DS_TRY(ds_safetensors_read(s->file, entry, index * s->seq_length + at, count, piece));
         for (uint64_t i = 0; i < count; i++) {
             const int64_t value = integer_at(piece, entry->dtype, i);
-            DS_TRY(check_value(s, use, index, at + i, value));
+            DS_TRY(check_value(s, entry, use, index, at + i, value));
             to[at - first + i] = (int32_t)value;
         }
         at += count;
@@ -109,7 +110,7 @@ static ds_status check_tensor(const struct source *s, const struct ds_safetensor
         for (uint64_t i = 0; i < count; i++) {
             const int64_t value = integer_at(piece, entry->dtype, i);
             if (use == USE_IDS || t > 0) {
-                DS_TRY(check_value(s, use, index, t, value));
+                DS_TRY(check_value(s, entry, use, index, t, value));
                 *ignored_count += value == -100;
             }
             if (++t == s->seq_length) {

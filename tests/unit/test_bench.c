@@ -280,7 +280,7 @@ static void a_folder_that_is_not_there_is_an_error(void **state)
     capture_begin(&capture);
     bench_lines_run(self, "storage /nowhere --quick", &lines);
     assert_non_null(strstr(capture_end(&capture), "/nowhere"));
-    assert_int_equal(lines.status, DS_ERR_IO);
+    assert_int_equal(lines.status, DS_ERR_CONFIG);
     assert_int_equal(lines.count, 0);
 }
 

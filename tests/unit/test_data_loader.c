@@ -661,7 +661,7 @@ static void an_id_outside_the_vocabulary_is_refused_with_file_sample_and_id(void
     put_typed(*state, DS_U32, (const uint32_t[]){1, 2, UINT32_MAX, 4, 5});
     assert_id_refused(*state, "typed", 0, "token id 4294967295 at position 2");
     put_typed(*state, DS_U64, (const uint64_t[]){1, 2, UINT64_MAX, 4, 5});
-    assert_id_refused(*state, "typed", 0, "position 2");
+    assert_id_refused(*state, "typed", 0, "token id 18446744073709551615 at position 2");
     put_text(*state, "text", "12345678");
     assert_read_refused(open_prepared(*state, "text", SEQ, 200), 0,
                         "sample 0 has token id 256 at position 0, but the vocabulary has 200 ids");

@@ -210,7 +210,7 @@ static void fields_of_a_wrong_type_or_range_are_refused_by_name(void **state)
     assert_field_refused(object, U64, "n", "c.json: key 'n' must be an integer in 1..11, is 12\n");
     assert_field_refused(object, U64, "minus", "is -1");
     assert_int_equal(ds_json_u64("c.json", object, "minus", 0, UINT64_MAX, &any), DS_ERR_DATA);
-    assert_field_refused(object, U64, "whole", "is 3");
+    assert_field_refused(object, U64, "whole", "is 3.0");
     assert_field_refused(object, U64, "text", "is the text \"hi!\"");
     assert_field_refused(object, U64, "yes", "is true");
     assert_field_refused(object, REAL, "real", "key 'real' must be a number in 0.5..2, is 2.5");

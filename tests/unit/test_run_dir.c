@@ -442,8 +442,8 @@ static void directories_that_are_not_ours_are_refused(void **state)
     capture_begin(&capture);
     assert_int_equal(prepare(ds_fs_posix(), &config), DS_ERR_CONFIG);
     snprintf(said, sizeof said,
-             "dstrain: error: command line: run.dir: %s: everybody may write there (mode 0777); "
-             "chmod o-w",
+             "dstrain: error: command line: run.dir: %s: everybody may write there (mode "
+             "0777), so anybody could change what the run writes and reads; chmod o-w",
              dir);
     assert_string_equal(capture_end(&capture), said);
     assert_int_equal(chmod(dir, 0750), 0);
