@@ -4,6 +4,7 @@
  * which reads the mask when it is loaded, one thread. So the mask is widened before MPI starts threads and
  * OpenMP a pool, and the number of threads is set. Whoever gave mpirun a --bind-to is obeyed. */
 #include "bootstrap.h"
+#include "fault.h"
 
 #include <omp.h>
 #include <sched.h>
@@ -128,12 +129,15 @@ static uint64_t preset_deadline_ns(void)
 
 ds_status ds_bootstrap_open(struct ds_bootstrap *boot, int with_ranks)
 {
-    if (!with_ranks)
+    if (!with_ranks) {
+        ds_fault_install();
         return ds_comm_self_open(boot->clock, &boot->world);
+    }
     uint64_t since_ns = ds_clock_mono_ns(boot->clock);
 
     ds_comm_mpi_environment();
     DS_TRY(ds_comm_mpi_open(boot->clock, preset_deadline_ns(), &boot->world));
+    ds_fault_install();
     ds_clock_tell_start(boot->clock, "MPI", &since_ns);
     return DS_OK;
 }

@@ -349,6 +349,10 @@ test_model() {
     tokens extra I64 1 1 1 >m/extra.safetensors
     run 3
     ended 0
+    kept=$(cat err)
+    sed -i 's/"model.norm.weight":"model.safetensors"/"model.norm.weight":"extra.safetensors"/' m/model.safetensors.index.json
+    refused 65 "m/model.safetensors: tensor 'model.norm.weight' is here, but model.safetensors.index.json says that it is in extra.safetensors" 2
+    echo "$kept" >err
     for words in "'eos_token_id' is 999" '1 tensors are not part of the model'; do
         [ "$(grep -c "warning: .*$words" err)" = 1 ] || fail "$what: not one warning '$words'"
     done
@@ -391,9 +395,22 @@ test_model() {
     refused 65 'c.ini:7: [model] path = m: Not a directory' 2
 }
 
+# What is mapped goes while it is read: one line, not a signal.
+test_cut_short() {
+    (
+        until [ -s r/metrics.jsonl ]; do sleep 0.1; done
+        truncate -s 0 r/data/*.safetensors
+    ) &
+    run 1 train.steps=1000000
+    wait
+    ended 70
+    said '.safetensors: what is mapped of it is gone: the file was cut short while it was in use'
+}
+
 test_input() {
     test_text
     test_tokens
+    test_cut_short
     refused 64 'command line: [run] device = cuda: ' 2 run.device=cuda
     grep -q 'device = auto takes what is here' err || fail "$what: no remedy"
     refused 64 'command line: [model] hidden_size = 18 makes head_dim = 18 / 2 = 9' 2 model.hidden_size=18
