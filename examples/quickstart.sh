@@ -1,8 +1,15 @@
 #!/bin/sh
-# quickstart.sh - from a clone to a trained model: installs what is missing, builds, prepares a corpus of
-# real English (the `fortunes` package), trains a 1M-parameter Llama on 4 cpu ranks for about two
-# minutes, and prints what it has learned to write. Run it again and it starts at the training.
+# quickstart.sh [--again] - from a clone to a trained model: installs what is missing, builds, prepares a corpus
+# of real English (the `fortunes` package), trains a 1M-parameter Llama on 4 cpu ranks for about two
+# minutes, and prints what it has learned to write. Where that is done it prints this again; --again: trains anew.
 set -eu
+again=0
+for option in "$@"; do
+    case $option in
+    --again) again=1 ;;
+    *) echo "usage: examples/quickstart.sh [--again]" >&2; exit 64 ;;
+    esac
+done
 cd "$(dirname "$0")/.."
 . examples/packages.sh
 
@@ -11,7 +18,7 @@ cd "$(dirname "$0")/.."
 echo "== building"
 build_program() {
     [ -f build/build.ninja ] || cmake --preset default -DDS_TESTS=OFF || return 1
-    cmake --build build --target dstrain
+    cmake --build build --target programs
 }
 mkdir -p build
 if ! build_program >build/quickstart.log 2>&1; then
@@ -40,9 +47,22 @@ fi
 wc -c $corpus/train.txt $corpus/eval.txt | awk '$2 != "total" { printf "%s: %.1f MB\n", $2, $1 / 1e6 }'
 
 run=runs/quickstart
-echo "== training: mpirun -n 4 build/dstrain examples/quickstart.ini"
-rm -rf $run
-mpirun -n 4 build/dstrain examples/quickstart.ini
+resolved() { build/dstrain check "$1" 2>/dev/null; }
+is_of_another() { [ -f $run/config.ini ] && [ "$(resolved $run/config.ini)" != "$(resolved examples/quickstart.ini)" ]; }
+# The model comes after the last line of metrics: an older one is of a run before.
+is_done() { [ $run/export/model.safetensors -nt $run/metrics.jsonl ]; }
+if is_of_another; then
+    n=1
+    while [ -e $run-$n ]; do n=$((n + 1)); done
+    mv $run $run-$n
+    echo "== $run holds a run of another configuration; it is now $run-$n"
+fi
+if [ $again = 0 ] && is_done; then
+    echo "== trained before; to train anew: examples/quickstart.sh --again"
+else
+    echo "== training: mpirun -n 4 build/dstrain examples/quickstart.ini"
+    mpirun -n 4 build/dstrain examples/quickstart.ini # a model from before stays until there is a new one
+fi
 
 echo "== a sample: dstrain generate $run/export --prompt ..."
 build/dstrain generate $run/export --prompt "The " --tokens 240
