@@ -85,6 +85,35 @@ static ds_status check_limit(const struct ds_memory *memory, enum ds_memory_kind
                    (unsigned long long)limit);
 }
 
+/* Is there, with the bytes that are asked for, something of these labels? */
+static int has_some(const struct ds_memory *memory, enum ds_memory_kind kind,
+                    enum ds_memory_label asked, int first, int last)
+{
+    int has = (int)asked >= first && (int)asked <= last;
+
+    for (int i = first; i <= last; i++)
+        has |= memory->bytes[kind][i] > 0;
+    return has;
+}
+
+/* What a person can make smaller. */
+static const char *remedy(const struct ds_memory *memory, enum ds_memory_kind kind,
+                          enum ds_memory_label asked)
+{
+    const int of_model =
+        has_some(memory, kind, asked, DS_MEMORY_LABEL_PARAMS, DS_MEMORY_LABEL_SLOTS);
+    const int of_batch =
+        has_some(memory, kind, asked, DS_MEMORY_LABEL_ACTIVATIONS, DS_MEMORY_LABEL_STAGING);
+
+    if (of_model && of_batch)
+        return ": lower train.micro_batch_size or train.seq_length, or let more ranks share the "
+               "model's states (zero.stage = 3 shares all of them)";
+    if (of_model)
+        return ": it is the model's alone: let more ranks share its states (zero.stage = 3 shares "
+               "all of them), or take a smaller one";
+    return of_batch ? ": lower train.micro_batch_size or train.seq_length" : "";
+}
+
 /* What the line of the failure cannot know: who has the memory, and what a person can do about it. */
 static void explain(const struct ds_memory *memory, enum ds_memory_kind kind,
                     enum ds_memory_label label, size_t bytes)
@@ -97,11 +126,10 @@ static void explain(const struct ds_memory *memory, enum ds_memory_kind kind,
             used +=
                 (size_t)snprintf(taken + used, sizeof taken - used, "%s%s %llu", used ? ", " : "",
                                  label_names[i], (unsigned long long)memory->bytes[kind][i]);
-    ds_log_write(DS_LOG_ERROR,
-                 "%zu bytes of %s memory for %s come on top of %llu (%s): lower "
-                 "train.micro_batch_size or train.seq_length, or raise zero.stage",
-                 bytes, kind_names[kind], label_names[label],
-                 (unsigned long long)ds_memory_total(memory, kind), used ? taken : "nothing");
+    ds_log_write(DS_LOG_ERROR, "%zu bytes of %s memory for %s come on top of %llu (%s)%s", bytes,
+                 kind_names[kind], label_names[label],
+                 (unsigned long long)ds_memory_total(memory, kind), used ? taken : "nothing",
+                 remedy(memory, kind, label));
 }
 
 static ds_status take(struct ds_memory *memory, enum ds_memory_kind kind,

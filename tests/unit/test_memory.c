@@ -154,7 +154,27 @@ static void a_failed_take_says_who_has_the_memory_and_what_helps(void **state)
                                  "(parameters 1000, gradients 5000)"));
     assert_non_null(strstr(text, "train.micro_batch_size"));
     assert_non_null(strstr(text, "train.seq_length"));
-    assert_non_null(strstr(text, "raise zero.stage"));
+    assert_non_null(strstr(text, "zero.stage"));
+    ds_memory_fini(&memory);
+}
+
+/* No batch is small enough where the parameters are too large. */
+static void where_the_model_alone_does_not_fit_no_batch_is_blamed(void **state)
+{
+    struct fake_device fake = {.device = {&fake_ops}, .fail_at = 2};
+    struct ds_memory memory;
+    struct capture capture;
+    void *at;
+
+    (void)state;
+    ds_memory_init(&memory, &fake.device);
+    assert_ok(ds_memory_take(&memory, DS_MEMORY_DEVICE, DS_MEMORY_LABEL_PARAMS, 1000, &at));
+    capture_begin(&capture);
+    assert_int_equal(ds_memory_take(&memory, DS_MEMORY_DEVICE, DS_MEMORY_LABEL_GRADS, 1000, &at),
+                     DS_ERR_NO_MEMORY);
+    const char *text = capture_end(&capture);
+    assert_non_null(strstr(text, "let more ranks share its states"));
+    assert_null(strstr(text, "train."));
     ds_memory_fini(&memory);
 }
 
@@ -249,6 +269,7 @@ int main(void)
         cmocka_unit_test(nothing_taken_is_null_and_costs_nothing),
         cmocka_unit_test(a_failed_take_books_nothing),
         cmocka_unit_test(a_failed_take_says_who_has_the_memory_and_what_helps),
+        cmocka_unit_test(where_the_model_alone_does_not_fit_no_batch_is_blamed),
         cmocka_unit_test(a_limit_is_reached_exactly_and_not_passed),
         cmocka_unit_test(a_take_after_the_freeze_is_a_bug),
         cmocka_unit_test(an_arena_places_exactly_what_it_measured),
