@@ -292,6 +292,8 @@ ds_status ds_checkpoint_claim(struct ds_checkpoint_dir *dir)
     DS_TRY(highest_epoch(dir, &epoch));
     for (int i = 0; i < CLAIM_TRIES && code == -EEXIST; i++)
         code = claim(dir, ++epoch);
+    if (code == -EACCES || code == -EPERM || code == -EROFS)
+        return ds_fail(DS_ERR_CONFIG, "%s: cannot be written to: %s", dir->root, strerror(-code));
     if (code != 0)
         return ds_fail(DS_ERR_IO, "%s: cannot claim epoch %" PRIu64 ": %s", dir->root, epoch,
                        strerror(-code));

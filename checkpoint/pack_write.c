@@ -120,6 +120,11 @@ static ds_status drain(struct ds_pack_writer *writer)
     return writer->st;
 }
 
+ds_status ds_pack_drain(struct ds_pack_writer *writer)
+{
+    return drain(writer);
+}
+
 /* `user`: what goes back to the caller when it is written; NULL: it is ours. */
 static ds_status submit(struct ds_pack_writer *writer, void *data, uint64_t bytes, uint64_t offset,
                         void *user)

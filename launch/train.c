@@ -71,6 +71,7 @@ static ds_status write_metrics(struct train *train, const struct ds_step_report 
                                        .host_peak_bytes = r->host_peak_bytes,
                                        .wait_data_s = r->wait_data_s,
                                        .wait_comm_s = r->wait_comm_s,
+                                       .wait_checkpoint_s = r->wait_checkpoint_s,
                                        .bubble_s = r->bubble_s,
                                        .has_eval_loss = r->has_eval,
                                        .eval_loss = r->eval_loss,
@@ -113,7 +114,7 @@ static ds_status on_step(void *user, const struct ds_step_report *report)
         ds_console_clear(&train->console); /* it says where it is */
     if (train->trace)
         DS_TRY(ds_trace_step(train->trace, report));
-    if (report->step == DS_MEMORY_IS_TAKEN_STEP)
+    if (report->step + 1 == ds_trainer_first_step(train->trainer) + DS_MEMORY_IS_TAKEN_STEP)
         DS_TRY(ds_memory_used_check(train->config, train->trainer));
     if (!is_leader(train))
         return DS_OK;
@@ -175,7 +176,7 @@ static ds_status open_recorder(struct train *train)
     return warn_of_hidden_pages(train);
 }
 
-/* Better now than after the last step. */
+/* rank 0, which has the run's lock. Better now than after the last step. */
 static ds_status check_export(const struct train *train)
 {
     struct ds_fs_stat stat;
@@ -189,17 +190,26 @@ static ds_status check_export(const struct train *train)
     return DS_OK;
 }
 
-/* rank 0, which has the run's lock */
+/* Numbers of an earlier run make room for those of one that begins again; one that goes on adds to them. Without a
+ * checkpoint so far it begins again, but is the same run. */
+static int adds_to_metrics(const struct train *train)
+{
+    return ds_trainer_first_step(train->trainer) > 1 ||
+           (train->config->checkpoint.interval > 0 &&
+            train->config->checkpoint.resume == DS_RESUME_AUTO);
+}
+
 static ds_status open_metrics(struct train *train)
 {
     struct ds_fs *fs = train->command->fs;
-    char aside[DS_RUN_PATH_BYTES + 32];
+    char aside[DS_RUN_PATH_BYTES + 32] = "";
 
-    DS_TRY(check_export(train));
-    DS_TRY(ds_metrics_set_aside(fs, train->metrics_path, aside, sizeof aside));
+    if (!adds_to_metrics(train))
+        DS_TRY(ds_metrics_set_aside(fs, train->metrics_path, aside, sizeof aside));
     if (aside[0])
-        ds_info("run.dir: %s: holds an earlier run of the same model and data; this version does "
-                "not resume, it starts again at step 1; the earlier metrics are now %s",
+        ds_info("run.dir: %s: holds an earlier run of the same model and data; there is no "
+                "checkpoint to go on from, it starts again at step 1; the earlier metrics are now "
+                "%s",
                 train->config->run.dir, aside);
     return ds_metrics_open(&train->metrics, fs, train->metrics_path);
 }
@@ -214,7 +224,7 @@ static ds_status open_files(struct train *train)
     /* stored as it was before the plan settled it: for other ranks it settles otherwise */
     DS_TRY(ds_run_dir_open(train->command->world, train->command->fs, train->command->config,
                            &train->files));
-    return ds_comm_agreed(train->command->world, is_leader(train) ? open_metrics(train) : DS_OK);
+    return ds_comm_agreed(train->command->world, is_leader(train) ? check_export(train) : DS_OK);
 }
 
 static ds_status open_trace(struct train *train)
@@ -237,6 +247,7 @@ static ds_status open_trainer(struct train *train)
 {
     const struct ds_trainer_options options = {.config = train->config,
                                                .mode = DS_TRAINER_TRAIN,
+                                               .uses_checkpoints = 1,
                                                .world = train->command->world,
                                                .fs = train->command->fs,
                                                .clock = train->command->clock,
@@ -311,12 +322,13 @@ static ds_status set_export_aside(const struct train *train)
 }
 
 /* rank 0: the launch is not refused any more, so what earlier ones have left may change */
-static ds_status clear_directory(const struct train *train)
+static ds_status clear_directory(struct train *train)
 {
     const struct ds_config *config = train->config;
     const int exports = config->run.export == DS_EXPORT_LAST;
     const struct ds_model *model = ds_trainer_model(train->trainer);
 
+    DS_TRY(open_metrics(train));
     if (!exports)
         DS_TRY(set_export_aside(train));
     DS_TRY(ds_run_remove_logs(train->command->fs, config->run.dir, train->command->world->size));

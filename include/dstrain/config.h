@@ -16,6 +16,7 @@
 
 enum ds_export_when { DS_EXPORT_NONE, DS_EXPORT_LAST };
 enum ds_recompute { DS_RECOMPUTE_NONE, DS_RECOMPUTE_SELECTIVE, DS_RECOMPUTE_FULL };
+enum ds_resume { DS_RESUME_AUTO, DS_RESUME_NONE };
 enum ds_decay_on { DS_DECAY_MATRICES, DS_DECAY_ALL };
 /* The dtypes a person may ask for; a key allows some of them. */
 enum ds_precision { DS_PRECISION_FP32, DS_PRECISION_BF16, DS_PRECISION_FP16 };
@@ -33,7 +34,7 @@ enum ds_reshard_when { DS_RESHARD_KEY_AUTO, DS_RESHARD_KEY_ALWAYS, DS_RESHARD_KE
  * left to others: what they have decided, they decide again when they change. For messages and remedies; two
  * configurations may be equal and differ in it. */
 #define DS_PLACE_OVERRIDE UINT32_MAX
-#define DS_FIELDS_MAX     80
+#define DS_FIELDS_MAX     96
 struct ds_places {
     char name[DS_TEXT_MAX]; /* of the file; "": there is none */
     uint32_t line[DS_FIELDS_MAX];
@@ -112,6 +113,13 @@ struct ds_config {
         uint64_t device_limit, host_limit; /* bytes a rank may take; DS_AUTO: no limit */
         uint64_t logits;                   /* bytes of a chunk; DS_AUTO: what suits the device */
     } memory;
+    struct {
+        char dir[DS_TEXT_MAX];     /* "": run.dir/checkpoints */
+        uint64_t interval;         /* steps; 0: none are written */
+        uint64_t keep, keep_every; /* the last so many; steps that this divides, 0: none */
+        int resume;                /* enum ds_resume */
+        uint64_t buffer; /* bytes of pinned memory a rank copies states to; DS_AUTO: all */
+    } checkpoint;
     struct {
         uint64_t interval;
         char trace[64]; /* "first..last" steps; "": none */

@@ -25,7 +25,8 @@
     X(WORKSPACE, "workspace")                                                    \
     X(BATCH, "batches")                                                          \
     X(STAGING, "staging")                                                        \
-    X(COMM, "communication")
+    X(COMM, "communication")                                                     \
+    X(SNAPSHOT, "snapshot")   /* states on their way into a checkpoint */
 /* clang-format on */
 #define DS_MEMORY_LABEL_ENUM(name, text) DS_MEMORY_LABEL_##name,
 enum ds_memory_label { DS_MEMORY_LABEL_LIST(DS_MEMORY_LABEL_ENUM) DS_MEMORY_LABEL_COUNT };

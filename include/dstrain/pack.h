@@ -126,6 +126,8 @@ DS_CHECKED ds_status ds_pack_begin(struct ds_pack_writer *writer, const struct d
  * failure says that the file is dead: abandon it. */
 DS_CHECKED ds_status ds_pack_put(struct ds_pack_writer *writer, void *data,
                                  const struct ds_digest *sealed, const struct ds_pack_chunk *copy);
+/* Waits until all that was put is on its way no more: its memory is the caller's. */
+DS_CHECKED ds_status ds_pack_drain(struct ds_pack_writer *writer);
 /* The next chunk has not changed: it is what an earlier table says of it, `pack` and `copy_pack` as numbers of
  * others. */
 DS_CHECKED ds_status ds_pack_refer(struct ds_pack_writer *writer, const struct ds_pack_chunk *at);

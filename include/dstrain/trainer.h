@@ -30,6 +30,7 @@ struct ds_step_report {
     double step_s, tokens_per_s;
     double arithmetic_s; /* of blocks on this rank, in a step whose actions are marked; else 0 */
     double wait_data_s, wait_comm_s, bubble_s; /* in every step; the last two of one rank: 0 */
+    double wait_checkpoint_s;                  /* of the host */
     uint64_t skipped;                          /* steps skipped so far */
     int is_skipped, has_eval, has_loss_scale;
     double loss_scale; /* of this step; where compute is fp16 */
@@ -45,6 +46,7 @@ struct ds_step_report {
 struct ds_trainer_options {
     const struct ds_config *config; /* validated and resolved for world->size ranks */
     enum ds_trainer_mode mode;
+    int uses_checkpoints; /* training goes on from those of config->checkpoint.dir, and adds to them */
     struct ds_comm *world; /* control */
     struct ds_fs *fs;
     const struct ds_clock *clock;
@@ -77,6 +79,8 @@ DS_CHECKED ds_status ds_trainer_open(const struct ds_trainer_options *options,
                                      struct ds_trainer **out);
 /* collective: ranks of a trainer close it together, as its groups do; NULL is allowed, and local */
 void ds_trainer_close(struct ds_trainer *trainer);
+/* local: the first that ds_trainer_run will make: 1, or the one behind the checkpoint that was found */
+uint64_t ds_trainer_first_step(const struct ds_trainer *trainer);
 /* collective: run to config->train.steps; reports every step */
 DS_CHECKED ds_status ds_trainer_run(struct ds_trainer *trainer);
 /* collective: mean loss over the evaluation data, its tokens; the same on every rank */

@@ -111,6 +111,9 @@ struct ds_zero_options {
 
 struct ds_zero;
 
+/* The kinds of state of a unit that outlive a step. */
+enum ds_zero_kind { DS_ZERO_PARAM, DS_ZERO_MASTER, DS_ZERO_EXP_AVG, DS_ZERO_EXP_AVG_SQ };
+
 /* collective: take the memory; parameters are zero until ds_zero_load_* has filled them. */
 DS_CHECKED ds_status ds_zero_open(const struct ds_zero_options *options, struct ds_zero **out);
 /* local: closes events; the memory goes back with the ledger. NULL is allowed. */
@@ -129,6 +132,18 @@ DS_CHECKED ds_status ds_zero_write_shard(struct ds_zero *zero, uint32_t unit, ui
                                          uint64_t count, const float *from);
 DS_CHECKED ds_status ds_zero_read_shard(struct ds_zero *zero, uint32_t unit, uint64_t start,
                                         uint64_t count, float *to);
+/* local: the same for a kind of state that only the optimizer has (DS_ZERO_EXP_AVG, DS_ZERO_EXP_AVG_SQ); what was
+ * written is there after ds_zero_publish_moments */
+DS_CHECKED ds_status ds_zero_write_moment(struct ds_zero *zero, uint32_t unit,
+                                          enum ds_zero_kind kind, uint64_t start, uint64_t count,
+                                          const float *from);
+/* local: a view of the owned shard as it is stored; no element where there is none of that kind */
+struct ds_tensor ds_zero_shard(const struct ds_zero *zero, uint32_t unit, enum ds_zero_kind kind);
+/* local: the unit's next update waits, on the compute stream, until this event, which is recorded, has come: what
+ * is read of the owned states until then is what they are now. Not while another one holds the unit. */
+void ds_zero_hold(struct ds_zero *zero, uint32_t unit, struct ds_event *until);
+/* local: is there a unit whose next update waits? Such a step cannot be captured, nor launched as a graph. */
+int ds_zero_is_held(const struct ds_zero *zero);
 /* local: at the start of a capture (device.h), and of the first list behind a graph: every event of an earlier
  * step that a step waits for is recorded again behind all that the compute stream has, and the comm stream
  * waits for that; it must have nothing of its own that the compute stream has not waited for. */
@@ -137,6 +152,8 @@ DS_CHECKED ds_status ds_zero_rejoin(struct ds_zero *zero);
 DS_CHECKED ds_status ds_zero_register(struct ds_zero *zero);
 /* collective: after all shards are written: stages 0-2 gather their whole copies */
 DS_CHECKED ds_status ds_zero_publish(struct ds_zero *zero);
+/* collective: after all moments are written: stage 0 gathers its whole copies */
+DS_CHECKED ds_status ds_zero_publish_moments(struct ds_zero *zero);
 
 /* ---- in the list. `slot` is one of the plan's, chosen by whoever made the list. */
 

@@ -79,7 +79,8 @@ static ds_status load_config(struct step_bench *s, uint32_t *given)
 {
     static const char *const always[] = {
         "schedule.kind=constant", "schedule.warmup_steps=0", "data.eval=",
-        "train.eval_interval=0",  "run.export=none",         "log.trace="};
+        "train.eval_interval=0",  "run.export=none",         "log.trace=",
+        "checkpoint.interval=0"};
     static const char *const random_data[] = {"data.train=random", "data.format=safetensors"};
     struct bench *bench = s->bench;
     const char **overrides = calloc((size_t)bench->argc + 16, sizeof *overrides);

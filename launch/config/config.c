@@ -178,14 +178,14 @@ static void resolve_model(struct ds_config *config)
         config->model.max_position_embeddings = config->train.seq_length;
 }
 
-static void resolve_cache(struct ds_config *config)
+/* What lies in the run's directory where nobody names another place. */
+static void resolve_place(const struct ds_config *config, const char *name, char to[DS_TEXT_MAX])
 {
     const size_t length = strlen(config->run.dir);
     const char *glue = length > 0 && config->run.dir[length - 1] == '/' ? "" : "/";
 
-    if (config->data.cache[0] == '\0' && length > 0 && length + 6 < sizeof config->data.cache)
-        snprintf(config->data.cache, sizeof config->data.cache, "%.*s%sdata", (int)length,
-                 config->run.dir, glue);
+    if (to[0] == '\0' && length > 0 && length + strlen(name) + 2 < DS_TEXT_MAX)
+        snprintf(to, DS_TEXT_MAX, "%.*s%s%s", (int)length, config->run.dir, glue, name);
 }
 
 /* For data, behind tensor and pipeline; at least 1, so that rules find something to speak about. */
@@ -230,7 +230,8 @@ void ds_config_resolve(struct ds_config *config, uint64_t rank_count)
 {
     note_what_is_auto(config);
     resolve_model(config);
-    resolve_cache(config);
+    resolve_place(config, "data", config->data.cache);
+    resolve_place(config, "checkpoints", config->checkpoint.dir);
     if (config->parallel.data == DS_AUTO && rank_count > 0)
         config->parallel.data = ranks_left(config, rank_count);
     if (config->parallel.shard == DS_AUTO)

@@ -20,6 +20,8 @@ static const struct ds_choice stream_modes[] = {
 static const struct ds_choice auto_bools[] = {{"auto", -1}, {"true", 1}, {"false", 0}, {NULL, 0}};
 static const struct ds_choice exports[] = {
     {"last", DS_EXPORT_LAST}, {"none", DS_EXPORT_NONE}, {NULL, 0}};
+static const struct ds_choice resumes[] = {
+    {"auto", DS_RESUME_AUTO}, {"none", DS_RESUME_NONE}, {NULL, 0}};
 static const struct ds_choice families[] = {
     {"llama", DS_FAMILY_LLAMA}, {"qwen2", DS_FAMILY_QWEN2}, {"qwen3", DS_FAMILY_QWEN3}, {NULL, 0}};
 static const struct ds_choice formats[] = {
@@ -106,7 +108,7 @@ static const struct ds_choice gathers[] = {{"kernel", DS_GATHER_KERNEL},
 /* clang-format off */
 const struct ds_field ds_config_fields[] = {
     TEXT(run, dir, TRAIN, "directory of the run: its configuration, metrics, logs and the model at the end",
-         "output_dir save_dir out_dir log_dir checkpoint_dir logging_dir"),
+         "output_dir save_dir out_dir log_dir logging_dir"),
     NAME(run, device, "auto", 0, device_names, "where arithmetic happens; auto: the fastest that is here", "accelerator backend device_type"),
     CHOICE(run, cpu_streams, "inline", 0, stream_modes,
            "cpu device: work inside the call, or queued and run in a random allowed order, to find missing waits", ""),
@@ -192,6 +194,13 @@ const struct ds_field ds_config_fields[] = {
     AUTO(memory, host_limit, 0, 1, COUNT_MAX, "bytes of pinned and other host memory a rank may take, in training and in an evaluation alone; auto: no limit", "max_host_memory cpu_memory_limit"),
     AUTO(memory, logits, FOLLOWS, 1, COUNT_MAX, "bytes of the logits that exist at a time: the head works through a micro-batch in chunks; auto: 1 GiB on a GPU, on the cpu what stays near its caches", "lm_head_chunks chunked_cross_entropy ce_chunk_size logits_chunk_size"),
 
+    TEXT(checkpoint, dir, 0, "directory of the run's checkpoints; empty: checkpoints in run.dir", "checkpoint_dir save_path load checkpoints_path default_local_dir"),
+    COUNT(checkpoint, interval, "0", 0, 0, COUNT_MAX, "steps between checkpoints, which are written while training goes on; one more is written behind the last step; 0: none", "save_steps save_interval checkpoint_interval save_freq save_every checkpoint_every save_every_n_steps"),
+    COUNT(checkpoint, keep, "3", 0, 1, 1000000, "the newest that stay; two that are known to be good always do", "save_total_limit keep_latest_k keep_last max_to_keep checkpoints_total_limit"),
+    COUNT(checkpoint, keep_every, "0", 0, 0, COUNT_MAX, "of older ones those stay whose step this divides; 0: none", "keep_every_n_steps keep_period"),
+    CHOICE(checkpoint, resume, "auto", 0, resumes, "auto: a launch goes on from the newest checkpoint that verifies; none: from the beginning, and what is there is not gone on from any more", "resume_from_checkpoint auto_resume load_checkpoint resume_training"),
+    AUTO(checkpoint, buffer, 0, 1, COUNT_MAX, "bytes of pinned host memory to which a rank copies what it saves; auto: all of it; less makes training wait for the disk", "checkpoint_buffer_size"),
+
     COUNT(log, interval, "10", 0, 1, COUNT_MAX, "steps between lines on the console", "logging_steps log_interval log_freq log_every log_every_n_steps steps_per_print"),
 
     TEXT(log, trace, 0, "steps to write as a Chrome trace, first..last; empty: none", "profile profiler profile_step_start enable_profiling torch_profiler"),
@@ -214,6 +223,7 @@ const struct ds_section ds_config_sections[] = {
     {"parallel", "how ranks divide the work; it never changes the result"},
     {"zero", "how ranks divide the memory; it never changes the result"},
     {"memory", "how much a rank may take"},
+    {"checkpoint", "what a run goes on from when it was ended"},
     {"log", "what the console shows"},
     {"debug", "for tests of the program itself"},
 };

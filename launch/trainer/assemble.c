@@ -188,7 +188,8 @@ static ds_status take_all(struct ds_trainer *t)
     DS_TRY(trainer_open_zero(t));
     DS_TRY(trainer_open_optim(t));
     DS_TRY(trainer_take_batches(t));
-    return open_executor(t);
+    DS_TRY(open_executor(t));
+    return trainer_open_saver(t);
 }
 
 /* An evaluation keeps a pipeline busy with several micro-batches at once, in the memory of a step. */
@@ -213,14 +214,20 @@ void trainer_tell_start(struct ds_trainer *t, const char *part)
         ds_clock_tell_start(t->options.clock, part, &t->started_ns);
 }
 
-/* What a run begins with: weights, and the algorithms that earlier runs have chosen. */
+/* What a run begins with: a checkpoint or weights, and the algorithms that earlier runs have chosen. */
 static ds_status load_state(struct ds_trainer *t)
 {
-    DS_TRY(trainer_together(t, fill_weights));
+    int is_resumed = 0;
+
+    DS_TRY(trainer_resume(t, &is_resumed));
+    if (!is_resumed) {
+        DS_TRY(trainer_together(t, fill_weights));
+        DS_TRY(ds_zero_publish(t->zero));
+    }
     ds_hf_close(t->weights);
     t->weights = NULL;
-    DS_TRY(ds_zero_publish(t->zero));
-    trainer_tell_start(t, "weights");
+    trainer_tell_start(t, is_resumed ? "checkpoint" : "weights");
+    DS_TRY(trainer_start_saver(t));
     return tuning_recall(&(struct tuning){t->device, t->options.world, t->options.fs});
 }
 
@@ -248,6 +255,8 @@ ds_status trainer_assemble(struct ds_trainer *t)
 
 void trainer_dismantle(struct ds_trainer *t)
 {
+    ds_saver_close(t->saver); /* its thread reads what the rest takes away */
+    ds_checkpoint_dir_close(t->checkpoint_dir);
     ds_loader_close(t->train_loader);
     ds_loader_close(t->eval_loader);
     ds_dataset_close(t->train_data);
@@ -283,4 +292,8 @@ void trainer_dismantle(struct ds_trainer *t)
     free(t->chunk_first);
     free(t->has_unit);
     free(t->stage_of_unit);
+    free(t->catalogue.tensors);
+    free(t->state_pieces);
+    free(t->unit_param_counts);
+    free(t->saves_unit);
 }

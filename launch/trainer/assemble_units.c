@@ -121,9 +121,10 @@ static struct ds_zero_dtypes dtypes_of(const struct ds_trainer *t)
 ds_status trainer_open_zero(struct ds_trainer *t)
 {
     DS_TRY(describe_units(t));
+    t->dtypes = dtypes_of(t);
     const struct ds_zero_options options = {
         .stage = (uint32_t)t->config->zero.stage,
-        .dtypes = dtypes_of(t),
+        .dtypes = t->dtypes,
         .units = t->unit_specs,
         .unit_count = t->model->unit_count,
         .slots = trainer_plan(t)->slots,

@@ -100,6 +100,7 @@ static void fill_report(struct ds_trainer *t, const struct trainer_exchange *exc
         .learning_rate = r->learning_rate,
         .step_s = (double)(now_ns - t->last_end_ns) * 1e-9,
         .wait_data_s = (double)exchange->waited_data_ns * 1e-9,
+        .wait_checkpoint_s = (double)t->waited_checkpoint_ns * 1e-9,
         .skipped = r->skipped,
         .is_skipped = r->skip != 0,
         .has_loss_scale = t->model->share.compute == DS_F16,
@@ -107,6 +108,7 @@ static void fill_report(struct ds_trainer *t, const struct trainer_exchange *exc
         .device_peak_bytes = ds_memory_total(&t->memory, DS_MEMORY_DEVICE),
         .host_peak_bytes = host_peak_bytes(),
     };
+    t->waited_checkpoint_ns = 0;
     fill_accounts(t, report);
     report->tokens_per_s = report->step_s > 0 ? (double)positions / report->step_s : 0;
     t->last_end_ns = now_ns;
@@ -140,7 +142,8 @@ static ds_status finish_step(struct ds_trainer *t, struct trainer_exchange *exch
     DS_TRY(t->device->ops->event_sync(exchange->done));
     fill_report(t, exchange, &report);
     exchange->step = 0;
-    if (report.step == 1)
+    DS_TRY(trainer_note_progress(t, exchange->result));
+    if (report.step == t->first_step)
         trainer_tell_start(t, "first step done");
     if (report.is_skipped)
         ds_info("step %llu skipped: %s (%llu skipped so far)", (unsigned long long)report.step,
@@ -153,7 +156,8 @@ static ds_status finish_step(struct ds_trainer *t, struct trainer_exchange *exch
 
 /* ---- the loop */
 
-/* The first steps are queued action by action: they decide what a graph then repeats. */
+/* The first steps are queued action by action: they decide what a graph then repeats. So is one that waits for what
+ * was recorded outside. */
 #define STEPS_BEFORE_GRAPHS 2
 
 static ds_status run_list(struct ds_trainer *t, uint64_t step)
@@ -162,7 +166,8 @@ static ds_status run_list(struct ds_trainer *t, uint64_t step)
     const struct ds_executor_step marked = {&t->train_list, step & 1,
                                             is_marked ? DS_TIMELINE_ALL : DS_TIMELINE_WAITS};
 
-    return t->config->run.graphs && step > STEPS_BEFORE_GRAPHS
+    return t->config->run.graphs && step >= t->first_step + STEPS_BEFORE_GRAPHS &&
+                   !ds_zero_is_held(t->zero)
                ? ds_executor_step_graph(t->executor, &marked)
                : ds_executor_step(t->executor, &marked);
 }
@@ -191,23 +196,25 @@ static ds_status run_steps(struct ds_trainer *t)
     const uint64_t steps = t->config->train.steps;
 
     t->last_end_ns = ds_clock_mono_ns(t->options.clock);
-    for (uint64_t step = 1; step <= steps; step++) {
+    for (uint64_t step = t->first_step; step <= steps; step++) {
         struct trainer_exchange *exchange = &t->exchanges[step & 1];
         int is_done = 0;
 
         trainer_enter(t, "step", step, trainer_deadline_ns(t));
         DS_TRY(finish_step(t, exchange)); /* of step - 2, whose buffers come next */
         DS_TRY(queue_step(t, exchange, step));
-        if (step == 1)
+        DS_TRY(trainer_save_after(t, step));
+        if (step == t->first_step)
             trainer_tell_start(t, "first step queued"); /* algorithms were timed */
         DS_TRY(finish_step(t, &t->exchanges[(step - 1) & 1]));
         DS_TRY(t->device->ops->event_query(exchange->done, &is_done));
         if (is_done || step == steps || step == t->options.settle_step || evaluates_after(t, step))
             DS_TRY(finish_step(t, exchange));
-        if (step == 1)
+        DS_TRY(trainer_poll_saver(t));
+        if (step == t->first_step)
             DS_TRY(settle_first_step(t));
     }
-    return DS_OK;
+    return trainer_wait_saver(t);
 }
 
 /* A failure in the middle of a step: peers may be waiting where this rank will never come. */
@@ -229,6 +236,7 @@ ds_status ds_trainer_open(const struct ds_trainer_options *options, struct ds_tr
         return ds_fail(DS_ERR_NO_MEMORY, "the trainer");
     t->options = *options;
     t->config = options->config;
+    t->first_step = 1;
     trainer_enter(t, "start", 0, trainer_deadline_ns(t));
     st = trainer_assemble(t);
     if (st != DS_OK) {
@@ -264,6 +272,11 @@ const struct ds_memory *ds_trainer_memory(const struct ds_trainer *t)
 struct ds_device *ds_trainer_device(const struct ds_trainer *t)
 {
     return t->device;
+}
+
+uint64_t ds_trainer_first_step(const struct ds_trainer *t)
+{
+    return t->first_step;
 }
 
 uint64_t ds_trainer_sample_count(const struct ds_trainer *t)

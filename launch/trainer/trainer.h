@@ -7,6 +7,8 @@
 #include "dstrain/executor.h"
 #include "dstrain/hf.h"
 #include "dstrain/mesh.h"
+#include "dstrain/restore.h"
+#include "dstrain/saver.h"
 #include "dstrain/trainer.h"
 
 /* What crosses between host and device each step; two of each, used in turn, because the host runs one
@@ -18,6 +20,14 @@ struct trainer_exchange {
     struct ds_event *done;         /* the result is there */
     uint64_t step;                 /* whose numbers; 0: none outstanding */
     uint64_t waited_data_ns;
+};
+
+/* checkpoints.c: what a launch is to a directory of checkpoints; the same on all ranks */
+struct trainer_launch {
+    uint8_t run[16], nonce[16];
+    uint64_t epoch; /* 0: there is no directory */
+    struct ds_manifest_id base;
+    int32_t has_base, is_used;
 };
 
 struct ds_trainer {
@@ -51,7 +61,14 @@ struct ds_trainer {
     struct ds_step_record *record;
     float *rotary;
     struct trainer_exchange exchanges[2];
-    const struct ds_device_ops *device_ops; /* borrowed */
+    struct ds_catalogue catalogue; /* these five: of what checkpoints hold; empty: nobody asks */
+    struct ds_state_piece *state_pieces; /* this rank's */
+    uint32_t state_piece_count;
+    uint32_t *unit_param_counts;              /* [unit_count] */
+    uint8_t *saves_unit;                      /* [unit_count]: see struct ds_saver_options */
+    struct ds_saver *saver;                   /* NULL: none is written */
+    struct ds_checkpoint_dir *checkpoint_dir; /* rank 0's, until the saver has it */
+    const struct ds_device_ops *device_ops;   /* borrowed */
     /* plain values */
     int device_index;                       /* of this host's */
     uint32_t sharer_count;                  /* ranks on this device */
@@ -61,6 +78,10 @@ struct ds_trainer {
     struct ds_mesh_place place;
     uint32_t share, share_count, shard_rank;
     struct ds_lr_schedule lr;
+    struct ds_zero_dtypes dtypes;
+    struct trainer_launch launch;
+    uint64_t first_step; /* of this launch; behind the last one: there is nothing left to do */
+    uint64_t waited_checkpoint_ns; /* the host, since the last report */
     uint64_t last_end_ns, tokens;
     uint64_t started_ns; /* the last part of the start that was told */
     float spoilt;        /* inject.c */
@@ -109,6 +130,22 @@ uint64_t trainer_deadline_ns(const struct ds_trainer *t);
 /* trainer.c: the host part of a batch to the device; `micro_count` micro-batches */
 DS_CHECKED ds_status trainer_send_batch(struct ds_trainer *t, struct trainer_exchange *exchange,
                                         const struct ds_loader_batch *batch, uint64_t micro_count);
+
+/* checkpoints.c. local: lists of states, and memory where checkpoints are written */
+DS_CHECKED ds_status trainer_open_saver(struct ds_trainer *t);
+/* collective: claims the directory, where there is one or should be, and goes on from its newest checkpoint; `*found`
+ * 0: there is none, weights are still to be filled */
+DS_CHECKED ds_status trainer_resume(struct ds_trainer *t, int *found);
+/* collective, when all states are there */
+DS_CHECKED ds_status trainer_start_saver(struct ds_trainer *t);
+/* collective: `step` is queued; and: the host is through with it */
+DS_CHECKED ds_status trainer_save_after(struct ds_trainer *t, uint64_t step);
+DS_CHECKED ds_status trainer_poll_saver(struct ds_trainer *t);
+/* collective: the last save is there, or has failed */
+DS_CHECKED ds_status trainer_wait_saver(struct ds_trainer *t);
+/* local: the record of a step has come */
+DS_CHECKED ds_status trainer_note_progress(struct ds_trainer *t,
+                                           const struct ds_step_record *record);
 
 /* trainer_eval.c */
 uint64_t trainer_eval_samples(const struct ds_trainer *t);

@@ -216,6 +216,51 @@ ds_status ds_zero_read_shard(struct ds_zero *zero, uint32_t unit, uint64_t start
     return DS_OK;
 }
 
+/* A moment alone, by the same two places. */
+static ds_status write_moment(struct ds_zero *zero, const struct ds_tensor *to, uint64_t start,
+                              uint64_t count, const float *from)
+{
+    const struct ds_device_ops *ops = zero->device_ops;
+    struct zero_staging *place = &zero->staging[zero->staging_turn];
+    struct ds_stream *stream = zero->options.compute;
+
+    zero->staging_turn ^= 1;
+    if (place->is_sent)
+        DS_TRY(ops->event_sync(place->sent));
+    (void)ds_dtype_from_f32(place->at, to->dtype, from, count);
+    DS_TRY(ops->copy(stream, element(to->data, to->dtype, start), place->at,
+                     dtype_bytes(to->dtype, count)));
+    place->is_sent = 1;
+    return ops->event_record(place->sent, stream);
+}
+
+ds_status ds_zero_write_moment(struct ds_zero *zero, uint32_t unit, enum ds_zero_kind kind,
+                               uint64_t start, uint64_t count, const float *from)
+{
+    const struct ds_tensor to = ds_zero_shard(zero, unit, kind);
+    const uint64_t most =
+        staged_bytes(&zero->options, zero->staging_elems) / ds_dtype_bytes(to.dtype);
+
+    DS_ASSERT(kind == DS_ZERO_EXP_AVG || kind == DS_ZERO_EXP_AVG_SQ);
+    DS_ASSERT(to.data && start + count <= to.shape[0]);
+    for (uint64_t at = 0; at < count; at += most)
+        DS_TRY(
+            write_moment(zero, &to, start + at, count - at < most ? count - at : most, from + at));
+    return DS_OK;
+}
+
+struct ds_tensor ds_zero_shard(const struct ds_zero *zero, uint32_t unit, enum ds_zero_kind kind)
+{
+    const struct zero_unit *u = unit_at(zero, unit);
+    const struct zero_state *const states[] = {[DS_ZERO_PARAM] = &u->param,
+                                               [DS_ZERO_MASTER] = &u->master,
+                                               [DS_ZERO_EXP_AVG] = &u->exp_avg,
+                                               [DS_ZERO_EXP_AVG_SQ] = &u->exp_avg_sq};
+    const struct zero_state *state = states[kind];
+
+    return ds_tensor1(state->shard, state->dtype, state->shard ? u->layout.shard_elems : 0);
+}
+
 /* The host waits between what was written and what is gathered: no event is needed on either side. */
 ds_status ds_zero_publish(struct ds_zero *zero)
 {
@@ -226,6 +271,19 @@ ds_status ds_zero_publish(struct ds_zero *zero)
             DS_TRY(zero_gather(zero, u, &u->param));
         if (u->master.whole)
             DS_TRY(zero_gather(zero, u, &u->master));
+    }
+    return zero->device_ops->stream_sync(zero->options.comm);
+}
+
+ds_status ds_zero_publish_moments(struct ds_zero *zero)
+{
+    DS_TRY(zero->device_ops->stream_sync(zero->options.compute));
+    for (uint32_t i = 0; i < zero->options.unit_count; i++) {
+        const struct zero_unit *u = &zero->units[i];
+        if (u->exp_avg.whole)
+            DS_TRY(zero_gather(zero, u, &u->exp_avg));
+        if (u->exp_avg_sq.whole)
+            DS_TRY(zero_gather(zero, u, &u->exp_avg_sq));
     }
     return zero->device_ops->stream_sync(zero->options.comm);
 }

@@ -136,6 +136,33 @@ static uint32_t next_here(const struct ds_zero *zero, uint32_t unit)
     return unit;
 }
 
+/* ---- who reads a shard while training goes on */
+
+void ds_zero_hold(struct ds_zero *zero, uint32_t unit, struct ds_event *until)
+{
+    struct zero_unit *u = unit_at(zero, unit);
+
+    DS_ASSERT(!u->held && until);
+    u->held = until;
+    zero->held_count++;
+}
+
+int ds_zero_is_held(const struct ds_zero *zero)
+{
+    return zero->held_count > 0;
+}
+
+static ds_status wait_for_reader(struct ds_zero *zero, struct zero_unit *u)
+{
+    struct ds_event *held = u->held;
+
+    if (!held)
+        return DS_OK;
+    u->held = NULL;
+    zero->held_count--;
+    return zero->device_ops->stream_wait(zero->options.compute, held);
+}
+
 ds_status ds_zero_update_begin(struct ds_zero *zero, uint32_t unit, struct ds_zero_state *out)
 {
     const uint32_t next = next_here(zero, unit);
@@ -146,6 +173,7 @@ ds_status ds_zero_update_begin(struct ds_zero *zero, uint32_t unit, struct ds_ze
         DS_TRY(gather_gradient(zero, next));
     if (zero->options.stage == 0)
         DS_TRY(zero_wait_ready(zero, u));
+    DS_TRY(wait_for_reader(zero, u));
     *out = state_of(zero, unit);
     return DS_OK;
 }

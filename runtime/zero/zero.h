@@ -50,6 +50,7 @@ struct zero_unit {
     uint8_t is_coming;        /* a gather that the compute stream has not waited for yet: ready */
     struct ds_event *ready;   /* on comm: what was gathered last is there */
     struct ds_event *updated; /* on compute: the shard has its new values */
+    struct ds_event *held;    /* somebody reads the shard up to here; NULL: nobody. Borrowed */
 };
 
 struct ds_zero {
@@ -64,6 +65,7 @@ struct ds_zero {
     struct zero_staging staging[2];
     uint64_t staging_elems; /* what each has room for */
     uint32_t staging_turn;
+    uint32_t held_count; /* units */
     /* borrows */
     struct ds_zero_options options;
     const struct ds_device_ops *device_ops;

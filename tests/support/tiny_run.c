@@ -207,6 +207,7 @@ static ds_status run_rank(struct ds_comm *world, struct tiny_rank *rank)
     const struct ds_trainer_options options = {.config = &config,
                                                .mode = rank->c->evaluates ? DS_TRAINER_EVALUATE
                                                                           : DS_TRAINER_TRAIN,
+                                               .uses_checkpoints = config.checkpoint.dir[0] != 0,
                                                .world = world,
                                                .fs = ds_fs_posix(),
                                                .clock = ds_clock_system(),

@@ -1,0 +1,60 @@
+/* snapshot.h (private) - where the states that a rank writes are copied to, and when: unit by unit, on a stream of
+ * its own. In pinned memory every piece begins at a multiple of DS_PACK_ALIGN and has room up to the next one, so
+ * that chunks go to the disk from where they lie. What does not fit at once comes in turns. Main thread; what a
+ * writer thread reads of it does not change after open. */
+#ifndef CHECKPOINT_SNAPSHOT_H
+#define CHECKPOINT_SNAPSHOT_H
+
+#include "dstrain/saver.h"
+
+#define SNAPSHOT_DEPTH 8                    /* writes at once */
+#define SNAPSHOT_JOINS (SNAPSHOT_DEPTH + 1) /* one more than can be on its way */
+
+struct snapshot_piece {
+    struct ds_state_piece from;
+    uint8_t *at;
+    uint8_t
+        *remainder; /* of a master in 16 bits, whose weights lie at `at`; NULL: `at` is all of it */
+};
+
+/* What one unit has of them. */
+struct snapshot_unit {
+    uint32_t unit;
+    uint32_t first, count; /* pieces */
+    uint32_t turn;
+    struct ds_event *copied;
+};
+
+struct snapshot {
+    /* owns */
+    struct snapshot_piece *pieces;
+    struct snapshot_unit *units;
+    struct ds_stream *stream;
+    struct ds_event *before;
+    struct ds_pack_plan plan; /* of the pieces, in their order */
+    uint32_t *piece_of;       /* [plan.chunk_count] */
+    /* borrows: memory of the run's ledger */
+    void *read_back; /* DS_PACK_CHUNK_BYTES */
+    uint8_t *joins
+        [SNAPSHOT_JOINS]; /* where masters in two halves come together, the same; NULL: they do not */
+    const struct ds_saver_options *options;
+    /* plain values */
+    uint32_t piece_count, unit_count, turn_count;
+    uint64_t bytes; /* of the memory; of all that is copied in a save: */
+    uint64_t copied_bytes;
+    uint32_t queued_units,
+        copied_units; /* of the save that goes on: queued, and seen to be there */
+};
+
+/* local: memory of the run's ledger; DS_ERR_CONFIG: not even the largest unit fits options->buffer_bytes */
+DS_CHECKED ds_status snapshot_open(const struct ds_saver_options *options, struct snapshot *out);
+void snapshot_close(struct snapshot *snapshot);
+
+/* local: the copies go behind all that the streams of the run have so far */
+DS_CHECKED ds_status snapshot_begin(struct snapshot *snapshot);
+/* local: queues the units of a turn; the updates of the last turn's units wait for their copies */
+DS_CHECKED ds_status snapshot_queue_turn(struct snapshot *snapshot, uint32_t turn);
+/* local: how many pieces, from the first on, are there now; with `waits`: of all that is queued */
+DS_CHECKED ds_status snapshot_poll(struct snapshot *snapshot, int waits, uint32_t *piece_count);
+
+#endif

@@ -1,0 +1,29 @@
+/* writer.h (private) - a thread that writes what a snapshot brings, and on rank 0 commits it. It sees files and host
+ * memory alone; the main thread gives it one thing after the other to do, and asks whether it is done. */
+#ifndef CHECKPOINT_WRITER_H
+#define CHECKPOINT_WRITER_H
+
+#include "snapshot.h"
+
+struct writer;
+
+/* local: storage, memory and the thread. `start` outlives it. */
+DS_CHECKED ds_status writer_open(const struct ds_saver_start *start,
+                                 const struct snapshot *snapshot, struct writer **out);
+/* local: what is being written is abandoned; NULL is allowed */
+void writer_close(struct writer *writer);
+
+/* local: the packs of `step` */
+void writer_begin(struct writer *writer, uint64_t step);
+/* local: so many pieces, from the first on, may be read */
+void writer_release(struct writer *writer, uint32_t piece_count);
+/* local, rank 0: the second phase, then retention; `manifest` is the thread's until it is done */
+void writer_commit(struct writer *writer, const struct ds_manifest *manifest);
+/* local: is there nothing to do any more? Then what became of it */
+int writer_is_done(struct writer *writer, ds_status *st);
+/* local: is it done, or will it at least not read so many pieces again? */
+int writer_is_past(struct writer *writer, uint32_t piece_count);
+/* local, when done with packs */
+const struct ds_manifest_pack *writer_packs(const struct writer *writer, uint32_t *count);
+
+#endif

@@ -1,0 +1,75 @@
+/* saver.h - checkpoints while training goes on. Behind the update of a step the states are copied, unit by unit, to
+ * pinned memory on a stream of their own; only the next update of a unit that is not yet copied waits. A thread
+ * writes what has come and, on rank 0, commits; the main threads of all ranks meet at the ends of steps while a save
+ * is on its way, and never otherwise. A save that is due while another is on its way is left out. Storage that fails
+ * costs a checkpoint and a line, never the run. */
+#ifndef DSTRAIN_SAVER_H
+#define DSTRAIN_SAVER_H
+
+#include "dstrain/checkpoint.h"
+#include "dstrain/progress.h"
+#include "dstrain/states.h"
+
+struct ds_saver;
+
+struct ds_saver_options {
+    /* what is saved: borrowed for as long as the saver lives */
+    const struct ds_catalogue *catalogue;
+    const struct ds_state_piece *pieces;
+    uint32_t piece_count;
+    uint32_t unit_count; /* of the model; these two: of each */
+    const uint32_t *unit_param_counts;
+    const uint8_t
+        *saves_unit; /* does this rank write of it, or would it if its shard held anything? */
+    const struct ds_zero_dtypes *dtypes;
+    struct ds_zero *zero;
+    struct ds_device *device;
+    struct ds_stream *compute, *comm;
+    struct ds_memory *memory;
+    const char *buffer_place; /* whose key buffer_bytes is, for a message of open */
+    uint64_t buffer_bytes;    /* of pinned memory; 0: as much as all states take */
+};
+
+/* local: memory, stream and events; a plan does no more */
+DS_CHECKED ds_status ds_saver_open(const struct ds_saver_options *options, struct ds_saver **out);
+/* local: ends the thread; a save that is on its way is abandoned. NULL is allowed. */
+void ds_saver_close(struct ds_saver *saver);
+
+/* How often a save has to stop training to empty its memory; 0: never. And bytes that a save copies. pure, both. */
+uint32_t ds_saver_stops(const struct ds_saver *saver);
+uint64_t ds_saver_bytes(const struct ds_saver *saver);
+
+struct ds_saver_start {
+    struct ds_comm *control;
+    struct ds_fs *fs;
+    const struct ds_clock *clock;
+    const char *root; /* borrowed */
+    uint8_t run[16], nonce[16];
+    uint64_t epoch;
+    struct ds_checkpoint_dir
+        *dir; /* rank 0's, whose epoch is claimed and has its base; the saver's from here on */
+    struct ds_manifest_layout layout;
+    struct ds_manifest_id parent; /* what the launch went on from */
+    int has_parent;
+    struct ds_values values; /* what else the manifests say; taken over */
+    uint32_t keep;
+    uint64_t keep_every;
+    void (*beat)(void *user); /* a wait goes on */
+    void *user;
+};
+/* collective, before the first step: proves that all ranks' pieces are each tensor once, and starts the thread.
+ * DS_ERR_DATA, DS_ERR_NO_MEMORY, DS_ERR_IO, the same on all ranks. */
+DS_CHECKED ds_status ds_saver_start(struct ds_saver *saver, const struct ds_saver_start *start);
+
+/* collective: saves the states that `step` leaves, all of which is queued. `is_last`: waits for an earlier save,
+ * which otherwise lets this one be left out. */
+DS_CHECKED ds_status ds_saver_begin(struct ds_saver *saver, uint64_t step, int is_last);
+/* local: the step's numbers have come. Only those of the step that is being saved are taken. */
+DS_CHECKED ds_status ds_saver_note(struct ds_saver *saver, const struct ds_progress *progress);
+/* collective, at the end of every step: nothing happens where no save is on its way. DS_ERR_FENCED: another launch
+ * owns the run; else a failure is one to copy or to talk. */
+DS_CHECKED ds_status ds_saver_poll(struct ds_saver *saver);
+/* collective: until none is */
+DS_CHECKED ds_status ds_saver_wait(struct ds_saver *saver);
+
+#endif
