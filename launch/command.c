@@ -21,7 +21,7 @@ const struct ds_command_row ds_commands[] = {
     {"inspect", "PATH", "what is in a safetensors file or a Hugging Face folder", ds_inspect_main, DS_COMMAND_QUIET, 0},
     {"verify", "PATH", "every checksum of a run's checkpoints, of one (its manifest) or of a pack", ds_verify_main,
      DS_COMMAND_QUIET, 0},
-    {"bench", "kernels [--device NAME] [--dtype f32|bf16|f16] [--only NAME] [--shape NAME] [--deterministic] [--threads N] | comm | storage [FOLDER] [--mib N] [--buffered] | "
+    {"bench", "kernels [--device NAME] [--dtype f32|bf16|f16] [--only NAME] [--shape NAME] [--deterministic] [--threads N] | comm | storage [FOLDER] [--mib N] [--buffered] [--saves] [--depth N] [--block-mib N] | "
      "step config.ini [section.key=value ...] [--steps N]; each: [--quick]",
      "measure this machine: a line of JSON a figure",
      ds_bench_main, DS_COMMAND_RANKS, 0},

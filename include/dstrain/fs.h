@@ -21,6 +21,9 @@ enum ds_fs_open_flag {
     DS_FS_DIRECT = 1u << 6, /* O_DIRECT; -EINVAL where refused */
 };
 
+/* Memory, offsets and lengths of direct files are multiples of it. */
+#define DS_FS_DIRECT_ALIGN 4096u
+
 struct ds_fs_stat {
     uint64_t bytes;
     uint64_t mtime_ns;
@@ -63,6 +66,11 @@ struct ds_fs_ops {
     /* the file, open for writing, belongs to this descriptor until it is closed or its process ends;
      * -EAGAIN: to another one; -ENOTSUP: nobody can tell here. Only who asks is kept out. */
     int (*lock)(struct ds_fs *fs, int file);
+    /* what memory, offsets and lengths must be multiples of for O_DIRECT; -EINVAL: it cannot be had for this file;
+     * -ENOTSUP: nobody can tell here */
+    int (*direct_align)(struct ds_fs *fs, int file);
+    /* what lies in the page cache of this file and is durable may go from there; NULL: nothing to do */
+    int (*drop_cache)(struct ds_fs *fs, int file);
 };
 
 struct ds_fs { /* the first member of a backend's own struct */
@@ -112,7 +120,12 @@ int ds_fs_map(struct ds_fs *fs, int file, size_t bytes, const void **at);
 void ds_fs_unmap(struct ds_fs *fs, const void *at, size_t bytes);
 int ds_fs_native(struct ds_fs *fs, int file);
 int ds_fs_lock(struct ds_fs *fs, int file);
+int ds_fs_direct_align(struct ds_fs *fs, int file);
+int ds_fs_drop_cache(struct ds_fs *fs, int file);
 
+/* A new file to read and write, DS_FS_DIRECT where that works with blocks of DS_FS_DIRECT_ALIGN: then *why is NULL,
+ * else the reason why the page cache is in between. Descriptor or -errno; -EEXIST: it is there. */
+int ds_fs_create_direct(struct ds_fs *fs, const char *path, uint32_t mode, const char **why);
 /* all of `bytes` or -errno (-EIO at an early end of file); loops over short counts */
 int ds_fs_read_all(struct ds_fs *fs, int file, void *to, size_t bytes, uint64_t offset);
 int ds_fs_write_all(struct ds_fs *fs, int file, const void *from, size_t bytes, uint64_t offset);

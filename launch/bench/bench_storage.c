@@ -1,18 +1,16 @@
 /* bench_storage.c - queues of block I/O beside a plain loop of pread or pwrite with the same blocks, in
  * turns, on a file of its own. The file loses its name as soon as it is open, so nothing can stay. The
- * page cache is passed by (O_DIRECT) where the file system allows it, unless --buffered is given. */
-#include "bench.h"
-
-#include "dstrain/storage.h"
+ * page cache is passed by (O_DIRECT) where the file system allows it, unless --buffered is given. Then whole
+ * files, bench_storage_save.c; --saves: those alone. */
+#include "bench_storage.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define DEPTH_MAX    16
+#define DEPTH_MAX    16 /* of windows */
 #define WINDOW_PARTS 16 /* a repetition moves this part of the file, the next one the next part */
-#define ALIGN        4096u
 
 struct disk {
     struct bench *bench;
@@ -43,35 +41,43 @@ static int is_choice(int code)
            code == -EROFS || code == -ENAMETOOLONG || code == -ELOOP;
 }
 
-static ds_status open_file(struct disk *d, const char *folder, int buffered)
+ds_status bench_storage_create(const struct bench *bench, const char *folder, int is_cached,
+                               const char **why, int *file)
 {
     const uint32_t flags = DS_FS_READ | DS_FS_WRITE | DS_FS_CREATE | DS_FS_EXCLUSIVE;
+    struct ds_fs *fs = bench->command->fs;
     char path[DS_TEXT_MAX + 64];
 
     snprintf(path, sizeof path, "%s/dstrain-bench-%llx", folder,
-             (unsigned long long)ds_clock_real_ns(d->bench->command->clock));
-    d->is_direct = !buffered;
-    d->file = ds_fs_open(d->fs, path, flags | (buffered ? 0 : DS_FS_DIRECT), 0600);
-    if (d->file == -EINVAL && !buffered) {
-        (void)ds_fs_unlink(d->fs, path); /* some make the file before they refuse */
-        d->is_direct = 0;
-        d->file = ds_fs_open(d->fs, path, flags, 0600);
-        ds_info("bench storage: %s knows no O_DIRECT; the page cache takes part", folder);
-    }
-    if (d->file < 0)
-        return ds_fail(is_choice(d->file) ? DS_ERR_CONFIG : DS_ERR_IO,
-                       "bench storage: no file can be made in %s: %s", folder, strerror(-d->file));
-    int code = ds_fs_unlink(d->fs, path);
+             (unsigned long long)ds_clock_real_ns(bench->command->clock));
+    *why = "as asked for";
+    const int made =
+        is_cached ? ds_fs_open(fs, path, flags, 0600) : ds_fs_create_direct(fs, path, 0600, why);
+    if (made < 0)
+        return ds_fail(is_choice(made) ? DS_ERR_CONFIG : DS_ERR_IO,
+                       "bench storage: no file can be made in %s: %s", folder, strerror(-made));
+    *file = made;
+    const int code = ds_fs_unlink(fs, path);
     return code == 0 ? DS_OK : ds_fail(DS_ERR_IO, "%s: %s", path, strerror(-code));
 }
 
-/* Every 8 bytes of the file say where they are and which writing of them this is. */
+static ds_status open_file(struct disk *d, const char *folder, int buffered)
+{
+    const char *why;
+
+    DS_TRY(bench_storage_create(d->bench, folder, buffered, &why, &d->file));
+    d->is_direct = why == NULL;
+    if (why && !buffered)
+        ds_info("bench storage: %s: the page cache takes part: %s", folder, why);
+    return DS_OK;
+}
+
 static uint64_t mark(uint64_t offset, uint64_t generation)
 {
     return offset * 0x9e3779b97f4a7c15u + generation;
 }
 
-static void fill_block(uint8_t *block, size_t bytes, uint64_t offset, uint64_t generation)
+void bench_block_fill(uint8_t *block, size_t bytes, uint64_t offset, uint64_t generation)
 {
     for (size_t i = 0; i < bytes; i += 8) {
         const uint64_t value = mark(offset + i, generation);
@@ -79,7 +85,7 @@ static void fill_block(uint8_t *block, size_t bytes, uint64_t offset, uint64_t g
     }
 }
 
-static int block_is(const uint8_t *block, size_t bytes, uint64_t offset, uint64_t generation)
+int bench_block_is(const uint8_t *block, size_t bytes, uint64_t offset, uint64_t generation)
 {
     for (size_t i = 0; i < bytes; i += 8) {
         const uint64_t value = mark(offset + i, generation);
@@ -177,11 +183,11 @@ static ds_status move_group(struct disk *d, int is_write)
 static ds_status check_write(struct disk *d)
 {
     for (uint32_t i = 0; i < d->depth; i++)
-        fill_block(d->blocks + i * d->block_bytes, d->block_bytes, i * d->block_bytes, 1);
+        bench_block_fill(d->blocks + i * d->block_bytes, d->block_bytes, i * d->block_bytes, 1);
     DS_TRY(move_group(d, 1));
     for (uint32_t i = 0; i < d->depth; i++) {
         DS_TRY(loop_block(d, d->blocks, i * d->block_bytes, 0));
-        if (!block_is(d->blocks, d->block_bytes, i * d->block_bytes, 1))
+        if (!bench_block_is(d->blocks, d->block_bytes, i * d->block_bytes, 1))
             return ds_fail(DS_ERR_UNFIT, "%s: block %u was not written as it was given",
                            ds_storage_name(d->storage), i);
     }
@@ -191,12 +197,12 @@ static ds_status check_write(struct disk *d)
 static ds_status check_read(struct disk *d)
 {
     for (uint32_t i = 0; i < d->depth; i++) {
-        fill_block(d->blocks, d->block_bytes, i * d->block_bytes, 2);
+        bench_block_fill(d->blocks, d->block_bytes, i * d->block_bytes, 2);
         DS_TRY(loop_block(d, d->blocks, i * d->block_bytes, 1));
     }
     DS_TRY(move_group(d, 0));
     for (uint32_t i = 0; i < d->depth; i++)
-        if (!block_is(d->blocks + i * d->block_bytes, d->block_bytes, i * d->block_bytes, 2))
+        if (!bench_block_is(d->blocks + i * d->block_bytes, d->block_bytes, i * d->block_bytes, 2))
             return ds_fail(DS_ERR_UNFIT, "%s: block %u was not read as it is on disk",
                            ds_storage_name(d->storage), i);
     return DS_OK;
@@ -233,12 +239,12 @@ static ds_status measure(struct disk *d, int is_write)
     return bench_print(d->bench, what, "s", &spread[0], figures, sizeof figures / sizeof *figures);
 }
 
-static ds_status measure_depth(struct disk *d, const char *backend)
+static ds_status measure_depth(struct disk *d, const char *level)
 {
     ds_status st;
 
-    DS_TRY(ds_storage_open(d->fs, backend, d->depth, &d->storage));
-    DS_TRY_GOTO(st, ds_storage_pin(d->storage, d->blocks, d->depth * d->block_bytes), done);
+    DS_TRY(bench_storage_open(d->fs, level, d->depth, d->blocks, d->depth * d->block_bytes,
+                              &d->storage));
     DS_TRY_GOTO(st, measure(d, 1), done);
     st = measure(d, 0);
 done:
@@ -252,69 +258,92 @@ static int fits(const struct disk *d)
     return d->depth <= window_blocks(d);
 }
 
-static ds_status measure_backend(struct disk *d, const char *backend)
+static ds_status measure_level(struct disk *d, const char *level)
 {
     for (size_t b = 0; b < sizeof block_sizes / sizeof *block_sizes; b++)
         for (size_t i = 0; i < sizeof depths / sizeof *depths; i++) {
             d->block_bytes = block_sizes[b];
             d->depth = depths[i];
             if (fits(d))
-                DS_TRY(measure_depth(d, backend));
+                DS_TRY(measure_depth(d, level));
         }
     return DS_OK;
 }
 
-static int is_here(const struct disk *d, const char *backend)
-{
-    struct ds_storage *storage;
-    int is_best;
+const char *const bench_storage_levels[BENCH_STORAGE_LEVELS] = {"fixed", "plain", "threads"};
 
-    if (strcmp(backend, "threads") == 0)
-        return 1;
-    if (ds_storage_open(d->fs, "auto", 1, &storage) != DS_OK)
-        return 0;
-    is_best = strcmp(ds_storage_name(storage), backend) == 0;
-    ds_storage_close(storage);
-    return is_best;
+ds_status bench_storage_open(struct ds_fs *fs, const char *level, uint32_t depth, uint8_t *blocks,
+                             size_t bytes, struct ds_storage **out)
+{
+    const struct ds_storage_memory memory = {blocks, bytes};
+
+    return ds_storage_open_with(
+        fs,
+        &(struct ds_storage_options){
+            .level = level, .depth = depth, .memory = &memory, .memory_count = 1},
+        out);
 }
 
-static ds_status measure_all(struct disk *d)
+ds_status bench_storage_best(struct ds_fs *fs, uint8_t *blocks, size_t bytes, int *best)
 {
-    static const char *const backends[] = {"io_uring", "threads"};
-    const size_t block_max = block_sizes[sizeof block_sizes / sizeof *block_sizes - 1];
+    struct ds_storage *storage = NULL;
 
-    d->blocks = aligned_alloc(ALIGN, DEPTH_MAX * block_max);
+    DS_TRY(bench_storage_open(fs, "auto", BENCH_STORAGE_DEPTH_MAX, blocks, bytes, &storage));
+    *best = 0;
+    while (strcmp(bench_storage_levels[*best], ds_storage_name(storage)) != 0)
+        ++*best;
+    ds_storage_close(storage);
+    return DS_OK;
+}
+
+static ds_status measure_windows(struct disk *d)
+{
+    const size_t block_max = block_sizes[sizeof block_sizes / sizeof *block_sizes - 1];
+    int best = 0;
+
+    d->blocks = aligned_alloc(DS_FS_DIRECT_ALIGN, DEPTH_MAX * block_max);
     if (!d->blocks)
         return ds_fail(DS_ERR_NO_MEMORY, "blocks for bench storage");
     d->block_bytes = 1u << 20;
     for (uint64_t at = 0; at < d->file_bytes; at += d->block_bytes) {
-        fill_block(d->blocks, d->block_bytes, at, 0);
+        bench_block_fill(d->blocks, d->block_bytes, at, 0);
         DS_TRY(loop_block(d, d->blocks, at, 1));
     }
-    for (size_t i = 0; i < sizeof backends / sizeof *backends; i++) {
-        if (is_here(d, backends[i]))
-            DS_TRY(measure_backend(d, backends[i]));
-        else
-            ds_info("bench storage: %s is not available here", backends[i]);
-    }
+    DS_TRY(bench_storage_best(d->fs, d->blocks, DEPTH_MAX * block_max, &best));
+    for (int i = best; i < BENCH_STORAGE_LEVELS; i++)
+        DS_TRY(measure_level(d, bench_storage_levels[i]));
     return DS_OK;
 }
 
-ds_status ds_bench_storage(struct bench *bench)
+static ds_status run_windows(struct bench *bench, const char *folder, uint64_t bytes, int buffered)
 {
-    struct disk d = {.bench = bench, .fs = bench->command->fs, .file = -1};
-    const int buffered = bench_flag(bench, "--buffered");
-    uint64_t mib = bench->is_quick ? 4 : 256;
-    ds_status st;
+    struct disk d = {.bench = bench, .fs = bench->command->fs, .file = -1, .file_bytes = bytes};
+    ds_status st = open_file(&d, folder, buffered);
 
-    DS_TRY(bench_option_count(bench, "--mib", 4, 1u << 20, &mib));
-    DS_TRY(bench_arguments_end(bench, 1));
-    d.file_bytes = mib << 20;
-    st = open_file(&d, bench->argc > 0 ? bench->argv[0] : ".", buffered);
     if (st == DS_OK)
-        st = measure_all(&d);
+        st = measure_windows(&d);
     if (d.file >= 0)
         (void)ds_fs_close(d.fs, d.file);
     free(d.blocks);
     return st;
+}
+
+ds_status ds_bench_storage(struct bench *bench)
+{
+    const int buffered = bench_flag(bench, "--buffered"), saves = bench_flag(bench, "--saves");
+    uint64_t mib = bench->is_quick ? 4 : 256, depth = 16, block_mib = bench->is_quick ? 1 : 4;
+
+    DS_TRY(bench_option_count(bench, "--mib", 4, 1u << 20, &mib));
+    DS_TRY(bench_option_count(bench, "--depth", 1, BENCH_STORAGE_DEPTH_MAX, &depth));
+    DS_TRY(bench_option_count(bench, "--block-mib", 1, 4, &block_mib));
+    DS_TRY(bench_arguments_end(bench, 1));
+    const char *folder = bench->argc > 0 ? bench->argv[0] : ".";
+    const struct bench_save how = {.folder = folder,
+                                   .file_bytes = mib << 20,
+                                   .block_bytes = (size_t)block_mib << 20,
+                                   .depth = (uint32_t)depth,
+                                   .is_cached = buffered};
+    if (!saves)
+        DS_TRY(run_windows(bench, folder, mib << 20, buffered));
+    return bench_storage_saves(bench, &how);
 }

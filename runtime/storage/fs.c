@@ -141,6 +141,16 @@ int ds_fs_lock(struct ds_fs *fs, int file)
     return fs->ops->lock ? fs->ops->lock(fs, file) : -ENOTSUP;
 }
 
+int ds_fs_direct_align(struct ds_fs *fs, int file)
+{
+    return fs->ops->direct_align ? fs->ops->direct_align(fs, file) : -ENOTSUP;
+}
+
+int ds_fs_drop_cache(struct ds_fs *fs, int file)
+{
+    return fs->ops->drop_cache ? fs->ops->drop_cache(fs, file) : 0;
+}
+
 int ds_fs_read_all(struct ds_fs *fs, int file, void *to, size_t bytes, uint64_t offset)
 {
     for (size_t done = 0; done < bytes;) {

@@ -140,6 +140,16 @@ static int fault_lock(struct ds_fs *fs, int file)
     return fails(fs) ? -EIO : ds_fs_lock(inner_of(fs), file);
 }
 
+static int fault_direct_align(struct ds_fs *fs, int file)
+{
+    return fails(fs) ? -EIO : ds_fs_direct_align(inner_of(fs), file);
+}
+
+static int fault_drop_cache(struct ds_fs *fs, int file)
+{
+    return fails(fs) ? -EIO : ds_fs_drop_cache(inner_of(fs), file);
+}
+
 static const struct ds_fs_ops fault_ops = {
     /* no `native`: io_uring would go around the counting */
     .name = "fault",
@@ -164,6 +174,8 @@ static const struct ds_fs_ops fault_ops = {
     .map = fault_map,
     .unmap = fault_unmap,
     .lock = fault_lock,
+    .direct_align = fault_direct_align,
+    .drop_cache = fault_drop_cache,
 };
 
 ds_status ds_fs_fault_open(struct ds_fs *inner, uint64_t fail_at, struct ds_fs **out)

@@ -278,6 +278,31 @@ static int posix_lock(struct ds_fs *fs, int file)
     return errno == ENOLCK || errno == EOPNOTSUPP || errno == ENOSYS ? -ENOTSUP : -errno;
 }
 
+/* The kernel tells since 6.1, and then not for every file system. */
+static int posix_direct_align(struct ds_fs *fs, int file)
+{
+    (void)fs;
+#ifdef STATX_DIOALIGN
+    struct statx info;
+
+    if (statx(file, "", AT_EMPTY_PATH, STATX_DIOALIGN, &info) == 0 &&
+        (info.stx_mask & STATX_DIOALIGN)) {
+        const uint32_t memory = info.stx_dio_mem_align, offset = info.stx_dio_offset_align;
+
+        return memory == 0 || offset == 0 ? -EINVAL : (int)(memory > offset ? memory : offset);
+    }
+#else
+    (void)file;
+#endif
+    return -ENOTSUP;
+}
+
+static int posix_drop_cache(struct ds_fs *fs, int file)
+{
+    (void)fs;
+    return -posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
+}
+
 static const struct ds_fs_ops posix_ops = {
     .name = "posix",
     .open = posix_open,
@@ -302,6 +327,8 @@ static const struct ds_fs_ops posix_ops = {
     .unmap = posix_unmap,
     .native = posix_native,
     .lock = posix_lock,
+    .direct_align = posix_direct_align,
+    .drop_cache = posix_drop_cache,
 };
 
 static const struct ds_fs posix_fs = {.ops = &posix_ops};

@@ -110,6 +110,26 @@ static int sim_close(struct ds_fs *fs, int file)
     LOCKED_RETURN(int, fs, close_locked(sim, file));
 }
 
+/* As a disk with blocks of 4 KiB has it: -EINVAL for what O_DIRECT could not carry. */
+static int direct_code(const struct sim_file *opened, const void *data, size_t bytes,
+                       uint64_t offset)
+{
+    const uint64_t all = (uint64_t)(uintptr_t)data | bytes | offset;
+
+    return (opened->flags & DS_FS_DIRECT) && all % DS_FS_DIRECT_ALIGN ? -EINVAL : 0;
+}
+
+/* What there is of these bytes, and how much that is. */
+static int64_t read_now(const struct sim_image *now, void *to, size_t bytes, uint64_t offset)
+{
+    if (offset >= now->size || bytes == 0)
+        return 0;
+    if (bytes > now->size - offset)
+        bytes = (size_t)(now->size - offset);
+    memcpy(to, now->bytes + offset, bytes);
+    return (int64_t)bytes;
+}
+
 static int64_t pread_locked(struct sim *sim, int file, void *to, size_t bytes, uint64_t offset)
 {
     const struct sim_file *opened = file_of(sim, file);
@@ -118,13 +138,8 @@ static int64_t pread_locked(struct sim *sim, int file, void *to, size_t bytes, u
         return -EBADF;
     if (opened->node->is_directory)
         return -EISDIR;
-    const struct sim_image *now = &opened->node->data.now;
-    if (offset >= now->size || bytes == 0)
-        return 0;
-    if (bytes > now->size - offset)
-        bytes = (size_t)(now->size - offset);
-    memcpy(to, now->bytes + offset, bytes);
-    return (int64_t)bytes;
+    const int code = direct_code(opened, to, bytes, offset);
+    return code != 0 ? code : read_now(&opened->node->data.now, to, bytes, offset);
 }
 
 static int64_t sim_pread(struct ds_fs *fs, int file, void *to, size_t bytes, uint64_t offset)
@@ -151,6 +166,8 @@ static int64_t pwrite_locked(struct sim *sim, int file, const void *from, size_t
     struct sim_node *node;
     int code = writable(sim, file, offset + bytes, &node);
 
+    if (code == 0)
+        code = direct_code(file_of(sim, file), from, bytes, offset);
     if (code != 0)
         return code;
     sim_data_write(&node->data, from, bytes, offset);
@@ -453,7 +470,7 @@ static int map_locked(struct sim *sim, int file, size_t bytes, const void **at)
         return -EINVAL;
     uint8_t *copy = sim_memory(NULL, bytes);
     memset(copy, 0, bytes);
-    (void)pread_locked(sim, file, copy, bytes, 0);
+    (void)read_now(&opened->node->data.now, copy, bytes, 0);
     *at = copy;
     return 0;
 }
@@ -489,6 +506,13 @@ static int sim_lock(struct ds_fs *fs, int file)
     LOCKED_RETURN(int, fs, lock_locked(sim, file));
 }
 
+static int sim_direct_align(struct ds_fs *fs, int file)
+{
+    (void)fs;
+    (void)file;
+    return (int)DS_FS_DIRECT_ALIGN;
+}
+
 static const struct ds_fs_ops sim_ops = {
     .name = "sim",
     .open = sim_open,
@@ -512,6 +536,7 @@ static const struct ds_fs_ops sim_ops = {
     .map = sim_map,
     .unmap = sim_unmap,
     .lock = sim_lock,
+    .direct_align = sim_direct_align,
 };
 
 ds_status ds_fs_sim_open(struct ds_fs **out)

@@ -1,5 +1,5 @@
-/* storage.c - opens a backend and is the wrapper that every caller goes through: limits and checks
- * stand here, once. The only file of the project that asks what was built in. */
+/* storage.c - chooses a level once, tells it, and is the wrapper that every caller goes through: limits and checks
+ * stand here. The only file of the project that asks what was built in. */
 #include "storage_private.h"
 
 #include <errno.h>
@@ -7,106 +7,141 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct ds_storage_ops *const storage_backends[] = {
-#if DS_HAVE_URING
-    &ds_storage_uring_ops,
-#endif
-    &ds_storage_threads_ops, /* pread and pwrite of ds_fs, so it runs on the simulated disk, too */
+struct ds_storage {
+    const struct storage_ops *ops;
+    void *self; /* owns: ops->self_bytes */
+    struct ds_storage_options options;
+    uint32_t in_flight;
+    /* borrows */
+    struct ds_fs *fs;
 };
-#define BACKEND_COUNT (sizeof storage_backends / sizeof storage_backends[0])
 
-static int fits(const struct ds_storage_ops *ops, const struct ds_fs *fs)
+/* the best first */
+static const struct storage_ops *const storage_levels[] = {
+#if DS_HAVE_URING
+    &storage_fixed_ops, &storage_plain_ops,
+#endif
+    &storage_threads_ops, /* pread and pwrite of ds_fs, so it runs on the simulated disk, too */
+};
+#define LEVEL_COUNT (sizeof storage_levels / sizeof storage_levels[0])
+
+/* ---- one level */
+
+static int fits(const struct storage_ops *ops, const struct ds_storage *storage)
 {
-    return fs->ops->native || !(ops->caps & DS_STORAGE_CAP_NATIVE);
+    return (storage->fs->ops->native || !ops->is_native) &&
+           (storage->options.memory_count > 0 || !ops->wants_memory);
 }
 
-static const struct ds_storage_ops *best_backend(const struct ds_fs *fs)
+static ds_status try_level(struct ds_storage *storage, const struct storage_ops *ops,
+                           struct storage_refusal *refusal)
 {
-    const struct ds_storage_ops *best = NULL;
-    int best_score = 0;
+    void *self = calloc(1, ops->self_bytes);
 
-    for (size_t i = 0; i < BACKEND_COUNT; i++) {
-        int score = fits(storage_backends[i], fs) ? storage_backends[i]->score() : 0;
-
-        if (score > best_score) {
-            best = storage_backends[i];
-            best_score = score;
-        }
+    if (!self)
+        return ds_fail(DS_ERR_NO_MEMORY, "no memory for a storage queue");
+    if (ops->open(self, storage->fs, &storage->options, refusal) != 0) {
+        free(self);
+        return DS_OK;
     }
-    DS_ASSERT(best); /* threads are always there */
-    return best;
+    storage->ops = ops;
+    storage->self = self;
+    return DS_OK;
+}
+
+/* ---- the choice */
+
+static const char *hint(const struct storage_refusal *refusal)
+{
+    if (refusal->code == -EPERM || refusal->code == -EACCES || refusal->code == -ENOSYS)
+        return " (kernel.io_uring_disabled, a container's seccomp profile, an old kernel)";
+    return refusal->code == -ENOMEM ? " (ulimit -l, RLIMIT_MEMLOCK)" : "";
+}
+
+/* Each level that is refused leaves its reason, and the next one is tried. Threads are the last. */
+static ds_status open_best(struct ds_storage *storage)
+{
+    char why[256] = "";
+
+    for (size_t i = 0; i < LEVEL_COUNT && !storage->ops; i++) {
+        struct storage_refusal refusal = {0};
+        const size_t length = strlen(why);
+
+        if (!fits(storage_levels[i], storage))
+            continue;
+        DS_TRY(try_level(storage, storage_levels[i], &refusal));
+        if (!storage->ops)
+            snprintf(why + length, sizeof why - length, "; no %s: %s: %s%s",
+                     storage_levels[i]->name, refusal.doing, strerror(-refusal.code),
+                     hint(&refusal));
+    }
+    if (!storage->ops)
+        return ds_fail(DS_ERR_NO_MEMORY, "storage%s", why);
+    ds_info("storage: %s (%s)%s", storage->ops->name, storage->ops->text, why);
+    return DS_OK;
+}
+
+static const struct storage_ops *level_of(const char *name)
+{
+    for (size_t i = 0; i < LEVEL_COUNT; i++)
+        if (strcmp(storage_levels[i]->name, name) == 0)
+            return storage_levels[i];
+    return NULL;
 }
 
 /* A named choice is obeyed or refused. */
-static ds_status named_backend(const char *name, const struct ds_fs *fs,
-                               const struct ds_storage_ops **out)
+static ds_status open_named(struct ds_storage *storage, const char *name)
 {
-    const struct ds_storage_ops *ops = NULL;
+    const struct storage_ops *ops = level_of(name);
+    struct storage_refusal refusal = {0};
 
-    for (size_t i = 0; i < BACKEND_COUNT; i++)
-        if (strcmp(storage_backends[i]->name, name) == 0)
-            ops = storage_backends[i];
-    if (!ops && strcmp(name, "io_uring") == 0)
+    if (!ops && (strcmp(name, "fixed") == 0 || strcmp(name, "plain") == 0))
         return ds_fail(DS_ERR_UNSUPPORTED,
-                       "storage io_uring: not in this build (liburing was not there)");
+                       "storage %s: io_uring is not in this build (liburing was not there)", name);
     if (!ops)
-        return ds_fail(DS_ERR_UNSUPPORTED, "storage '%s': there are auto, io_uring and threads",
+        return ds_fail(DS_ERR_UNSUPPORTED, "storage '%s': there are auto, fixed, plain and threads",
                        name);
-    if (!fits(ops, fs))
+    if (ops->is_native && !storage->fs->ops->native)
         return ds_fail(DS_ERR_UNSUPPORTED,
                        "storage %s: the %s file system has no kernel descriptors", name,
-                       fs->ops->name);
-    if (ops->score() == 0)
-        return ds_fail(DS_ERR_UNSUPPORTED,
-                       "storage %s: this kernel does not have it or does not permit it "
-                       "(kernel.io_uring_disabled, a container's seccomp profile)",
-                       name);
-    *out = ops;
+                       storage->fs->ops->name);
+    if (!fits(ops, storage))
+        return ds_fail(DS_ERR_UNSUPPORTED, "storage %s: there is no memory to register", name);
+    DS_TRY(try_level(storage, ops, &refusal));
+    if (!storage->ops)
+        return ds_fail(DS_ERR_UNSUPPORTED, "storage %s: %s: %s%s", name, refusal.doing,
+                       strerror(-refusal.code), hint(&refusal));
     return DS_OK;
 }
 
-ds_status storage_make(const struct ds_storage_ops *ops, struct ds_fs *fs, uint32_t depth,
-                       struct ds_storage **out)
+ds_status ds_storage_open_with(struct ds_fs *fs, const struct ds_storage_options *options,
+                               struct ds_storage **out)
 {
     struct ds_storage *storage = calloc(1, sizeof *storage);
-    void *self = calloc(1, ops->self_bytes);
 
-    DS_ASSERT(ops->name && ops->score && ops->close && ops->submit && ops->reap && depth > 0);
-    if (!storage || !self) {
-        free(storage);
-        free(self);
+    DS_ASSERT(options->depth > 0 && options->block_bytes % DS_FS_DIRECT_ALIGN == 0);
+    if (!storage)
         return ds_fail(DS_ERR_NO_MEMORY, "no memory for a storage queue");
-    }
-    *storage = (struct ds_storage){.ops = ops, .self = self, .depth = depth, .fs = fs};
-    *out = storage;
-    return DS_OK;
-}
-
-static void storage_free(struct ds_storage *storage)
-{
-    free(storage->self);
-    free(storage);
-}
-
-ds_status ds_storage_open(struct ds_fs *fs, const char *backend, uint32_t depth,
-                          struct ds_storage **out)
-{
-    const struct ds_storage_ops *ops = NULL;
-    struct ds_storage *storage = NULL;
-
-    if (strcmp(backend, "auto") == 0)
-        ops = best_backend(fs);
-    else
-        DS_TRY(named_backend(backend, fs, &ops));
-    DS_TRY(storage_make(ops, fs, depth, &storage));
-    ds_status st = ops->open(storage->self, fs, depth);
+    *storage = (struct ds_storage){.fs = fs, .options = *options};
+    ds_status st = strcmp(options->level, "auto") == 0 ? open_best(storage)
+                                                       : open_named(storage, options->level);
     if (st != DS_OK) {
-        storage_free(storage);
+        free(storage);
         return st;
     }
     *out = storage;
     return DS_OK;
 }
+
+ds_status ds_storage_open(struct ds_fs *fs, const char *level, uint32_t depth,
+                          struct ds_storage **out)
+{
+    const struct ds_storage_options options = {.level = level, .depth = depth};
+
+    return ds_storage_open_with(fs, &options, out);
+}
+
+/* ---- the wrapper */
 
 void ds_storage_close(struct ds_storage *storage)
 {
@@ -117,7 +152,8 @@ void ds_storage_close(struct ds_storage *storage)
     while (storage->in_flight > 0 && ds_storage_reap(storage, &done) == DS_OK)
         ; /* the requests' memory is the caller's: nothing may write to it after this */
     storage->ops->close(storage->self);
-    storage_free(storage);
+    free(storage->self);
+    free(storage);
 }
 
 const char *ds_storage_name(const struct ds_storage *storage)
@@ -132,10 +168,11 @@ uint32_t ds_storage_in_flight(const struct ds_storage *storage)
 
 ds_status ds_storage_submit(struct ds_storage *storage, struct ds_storage_request *request)
 {
-    DS_ASSERT(storage->in_flight < storage->depth); /* every queue has a limit */
+    DS_ASSERT(storage->in_flight < storage->options.depth); /* every queue has a limit */
     DS_ASSERT(request->bytes > 0);
     request->status = DS_OK;
     request->done_bytes = 0;
+    request->stalls = 0;
     request->next = NULL;
     DS_TRY(storage->ops->submit(storage->self, request));
     storage->in_flight++;
@@ -150,26 +187,11 @@ ds_status ds_storage_reap(struct ds_storage *storage, struct ds_storage_request 
     return DS_OK;
 }
 
-ds_status ds_storage_pin(struct ds_storage *storage, void *data, size_t bytes)
-{
-    return storage->ops->pin ? storage->ops->pin(storage->self, data, bytes) : DS_OK;
-}
-
 ds_status ds_storage_flush(struct ds_storage *storage, int file)
 {
-    if (storage->ops->flush)
-        return storage->ops->flush(storage->self, file);
+    DS_ASSERT(storage->in_flight == 0);
     int code = ds_fs_fsync(storage->fs, file);
     if (code != 0)
         return ds_fail(DS_ERR_IO, "fsync: %s", strerror(-code));
     return DS_OK;
-}
-
-ds_status storage_request_failed(const struct ds_storage_request *request, int code)
-{
-    return ds_fail(DS_ERR_IO, "%s of %zu bytes at %llu: %s", request->is_write ? "write" : "read",
-                   request->bytes, (unsigned long long)request->offset,
-                   code != 0           ? strerror(-code)
-                   : request->is_write ? "nothing was taken"
-                                       : "the file ends before");
 }

@@ -4,6 +4,7 @@
 #include "storage_private.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 
@@ -15,6 +16,7 @@ struct request_list {
 
 struct threads {
     struct ds_fs *fs;
+    const struct ds_storage_options *options;
     pthread_mutex_t lock;
     pthread_cond_t has_work, has_done;
     struct request_list work, done;
@@ -43,22 +45,20 @@ static struct ds_storage_request *list_pop(struct request_list *list)
     return request;
 }
 
-static void transfer(struct ds_fs *fs, struct ds_storage_request *request)
+static void transfer(const struct threads *self, struct ds_storage_request *request)
 {
-    while (request->done_bytes < request->bytes) {
-        uint8_t *at = (uint8_t *)request->data + request->done_bytes;
-        size_t left = request->bytes - request->done_bytes;
-        uint64_t offset = request->offset + request->done_bytes;
-        int64_t moved = request->is_write ? ds_fs_pwrite(fs, request->file, at, left, offset)
-                                          : ds_fs_pread(fs, request->file, at, left, offset);
+    int64_t moved;
 
-        if (moved <= 0) {
-            request->status = storage_request_failed(request, (int)moved);
-            return;
-        }
-        request->done_bytes += (size_t)moved;
-    }
-    request->status = DS_OK;
+    do {
+        uint8_t *at = (uint8_t *)request->data + request->done_bytes;
+        const size_t part = storage_part(self->options, request);
+        const uint64_t offset = request->offset + request->done_bytes;
+
+        if (request->stalls > 0)
+            sched_yield();
+        moved = request->is_write ? ds_fs_pwrite(self->fs, request->file, at, part, offset)
+                                  : ds_fs_pread(self->fs, request->file, at, part, offset);
+    } while (!storage_absorb(self->options, request, moved));
 }
 
 static void *threads_main(void *arg)
@@ -73,18 +73,13 @@ static void *threads_main(void *arg)
             break;
         struct ds_storage_request *request = list_pop(&self->work);
         pthread_mutex_unlock(&self->lock);
-        transfer(self->fs, request);
+        transfer(self, request);
         pthread_mutex_lock(&self->lock);
         list_push(&self->done, request);
         pthread_cond_signal(&self->has_done);
     }
     pthread_mutex_unlock(&self->lock);
     return NULL;
-}
-
-static int threads_score(void)
-{
-    return 1;
 }
 
 static void threads_close(void *at)
@@ -118,20 +113,22 @@ static int start_threads(struct threads *self, uint32_t count)
     return code;
 }
 
-static ds_status threads_open(void *at, struct ds_fs *fs, uint32_t depth)
+static int threads_open(void *at, struct ds_fs *fs, const struct ds_storage_options *options,
+                        struct storage_refusal *refusal)
 {
     struct threads *self = at;
 
     self->fs = fs;
+    self->options = options;
     pthread_mutex_init(&self->lock, NULL);
     pthread_cond_init(&self->has_work, NULL);
     pthread_cond_init(&self->has_done, NULL);
-    int code = start_threads(self, depth < THREADS_MAX ? depth : THREADS_MAX);
+    int code = start_threads(self, options->depth < THREADS_MAX ? options->depth : THREADS_MAX);
     if (code != 0) {
         threads_close(self);
-        return ds_fail(DS_ERR_NO_MEMORY, "start a storage thread: %s", strerror(code));
+        *refusal = (struct storage_refusal){"start a thread", -code};
     }
-    return DS_OK;
+    return code != 0;
 }
 
 static ds_status threads_submit(void *at, struct ds_storage_request *request)
@@ -157,10 +154,10 @@ static ds_status threads_reap(void *at, struct ds_storage_request **done)
     return DS_OK;
 }
 
-const struct ds_storage_ops ds_storage_threads_ops = {
+const struct storage_ops storage_threads_ops = {
     .name = "threads",
+    .text = "pread and pwrite",
     .self_bytes = sizeof(struct threads),
-    .score = threads_score,
     .open = threads_open,
     .close = threads_close,
     .submit = threads_submit,

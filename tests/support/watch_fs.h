@@ -170,6 +170,11 @@ static inline int watch_statvfs(struct ds_fs *fs, const char *path, struct ds_fs
     WATCH_CALL("statvfs", path, ds_fs_statvfs(inner, path, out));
 }
 
+static inline int watch_direct_align(struct ds_fs *fs, int file)
+{
+    WATCH_CALL("direct_align", watch_path(fs, file), ds_fs_direct_align(inner, file));
+}
+
 static const struct ds_fs_ops watch_ops = {
     .name = "watch",
     .open = watch_open,
@@ -188,6 +193,7 @@ static const struct ds_fs_ops watch_ops = {
     .fstat = watch_fstat,
     .readdir = watch_readdir,
     .statvfs = watch_statvfs,
+    .direct_align = watch_direct_align,
 };
 
 #endif

@@ -138,6 +138,51 @@ static void storage_measures_beside_a_loop_and_leaves_nothing(void **state)
     for (size_t i = 0; i < lines.count; i++)
         assert_true(bench_number(lines.lines[i], "gb_per_s") > 0 &&
                     bench_number(lines.lines[i], "loop_median") > 0);
+    assert_int_equal(bench_lines_of(&lines, "threads save buffered"), 1);
+    assert_int_equal(bench_lines_of(&lines, "threads save direct"), 0);
+    assert_int_equal(names_in(folder), 0);
+    bench_lines_fini(&lines);
+    tiny_remove(folder);
+}
+
+static int knows_direct(const char *folder)
+{
+    const char *why = NULL;
+    char path[1024];
+
+    snprintf(path, sizeof path, "%s/f", folder);
+    const int file = ds_fs_create_direct(ds_fs_posix(), path, 0600, &why);
+    assert_true(file >= 0);
+    assert_int_equal(ds_fs_close(ds_fs_posix(), file), 0);
+    assert_int_equal(ds_fs_unlink(ds_fs_posix(), path), 0);
+    return why == NULL;
+}
+
+/* A line for each level that is here, direct where the folder knows that, and buffered, of as many bytes as asked. */
+static void storage_measures_whole_files(void **state)
+{
+    static const char *const levels[] = {"fixed", "plain", "threads"};
+    struct bench_lines lines;
+    char *folder = tiny_folder(), words[1024], what[64];
+    const int direct = knows_direct(folder);
+
+    (void)state;
+    snprintf(words, sizeof words, "storage %s --quick --saves --mib 8 --depth 3 --block-mib 2",
+             folder);
+    bench_lines_run(self, words, &lines);
+    assert_ok(lines.status);
+    assert_true(bench_lines_are_whole(&lines, "storage"));
+    for (int i = 0; i < 3; i++) {
+        snprintf(what, sizeof what, "%s save buffered", levels[i]);
+        const int is_here = bench_lines_of(&lines, what);
+        assert_true(i < 2 ? is_here <= 1 : is_here == 1);
+        snprintf(what, sizeof what, "%s save direct", levels[i]);
+        assert_int_equal(bench_lines_of(&lines, what), direct * is_here);
+    }
+    for (size_t i = 0; i < lines.count; i++)
+        assert_true(bench_number(lines.lines[i], "bytes") == 8 << 20 &&
+                    bench_number(lines.lines[i], "depth") == 3 &&
+                    bench_number(lines.lines[i], "block_bytes") == 2 << 20);
     assert_int_equal(names_in(folder), 0);
     bench_lines_fini(&lines);
     tiny_remove(folder);
@@ -230,6 +275,8 @@ static void wrong_words_are_refused_in_one_line(void **state)
                                         "comm",
                                         "storage a b",
                                         "storage --mib 0",
+                                        "storage --depth 33",
+                                        "storage --block-mib 5",
                                         "step",
                                         "kernels --threads two",
                                         "kernels --dtype",
@@ -293,6 +340,7 @@ int main(void)
         cmocka_unit_test(kernels_are_chosen_by_the_beginning_of_their_names),
         cmocka_unit_test(a_choice_of_no_kernel_is_refused),
         cmocka_unit_test(storage_measures_beside_a_loop_and_leaves_nothing),
+        cmocka_unit_test(storage_measures_whole_files),
         cmocka_unit_test(a_step_is_measured_without_data),
         cmocka_unit_test(a_step_that_does_not_fit_is_refused),
         cmocka_unit_test(wrong_words_are_refused_in_one_line),
