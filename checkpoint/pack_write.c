@@ -23,7 +23,8 @@ struct ds_pack_writer {
     uint32_t next;   /* chunk of the part */
     uint64_t offset; /* of the next chunk that is stored */
     ds_status st;    /* the first failure of a write */
-    int has_told;    /* that the cache is in between */
+    int is_cached;   /* the page cache is in between */
+    int has_told;    /* that, and why */
 };
 
 static const struct ds_pack_part *part_of(const struct ds_pack_writer *writer)
@@ -156,19 +157,20 @@ static ds_status submit(struct ds_pack_writer *writer, void *data, uint64_t byte
 
 #define OPEN_FLAGS (DS_FS_READ | DS_FS_WRITE | DS_FS_CREATE | DS_FS_EXCLUSIVE)
 
-/* A descriptor or -errno. Where O_DIRECT is refused the file may have been made all the same. */
-static int create(struct ds_pack_writer *writer, const char *path)
+/* A descriptor or -errno. */
+static int create(struct ds_pack_writer *writer)
 {
-    int file = ds_fs_open(writer->fs, path, OPEN_FLAGS | DS_FS_DIRECT, 0640);
+    const char *path = writer->pack.path, *why = "as asked for";
+    const int file = writer->pack.is_cached ? ds_fs_open(writer->fs, path, OPEN_FLAGS, 0640)
+                                            : ds_fs_create_direct(writer->fs, path, 0640, &why);
 
-    if (file != -EINVAL)
-        return file;
-    if (!writer->has_told)
-        ds_info("checkpoints: %s: this file system has no O_DIRECT, writes go through the cache",
-                path);
-    writer->has_told = 1;
-    (void)ds_fs_unlink(writer->fs, path);
-    return ds_fs_open(writer->fs, path, OPEN_FLAGS, 0640);
+    writer->is_cached = why != NULL;
+    if (file >= 0 && why && !writer->has_told) {
+        ds_info("checkpoints: writes of %s and later ones go through the page cache: %s", path,
+                why);
+        writer->has_told = 1;
+    }
+    return file;
 }
 
 ds_status ds_pack_begin(struct ds_pack_writer *writer, const struct ds_pack_new *pack)
@@ -188,7 +190,7 @@ ds_status ds_pack_begin(struct ds_pack_writer *writer, const struct ds_pack_new 
     writer->next = 0;
     writer->offset = part->header_bytes;
     writer->st = DS_OK;
-    writer->file = create(writer, pack->path);
+    writer->file = create(writer);
     if (writer->file < 0)
         return ds_fail(DS_ERR_IO, "create %s: %s", pack->path, strerror(-writer->file));
     int code = ds_fs_fallocate(writer->fs, writer->file, part->file_bytes_max);
@@ -300,6 +302,8 @@ static ds_status close_durably(struct ds_pack_writer *writer)
         code = ds_fs_truncate(writer->fs, writer->file, writer->info.file_bytes);
     if (code == 0) {
         DS_TRY(ds_storage_flush(writer->storage, writer->file));
+        if (writer->is_cached) /* advice: training wants the memory, nobody reads this soon */
+            (void)ds_fs_drop_cache(writer->fs, writer->file);
         doing = "close";
         code = ds_fs_close(writer->fs, writer->file);
         writer->file = -1;

@@ -113,6 +113,7 @@ struct ds_pack_new {
     struct ds_pack_id id;               /* id.part: which of the plan's */
     const struct ds_pack_other *others; /* copied */
     uint32_t other_count;
+    int is_cached; /* through the page cache, even where O_DIRECT is to be had */
     /* a chunk's memory is the caller's again: once for every put, one that failed, too; called inside put, finish
      * and abandon */
     void (*done)(void *user, void *data);

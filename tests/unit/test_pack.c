@@ -486,44 +486,6 @@ static void a_failed_pack_is_told_and_the_next_one_is_good(void **state)
     rig_close(&rig);
 }
 
-/* The real disk, around the page cache where it lets us; /dev/shm and the build folder may differ in that. */
-static void every_storage_writes_the_same_file(void **state)
-{
-    static const char *const backends[] = {"threads", "io_uring"};
-    static const char *const folders[] = {"/dev/shm", DS_BINARY_DIR};
-    struct rig rig;
-    size_t bytes, real_bytes;
-
-    (void)state;
-    rig_open(&rig, 1, DS_PACK_CHUNKS_MAX);
-    rig_write(&rig);
-    char *wanted = contents(&rig, &bytes);
-    for (int i = 0; i < 4; i++) {
-        struct ds_pack_writer *writer;
-        struct ds_storage *storage;
-        char path[4096], *real;
-
-        ds_log.terminal = -1;
-        ds_status st = ds_storage_open(ds_fs_posix(), backends[i / 2], 2, &storage);
-        ds_log.terminal = 2;
-        if (st == DS_ERR_UNSUPPORTED)
-            continue;
-        assert_ok(st);
-        snprintf(path, sizeof path, "%s/test_pack-%d", folders[i % 2], (int)getpid());
-        assert_ok(ds_pack_writer_open(ds_fs_posix(), storage, 2, &rig.plan, &writer));
-        assert_ok(pack_case_write(&rig.c, writer, &rig.plan, path, &id_of_test, &rig.written));
-        assert_ok(ds_fs_read_file(ds_fs_posix(), path, 1 << 28, &real, &real_bytes));
-        assert_int_equal(ds_fs_unlink(ds_fs_posix(), path), 0);
-        assert_int_equal(real_bytes, bytes);
-        assert_memory_equal(real, wanted, bytes);
-        free(real);
-        ds_pack_writer_close(writer);
-        ds_storage_close(storage);
-    }
-    free(wanted);
-    rig_close(&rig);
-}
-
 static void names_have_one_spelling(void **state)
 {
     char text[DS_PACK_NAME_BYTES];
@@ -560,7 +522,6 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(a_pack_of_another_model_is_refused),
     cmocka_unit_test(a_chunk_that_changes_after_it_was_sealed_is_not_written),
     cmocka_unit_test(a_failed_pack_is_told_and_the_next_one_is_good),
-    cmocka_unit_test(every_storage_writes_the_same_file),
     cmocka_unit_test(names_have_one_spelling),
 };
 
