@@ -209,7 +209,7 @@ static ds_status run_rank(struct ds_comm *world, struct tiny_rank *rank)
                                                                           : DS_TRAINER_TRAIN,
                                                .uses_checkpoints = config.checkpoint.dir[0] != 0,
                                                .world = world,
-                                               .fs = ds_fs_posix(),
+                                               .fs = rank->c->fs ? rank->c->fs : ds_fs_posix(),
                                                .clock = ds_clock_system(),
                                                .device = rank->c->device,
                                                .on_step = on_step,

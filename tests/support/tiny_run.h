@@ -26,6 +26,7 @@ struct tiny_case {
     int evaluates;                      /* alone, as `dstrain eval` does, with new weights */
     const char *data;                   /* safetensors file */
     const struct ds_device_ops *device; /* NULL: the cpu device that is built in */
+    struct ds_fs *fs;                   /* NULL: the disk */
     int transport;                      /* enum ds_transport */
     const struct ds_config
         *config; /* or NULL: all of it, but for `ranks`, `mode` and `device` above */
