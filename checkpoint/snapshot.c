@@ -163,7 +163,8 @@ static ds_status take_memory(struct snapshot *s)
                        o->buffer_place, o->buffer_bytes, s->bytes, s->bytes);
     DS_TRY(
         ds_memory_take(o->memory, DS_MEMORY_PINNED, DS_MEMORY_LABEL_SNAPSHOT, s->bytes, &memory));
-    place_pieces(s, memory);
+    s->memory = memory;
+    place_pieces(s, s->memory);
     return take_chunks(s);
 }
 

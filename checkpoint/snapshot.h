@@ -34,6 +34,7 @@ struct snapshot {
     struct ds_pack_plan plan; /* of the pieces, in their order */
     uint32_t *piece_of;       /* [plan.chunk_count] */
     /* borrows: memory of the run's ledger */
+    uint8_t *memory; /* `bytes` of it, at a multiple of DS_PACK_ALIGN; NULL: nothing is written */
     void *read_back; /* DS_PACK_CHUNK_BYTES */
     uint8_t *joins
         [SNAPSHOT_JOINS]; /* where masters in two halves come together, the same; NULL: they do not */

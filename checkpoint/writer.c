@@ -287,6 +287,21 @@ static ds_status start_thread(struct writer *w)
                                strerror(code));
 }
 
+/* All that chunks are written from is told to the storage, which registers it where it can. */
+static ds_status open_storage(struct writer *w)
+{
+    const struct snapshot *snapshot = w->snapshot;
+    struct ds_storage_memory memory[1 + SNAPSHOT_JOINS] = {{snapshot->memory, snapshot->bytes}};
+    const struct ds_storage_options options = {.level = "auto",
+                                               .depth = SNAPSHOT_DEPTH,
+                                               .memory = memory,
+                                               .memory_count = 1 + w->spare_count};
+
+    for (uint32_t i = 0; i < w->spare_count; i++)
+        memory[1 + i] = (struct ds_storage_memory){w->spare[i], DS_PACK_CHUNK_BYTES};
+    return ds_storage_open_with(w->start->fs, &options, &w->storage);
+}
+
 static ds_status open_all(struct writer *w)
 {
     const struct ds_pack_plan *plan = &w->snapshot->plan;
@@ -295,7 +310,7 @@ static ds_status open_all(struct writer *w)
     if (!w->made)
         return ds_fail(DS_ERR_NO_MEMORY, "no memory to write checkpoints");
     if (plan->part_count > 0) {
-        DS_TRY(ds_storage_open(w->start->fs, "auto", SNAPSHOT_DEPTH, &w->storage));
+        DS_TRY(open_storage(w));
         DS_TRY(ds_pack_writer_open(w->start->fs, w->storage, SNAPSHOT_DEPTH, plan, &w->packs));
     }
     return start_thread(w);
