@@ -58,7 +58,7 @@ uint32_t ds_saver_stops(const struct ds_saver *s)
 
 uint64_t ds_saver_bytes(const struct ds_saver *s)
 {
-    return s->snapshot.copied_bytes;
+    return s->snapshot.saved_bytes;
 }
 
 static ds_status prove(const struct ds_saver *s)

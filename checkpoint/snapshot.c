@@ -79,6 +79,7 @@ static uint64_t make_turns(struct snapshot *s, uint64_t bytes_max)
             used = 0;
         }
         s->units[i].turn = s->turn_count;
+        s->saved_bytes += bytes;
         used += bytes;
         most = used > most ? used : most;
     }
@@ -103,7 +104,6 @@ static void place_pieces(struct snapshot *s, uint8_t *memory)
             piece->remainder = first_half ? memory + at + first_half : NULL;
             at += bytes;
             DS_ASSERT(at <= s->bytes);
-            s->copied_bytes += bytes;
         }
     }
 }

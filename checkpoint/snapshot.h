@@ -41,8 +41,8 @@ struct snapshot {
     const struct ds_saver_options *options;
     /* plain values */
     uint32_t piece_count, unit_count, turn_count;
-    uint64_t bytes; /* of the memory; of all that is copied in a save: */
-    uint64_t copied_bytes;
+    uint64_t bytes;       /* of the memory */
+    uint64_t saved_bytes; /* of all units, as if it had room for them at once */
     uint32_t queued_units,
         copied_units; /* of the save that goes on: queued, and seen to be there */
 };

@@ -43,6 +43,7 @@ ds_status ds_plan_measure(const struct ds_plan_question *question, uint32_t rank
     if (st == DS_OK) {
         memcpy(out->bytes, ds_trainer_memory(trainer)->bytes, sizeof out->bytes);
         out->library_bytes = ds_trainer_overhead(trainer, overhead_of(question->config));
+        ds_trainer_saves(trainer, &out->saved_bytes, &out->save_stops);
     }
     ds_trainer_close(trainer);
     ds_comm_close(options.world);

@@ -13,6 +13,8 @@ struct ds_plan {
     uint64_t bytes[DS_MEMORY_KIND_COUNT][DS_MEMORY_LABEL_COUNT]; /* of one rank */
     /* of the device, beside them: a driver's context, libraries, communicators, scratch, whole pages; 0 on the cpu */
     uint64_t library_bytes;
+    /* of a checkpoint: what the rank copies, and how often training stops until the disk has what was copied */
+    uint64_t saved_bytes, save_stops;
 };
 
 /* What is planned: training, or an evaluation; `config` resolved and validated for it and for `size` ranks. */

@@ -29,6 +29,12 @@ static void show_table(const struct ds_plan *plan)
         show_row("whole process", ds_plan_process_bytes(plan));
     }
     show_row("pinned host", ds_plan_host_bytes(plan));
+    if (plan->saved_bytes > 0)
+        show_row("a checkpoint", plan->saved_bytes);
+    if (plan->save_stops > 0)
+        ds_info("  a checkpoint does not fit checkpoint.buffer at once: training stops %llu time%s "
+                "in every save until the disk has what was copied before",
+                (unsigned long long)plan->save_stops, plan->save_stops == 1 ? "" : "s");
 }
 
 /* One line a role where there are several, all in bytes; the names stand above. */

@@ -93,6 +93,7 @@ static const char *const wait_names[DS_TIMELINE_WHAT_COUNT] = {
     [DS_TIMELINE_WAIT_COMM] = "wait for collective",
     [DS_TIMELINE_WAIT_STAGE] = "wait for stage",
     [DS_TIMELINE_WAIT_COMPUTE] = "wait for arithmetic",
+    [DS_TIMELINE_WAIT_COPY] = "wait for copy",
     [DS_TIMELINE_COLLECTIVE] = "collective of tensor ranks",
 };
 

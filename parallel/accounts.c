@@ -38,6 +38,8 @@ static void add_wait(const struct ds_timeline_span *span, struct ds_accounts *ac
 
     if (span->what == DS_TIMELINE_WAIT_STAGE)
         accounts->bubble_ns += ns;
+    else if (span->what == DS_TIMELINE_WAIT_COPY)
+        accounts->wait_copy_ns += ns;
     else
         accounts->wait_comm_ns += ns;
 }

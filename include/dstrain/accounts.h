@@ -10,6 +10,7 @@ struct ds_accounts {
     uint64_t arithmetic_ns;
     uint64_t wait_comm_ns; /* arithmetic stood still for a collective, inside of a block, too */
     uint64_t bubble_ns;    /* and for what a neighbour stage sends */
+    uint64_t wait_copy_ns; /* and for a checkpoint's copy of what it changes */
 };
 
 /* pure: is it the work of a block? */

@@ -35,7 +35,8 @@ DS_CHECKED ds_status ds_saver_open(const struct ds_saver_options *options, struc
 /* local: ends the thread; a save that is on its way is abandoned. NULL is allowed. */
 void ds_saver_close(struct ds_saver *saver);
 
-/* How often a save has to stop training to empty its memory; 0: never. And bytes that a save copies. pure, both. */
+/* How often a save has to stop training to empty its memory; 0: never. And the memory that it would take to save at
+ * once. The same for all ranks of a role. pure, both. */
 uint32_t ds_saver_stops(const struct ds_saver *saver);
 uint64_t ds_saver_bytes(const struct ds_saver *saver);
 

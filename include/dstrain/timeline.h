@@ -26,6 +26,7 @@ enum ds_timeline_what {
     DS_TIMELINE_WAIT_COMM,    /* for a collective */
     DS_TIMELINE_WAIT_STAGE,   /* for what a neighbour stage sends */
     DS_TIMELINE_WAIT_COMPUTE, /* the comm stream, for arithmetic */
+    DS_TIMELINE_WAIT_COPY,    /* for the copy of a state that is to change: a checkpoint's */
     DS_TIMELINE_COLLECTIVE,   /* for one of tensor ranks inside a block */
     DS_TIMELINE_WHAT_COUNT
 };

@@ -30,8 +30,8 @@ struct ds_step_report {
     double step_s, tokens_per_s;
     double arithmetic_s; /* of blocks on this rank, in a step whose actions are marked; else 0 */
     double wait_data_s, wait_comm_s, bubble_s; /* in every step; the last two of one rank: 0 */
-    double wait_checkpoint_s;                  /* of the host */
-    uint64_t skipped;                          /* steps skipped so far */
+    double wait_checkpoint_s; /* of the host, and of updates for copies of what they change */
+    uint64_t skipped;         /* steps skipped so far */
     int is_skipped, has_eval, has_loss_scale;
     double loss_scale; /* of this step; where compute is fp16 */
     double eval_loss;
@@ -89,7 +89,10 @@ DS_CHECKED ds_status ds_trainer_evaluate(struct ds_trainer *trainer, double *los
 /* collective: write the model to an HF folder */
 DS_CHECKED ds_status ds_trainer_export(struct ds_trainer *trainer, const char *folder);
 
-/* ---- looking in. local: all nine */
+/* ---- looking in. local: all ten */
+/* of a checkpoint, on this rank: pinned memory for all of it at once, and how often training stops for that until the disk has
+ * what was copied before; 0, 0: it writes none */
+void ds_trainer_saves(const struct ds_trainer *trainer, uint64_t *bytes, uint64_t *stops);
 const struct ds_model *ds_trainer_model(const struct ds_trainer *trainer);
 const struct ds_memory *ds_trainer_memory(const struct ds_trainer *trainer);
 struct ds_device *ds_trainer_device(const struct ds_trainer *trainer);

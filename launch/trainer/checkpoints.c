@@ -74,6 +74,12 @@ ds_status trainer_open_saver(struct ds_trainer *t)
     return ds_saver_open(&options, &t->saver);
 }
 
+void ds_trainer_saves(const struct ds_trainer *t, uint64_t *bytes, uint64_t *stops)
+{
+    *bytes = t->saver ? ds_saver_bytes(t->saver) : 0;
+    *stops = t->saver ? ds_saver_stops(t->saver) : 0;
+}
+
 /* ---- the directory: rank 0 */
 
 static int is_preset(const struct ds_field *field, const struct ds_config *config)

@@ -155,12 +155,16 @@ int ds_zero_is_held(const struct ds_zero *zero)
 static ds_status wait_for_reader(struct ds_zero *zero, struct zero_unit *u)
 {
     struct ds_event *held = u->held;
+    uint32_t span;
 
     if (!held)
         return DS_OK;
     u->held = NULL;
     zero->held_count--;
-    return zero->device_ops->stream_wait(zero->options.compute, held);
+    DS_TRY(ds_timeline_wait(zero->options.timeline, DS_TIMELINE_COMPUTE, DS_TIMELINE_WAIT_COPY,
+                            &span));
+    DS_TRY(zero->device_ops->stream_wait(zero->options.compute, held));
+    return ds_timeline_end(zero->options.timeline, span);
 }
 
 ds_status ds_zero_update_begin(struct ds_zero *zero, uint32_t unit, struct ds_zero_state *out)

@@ -58,6 +58,7 @@ void tiny_config(const struct tiny_case *c, struct ds_config *config)
     config->zero.stage = (uint64_t)c->stage;
     config->zero.reshard_after_forward = c->reshard;
     config->zero.window = c->window;
+    config->checkpoint.keep = 1;
     config->log.interval = 1;
     if (c->inject)
         strcpy(config->debug.inject, c->inject);

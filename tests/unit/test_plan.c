@@ -93,6 +93,11 @@ static void config_of(struct layout layout, const uint32_t *choices, struct ds_c
     config->precision.exp_avg = precisions[choices[PRECISION]].exp_avg;
     config->precision.gradients = precisions[choices[PRECISION]].gradients;
     config->precision.reduce = precisions[choices[PRECISION]].reduce;
+    if (choices[SHARD]) /* replicas save nothing: ranks of a role would differ */
+        return;
+    config->checkpoint.interval = 1;
+    config->checkpoint.keep = 1;
+    snprintf(config->checkpoint.dir, sizeof config->checkpoint.dir, "%s/checkpoints", folder);
 }
 
 static void describe(struct layout layout, const uint32_t *choices, char *to, size_t bytes)
@@ -122,6 +127,8 @@ static void assert_planned(struct layout layout, const uint32_t *choices, int ev
     config_of(layout, choices, &config);
     describe(layout, choices, what, sizeof what);
     tiny_run(&c, &r);
+    if (config.checkpoint.dir[0])
+        assert_int_equal(ds_fs_remove_tree(ds_fs_posix(), config.checkpoint.dir), 0);
     if (r.status != DS_OK)
         fail_msg("%s: %s", what, ds_status_text(r.status));
     for (uint32_t rank = 0; rank < ranks; rank++) {

@@ -15,6 +15,11 @@
 #include <math.h>
 #include <stdio.h>
 
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+enum { STRIDE = 3, SOURCES = 2, LOADS = 3 }; /* every thread and every wait is in each */
+#else
+enum { STRIDE = 1, SOURCES = 10, LOADS = 10 };
+#endif
 enum { STEPS = 14, FIRST = 8, INTERVAL = 4 };
 
 static char *folder, *data, *root;
@@ -154,7 +159,7 @@ static void check(struct tiny_case c)
 static void every_stage_goes_on_with_the_same_bits(void **state)
 {
     (void)state;
-    for (int stage = 0; stage <= 3; stage++)
+    for (int stage = 0; stage <= 3; stage += STRIDE)
         for (int mode = DS_DEVICE_INLINE; mode <= DS_DEVICE_DEFERRED; mode++) {
             struct tiny_case c = base_case();
 
@@ -180,7 +185,7 @@ static void pipelines_and_tensor_ranks_go_on_with_the_same_bits(void **state)
                 {8, 2, 2, 1, DS_PIPELINE_GPIPE, 1, 0, DS_DEVICE_INLINE}};
 
     (void)state;
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i += STRIDE) {
         struct tiny_case c = base_case();
 
         c.ranks = rows[i].ranks;
@@ -205,7 +210,7 @@ static void every_precision_goes_on_with_the_same_bits(void **state)
         {DS_PRECISION_FP32, DS_MASTER_KEY_FP32, DS_PRECISION_BF16, DS_PRECISION_BF16}};
 
     (void)state;
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i += STRIDE) {
         struct tiny_case c = base_case();
 
         memcpy(&precision, rows[i], sizeof precision);
@@ -353,11 +358,11 @@ static void every_layout_loads_what_another_has_saved(void **state)
     const int is_long = test_is_long();
 
     (void)state;
-    for (uint32_t i = 0; i < (is_long ? count : 10); i++) {
+    for (uint32_t i = 0; i < (is_long ? count : SOURCES); i++) {
         struct layout from = layouts[is_long ? i : draw(count)];
 
         from.stage = (int)draw(4);
-        check_source(layouts, count, from, is_long ? 0 : 10);
+        check_source(layouts, count, from, is_long ? 0 : LOADS);
     }
 }
 
