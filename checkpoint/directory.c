@@ -146,8 +146,8 @@ static ds_status read_run(struct ds_checkpoint_dir *dir, const char *path,
                        "%s: not a directory of checkpoints, or its RUN.json is damaged", dir->root);
     if (!ds_digest_equal(keys, &keys_there))
         return ds_fail(DS_ERR_CONFIG,
-                       "%s: holds checkpoints of another run: its model, data, seed or "
-                       "optimisation is not this one's",
+                       "%s: belongs to another run: its model, data, seed or optimisation is not "
+                       "this one's; take another checkpoint.dir",
                        dir->root);
     return DS_OK;
 }

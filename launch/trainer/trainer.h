@@ -22,7 +22,7 @@ struct trainer_exchange {
     uint64_t waited_data_ns;
 };
 
-/* checkpoints.c: what a launch is to a directory of checkpoints; the same on all ranks */
+/* resume.c: what a launch is to a directory of checkpoints; the same on all ranks */
 struct trainer_launch {
     uint8_t run[16], nonce[16];
     uint64_t epoch; /* 0: there is no directory */
@@ -131,11 +131,15 @@ uint64_t trainer_deadline_ns(const struct ds_trainer *t);
 DS_CHECKED ds_status trainer_send_batch(struct ds_trainer *t, struct trainer_exchange *exchange,
                                         const struct ds_loader_batch *batch, uint64_t micro_count);
 
-/* checkpoints.c. local: lists of states, and memory where checkpoints are written */
-DS_CHECKED ds_status trainer_open_saver(struct ds_trainer *t);
-/* collective: claims the directory, where there is one or should be, and goes on from its newest checkpoint; `*found`
+/* resume.c. collective: claims the directory, where there is one or should be, and goes on from its newest checkpoint; `*found`
  * 0: there is none, weights are still to be filled */
 DS_CHECKED ds_status trainer_resume(struct ds_trainer *t, int *found);
+/* checkpoints.c: does this launch write checkpoints, or may it go on from one? */
+int trainer_uses_checkpoints(const struct ds_trainer *t);
+/* checkpoints.c. local: a sign of life; `user` is the trainer */
+void trainer_beat(void *user);
+/* checkpoints.c. local: lists of states, and memory where checkpoints are written */
+DS_CHECKED ds_status trainer_open_saver(struct ds_trainer *t);
 /* collective, when all states are there */
 DS_CHECKED ds_status trainer_start_saver(struct ds_trainer *t);
 /* collective: `step` is queued; and: the host is through with it */

@@ -348,24 +348,33 @@ static void another_run_is_refused(void **state)
     (void)state;
     save();
     run_seed++;
-    expect(&c, DS_ERR_CONFIG, "holds checkpoints of another run");
+    expect(&c, DS_ERR_CONFIG, "belongs to another run");
     run_seed--;
     expect(&fewer, DS_ERR_CONFIG, "the newest checkpoint is of step 8");
     expect(&c, DS_OK, "");
     forget_checkpoints();
 }
 
-/* One without a checkpoint belongs to nobody yet. */
+/* The run's directory is the one around that of checkpoints, as it is where nobody names another. */
+static void in_run_dir(struct ds_config *config)
+{
+    with_checkpoints(config);
+    snprintf(config->run.dir, sizeof config->run.dir, "%s", root);
+    *strrchr(config->run.dir, '/') = '\0';
+}
+
+/* Without a checkpoint it belongs to nobody yet, if nobody else can be in there. */
 static void a_launch_that_failed_at_once_claims_nothing(void **state)
 {
     struct tiny_case c = case_of(STEPS);
 
     (void)state;
     c.inject = "fail:0:1";
-    c.adjust = with_checkpoints;
     expect(&c, DS_ERR_IO, "a failure in step 1");
     run_seed++;
     c.inject = NULL;
+    expect(&c, DS_ERR_CONFIG, "belongs to another run");
+    c.adjust = in_run_dir;
     expect(&c, DS_OK, "");
     run_seed--;
     forget_checkpoints();
