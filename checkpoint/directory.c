@@ -10,7 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define RUN_FORMAT  "{\"format\":\"dstrain run\",\"version\":1,\n\"run\":"
+#define RUN_FORMAT  "{\"format\":\"dstrain run\",\"version\":"
+#define RUN_VERSION 1u
 #define CLAIM_TRIES 1000
 #define SMALL_BYTES 4096
 #define FOLDER_MODE 0750
@@ -104,7 +105,7 @@ static size_t run_text(const uint8_t run[16], const struct ds_digest *keys, char
 {
     struct text text = {.at = to, .capacity = SMALL_BYTES};
 
-    text_put(&text, RUN_FORMAT);
+    text_put(&text, RUN_FORMAT "%u,\n\"run\":", RUN_VERSION);
     document_put_hex(&text, run);
     text_put(&text, ",\"keys\":");
     document_put_hex(&text, keys->bytes);
@@ -117,10 +118,16 @@ static ds_status parse_run(const char *path, const char *text, size_t bytes, uin
                            struct ds_digest *keys)
 {
     size_t body_bytes = 0;
+    uint64_t version = 0;
 
     DS_TRY(document_check(path, text, bytes, &body_bytes));
     struct document doc = {path, text, text, text + body_bytes};
-    DS_TRY(document_expect(&doc, RUN_FORMAT));
+    DS_TRY(document_keyed(&doc, RUN_FORMAT, UINT32_MAX, &version));
+    if (version != RUN_VERSION)
+        return ds_fail(DS_ERR_DATA,
+                       "%s: format version %" PRIu64 "; this program knows %u: take a newer one",
+                       path, version, RUN_VERSION);
+    DS_TRY(document_expect(&doc, ",\n\"run\":"));
     DS_TRY(document_hex(&doc, run));
     DS_TRY(document_expect(&doc, ",\"keys\":"));
     DS_TRY(document_hex(&doc, keys->bytes));
@@ -128,22 +135,38 @@ static ds_status parse_run(const char *path, const char *text, size_t bytes, uin
     return document_end(&doc);
 }
 
-static ds_status read_run(struct ds_checkpoint_dir *dir, const char *path,
-                          const struct ds_digest *keys)
+static ds_status read_run(struct ds_fs *fs, const char *root, uint8_t run[16],
+                          struct ds_digest *keys)
 {
-    struct ds_digest keys_there = {{0}};
-    char *text = NULL;
+    char path[DS_CHECKPOINT_PATH_BYTES], *text = NULL;
     size_t bytes = 0;
 
-    if (ds_fs_read_file(dir->fs, path, SMALL_BYTES, &text, &bytes) != DS_OK)
-        return ds_fail(DS_ERR_CONFIG, "%s: this directory cannot be read", dir->root);
-    ds_status st = parse_run(path, text, bytes, dir->run, &keys_there);
+    directory_path(root, "", "RUN.json", path);
+    if (ds_fs_read_file(fs, path, SMALL_BYTES, &text, &bytes) != DS_OK)
+        return ds_fail(DS_ERR_CONFIG, "%s: this directory cannot be read", root);
+    ds_status st = parse_run(path, text, bytes, run, keys);
     free(text);
-    if (st == DS_ERR_NO_MEMORY)
-        return st;
-    if (st != DS_OK)
+    if (st == DS_ERR_CORRUPT)
         return ds_fail(DS_ERR_CONFIG,
-                       "%s: not a directory of checkpoints, or its RUN.json is damaged", dir->root);
+                       "%s: not a directory of checkpoints, or its RUN.json is damaged", root);
+    return st;
+}
+
+ds_status ds_checkpoint_read_run(struct ds_fs *fs, const char *root, uint8_t run[16])
+{
+    struct ds_digest keys;
+    uint8_t there[16];
+
+    DS_TRY(read_run(fs, root, there, &keys));
+    memcpy(run, there, sizeof there);
+    return DS_OK;
+}
+
+static ds_status check_run(struct ds_checkpoint_dir *dir, const struct ds_digest *keys)
+{
+    struct ds_digest keys_there = {{0}};
+
+    DS_TRY(read_run(dir->fs, dir->root, dir->run, &keys_there));
     if (!ds_digest_equal(keys, &keys_there))
         return ds_fail(DS_ERR_CONFIG,
                        "%s: belongs to another run: its model, data, seed or optimisation is not "
@@ -198,7 +221,7 @@ static ds_status open_run(struct ds_checkpoint_dir *dir, const uint8_t fresh_run
     directory_path(dir->root, "", "RUN.json", path);
     const int code = ds_fs_stat(dir->fs, path, &stat);
     if (code == 0)
-        return read_run(dir, path, keys);
+        return check_run(dir, keys);
     if (code != -ENOENT)
         return ds_fail(DS_ERR_CONFIG, "%s: %s", dir->root, strerror(-code));
     return make_run(dir, path, fresh_run, keys);

@@ -46,7 +46,7 @@ static int is_weights(const char *name)
     return 1;
 }
 
-static int is_ours(const char *name)
+static int is_ours_whole(const char *name)
 {
     if (strcmp(name, "config.json") == 0 || strcmp(name, "model.safetensors") == 0 ||
         strcmp(name, "model.safetensors.index.json") == 0)
@@ -55,6 +55,20 @@ static int is_ours(const char *name)
         if (strcmp(name, companions[i]) == 0)
             return 1;
     return is_weights(name);
+}
+
+/* A file of an export, or one that is not finished. */
+static int is_ours(const char *name)
+{
+    char whole[64];
+    const size_t bytes = strlen(name);
+
+    if (bytes >= sizeof whole)
+        return 0;
+    memcpy(whole, name, bytes + 1);
+    if (bytes > 4 && strcmp(name + bytes - 4, ".tmp") == 0)
+        whole[bytes - 4] = '\0';
+    return is_ours_whole(whole);
 }
 
 /* Is there anything that no export writes? 1, 0 or -errno */
@@ -74,7 +88,7 @@ static int holds_more(struct ds_fs *fs, const char *path)
     return more;
 }
 
-static int keep(const struct hf_folder *f)
+static int keep(const struct hf_folder *f, const char *what)
 {
     struct ds_fs *fs = f->fs;
     char path[HF_PATH_BYTES + 32];
@@ -86,20 +100,20 @@ static int keep(const struct hf_folder *f)
         code = ds_fs_stat(fs, path, &stat);
     }
     if (code == -ENOENT)
-        code = ds_fs_rename(fs, f->old, path);
+        code = ds_fs_rename(fs, what, path);
     if (code == 0)
         ds_warn("export to %s: what was there holds more than an export; it is kept as %s", f->name,
                 path);
     return code;
 }
 
-static int discard_old(const struct hf_folder *f)
+static int discard(const struct hf_folder *f, const char *what)
 {
-    int more = holds_more(f->fs, f->old);
+    int more = holds_more(f->fs, what);
 
     if (more < 0)
         return more == -ENOENT ? 0 : more;
-    return more ? keep(f) : ds_fs_remove_tree(f->fs, f->old);
+    return more ? keep(f, what) : ds_fs_remove_tree(f->fs, what);
 }
 
 /* ---- the beginning */
@@ -118,12 +132,12 @@ static int exists(struct ds_fs *fs, const char *path, int *code)
 static int settle(const struct hf_folder *f)
 {
     struct ds_fs *fs = f->fs;
-    int code = ds_fs_remove_tree(fs, f->temporary);
+    int code = discard(f, f->temporary);
 
     if (code != 0 || !exists(fs, f->old, &code) || code != 0)
         return code;
     if (exists(fs, f->name, &code))
-        return discard_old(f);
+        return discard(f, f->old);
     return code != 0 ? code : ds_fs_rename(fs, f->old, f->name);
 }
 
@@ -134,6 +148,9 @@ ds_status hf_folder_begin(const struct hf_folder *f)
     if (code != 0)
         return hf_folder_failed(f, "cannot remove an unfinished one", code);
     code = ds_fs_mkdirs(f->fs, f->temporary, 0750);
+    if (code == -EACCES || code == -EPERM || code == -EROFS)
+        return ds_fail(DS_ERR_CONFIG, "export to %s: cannot be written to: %s", f->name,
+                       strerror(-code));
     if (code != 0)
         return hf_folder_failed(f, "cannot make its folder", code);
     return DS_OK;
@@ -175,9 +192,9 @@ ds_status hf_folder_commit(const struct hf_folder *f)
     if (code != 0)
         return hf_folder_failed(f, "cannot make it durable", code);
     DS_TRY(swap(f));
-    code = discard_old(f);
+    code = discard(f, f->old);
     if (code != 0)
-        code = discard_old(f);
+        code = discard(f, f->old);
     if (code != 0)
         ds_warn("export to %s: the older one stays as %s: it cannot be removed", f->name, f->old);
     return DS_OK;

@@ -1,12 +1,7 @@
-/* hf_write.c - the model as a Hugging Face folder: rank 0 collects one parameter after the other and writes
- * it, with what else belongs there, into a folder that appears whole or not at all. All ranks agree after
- * each parameter: whoever failed, all stop there, and no more than one parameter is under way. */
-#include "hf_folder.h"
-#include "hf_tokenizer.h"
+/* hf_write.c - the model as a Hugging Face folder that appears whole or not at all. One safetensors file after the
+ * other is filled from a source, in the order in which its runs come. */
+#include "hf_write.h"
 
-#include "dstrain/hf.h"
-
-#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -14,35 +9,46 @@
 
 struct hf_writer {
     /* owns */
-    struct ds_hf_gather *gather;
-    /* owns; on rank 0 alone: */
-    struct ds_safetensors_writer *file; /* being filled, or NULL */
-    float *host;                        /* one whole parameter, the largest */
-    uint32_t *file_of;                  /* [param_count] which file a parameter goes to */
+    uint32_t *first_of; /* [file_count + 1]: the first parameter of each file */
     uint32_t file_count;
+    /* owns; whoever writes: */
+    struct ds_safetensors_writer *file; /* being filled, or NULL */
+    uint32_t file_index;
     struct hf_folder folder;
     /* borrows */
     const struct ds_hf_write_options *options;
+    const struct hf_source *source;
+    enum ds_dtype dtype;
 };
 
 /* ---- which parameter goes where */
 
-static void plan_files(struct hf_writer *w)
+static uint64_t param_bytes(const struct hf_writer *w, uint32_t param)
 {
-    const struct ds_model *model = w->options->parts.model;
+    return ds_param_whole_elems(&w->source->model->params[param]) * ds_dtype_bytes(w->dtype);
+}
+
+static ds_status plan_files(struct hf_writer *w)
+{
+    const struct ds_model *model = w->source->model;
     const uint64_t most = w->options->file_bytes_max ? w->options->file_bytes_max : 5000000000u;
     uint64_t bytes = 0;
 
+    DS_ASSERT(model->param_count > 0);
+    w->first_of = calloc(model->param_count + 1u, sizeof *w->first_of);
+    if (!w->first_of)
+        return ds_fail(DS_ERR_NO_MEMORY, "the files of an export");
     w->file_count = 1;
     for (uint32_t i = 0; i < model->param_count; i++) {
-        uint64_t more = ds_param_whole_elems(&model->params[i]) * sizeof(float);
+        const uint64_t more = param_bytes(w, i);
         if (bytes > 0 && bytes + more > most) {
-            w->file_count++;
+            w->first_of[w->file_count++] = i;
             bytes = 0;
         }
         bytes += more;
-        w->file_of[i] = w->file_count - 1;
     }
+    w->first_of[w->file_count] = model->param_count;
+    return DS_OK;
 }
 
 static void file_name(const struct hf_writer *w, uint32_t file, char *to, size_t bytes)
@@ -53,80 +59,84 @@ static void file_name(const struct hf_writer *w, uint32_t file, char *to, size_t
         snprintf(to, bytes, "model-%05u-of-%05u.safetensors", file + 1, w->file_count);
 }
 
-static ds_status open_file(struct hf_writer *w, uint32_t first_param)
+/* ---- one file */
+
+static ds_status open_file(struct hf_writer *w)
 {
-    const struct ds_model *model = w->options->parts.model;
-    struct ds_safetensors_item *items = calloc(model->param_count, sizeof *items);
+    const uint32_t first = w->first_of[w->file_index], end = w->first_of[w->file_index + 1];
+    struct ds_safetensors_item *items = calloc(end - first, sizeof *items);
     char name[64], path[HF_PATH_BYTES + 64];
-    size_t count = 0;
-    ds_status st;
 
     if (!items)
         return ds_fail(DS_ERR_NO_MEMORY, "the header of an export");
-    for (uint32_t i = first_param; i < model->param_count; i++) {
-        const struct ds_param *param = &model->params[i];
-        if (w->file_of[i] != w->file_of[first_param])
-            break;
-        items[count] = (struct ds_safetensors_item){
-            .name = param->name, .dtype = DS_F32, .dim_count = param->dim_count};
-        memcpy(items[count++].shape, param->shape, sizeof param->shape);
+    for (uint32_t i = first; i < end; i++) {
+        const struct ds_param *param = &w->source->model->params[i];
+
+        items[i - first] = (struct ds_safetensors_item){
+            .name = param->name, .dtype = w->dtype, .dim_count = param->dim_count};
+        memcpy(items[i - first].shape, param->shape, sizeof param->shape);
     }
-    file_name(w, w->file_of[first_param], name, sizeof name);
+    file_name(w, w->file_index, name, sizeof name);
     snprintf(path, sizeof path, "%s/%s", w->folder.temporary, name);
-    st = ds_safetensors_create(w->options->fs, path, items, count, NULL, &w->file);
+    ds_status st = ds_safetensors_create(w->options->fs, path, items, end - first, NULL, &w->file);
     free(items);
     return st;
 }
 
-/* Of bits, since a compiler does many of them at once. */
-static int all_finite(const float *at, uint64_t count)
+static ds_status close_file(struct hf_writer *w)
 {
-    const uint32_t exponent = 0x7f800000u;
+    struct ds_safetensors_writer *done = w->file;
+
+    w->file = NULL;
+    return ds_safetensors_commit(done);
+}
+
+/* The bits of the least number that is not finite any more in this dtype, rounded to nearest. */
+static uint32_t least_infinite(enum ds_dtype dtype)
+{
+    return dtype == DS_BF16 ? 0x7f7f8000u : dtype == DS_F16 ? 0x477ff000u : 0x7f800000u;
+}
+
+/* Of bits, since a compiler does many of them at once. */
+static int all_finite(const float *at, uint64_t count, uint32_t limit)
+{
     uint32_t found = 0;
 
     for (uint64_t i = 0; i < count; i++) {
         uint32_t bits;
         memcpy(&bits, &at[i], sizeof bits);
-        found |= (bits & exponent) == exponent;
+        found |= (bits & 0x7fffffffu) >= limit;
     }
     return !found;
 }
 
 /* What would be read back is looked at here: a folder that nobody can load is no result. */
-static ds_status check_values(const struct ds_param *param, const float *at)
+static ds_status check_values(const struct hf_writer *w, const struct ds_param *param,
+                              uint64_t start, uint64_t count, const float *at)
 {
-    const uint64_t count = ds_param_whole_elems(param);
+    const uint32_t limit = least_infinite(w->dtype);
     uint64_t i = 0;
 
-    if (all_finite(at, count))
+    if (all_finite(at, count, limit))
         return DS_OK;
-    while (isfinite(at[i]))
+    while (all_finite(at + i, 1, limit))
         i++;
+    if (isfinite(at[i]))
+        return ds_fail(DS_ERR_DATA,
+                       "element %" PRIu64 " of '%s' is %g, too large for %s; nothing is exported",
+                       start + i, param->name, (double)at[i], ds_dtype_name(w->dtype));
     return ds_fail(DS_ERR_DIVERGED,
                    "the run has diverged: element %" PRIu64 " of '%s' is %s; nothing is exported",
-                   i, param->name, isnan(at[i]) ? "not a number" : "infinite");
+                   start + i, param->name, isnan(at[i]) ? "not a number" : "infinite");
 }
 
-/* Parameters come in order, so one file is open at a time. */
-static ds_status write_param(struct hf_writer *w, uint32_t i)
+static ds_status put(void *user, uint32_t param, uint64_t start, uint64_t count, const float *from)
 {
-    const struct ds_model *model = w->options->parts.model;
-    const int is_first = i == 0 || w->file_of[i] != w->file_of[i - 1];
-    const int is_last = i + 1 == model->param_count || w->file_of[i] != w->file_of[i + 1];
-    uint32_t first = i;
+    struct hf_writer *w = user;
 
-    DS_TRY(check_values(&model->params[i], w->host));
-    if (is_first)
-        DS_TRY(open_file(w, i));
-    while (first > 0 && w->file_of[first - 1] == w->file_of[i])
-        first--;
-    DS_TRY(ds_safetensors_write_f32(w->file, i - first, 0, ds_param_whole_elems(&model->params[i]),
-                                    w->host));
-    if (!is_last)
-        return DS_OK;
-    struct ds_safetensors_writer *done = w->file;
-    w->file = NULL;
-    return ds_safetensors_commit(done);
+    DS_TRY(check_values(w, &w->source->model->params[param], start, count, from));
+    return ds_safetensors_write_f32(w->file, param - w->first_of[w->file_index], start, count,
+                                    from);
 }
 
 /* ---- the small files */
@@ -141,17 +151,18 @@ static ds_status write_text(struct hf_writer *w, const char *name, const char *t
 
 static ds_status write_index(struct hf_writer *w)
 {
-    const struct ds_model *model = w->options->parts.model;
-    const uint64_t bytes = model->elems_total * sizeof(float);
+    const struct ds_model *model = w->source->model;
+    const uint64_t bytes = model->elems_total * ds_dtype_bytes(w->dtype);
     json_t *map = json_object();
     json_t *index =
         json_pack("{s:{s:I},s:o}", "metadata", "total_size", (json_int_t)bytes, "weight_map", map);
     char name[64];
     ds_status st;
 
-    for (uint32_t i = 0; i < model->param_count; i++) {
-        file_name(w, w->file_of[i], name, sizeof name);
-        json_object_set_new(map, model->params[i].name, json_string(name));
+    for (uint32_t file = 0; file < w->file_count; file++) {
+        file_name(w, file, name, sizeof name);
+        for (uint32_t i = w->first_of[file]; i < w->first_of[file + 1]; i++)
+            json_object_set_new(map, model->params[i].name, json_string(name));
     }
     char *text = index ? json_dumps(index, JSON_INDENT(2)) : NULL;
     st = text ? write_text(w, "model.safetensors.index.json", text)
@@ -166,94 +177,21 @@ static ds_status write_config(struct hf_writer *w)
     char *text = NULL;
     ds_status st;
 
-    DS_TRY(ds_model_config_write(&w->options->parts.model->config, &text));
+    DS_TRY(ds_model_config_write(&w->source->model->config, w->dtype, &text));
     st = write_text(w, "config.json", text);
     free(text);
     return st;
 }
 
-static ds_status copy_companions(struct hf_writer *w)
-{
-    struct ds_fs *fs = w->options->fs;
-
-    for (size_t i = 0; hf_companion(i); i++) {
-        char from[HF_PATH_BYTES], to[HF_PATH_BYTES + 64];
-        struct ds_fs_stat stat;
-        char *text = NULL;
-        size_t bytes = 0;
-        ds_status st;
-
-        snprintf(from, sizeof from, "%s/%s", w->options->companions, hf_companion(i));
-        int code = ds_fs_stat(fs, from, &stat);
-        if (code == -ENOENT)
-            continue;
-        if (code != 0)
-            return hf_folder_failed(&w->folder, from, code);
-        DS_TRY(ds_fs_read_file(fs, from, 256u << 20, &text, &bytes));
-        snprintf(to, sizeof to, "%s/%s", w->folder.temporary, hf_companion(i));
-        st = ds_fs_write_file(fs, to, text, bytes);
-        free(text);
-        DS_TRY(st);
-    }
-    return DS_OK;
-}
-
-static ds_status write_byte_tokenizer(struct hf_writer *w)
-{
-    char *tokenizer = NULL, *settings = NULL;
-    ds_status st;
-
-    DS_TRY_GOTO(st, hf_byte_tokenizer(&tokenizer, &settings), done);
-    DS_TRY_GOTO(st, write_text(w, "tokenizer.json", tokenizer), done);
-    st = write_text(w, "tokenizer_config.json", settings);
-done:
-    free(tokenizer);
-    free(settings);
-    return st;
-}
-
-/* The files of the tokenizer that the model's tokens came from: none where nobody here knows it. */
-static ds_status write_tokenizer(struct hf_writer *w)
-{
-    enum ds_hf_tokenizer there = DS_HF_TOKENIZER_NONE;
-
-    if (w->options->companions) {
-        DS_TRY(copy_companions(w));
-        DS_TRY(ds_hf_which_tokenizer(w->options->fs, w->folder.temporary, &there));
-    }
-    return w->options->has_byte_tokens && there == DS_HF_TOKENIZER_NONE ? write_byte_tokenizer(w)
-                                                                        : DS_OK;
-}
-
-/* ---- begin and end, on rank 0 */
-
-static ds_status take_host(struct hf_writer *w)
-{
-    const struct ds_model *model = w->options->parts.model;
-    uint64_t most = 1;
-
-    DS_ASSERT(model->param_count > 0);
-    for (uint32_t i = 0; i < model->param_count; i++) {
-        const uint64_t elems = ds_param_whole_elems(&model->params[i]);
-        most = elems > most ? elems : most;
-    }
-    w->host = malloc((size_t)most * sizeof *w->host);
-    w->file_of = calloc(model->param_count, sizeof *w->file_of);
-    if (!w->host || !w->file_of)
-        return ds_fail(DS_ERR_NO_MEMORY, "export: %zu bytes for one tensor",
-                       (size_t)most * sizeof *w->host);
-    return DS_OK;
-}
+/* ---- begin and end, whoever writes */
 
 static ds_status begin(struct hf_writer *w)
 {
-    DS_TRY(take_host(w));
     DS_TRY(hf_folder_begin(&w->folder));
-    plan_files(w);
     DS_TRY(write_config(w));
     if (w->file_count > 1)
         DS_TRY(write_index(w));
-    return write_tokenizer(w);
+    return hf_write_companions(w->options, &w->folder);
 }
 
 static ds_status commit(struct hf_writer *w)
@@ -267,47 +205,50 @@ static void give_up(struct hf_writer *w)
     hf_folder_drop(&w->folder);
 }
 
-/* ---- all ranks */
+/* ---- all who read together */
 
 typedef ds_status part_fn(struct hf_writer *w);
 
 static ds_status on_writer(struct hf_writer *w, part_fn *part)
 {
-    struct ds_comm *world = w->options->parts.world;
+    const struct hf_source *source = w->source;
 
-    return ds_comm_agreed(world, world->rank == 0 ? part(w) : DS_OK);
+    return source->ops->agree(source->self, source->is_writer ? part(w) : DS_OK);
 }
 
-static ds_status write_params(struct hf_writer *w)
+static ds_status write_file(struct hf_writer *w)
 {
-    const struct ds_hf_parts *parts = &w->options->parts;
+    const struct hf_source *source = w->source;
+    const struct hf_sink sink = {.put = put, .user = w};
 
-    for (uint32_t i = 0; i < parts->model->param_count; i++) {
-        ds_status st = ds_hf_gather_param(w->gather, i, w->host);
-        if (st == DS_OK && parts->world->rank == 0)
-            st = write_param(w, i);
-        DS_TRY(ds_comm_agreed(parts->world, st));
-    }
-    return DS_OK;
+    DS_TRY(on_writer(w, open_file));
+    DS_TRY(source->ops->read(source->self, w->first_of[w->file_index],
+                             w->first_of[w->file_index + 1], &sink));
+    return on_writer(w, close_file);
 }
 
-ds_status ds_hf_write(const struct ds_hf_write_options *options)
+static ds_status write_all(struct hf_writer *w)
 {
-    struct hf_writer w = {.options = options};
+    DS_TRY(on_writer(w, begin));
+    for (w->file_index = 0; w->file_index < w->file_count; w->file_index++)
+        DS_TRY(write_file(w));
+    return on_writer(w, commit);
+}
+
+ds_status hf_write_from(const struct ds_hf_write_options *options, const struct hf_source *source)
+{
+    struct hf_writer w = {.options = options,
+                          .source = source,
+                          .dtype = options->dtype == DS_BOOL ? DS_F32 : options->dtype};
     ds_status st;
 
     hf_folder_init(&w.folder, options->fs, options->folder);
-    st = ds_hf_gather_open(&options->parts, &w.gather);
-    if (st == DS_OK)
-        st = on_writer(&w, begin);
-    if (st == DS_OK)
-        st = write_params(&w);
-    if (st == DS_OK)
-        st = on_writer(&w, commit);
-    if (st != DS_OK && options->parts.world->rank == 0)
-        give_up(&w);
-    ds_hf_gather_close(w.gather);
-    free(w.host);
-    free(w.file_of);
+    st = source->ops->agree(source->self, plan_files(&w));
+    if (st == DS_OK) {
+        st = write_all(&w);
+        if (st != DS_OK && source->is_writer)
+            give_up(&w);
+    }
+    free(w.first_of);
     return st;
 }

@@ -54,6 +54,7 @@ DS_CHECKED ds_status ds_command_usage(const char *name);
 ds_status ds_bench_main(struct ds_command *command);
 ds_status ds_check_main(struct ds_command *command);
 ds_status ds_eval_main(struct ds_command *command);
+ds_status ds_export_main(struct ds_command *command);
 ds_status ds_generate_main(struct ds_command *command);
 ds_status ds_plan_main(struct ds_command *command);
 ds_status ds_prepare_main(struct ds_command *command);

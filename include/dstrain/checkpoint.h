@@ -44,6 +44,9 @@ DS_CHECKED ds_status ds_checkpoint_dir_open(struct ds_fs *fs, const char *root,
                                             const uint8_t fresh_run[16], const uint8_t nonce[16],
                                             const struct ds_digest *keys,
                                             struct ds_checkpoint_dir **out);
+/* local: for tools: which run's directory it is. DS_ERR_CONFIG: not one of ours, or not readable; DS_ERR_DATA: of a
+ * version that this program does not know. */
+DS_CHECKED ds_status ds_checkpoint_read_run(struct ds_fs *fs, const char *root, uint8_t run[16]);
 void ds_checkpoint_dir_close(struct ds_checkpoint_dir *dir);               /* NULL is allowed */
 const uint8_t *ds_checkpoint_dir_run(const struct ds_checkpoint_dir *dir); /* 16 bytes */
 uint64_t ds_checkpoint_dir_epoch(const struct ds_checkpoint_dir *dir);     /* 0: none claimed */

@@ -72,10 +72,11 @@ struct ds_hf_write_options {
                                kept as `folder`.kept-N if it holds what no export writes */
     const char *companions; /* folder to copy tokenizer files from; NULL: none */
     int has_byte_tokens; /* where that has no tokenizer, the byte tokenizer's files are written */
-    struct ds_hf_parts parts;
+    enum ds_dtype dtype; /* F32, BF16 or F16, to nearest; BOOL (0): F32 */
     uint64_t file_bytes_max; /* of one safetensors file; 0: 5 GB */
+    struct ds_hf_parts parts;
 };
-/* collective over parts.world: write the model as it is now, in fp32. DS_ERR_DIVERGED: a weight is not finite,
+/* collective over parts.world: write the model as it is now. DS_ERR_DIVERGED: a weight is not finite,
  * which no reader takes. */
 DS_CHECKED ds_status ds_hf_write(const struct ds_hf_write_options *options);
 

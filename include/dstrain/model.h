@@ -62,8 +62,10 @@ DS_CHECKED ds_status ds_model_config_parse(const char *name, const char *text, s
                                            struct ds_model_config *out);
 /* local: numbers that contradict each other; `name` begins the message */
 DS_CHECKED ds_status ds_model_config_check(const char *name, const struct ds_model_config *config);
-/* local: the text of a config.json that transformers loads (both spellings of rope); malloc'ed */
-DS_CHECKED ds_status ds_model_config_write(const struct ds_model_config *config, char **text);
+/* local: the text of a config.json that transformers loads (both spellings of rope), for weights in F32, BF16 or F16;
+ * malloc'ed */
+DS_CHECKED ds_status ds_model_config_write(const struct ds_model_config *config,
+                                           enum ds_dtype dtype, char **text);
 /* pure: names of families as config.json has them */
 int ds_family_parse(const char *model_type, enum ds_family *out); /* 0: unknown */
 const char *ds_family_name(enum ds_family family);

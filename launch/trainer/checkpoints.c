@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ---- what there is to save */
 
@@ -102,6 +103,36 @@ static ds_status describe_config(const struct ds_config *config, struct ds_value
     return DS_OK;
 }
 
+/* From wherever it is read. */
+static void put_absolute(const char *path, char *to, size_t bytes)
+{
+    char here[DS_TEXT_MAX];
+
+    if (path[0] != '\0' && path[0] != '/' && getcwd(here, sizeof here) &&
+        strlen(here) + 1 + strlen(path) < bytes)
+        snprintf(to, bytes, "%s/%s", here, path);
+    else
+        snprintf(to, bytes, "%s", path);
+}
+
+/* Rank 0: what an export needs to know of the model, so that it needs no more than the checkpoint. */
+static ds_status describe_model(const struct ds_trainer *t, struct ds_values *values)
+{
+    struct ds_export_model model = {.config = t->model->config,
+                                    .has_byte_tokens = t->config->data.format == DS_DATA_TEXT};
+
+    if (t->options.world->rank != 0)
+        return DS_OK;
+    put_absolute(t->config->model.path, model.companions, sizeof model.companions);
+    return ds_export_describe(t->options.fs, &model, values);
+}
+
+static ds_status describe(const struct ds_trainer *t, struct ds_values *values)
+{
+    DS_TRY(describe_config(t->config, values));
+    return describe_model(t, values);
+}
+
 ds_status trainer_start_saver(struct ds_trainer *t)
 {
     const uint32_t *size = t->mesh_shape.size;
@@ -132,7 +163,7 @@ ds_status trainer_start_saver(struct ds_trainer *t)
         return DS_OK;
     memcpy(start.run, t->launch.run, sizeof start.run);
     memcpy(start.nonce, t->launch.nonce, sizeof start.nonce);
-    st = ds_comm_agreed(t->options.world, describe_config(t->config, &start.values));
+    st = ds_comm_agreed(t->options.world, describe(t, &start.values));
     if (st != DS_OK) {
         ds_values_fini(&start.values);
         return st;

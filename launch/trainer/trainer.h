@@ -5,6 +5,7 @@
 
 #include "dstrain/data.h"
 #include "dstrain/executor.h"
+#include "dstrain/export.h"
 #include "dstrain/hf.h"
 #include "dstrain/mesh.h"
 #include "dstrain/restore.h"

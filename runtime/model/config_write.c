@@ -1,7 +1,7 @@
 /* config_write.c - a config.json that transformers 4 and 5 both load.
  *
  * What one version renamed stands there under both names: torch_dtype and dtype; rope_theta with
- * rope_scaling, and rope_parameters. Weights are written in fp32, and the file says so. */
+ * rope_scaling, and rope_parameters. */
 #include "family.h"
 
 #include <stdlib.h>
@@ -68,7 +68,12 @@ static void put_rope(struct writer *writer, const struct ds_rope *rope)
     writer->has_failed |= scaling.has_failed | parameters.has_failed;
 }
 
-static void put_config(struct writer *writer, struct ds_model_config *config)
+static const char *torch_name(enum ds_dtype dtype)
+{
+    return dtype == DS_BF16 ? "bfloat16" : dtype == DS_F16 ? "float16" : "float32";
+}
+
+static void put_config(struct writer *writer, struct ds_model_config *config, enum ds_dtype dtype)
 {
     const struct family_row *row = &family_rows[config->family];
 
@@ -91,8 +96,8 @@ static void put_config(struct writer *writer, struct ds_model_config *config)
     put_token(writer, "bos_token_id", config->bos_token_id);
     put_token(writer, "eos_token_id", config->eos_token_id);
     put_token(writer, "pad_token_id", config->pad_token_id);
-    put(writer, "torch_dtype", json_string("float32"));
-    put(writer, "dtype", json_string("float32"));
+    put(writer, "torch_dtype", json_string(torch_name(dtype)));
+    put(writer, "dtype", json_string(torch_name(dtype)));
     put(writer, "use_cache", json_true());
 }
 
@@ -112,14 +117,15 @@ static char *shortest_text(const json_t *object)
     return NULL;
 }
 
-ds_status ds_model_config_write(const struct ds_model_config *config, char **text)
+ds_status ds_model_config_write(const struct ds_model_config *config, enum ds_dtype dtype,
+                                char **text)
 {
     struct ds_model_config full = *config;
     struct writer writer = {.object = json_object()};
     char *made = NULL;
 
     ds_model_config_complete(&full);
-    put_config(&writer, &full);
+    put_config(&writer, &full, dtype);
     if (!writer.has_failed)
         made = shortest_text(writer.object);
     json_decref(writer.object);

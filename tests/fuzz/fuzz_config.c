@@ -22,7 +22,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
         ds_rope_table(&config, 2, table);
     }
-    DS_ASSERT(ds_model_config_write(&config, &text) == DS_OK);
+    DS_ASSERT(ds_model_config_write(&config, DS_F32, &text) == DS_OK);
     DS_ASSERT(ds_model_config_parse("fuzz again", text, strlen(text), &again) == DS_OK);
     DS_ASSERT(again.hidden_size == config.hidden_size && again.rope.kind == config.rope.kind);
     free(text);

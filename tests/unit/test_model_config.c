@@ -247,7 +247,7 @@ static void a_written_config_reads_back_equal(void **state)
         memset(&first, 0, sizeof first);
         memset(&second, 0, sizeof second);
         assert_ok(parse(written_texts[i], &first));
-        assert_ok(ds_model_config_write(&first, &text));
+        assert_ok(ds_model_config_write(&first, DS_F32, &text));
         assert_ok(parse(text, &second));
         assert_same_config(&first, &second);
         free(text);
@@ -261,7 +261,7 @@ static void a_written_config_speaks_to_both_versions(void **state)
 
     (void)state;
     assert_ok(parse(written_texts[3], &c));
-    assert_ok(ds_model_config_write(&c, &text));
+    assert_ok(ds_model_config_write(&c, DS_F32, &text));
     json_t *root = json_loads(text, 0, NULL);
     json_t *old = json_object_get(root, "rope_scaling");
     json_t *new = json_object_get(root, "rope_parameters");
