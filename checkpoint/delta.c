@@ -2,7 +2,6 @@
  * names as numbers of one list. */
 #include "dstrain/delta.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 /* One save's table. */
@@ -14,7 +13,6 @@ struct table {
 };
 
 struct ds_delta {
-    /* owns */
     struct table last, next; /* committed, and being written */
     /* borrows */
     const struct ds_pack_plan *plan;
@@ -28,46 +26,32 @@ static void clear(const struct ds_delta *delta, struct table *table)
         table->chunks[i].pack = table->chunks[i].copy_pack = DS_PACK_HERE;
 }
 
-static int take(const struct ds_delta *delta, struct table *table)
+/* ---- memory: the struct, two tables, their ages */
+
+size_t ds_delta_bytes(uint64_t chunk_count)
 {
-    table->chunks = calloc(delta->plan->chunk_count + 1u, sizeof *table->chunks);
-    table->ages = calloc(delta->plan->chunk_count + 1u, sizeof *table->ages);
-    if (!table->chunks || !table->ages)
-        return 0;
-    clear(delta, table);
-    return 1;
+    return sizeof(struct ds_delta) +
+           2 * (size_t)chunk_count * (sizeof(struct ds_pack_chunk) + sizeof(uint32_t));
 }
 
-ds_status ds_delta_open(const struct ds_pack_plan *plan, struct ds_delta **out)
+struct ds_delta *ds_delta_make(const struct ds_pack_plan *plan, void *memory)
 {
-    struct ds_delta *delta = calloc(1, sizeof *delta);
-    const uint32_t wanted = DS_DELTA_PACKS_MAX * plan->part_count;
+    const uint32_t wanted = DS_DELTA_PACKS_MAX * plan->part_count, count = plan->chunk_count;
+    struct ds_delta *delta = memory;
+    struct ds_pack_chunk *chunks = (struct ds_pack_chunk *)(delta + 1);
+    uint32_t *ages = (uint32_t *)(chunks + 2 * (size_t)count);
 
-    if (!delta)
-        return ds_fail(DS_ERR_NO_MEMORY, "no memory for what is saved");
-    delta->plan = plan;
+    *delta = (struct ds_delta){.last = {.chunks = chunks, .ages = ages},
+                               .next = {.chunks = chunks + count, .ages = ages + count},
+                               .plan = plan};
     /* the list has this save's own files behind the others */
     delta->others_max = plan->part_count >= DS_PACK_OTHERS_MAX ? 0
                         : wanted + plan->part_count <= DS_PACK_OTHERS_MAX
                             ? wanted
                             : DS_PACK_OTHERS_MAX - plan->part_count;
-    if (!take(delta, &delta->last) || !take(delta, &delta->next)) {
-        ds_delta_close(delta);
-        return ds_fail(DS_ERR_NO_MEMORY, "no memory for what is saved");
-    }
-    *out = delta;
-    return DS_OK;
-}
-
-void ds_delta_close(struct ds_delta *delta)
-{
-    if (!delta)
-        return;
-    free(delta->last.chunks);
-    free(delta->last.ages);
-    free(delta->next.chunks);
-    free(delta->next.ages);
-    free(delta);
+    clear(delta, &delta->last);
+    clear(delta, &delta->next);
+    return delta;
 }
 
 void ds_delta_forget(struct ds_delta *delta)
@@ -77,16 +61,30 @@ void ds_delta_forget(struct ds_delta *delta)
 
 /* ---- which older packs a save may refer to */
 
-static void mark_used(const struct ds_delta *delta, const struct table *table,
-                      uint8_t used[DS_PACK_OTHERS_MAX])
+/* What of each is still used, as it lies there. */
+static void count_live(const struct ds_delta *delta, const struct table *table,
+                       uint64_t live[DS_PACK_OTHERS_MAX])
 {
-    memset(used, 0, DS_PACK_OTHERS_MAX);
+    memset(live, 0, DS_PACK_OTHERS_MAX * sizeof *live);
     for (uint32_t i = 0; i < delta->plan->chunk_count; i++) {
-        if (table->chunks[i].pack != DS_PACK_HERE)
-            used[table->chunks[i].pack] = 1;
-        if (table->chunks[i].copy_pack != DS_PACK_HERE)
-            used[table->chunks[i].copy_pack] = 1;
+        const struct ds_pack_chunk *chunk = &table->chunks[i];
+
+        if (chunk->pack != DS_PACK_HERE)
+            live[chunk->pack] += chunk->stored_bytes;
+        if (chunk->copy_pack != DS_PACK_HERE)
+            live[chunk->copy_pack] += chunk->stored_bytes;
     }
+}
+
+/* What was written of chunks: a file without what each of its part has, too. */
+static uint64_t data_bytes(const struct ds_delta *delta, const struct ds_pack_other *pack)
+{
+    const struct ds_pack_part *part = &delta->plan->parts[pack->id.part];
+    uint64_t other_bytes = part->file_bytes_max;
+
+    for (uint32_t i = part->first; i < part->first + part->count; i++)
+        other_bytes -= delta->plan->chunks[i].stored_bytes;
+    return pack->file_bytes - other_bytes;
 }
 
 static int is_newer(const struct ds_pack_id *a, const struct ds_pack_id *b)
@@ -94,28 +92,38 @@ static int is_newer(const struct ds_pack_id *a, const struct ds_pack_id *b)
     return a->epoch != b->epoch ? a->epoch > b->epoch : a->step > b->step;
 }
 
-/* Gives the newest packs that are used new numbers; others have none. */
+static uint32_t newest_of(const struct table *table, const uint64_t live[DS_PACK_OTHERS_MAX])
+{
+    uint32_t newest = DS_PACK_HERE;
+
+    for (uint32_t i = 0; i < table->pack_count; i++)
+        if (live[i] > 0 &&
+            (newest == DS_PACK_HERE || is_newer(&table->packs[i].id, &table->packs[newest].id)))
+            newest = i;
+    return newest;
+}
+
+/* Gives the newest packs that are used new numbers. Others have none: those beyond so many, and those with which less
+ * than half of all that is kept would be of use to anybody. */
 static void renumber(struct ds_delta *delta, uint32_t numbers[DS_PACK_OTHERS_MAX])
 {
     struct table *last = &delta->last;
     struct ds_pack_other kept[DS_PACK_OTHERS_MAX];
-    uint8_t used[DS_PACK_OTHERS_MAX];
-    uint32_t count = 0;
+    uint64_t live[DS_PACK_OTHERS_MAX], live_bytes = 0, bytes = 0;
+    uint32_t count = 0, newest;
 
-    mark_used(delta, last, used);
+    count_live(delta, last, live);
     memset(numbers, 0xff, DS_PACK_OTHERS_MAX * sizeof *numbers); /* DS_PACK_HERE */
-    while (count < delta->others_max) {
-        uint32_t newest = DS_PACK_HERE;
+    while (count < delta->others_max && (newest = newest_of(last, live)) != DS_PACK_HERE) {
+        const uint64_t in_it = data_bytes(delta, &last->packs[newest]);
 
-        for (uint32_t i = 0; i < last->pack_count; i++)
-            if (used[i] &&
-                (newest == DS_PACK_HERE || is_newer(&last->packs[i].id, &last->packs[newest].id)))
-                newest = i;
-        if (newest == DS_PACK_HERE)
-            break;
-        used[newest] = 0;
-        numbers[newest] = count;
-        kept[count++] = last->packs[newest];
+        if (2 * (live_bytes + live[newest]) >= bytes + in_it) {
+            live_bytes += live[newest];
+            bytes += in_it;
+            numbers[newest] = count;
+            kept[count++] = last->packs[newest];
+        }
+        live[newest] = 0;
     }
     memcpy(last->packs, kept, count * sizeof *kept);
     last->pack_count = count;
@@ -126,11 +134,16 @@ static uint32_t number_of(const uint32_t numbers[DS_PACK_OTHERS_MAX], uint32_t p
     return pack == DS_PACK_HERE ? pack : numbers[pack];
 }
 
-/* A chunk whose first place has no number any more is written again. */
+/* Where only the second place is left, it is the first; where none is, the chunk is written again. */
 static void renumber_chunk(struct ds_pack_chunk *chunk, const uint32_t numbers[DS_PACK_OTHERS_MAX])
 {
     chunk->pack = number_of(numbers, chunk->pack);
     chunk->copy_pack = number_of(numbers, chunk->copy_pack);
+    if (chunk->pack == DS_PACK_HERE && chunk->copy_pack != DS_PACK_HERE) {
+        chunk->pack = chunk->copy_pack;
+        chunk->offset = chunk->copy_offset;
+        chunk->copy_pack = DS_PACK_HERE;
+    }
 }
 
 void ds_delta_begin(struct ds_delta *delta, const struct ds_pack_other **others, uint32_t *count)
@@ -148,6 +161,11 @@ void ds_delta_begin(struct ds_delta *delta, const struct ds_pack_other **others,
 }
 
 /* ---- chunks */
+
+int ds_delta_knows(const struct ds_delta *delta, uint32_t chunk)
+{
+    return delta->last.chunks[chunk].pack != DS_PACK_HERE;
+}
 
 enum ds_delta_choice ds_delta_choose(const struct ds_delta *delta, uint32_t chunk,
                                      const struct ds_digest *digest, struct ds_pack_chunk *where)
@@ -186,12 +204,12 @@ void ds_delta_wrote(struct ds_delta *delta, uint32_t part_index, const struct ds
 
 uint32_t ds_delta_needed(const struct ds_delta *delta, struct ds_pack_other *to)
 {
-    uint8_t used[DS_PACK_OTHERS_MAX];
+    uint64_t live[DS_PACK_OTHERS_MAX];
     uint32_t count = 0;
 
-    mark_used(delta, &delta->next, used);
+    count_live(delta, &delta->next, live);
     for (uint32_t i = 0; i < delta->last.pack_count; i++)
-        if (used[i])
+        if (live[i] > 0)
             to[count++] = delta->next.packs[i];
     return count;
 }
@@ -202,4 +220,71 @@ void ds_delta_committed(struct ds_delta *delta)
 
     delta->last = delta->next;
     delta->next = old; /* its memory */
+}
+
+/* ---- what an earlier launch has committed */
+
+static int is_same_chunk(const struct ds_pack_chunk *a, const struct ds_pack_chunk *b)
+{
+    return a->tensor == b->tensor && a->box == b->box && a->kind == b->kind &&
+           a->dtype == b->dtype && a->begin == b->begin && a->end == b->end;
+}
+
+/* Could a file of the plan be as long? Nobody vouches for what stands in one. */
+static int is_file_of_plan(const struct ds_delta *delta, const struct ds_pack_other *pack)
+{
+    return pack->id.part < delta->plan->part_count &&
+           pack->file_bytes <= delta->plan->parts[pack->id.part].file_bytes_max &&
+           data_bytes(delta, pack) <= delta->plan->parts[pack->id.part].file_bytes_max;
+}
+
+static int is_of_plan(const struct ds_delta *delta, uint32_t part_index, const struct ds_pack *pack)
+{
+    const struct ds_pack_plan *plan = delta->plan;
+    const struct ds_pack_part *part = &plan->parts[part_index];
+    const struct ds_pack_info *info = ds_pack_info(pack);
+    int is_same = info->chunk_count == part->count && info->box_count == plan->box_count;
+
+    for (uint32_t i = 0; i < info->other_count && is_same; i++)
+        is_same = is_file_of_plan(delta, &info->others[i]);
+    for (uint32_t i = 0; i < plan->box_count && is_same; i++)
+        is_same = ds_box_equal(&ds_pack_boxes(pack)[i], &plan->boxes[i]);
+    for (uint32_t i = 0; i < part->count && is_same; i++)
+        is_same = is_same_chunk(&ds_pack_chunks(pack)[i], &plan->chunks[part->first + i]);
+    return is_same;
+}
+
+/* Its number in the list, where it is put if it is not there. DS_PACK_HERE: there are too many. */
+static uint32_t list_pack(struct table *table, const struct ds_pack_other *pack)
+{
+    for (uint32_t i = 0; i < table->pack_count; i++)
+        if (ds_pack_id_equal(&table->packs[i].id, &pack->id))
+            return i;
+    if (table->pack_count == DS_PACK_OTHERS_MAX)
+        return DS_PACK_HERE;
+    table->packs[table->pack_count] = *pack;
+    return table->pack_count++;
+}
+
+int ds_delta_recall(struct ds_delta *delta, uint32_t part_index, const struct ds_pack *pack,
+                    const struct ds_pack_other *name)
+{
+    const struct ds_pack_part *part = &delta->plan->parts[part_index];
+    const struct ds_pack_other *others = ds_pack_info(pack)->others;
+    struct table *last = &delta->last;
+
+    if (!is_file_of_plan(delta, name) || !is_of_plan(delta, part_index, pack))
+        return 0;
+    for (uint32_t i = 0; i < part->count; i++) {
+        struct ds_pack_chunk *chunk = &last->chunks[part->first + i];
+
+        *chunk = ds_pack_chunks(pack)[i];
+        chunk->pack = list_pack(last, chunk->pack == DS_PACK_HERE ? name : &others[chunk->pack]);
+        if (chunk->pack == DS_PACK_HERE)
+            return 0;
+        if (chunk->copy_pack != DS_PACK_HERE)
+            chunk->copy_pack = list_pack(last, &others[chunk->copy_pack]);
+        last->ages[part->first + i] = 0;
+    }
+    return 1;
 }

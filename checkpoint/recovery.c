@@ -125,13 +125,21 @@ static ds_status parse(const struct told *told, const char *text, struct ds_mani
     return DS_OK;
 }
 
-/* This rank's share. */
+static int is_passed_over(ds_status st)
+{
+    return st == DS_ERR_CORRUPT || st == DS_ERR_IO;
+}
+
+/* This rank's share. One that others refer to may be damaged: what they need of it has another place, and the sum of
+ * every chunk stands in their own tables. */
 static ds_status verify_packs(const struct ds_recovery *r, const struct ds_manifest *manifest)
 {
     for (uint32_t i = r->control->rank; i < manifest->pack_count; i += r->control->size) {
         struct ds_pack *pack = NULL;
+        const ds_status st = ds_checkpoint_open_pack(r->fs, r->root, manifest, i, &pack);
 
-        DS_TRY(ds_checkpoint_open_pack(r->fs, r->root, manifest, i, &pack));
+        if (ds_checkpoint_owns(manifest, &manifest->packs[i].pack.id) || !is_passed_over(st))
+            DS_TRY(st);
         ds_pack_close(pack);
     }
     return DS_OK;
@@ -163,11 +171,6 @@ static ds_status try_one(const struct ds_recovery *r, const struct told *told, c
     }
     *out = manifest;
     return DS_OK;
-}
-
-static int is_passed_over(ds_status st)
-{
-    return st == DS_ERR_CORRUPT || st == DS_ERR_IO;
 }
 
 ds_status ds_recovery_next(struct ds_recovery *r, struct ds_manifest *out, int *found)

@@ -89,7 +89,10 @@ ds_status ds_saver_start(struct ds_saver *s, const struct ds_saver_start *start)
     memcpy(s->manifest.run, start->run, sizeof start->run);
     memcpy(s->manifest.nonce, start->nonce, sizeof start->nonce);
     DS_TRY(prove(s));
-    return ds_comm_agreed(start->control, writer_open(&s->start, &s->snapshot, &s->writer));
+    const ds_status st =
+        ds_comm_agreed(start->control, writer_open(&s->start, &s->snapshot, &s->writer));
+    s->start.loaded = NULL;
+    return st;
 }
 
 /* ---- a save begins */
@@ -165,6 +168,25 @@ static ds_status settle_streams(const struct ds_saver *s)
     return ops->stream_sync(o->comm);
 }
 
+/* Rank 0: the manifest names all packs, and the catalogue all states. */
+static void tell_written(const struct ds_saver *s)
+{
+    const struct ds_manifest *manifest = &s->manifest;
+    uint64_t written_bytes = 0, state_bytes = 0;
+
+    for (uint32_t i = 0; i < manifest->pack_count; i++)
+        if (ds_checkpoint_owns(manifest, &manifest->packs[i].pack.id))
+            written_bytes += manifest->packs[i].pack.file_bytes;
+    for (uint32_t i = 0; i < manifest->catalogue.count; i++) {
+        const struct ds_logical_tensor *tensor = &manifest->catalogue.tensors[i];
+
+        state_bytes += ds_logical_elems(tensor) * ds_dtype_bytes(tensor->dtype);
+    }
+    ds_info("checkpoint of step %llu is written: %s: %.6g MB for %.6g MB of states",
+            (unsigned long long)s->step, s->start.root, (double)written_bytes * 1e-6,
+            (double)state_bytes * 1e-6);
+}
+
 static void end_save(struct ds_saver *s, ds_status st)
 {
     const unsigned long long step = s->step;
@@ -173,7 +195,7 @@ static void end_save(struct ds_saver *s, ds_status st)
     if (s->start.control->rank != 0)
         return;
     if (st == DS_OK)
-        ds_info("checkpoint of step %llu is written: %s", step, s->start.root);
+        tell_written(s);
     else
         ds_warn("checkpoint of step %llu was not written (%s); training goes on", step,
                 ds_status_text(st));
@@ -210,6 +232,7 @@ static ds_status conclude(struct ds_saver *s, ds_status st)
     if (st == DS_OK) {
         s->manifest.parent = s->manifest.id;
         s->manifest.has_parent = 1;
+        writer_committed(s->writer);
     }
     end_save(s, st);
     return DS_OK;

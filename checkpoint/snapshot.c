@@ -66,6 +66,20 @@ static uint64_t piece_bytes(const struct ds_saver_options *o, const struct ds_st
     return 2 * *first_half;
 }
 
+/* No rank of the role has more of them: a chunk ends where 4 MiB or the piece do. */
+static uint64_t unit_chunks(const struct ds_saver_options *o, uint32_t unit)
+{
+    static const enum ds_zero_kind kinds[] = {DS_ZERO_PARAM, DS_ZERO_EXP_AVG, DS_ZERO_EXP_AVG_SQ};
+    uint64_t count = 0;
+
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        const uint64_t elems = ds_zero_shard(o->zero, unit, kinds[i]).shape[0];
+
+        count += elems * sizeof(float) / DS_PACK_CHUNK_BYTES + o->unit_param_counts[unit];
+    }
+    return count;
+}
+
 /* Units in their order. Returns the bytes of the largest turn. */
 static uint64_t make_turns(struct snapshot *s, uint64_t bytes_max)
 {
@@ -148,6 +162,15 @@ static ds_status take_chunks(struct snapshot *s)
     return DS_OK;
 }
 
+static size_t table_bytes(const struct snapshot *s)
+{
+    uint64_t chunk_count = 0;
+
+    for (uint32_t i = 0; i < s->unit_count; i++)
+        chunk_count += unit_chunks(s->options, s->units[i].unit);
+    return ds_delta_bytes(chunk_count);
+}
+
 static ds_status take_memory(struct snapshot *s)
 {
     const struct ds_saver_options *o = s->options;
@@ -165,6 +188,8 @@ static ds_status take_memory(struct snapshot *s)
         ds_memory_take(o->memory, DS_MEMORY_PINNED, DS_MEMORY_LABEL_SNAPSHOT, s->bytes, &memory));
     s->memory = memory;
     place_pieces(s, s->memory);
+    DS_TRY(ds_memory_take(o->memory, DS_MEMORY_HOST, DS_MEMORY_LABEL_SNAPSHOT, table_bytes(s),
+                          &s->tables));
     return take_chunks(s);
 }
 
@@ -184,6 +209,7 @@ static ds_status make_plan(struct snapshot *s)
     s->piece_of = calloc(s->plan.chunk_count + 1u, sizeof *s->piece_of);
     if (!s->piece_of)
         return ds_fail(DS_ERR_NO_MEMORY, "no memory for the plan of checkpoints");
+    DS_ASSERT(ds_delta_bytes(s->plan.chunk_count) <= table_bytes(s));
     for (uint32_t i = 0; i < s->plan.chunk_count; i++) {
         s->piece_of[i] = piece;
         piece += s->plan.chunks[i].end == s->pieces[piece].from.piece.end;

@@ -1,6 +1,8 @@
 /* writer.c - see writer.h. */
 #include "writer.h"
 
+#include "recall.h"
+
 #include "dstrain/clones.h"
 #include "dstrain/master.h"
 
@@ -17,7 +19,8 @@ struct writer {
     /* owns */
     struct ds_storage *storage;
     struct ds_pack_writer *packs;
-    struct ds_manifest_pack *made; /* [plan.part_count] */
+    struct ds_delta *delta;        /* in the snapshot's memory; NULL: nothing is written */
+    struct ds_manifest_pack *made; /* [plan.part_count + DS_PACK_OTHERS_MAX] */
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t changed;
@@ -36,7 +39,14 @@ struct writer {
     const struct ds_manifest *manifest;
     uint64_t step;
     uint32_t made_count, spare_count;
+    const struct ds_pack_other *others; /* that packs may refer to */
+    uint32_t other_count;
 };
+
+static uint32_t dir_of(const struct ds_pack_id *id)
+{
+    return id->rank / DS_CHECKPOINT_DIR_RANKS;
+}
 
 /* ---- chunks */
 
@@ -107,6 +117,27 @@ static ds_status end_piece(struct writer *w, uint32_t piece)
     return DS_OK;
 }
 
+/* Only what the last checkpoint does not have already. */
+static ds_status put_chunk(struct writer *w, uint32_t index)
+{
+    const struct snapshot *s = w->snapshot;
+    void *body = body_of(w, index);
+    struct ds_pack_chunk where;
+
+    if (!ds_delta_knows(w->delta, index))
+        return ds_pack_put(w->packs, body, NULL, NULL);
+    const struct ds_digest digest = ds_digest_of(body, s->plan.chunks[index].body_bytes);
+    switch (ds_delta_choose(w->delta, index, &digest, &where)) {
+    case DS_DELTA_REFER:
+        on_written(w, body);
+        return ds_pack_refer(w->packs, &where);
+    case DS_DELTA_PUT_COPY:
+        return ds_pack_put(w->packs, body, &digest, &where);
+    default:
+        return ds_pack_put(w->packs, body, &digest, NULL);
+    }
+}
+
 static ds_status put_chunks(struct writer *w, const struct ds_pack_part *part)
 {
     const struct snapshot *s = w->snapshot;
@@ -116,11 +147,48 @@ static ds_status put_chunks(struct writer *w, const struct ds_pack_part *part)
 
         if (!await_piece(w, piece))
             return DS_ERR_IO; /* nobody is interested any more */
-        DS_TRY(ds_pack_put(w->packs, body_of(w, i), NULL, NULL));
+        DS_TRY(put_chunk(w, i));
         if (i + 1 == s->plan.chunk_count || s->piece_of[i + 1] != piece)
             DS_TRY(end_piece(w, piece));
     }
     return DS_OK;
+}
+
+/* ---- what is there already */
+
+/* Packs that are gone, whoever took them away, cannot be referred to. */
+static int are_there(const struct writer *w, const struct ds_pack_other *packs, uint32_t count)
+{
+    char path[DS_CHECKPOINT_PATH_BYTES];
+    struct ds_fs_stat stat;
+
+    for (uint32_t i = 0; i < count; i++) {
+        ds_checkpoint_pack_path(w->start->root, dir_of(&packs[i].id), &packs[i].id, path);
+        if (ds_fs_stat(w->start->fs, path, &stat) != 0 || stat.bytes != packs[i].file_bytes)
+            return 0;
+    }
+    return 1;
+}
+
+static void begin_delta(struct writer *w)
+{
+    struct ds_delta *delta = w->delta;
+
+    ds_delta_begin(delta, &w->others, &w->other_count);
+    if (are_there(w, w->others, w->other_count))
+        return;
+    ds_delta_forget(delta);
+    ds_delta_begin(delta, &w->others, &w->other_count);
+}
+
+/* The older packs that this save refers to: the manifest names them, too. */
+static void name_others(struct writer *w)
+{
+    struct ds_pack_other needed[DS_PACK_OTHERS_MAX];
+    const uint32_t count = ds_delta_needed(w->delta, needed);
+
+    for (uint32_t i = 0; i < count; i++)
+        w->made[w->made_count++] = (struct ds_manifest_pack){dir_of(&needed[i].id), needed[i]};
 }
 
 /* ---- packs */
@@ -129,18 +197,22 @@ static ds_status write_part(struct writer *w, uint32_t part, struct ds_manifest_
 {
     const struct ds_saver_start *start = w->start;
     char path[DS_CHECKPOINT_PATH_BYTES];
+    uint32_t count;
     struct ds_pack_new pack = {
         .path = path,
         .id = {.epoch = start->epoch, .step = w->step, .rank = start->control->rank, .part = part},
+        .others = w->others,
+        .other_count = w->other_count,
         .done = on_written,
         .user = w};
 
     memcpy(pack.run, start->run, sizeof pack.run);
-    *out = (struct ds_manifest_pack){.dir = start->control->rank / DS_CHECKPOINT_DIR_RANKS};
+    *out = (struct ds_manifest_pack){.dir = dir_of(&pack.id)};
     ds_checkpoint_pack_path(start->root, out->dir, &pack.id, path);
     DS_TRY(ds_pack_begin(w->packs, &pack));
     DS_TRY(put_chunks(w, &w->snapshot->plan.parts[part]));
     DS_TRY(ds_pack_finish(w->packs, &out->pack));
+    ds_delta_wrote(w->delta, part, ds_pack_written(w->packs, &count), &out->pack);
     return ds_checkpoint_keep_pack(start->fs, start->root, out, READ_BACK_EVERY,
                                    w->snapshot->read_back);
 }
@@ -148,17 +220,21 @@ static ds_status write_part(struct writer *w, uint32_t part, struct ds_manifest_
 static ds_status write_packs(struct writer *w)
 {
     const struct ds_pack_plan *plan = &w->snapshot->plan;
-    ds_status st = plan->part_count == 0
-                       ? DS_OK
-                       : ds_checkpoint_make_data(w->start->fs, w->start->root,
-                                                 w->start->control->rank / DS_CHECKPOINT_DIR_RANKS);
 
     w->made_count = 0;
+    if (plan->part_count == 0)
+        return DS_OK;
+    ds_status st = ds_checkpoint_make_data(w->start->fs, w->start->root,
+                                           w->start->control->rank / DS_CHECKPOINT_DIR_RANKS);
+    if (st == DS_OK)
+        begin_delta(w);
     for (uint32_t part = 0; part < plan->part_count && st == DS_OK; part++) {
         st = write_part(w, part, &w->made[part]);
         w->made_count += st == DS_OK;
     }
-    if (st != DS_OK && w->packs)
+    if (st == DS_OK)
+        name_others(w);
+    else
         ds_pack_abandon(w->packs);
     return st;
 }
@@ -263,6 +339,12 @@ int writer_is_past(struct writer *w, uint32_t piece_count)
     return is_past;
 }
 
+void writer_committed(struct writer *w)
+{
+    if (w->delta)
+        ds_delta_committed(w->delta);
+}
+
 const struct ds_manifest_pack *writer_packs(const struct writer *w, uint32_t *count)
 {
     *count = w->made_count;
@@ -306,12 +388,14 @@ static ds_status open_all(struct writer *w)
 {
     const struct ds_pack_plan *plan = &w->snapshot->plan;
 
-    w->made = calloc(plan->part_count + 1u, sizeof *w->made);
+    w->made = calloc(plan->part_count + DS_PACK_OTHERS_MAX, sizeof *w->made);
     if (!w->made)
         return ds_fail(DS_ERR_NO_MEMORY, "no memory to write checkpoints");
     if (plan->part_count > 0) {
         DS_TRY(open_storage(w));
         DS_TRY(ds_pack_writer_open(w->start->fs, w->storage, SNAPSHOT_DEPTH, plan, &w->packs));
+        w->delta = ds_delta_make(plan, w->snapshot->tables);
+        recall(w->start, plan, w->delta);
     }
     return start_thread(w);
 }

@@ -7,7 +7,7 @@
 
 struct writer;
 
-/* local: storage, memory and the thread. `start` outlives it. */
+/* local: storage, memory and the thread. `start` outlives it; what start->loaded is, is read here alone. */
 DS_CHECKED ds_status writer_open(const struct ds_saver_start *start,
                                  const struct snapshot *snapshot, struct writer **out);
 /* local: what is being written is abandoned; NULL is allowed */
@@ -23,7 +23,9 @@ void writer_commit(struct writer *writer, const struct ds_manifest *manifest);
 int writer_is_done(struct writer *writer, ds_status *st);
 /* local: is it done, or will it at least not read so many pieces again? */
 int writer_is_past(struct writer *writer, uint32_t piece_count);
-/* local, when done with packs */
+/* local, when done: what was written is a checkpoint, and the next save compares with it */
+void writer_committed(struct writer *writer);
+/* local, when done with packs: they, and those that they refer to */
 const struct ds_manifest_pack *writer_packs(const struct writer *writer, uint32_t *count);
 
 #endif

@@ -1,7 +1,8 @@
 /* delta.h - which chunks of a save have to be written: those that changed, and those that do not lie in two packs
  * yet. A chunk that many checkpoints share would be lost to all of them at once, so from the second save on that has
- * it unchanged it has two places, and now and then it is written anew. One rank's, one thread's. pure: everything
- * here, but that open takes memory. */
+ * it unchanged it has two places, and now and then it is written anew. So is what lies in packs of which too little
+ * else is of use: at least half of what a save keeps from going is its own. One rank's, one thread's. pure: everything
+ * here. */
 #ifndef DSTRAIN_DELTA_H
 #define DSTRAIN_DELTA_H
 
@@ -12,10 +13,16 @@
 
 struct ds_delta;
 
-/* Knows nothing yet: the first save is whole. */
-DS_CHECKED ds_status ds_delta_open(const struct ds_pack_plan *plan, struct ds_delta **out);
-void ds_delta_close(struct ds_delta *delta);  /* NULL is allowed */
+/* Memory for a plan of so many chunks. */
+size_t ds_delta_bytes(uint64_t chunk_count);
+/* In `memory`, at a multiple of 16, which outlives it and is the caller's to free. Knows nothing yet: the first save
+ * is whole. */
+struct ds_delta *ds_delta_make(const struct ds_pack_plan *plan, void *memory);
 void ds_delta_forget(struct ds_delta *delta); /* after a rollback, and when packs may have gone */
+/* An earlier launch has committed `pack`, called `name`, as this part. 0: not by this plan, or there are too many
+ * others; then forget. All packs that it refers to are `name`d in the plan's way: of one of its parts. */
+int ds_delta_recall(struct ds_delta *delta, uint32_t part, const struct ds_pack *pack,
+                    const struct ds_pack_other *name);
 
 /* A save begins; one that was begun and not committed is as if it had not been. `*others`: what its packs may refer
  * to (struct ds_pack_new), until the next begin. */
@@ -25,6 +32,8 @@ enum ds_delta_choice {
     DS_DELTA_PUT_COPY, /* ds_pack_put, and *where is its second place */
     DS_DELTA_REFER,    /* ds_pack_refer to *where */
 };
+/* 0: it will be DS_DELTA_PUT, whatever its digest */
+int ds_delta_knows(const struct ds_delta *delta, uint32_t chunk);
 /* `chunk` of the plan, `digest` of its body now */
 enum ds_delta_choice ds_delta_choose(const struct ds_delta *delta, uint32_t chunk,
                                      const struct ds_digest *digest, struct ds_pack_chunk *where);

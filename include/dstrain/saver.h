@@ -1,7 +1,8 @@
 /* saver.h - checkpoints while training goes on. Behind the update of a step the states are copied, unit by unit, to
  * pinned memory on a stream of their own; only the next update of a unit that is not yet copied waits. A thread
  * writes what has come and, on rank 0, commits; the main threads of all ranks meet at the ends of steps while a save
- * is on its way, and never otherwise. A save that is due while another is on its way is left out. Storage that fails
+ * is on its way, and never otherwise. What the last checkpoint has already is referred to, not written (delta.h):
+ * states that do not change cost what a table takes, from the third save on that has them. A save that is due while another is on its way is left out. Storage that fails
  * costs a checkpoint and a line, never the run. */
 #ifndef DSTRAIN_SAVER_H
 #define DSTRAIN_SAVER_H
@@ -52,7 +53,8 @@ struct ds_saver_start {
     struct ds_manifest_layout layout;
     struct ds_manifest_id parent; /* what the launch went on from */
     int has_parent;
-    struct ds_values values; /* what else the manifests say; taken over */
+    const struct ds_manifest *loaded; /* the same in full, read by start alone; NULL: nothing was */
+    struct ds_values values;          /* what else the manifests say; taken over */
     uint32_t keep;
     uint64_t keep_every;
     void (*beat)(void *user); /* a wait goes on */

@@ -257,6 +257,7 @@ void trainer_dismantle(struct ds_trainer *t)
 {
     ds_saver_close(t->saver); /* its thread reads what the rest takes away */
     ds_checkpoint_dir_close(t->checkpoint_dir);
+    ds_manifest_fini(&t->loaded);
     ds_loader_close(t->train_loader);
     ds_loader_close(t->eval_loader);
     ds_dataset_close(t->train_data);

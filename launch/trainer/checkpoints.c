@@ -152,6 +152,7 @@ ds_status trainer_start_saver(struct ds_trainer *t)
                    .cut = DS_ZERO_CUT_ELEMS},
         .parent = t->launch.base,
         .has_parent = t->launch.has_base,
+        .loaded = t->launch.has_base ? &t->loaded : NULL,
         .keep = (uint32_t)t->config->checkpoint.keep,
         .keep_every = t->config->checkpoint.keep_every,
         .beat = trainer_beat,
@@ -169,7 +170,9 @@ ds_status trainer_start_saver(struct ds_trainer *t)
         return st;
     }
     t->checkpoint_dir = NULL;
-    return ds_saver_start(t->saver, &start);
+    st = ds_saver_start(t->saver, &start);
+    ds_manifest_fini(&t->loaded);
+    return st;
 }
 
 static int is_due(const struct ds_trainer *t, uint64_t step)

@@ -174,20 +174,19 @@ static ds_status restore(struct ds_trainer *t, int *found)
         .beat = trainer_beat,
         .user = t,
     };
-    struct ds_manifest manifest;
+    const struct ds_manifest *manifest = &t->loaded;
     ds_status st;
 
-    DS_TRY(ds_restore(&options, &manifest, found));
+    DS_TRY(ds_restore(&options, &t->loaded, found));
     if (!*found)
         return DS_OK;
     const int is_leader = t->options.world->rank == 0;
     /* what one says of it all would say */
-    st = ds_comm_agreed(t->options.world, is_leader ? go_on(t, &manifest) : DS_OK);
+    st = ds_comm_agreed(t->options.world, is_leader ? go_on(t, manifest) : DS_OK);
     if (st == DS_OK)
-        st = ds_comm_agreed(t->options.world, is_leader ? DS_OK : go_on(t, &manifest));
+        st = ds_comm_agreed(t->options.world, is_leader ? DS_OK : go_on(t, manifest));
     if (st == DS_OK && is_leader)
-        tell_changes(t, &manifest);
-    ds_manifest_fini(&manifest);
+        tell_changes(t, manifest);
     return st;
 }
 

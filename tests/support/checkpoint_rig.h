@@ -49,7 +49,8 @@ static inline void launch_init(struct launch *l, struct ds_fs *fs, int is_delta)
         assert_ok(
             ds_pack_plan_make(&l->c.catalogue, pieces, count, DS_PACK_CHUNKS_MAX, &l->plans[rank]));
         assert_ok(ds_pack_writer_open(fs, l->c.storage, 1, &l->plans[rank], &l->writers[rank]));
-        assert_ok(ds_delta_open(&l->plans[rank], &l->deltas[rank]));
+        l->deltas[rank] =
+            ds_delta_make(&l->plans[rank], malloc(ds_delta_bytes(l->plans[rank].chunk_count)));
     }
 }
 
@@ -57,7 +58,7 @@ static inline void launch_fini(struct launch *l)
 {
     for (uint32_t rank = 0; rank < RIG_RANKS; rank++) {
         ds_pack_writer_close(l->writers[rank]);
-        ds_delta_close(l->deltas[rank]);
+        free(l->deltas[rank]); /* its memory begins with it */
         ds_pack_plan_fini(&l->plans[rank]);
     }
     pack_case_close(&l->c);

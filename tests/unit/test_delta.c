@@ -12,6 +12,7 @@ struct world {
     struct pack_case c;
     struct ds_pack_plan plan;
     struct ds_delta *delta;
+    void *delta_memory;
     struct ds_random random;
     uint64_t drawn;
     struct ds_fs *fs;
@@ -21,7 +22,8 @@ struct world {
     uint64_t version[CHUNKS]; /* of each chunk's bytes now */
     uint64_t same_since[CHUNKS], written_at[CHUNKS];
     uint64_t writes[CHUNKS];
-    uint64_t committed; /* saves */
+    uint64_t places[CHUNKS][2]; /* saves whose packs the last one has it in; 0: none */
+    uint64_t committed;         /* saves */
 };
 
 static void world_open(struct world *w, uint64_t seed, uint32_t chunks_max)
@@ -35,12 +37,13 @@ static void world_open(struct world *w, uint64_t seed, uint32_t chunks_max)
     size_t count = pack_case_pieces(&w->c, 0, pieces);
     assert_ok(ds_pack_plan_make(&w->c.catalogue, pieces, count, chunks_max, &w->plan));
     assert_int_equal(w->plan.chunk_count, CHUNKS);
-    assert_ok(ds_delta_open(&w->plan, &w->delta));
+    w->delta_memory = malloc(ds_delta_bytes(CHUNKS));
+    w->delta = ds_delta_make(&w->plan, w->delta_memory);
 }
 
 static void world_close(struct world *w)
 {
-    ds_delta_close(w->delta);
+    free(w->delta_memory);
     ds_pack_plan_fini(&w->plan);
     pack_case_close(&w->c);
     ds_fs_sim_close(w->fs);
@@ -72,6 +75,46 @@ static void assert_is_there(const struct world *w, const struct ds_pack_other *p
     assert_true(offset == offset_of(pack->id.step, chunk));
 }
 
+/* What a pack of a save holds of chunks, as it lies there. */
+static uint64_t bytes_held(const struct world *w, uint64_t step, uint32_t part)
+{
+    const struct ds_pack_part *at = &w->plan.parts[part];
+    uint64_t bytes = 0;
+
+    for (uint32_t i = at->first; i < at->first + at->count; i++)
+        bytes += w->is_held[step][i] ? w->plan.chunks[i].stored_bytes : 0;
+    return bytes;
+}
+
+/* The length of its file. */
+static uint64_t file_bytes(const struct world *w, uint64_t step, uint32_t part)
+{
+    const struct ds_pack_part *at = &w->plan.parts[part];
+    uint64_t bytes = at->file_bytes_max + bytes_held(w, step, part);
+
+    for (uint32_t i = at->first; i < at->first + at->count; i++)
+        bytes -= w->plan.chunks[i].stored_bytes;
+    return bytes;
+}
+
+/* Packs are kept for others' sake only as long as half of what is in them together is of use. */
+static void check_use(const struct world *w, const struct ds_pack_other *others,
+                      uint32_t other_count)
+{
+    uint64_t used = 0, held = 0;
+
+    for (uint32_t i = 0; i < other_count; i++) {
+        const struct ds_pack_part *part = &w->plan.parts[others[i].id.part];
+
+        held += bytes_held(w, others[i].id.step, others[i].id.part);
+        for (uint32_t chunk = part->first; chunk < part->first + part->count; chunk++)
+            for (int place = 0; place < 2; place++)
+                if (w->places[chunk][place] == others[i].id.step)
+                    used += w->plan.chunks[chunk].stored_bytes;
+    }
+    assert_true(held <= 2 * used);
+}
+
 /* One chunk of a save, as a writer would note it in its table. */
 static void write_chunk(struct world *w, uint64_t step, uint32_t chunk,
                         const struct ds_pack_other *others, struct ds_pack_chunk *line)
@@ -100,7 +143,7 @@ static void write_chunk(struct world *w, uint64_t step, uint32_t chunk,
     w->is_held[step][chunk] = 1;
 }
 
-static void check_committed(struct world *w, const struct ds_pack_chunk *table,
+static void check_committed(struct world *w, uint64_t step, const struct ds_pack_chunk *table,
                             const struct ds_pack_other *others, uint32_t other_count)
 {
     struct ds_pack_other needed[DS_PACK_OTHERS_MAX];
@@ -128,8 +171,12 @@ static void check_committed(struct world *w, const struct ds_pack_chunk *table,
             w->writes[chunk]++;
         }
         assert_true(w->committed - w->written_at[chunk] < DS_DELTA_REWRITE_SAVES);
-        if (w->committed > w->same_since[chunk]) /* the second save that has it */
-            assert_true(table[chunk].copy_pack != DS_PACK_HERE);
+        const uint32_t copy = table[chunk].copy_pack;
+
+        if (w->committed > w->same_since[chunk] && w->places[chunk][1] == 0)
+            assert_true(copy != DS_PACK_HERE); /* the second save that has it alone */
+        w->places[chunk][0] = is_here ? step : others[table[chunk].pack].id.step;
+        w->places[chunk][1] = copy == DS_PACK_HERE ? 0 : others[copy].id.step;
     }
 }
 
@@ -146,15 +193,17 @@ static void save(struct world *w, uint64_t step, uint64_t change, int is_committ
             w->same_since[chunk] = w->committed;
         }
     ds_delta_begin(w->delta, &others, &other_count);
+    check_use(w, others, other_count);
     for (uint32_t chunk = 0; chunk < CHUNKS; chunk++)
         write_chunk(w, step, chunk, others, &table[chunk]);
     for (uint32_t part = 0; part < w->plan.part_count; part++) {
-        const struct ds_pack_other pack = {.id = {1, step, 0, part, 0}, .file_bytes = 1u << 20};
+        const struct ds_pack_other pack = {.id = {1, step, 0, part, 0},
+                                           .file_bytes = file_bytes(w, step, part)};
 
         ds_delta_wrote(w->delta, part, table + w->plan.parts[part].first, &pack);
     }
     if (is_committed) {
-        check_committed(w, table, others, other_count);
+        check_committed(w, step, table, others, other_count);
         ds_delta_committed(w->delta);
         w->committed++;
     } else {
@@ -190,9 +239,24 @@ static void frozen_states_cost_next_to_nothing(void **state)
     (void)state;
     world_open(w, 1, DS_PACK_CHUNKS_MAX);
     for (uint64_t step = 1; step <= 202; step++)
+        save(w, step, 0, 1);
+    for (uint32_t chunk = 0; chunk < CHUNKS; chunk++)
+        assert_true(w->writes[chunk] <= 2 + 202 / DS_DELTA_REWRITE_SAVES + 1);
+    world_close(w);
+    free(w);
+}
+
+/* A quarter that is frozen would keep three quarters of nothing: it is written every other time. */
+static void what_is_left_of_old_packs_is_moved(void **state)
+{
+    struct world *w = malloc(sizeof *w);
+
+    (void)state;
+    world_open(w, 1, DS_PACK_CHUNKS_MAX);
+    for (uint64_t step = 1; step <= 202; step++)
         save(w, step, 8, 1);
     assert_int_equal(w->writes[0], 202); /* it changes every time */
-    assert_true(w->writes[3] <= 2 + 202 / DS_DELTA_REWRITE_SAVES + 1);
+    assert_true(w->writes[3] > 40 && w->writes[3] <= 110);
     world_close(w);
     free(w);
 }
@@ -200,6 +264,7 @@ static void frozen_states_cost_next_to_nothing(void **state)
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(what_is_referred_to_is_there_twice),
     cmocka_unit_test(frozen_states_cost_next_to_nothing),
+    cmocka_unit_test(what_is_left_of_old_packs_is_moved),
 };
 
 int main(void)
