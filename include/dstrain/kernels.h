@@ -38,6 +38,7 @@ struct ds_step_record {
     uint64_t local_tokens; /* trained tokens of this rank's share */
     float learning_rate;
     uint32_t scales_loss; /* fp16: the loss scale is found on the way; else it is 1 */
+    uint64_t asks;        /* what this rank asks of all; below 2^32 */
     /* kept on the device from step to step */
     uint64_t updates;      /* optimizer updates done so far, skipped steps not counted */
     uint64_t skipped;      /* steps skipped so far: not finite, or nothing trained */
@@ -46,6 +47,7 @@ struct ds_step_record {
     /* made in the step */
     uint64_t trained_tokens; /* of the global batch */
     double loss_sum;         /* of the global batch after the verdict; this rank's before */
+    double asked;            /* the sum of all ranks' asks, after the verdict */
     double norm_squared;     /* of the owned shards; of the whole gradient after the verdict */
     float inverse_tokens;    /* 1 / trained_tokens; 0 if there are none */
     float loss_scale;        /* of this step; gradients carry it */
@@ -203,7 +205,7 @@ struct ds_norm_sum_args {
 };
 
 /* Start of a step. First half (before the sum over ranks): trained_tokens = local_tokens; second half,
- * `is_global` set: inverse_tokens, loss_scale, and zero what the step sums up. */
+ * `is_global` set: inverse_tokens, loss_scale, asked = asks, and zero what the step sums up. */
 struct ds_step_begin_args {
     struct ds_step_record *record;
     int is_global;

@@ -180,7 +180,8 @@ DS_CHECKED ds_status ds_zero_reduce(struct ds_zero *zero, uint32_t unit);
 DS_CHECKED ds_status ds_zero_tied_reduce(struct ds_zero *zero, uint32_t unit);
 /* collective: norm_squared of the owned parts of all units, without what is foreign, summed over shard
  * ranks and the groups of `norm` in record (each replica counts the same, once). Also sums
- * record->loss_sum over shard, replica and norm[1]: stages without the head have 0. */
+ * record->loss_sum over shard, replica and norm[1]: stages without the head have 0; and record->asked over all
+ * of them. */
 DS_CHECKED ds_status ds_zero_norm(struct ds_zero *zero, struct ds_step_record *record);
 /* collective: trained_tokens of the record summed over both groups */
 DS_CHECKED ds_status ds_zero_sum_tokens(struct ds_zero *zero, struct ds_step_record *record);

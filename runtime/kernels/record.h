@@ -36,6 +36,7 @@ RECORD_INLINE void record_begin_global(struct ds_step_record *record)
         record->next_loss_scale = SCALE_FIRST;
     record->loss_scale = record->scales_loss ? record->next_loss_scale : 1.0f;
     record->loss_sum = 0;
+    record->asked = (double)record->asks;
     record->norm_squared = 0;
 }
 

@@ -55,16 +55,18 @@ ds_status ds_zero_norm(struct ds_zero *zero, struct ds_step_record *record)
     }
     DS_TRY(zero->kernels->norm_sum(o->compute, &total));
 
-    _Static_assert(offsetof(struct ds_step_record, norm_squared) ==
-                       offsetof(struct ds_step_record, loss_sum) + sizeof(double),
-                   "one message sums both");
+    _Static_assert(offsetof(struct ds_step_record, asked) ==
+                           offsetof(struct ds_step_record, loss_sum) + sizeof(double) &&
+                       offsetof(struct ds_step_record, norm_squared) ==
+                           offsetof(struct ds_step_record, asked) + sizeof(double),
+                   "one message sums all three");
     if (zero->is_alone)
         return DS_OK;
     DS_TRY(zero_comm_after_compute(zero));
-    DS_TRY(sum_doubles(zero, o->shard, &record->loss_sum, 2));
-    DS_TRY(sum_doubles(zero, o->replica, &record->loss_sum, 1));
-    DS_TRY(sum_doubles(zero, o->norm[0], &record->norm_squared, 1));
-    DS_TRY(sum_doubles(zero, o->norm[1], &record->loss_sum, 2));
+    DS_TRY(sum_doubles(zero, o->shard, &record->loss_sum, 3));
+    DS_TRY(sum_doubles(zero, o->replica, &record->loss_sum, 2)); /* replicas have one norm */
+    DS_TRY(sum_doubles(zero, o->norm[0], &record->asked, 2));    /* tensor ranks have one loss */
+    DS_TRY(sum_doubles(zero, o->norm[1], &record->loss_sum, 3));
     return zero_compute_after_comm(zero);
 }
 

@@ -156,8 +156,13 @@ static void norm_has_the_same_bits_on_any_number_of_threads(void **state)
 
 static void a_step_begins_with_cleared_sums_and_the_weight_of_a_token(void **state)
 {
-    struct ds_step_record record = {
-        .local_tokens = 96, .loss_sum = 4, .norm_squared = 5, .updates = 7, .skipped = 2};
+    struct ds_step_record record = {.local_tokens = 96,
+                                    .asks = 3,
+                                    .loss_sum = 4,
+                                    .asked = 9,
+                                    .norm_squared = 5,
+                                    .updates = 7,
+                                    .skipped = 2};
 
     (void)state;
     assert_ok(CASE_RUN(step_begin, &(struct ds_step_begin_args){&record, 0}));
@@ -166,6 +171,7 @@ static void a_step_begins_with_cleared_sums_and_the_weight_of_a_token(void **sta
     assert_ok(CASE_RUN(step_begin, &(struct ds_step_begin_args){&record, 1}));
     assert_true(record.inverse_tokens == (float)(1.0 / 288));
     assert_true(record.loss_sum == 0 && record.norm_squared == 0 && record.loss_scale == 1);
+    assert_true(record.asked == 3);
     assert_true(record.updates == 7 && record.skipped == 2);
     record.trained_tokens = 0;
     assert_ok(CASE_RUN(step_begin, &(struct ds_step_begin_args){&record, 1}));

@@ -189,12 +189,16 @@ static double expected_norm(const struct zero_rank *r)
     return sum;
 }
 
-/* The head's stage knows a loss of 3 and more on each rank, the others none. */
+/* The head's stage knows a loss of 3 and more on each rank, the others none. What ranks ask, which is another number on
+ * each, is summed over all of them. */
 static void check_norm(struct zero_rank *r)
 {
     const struct zero_case *t = r->test;
     const uint32_t data = t->shard * t->replica, place = r->replica * t->shard + r->shard;
-    const struct ds_step_record record = {.loss_sum = r->stage == t->stages - 1 ? 3 + place : 0};
+    const uint32_t rank = (r->stage * t->tensor + r->tensor) * data + place;
+    const uint32_t rank_count = t->stages * t->tensor * data;
+    const struct ds_step_record record = {.loss_sum = r->stage == t->stages - 1 ? 3 + place : 0,
+                                          .asked = rank};
     const double want = expected_norm(r);
 
     rig_copy(r, r->record, &record, sizeof record);
@@ -202,6 +206,7 @@ static void check_norm(struct zero_rank *r)
     const struct ds_step_record got = rig_record(r);
     RIG_HOLDS(r, fabs(got.norm_squared - want) <= 1e-12 * want);
     RIG_HOLDS(r, got.loss_sum == data * 3 + data * (data - 1) / 2);
+    RIG_HOLDS(r, got.asked == rank_count * (rank_count - 1) / 2);
 }
 
 static void compose_on_rank(struct ds_comm *world, void *user)
