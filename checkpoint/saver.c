@@ -260,6 +260,15 @@ ds_status ds_saver_poll(struct ds_saver *s)
     return s->phase == WRITING ? vote(s, st) : conclude(s, st);
 }
 
+int ds_saver_has(const struct ds_saver *s, uint64_t step)
+{
+    const struct ds_manifest_id *last = &s->manifest.parent;
+
+    return s->phase != IDLE
+               ? s->step == step
+               : s->manifest.has_parent && last->epoch == s->start.epoch && last->step == step;
+}
+
 ds_status ds_saver_wait(struct ds_saver *s)
 {
     if (s->phase == WRITING)

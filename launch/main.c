@@ -1,6 +1,7 @@
 /* main.c - from a command line to a subcommand and to an exit code. */
 #include "bootstrap.h"
 #include "command.h"
+#include "signals.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -52,6 +53,8 @@ static ds_status run(struct ds_bootstrap *boot, const struct ds_command_row *row
 {
     struct ds_config config;
 
+    if (!row->name[0])
+        ds_signals_hold();
     DS_TRY(ds_bootstrap_open(boot, (row->flags & DS_COMMAND_RANKS) != 0));
     command->world = boot->world;
     if (!row->name[0])

@@ -9,6 +9,7 @@
 #include "plan.h"
 #include "run_before.h"
 #include "run_dir.h"
+#include "signals.h"
 #include "trace.h"
 
 #include "config/trace_text.h"
@@ -121,6 +122,12 @@ static ds_status on_step(void *user, const struct ds_step_report *report)
     DS_TRY(write_metrics(train, report));
     show_step(train, report);
     return DS_OK;
+}
+
+static int on_leave(void *user)
+{
+    (void)user;
+    return ds_signals_leave();
 }
 
 static void on_progress(void *user, uint64_t done, uint64_t total)
@@ -256,6 +263,7 @@ static ds_status open_trainer(struct train *train)
                                                .recorder = train->recorder,
                                                .progress = on_progress,
                                                .on_step = on_step,
+                                               .leave = on_leave,
                                                .user = train,
                                                .settle_step = train->trace_last,
                                                .marked_first = train->trace_first,
@@ -270,7 +278,7 @@ static ds_status run_steps(struct train *train)
     ds_status st = ds_trainer_run(train->trainer);
 
     ds_console_clear(&train->console);
-    if (st == DS_OK)
+    if (st == DS_OK || st == DS_LEAVE)
         return st;
     train->command->peers_wait = 1;
     train->command->peer_ends =

@@ -44,7 +44,7 @@ exits() {
         { text = $0; sub(/^[^:]*:[^:]*:/, "", text) }
         match(text, /^[a-z].*[a-z0-9_]+\(/) { name = text; sub(/\(.*/, "", name); sub(/.*[ *]/, "", name) }
         text !~ /(^|[^A-Za-z0-9_])(_?[eE]xit|quick_exit|abort|MPI_Abort)[ \t]*\(/ { next }
-        $1 ~ /^(launch\/(main|bootstrap|fault)|runtime\/base\/(status|watchdog))\.c$/ && !/MPI_Abort/ { next }
+        $1 ~ /^(launch\/(main|bootstrap|fault|signals)|runtime\/base\/(status|watchdog))\.c$/ && !/MPI_Abort/ { next }
         $1 ~ /^runtime\/comm\// && name == "ds_comm_mpi_abort" { next }
         { print }'
 }

@@ -72,6 +72,8 @@ DS_CHECKED ds_status ds_saver_note(struct ds_saver *saver, const struct ds_progr
 /* collective, at the end of every step: nothing happens where no save is on its way. DS_ERR_FENCED: another launch
  * owns the run; else a failure is one to copy or to talk. */
 DS_CHECKED ds_status ds_saver_poll(struct ds_saver *saver);
+/* pure: is `step` being saved, or is it the last that was, by this launch? The same on all ranks at the end of a step. */
+int ds_saver_has(const struct ds_saver *saver, uint64_t step);
 /* collective: until none is */
 DS_CHECKED ds_status ds_saver_wait(struct ds_saver *saver);
 

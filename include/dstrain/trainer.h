@@ -57,6 +57,8 @@ struct ds_trainer_options {
     void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes); /* of preparing data */
     /* called after every finished step, in order */
     ds_status (*on_step)(void *user, const struct ds_step_report *report);
+    /* local: has somebody asked this rank to leave, since it was last asked? Looked at in every step; or NULL */
+    int (*leave)(void *user);
     void *user;
     /* no rank begins the step after this one before on_step has returned on it, so that on_step may talk to
      * the other ranks there; 0: none */
@@ -81,7 +83,8 @@ DS_CHECKED ds_status ds_trainer_open(const struct ds_trainer_options *options,
 void ds_trainer_close(struct ds_trainer *trainer);
 /* local: the first that ds_trainer_run will make: 1, or the one behind the checkpoint that was found */
 uint64_t ds_trainer_first_step(const struct ds_trainer *trainer);
-/* collective: run to config->train.steps; reports every step */
+/* collective: run to config->train.steps; reports every step. DS_LEAVE, on all ranks: one was asked to leave, and
+ * the checkpoint of the last step that was made is committed. */
 DS_CHECKED ds_status ds_trainer_run(struct ds_trainer *trainer);
 /* collective: mean loss over the evaluation data, its tokens; the same on every rank */
 DS_CHECKED ds_status ds_trainer_evaluate(struct ds_trainer *trainer, double *loss,

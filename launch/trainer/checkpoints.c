@@ -217,7 +217,7 @@ ds_status trainer_wait_saver(struct ds_trainer *t)
 
 ds_status trainer_note_progress(struct ds_trainer *t, const struct ds_step_record *record)
 {
-    const struct ds_progress progress = {
+    t->progress = (struct ds_progress){
         .step = record->step,
         .samples = record->step * t->config->train.global_batch_size,
         .tokens = t->tokens,
@@ -226,6 +226,5 @@ ds_status trainer_note_progress(struct ds_trainer *t, const struct ds_step_recor
         .next_loss_scale = record->next_loss_scale,
         .finite_count = record->finite_count,
     };
-
-    return t->saver ? ds_saver_note(t->saver, &progress) : DS_OK;
+    return t->saver ? ds_saver_note(t->saver, &t->progress) : DS_OK;
 }

@@ -55,6 +55,7 @@ static ds_status send_step(struct ds_trainer *t, struct trainer_exchange *exchan
     exchange->record->local_tokens = batch.trained_tokens;
     exchange->record->learning_rate = (float)ds_lr_at(&t->lr, step);
     exchange->record->scales_loss = t->model->share.compute == DS_F16;
+    exchange->record->asks = trainer_asks(t);
     DS_TRY(
         t->device->ops->copy(t->compute, t->record, exchange->record, DS_STEP_RECORD_HOST_BYTES));
     return inject_into_step(t, step);
@@ -143,6 +144,7 @@ static ds_status finish_step(struct ds_trainer *t, struct trainer_exchange *exch
     DS_TRY(t->device->ops->event_sync(exchange->done));
     fill_report(t, exchange, &report);
     exchange->step = 0;
+    exchange->asked = exchange->result->asked;
     DS_TRY(trainer_note_progress(t, exchange->result));
     if (report.step == t->first_step)
         trainer_tell_start(t, "first step done");
@@ -189,31 +191,48 @@ static ds_status settle_first_step(struct ds_trainer *t)
 {
     DS_TRY(tuning_settle(&(struct tuning){t->device, t->options.world, t->options.fs}));
     ds_memory_freeze(&t->memory);
+    t->is_settled = 1;
     return DS_OK;
+}
+
+static ds_status make_step(struct ds_trainer *t, uint64_t step)
+{
+    struct trainer_exchange *exchange = &t->exchanges[step & 1];
+    const int is_first = !t->is_settled;
+    int is_done = 0;
+
+    trainer_enter(t, "step", step, trainer_deadline_ns(t));
+    DS_TRY(finish_step(t, exchange)); /* of step - 2, whose buffers come next */
+    DS_TRY(queue_step(t, exchange, step));
+    DS_TRY(trainer_save_after(t, step));
+    if (is_first)
+        trainer_tell_start(t, "first step queued"); /* algorithms were timed */
+    DS_TRY(finish_step(t, &t->exchanges[(step - 1) & 1]));
+    DS_TRY(t->device->ops->event_query(exchange->done, &is_done));
+    if (is_done || step == t->config->train.steps || step == t->options.settle_step ||
+        evaluates_after(t, step))
+        DS_TRY(finish_step(t, exchange));
+    DS_TRY(trainer_poll_saver(t));
+    return is_first ? settle_first_step(t) : DS_OK;
+}
+
+ds_status trainer_settle(struct ds_trainer *t)
+{
+    const int is_odd_later = t->exchanges[1].step > t->exchanges[0].step;
+
+    DS_TRY(finish_step(t, &t->exchanges[!is_odd_later]));
+    return finish_step(t, &t->exchanges[is_odd_later]);
 }
 
 static ds_status run_steps(struct ds_trainer *t)
 {
-    const uint64_t steps = t->config->train.steps;
-
     t->last_end_ns = ds_clock_mono_ns(t->options.clock);
-    for (uint64_t step = t->first_step; step <= steps; step++) {
-        struct trainer_exchange *exchange = &t->exchanges[step & 1];
-        int is_done = 0;
+    t->next_step = t->first_step;
+    while (t->next_step <= t->config->train.steps) {
+        const uint64_t step = t->next_step++;
 
-        trainer_enter(t, "step", step, trainer_deadline_ns(t));
-        DS_TRY(finish_step(t, exchange)); /* of step - 2, whose buffers come next */
-        DS_TRY(queue_step(t, exchange, step));
-        DS_TRY(trainer_save_after(t, step));
-        if (step == t->first_step)
-            trainer_tell_start(t, "first step queued"); /* algorithms were timed */
-        DS_TRY(finish_step(t, &t->exchanges[(step - 1) & 1]));
-        DS_TRY(t->device->ops->event_query(exchange->done, &is_done));
-        if (is_done || step == steps || step == t->options.settle_step || evaluates_after(t, step))
-            DS_TRY(finish_step(t, exchange));
-        DS_TRY(trainer_poll_saver(t));
-        if (step == t->first_step)
-            DS_TRY(settle_first_step(t));
+        DS_TRY(make_step(t, step));
+        DS_TRY(trainer_heed(t, step));
     }
     return trainer_wait_saver(t);
 }
@@ -223,7 +242,7 @@ ds_status ds_trainer_run(struct ds_trainer *t)
 {
     ds_status st = run_steps(t);
 
-    if (st != DS_OK)
+    if (st != DS_OK && st != DS_LEAVE)
         ds_mesh_poison(t->mesh);
     return st;
 }

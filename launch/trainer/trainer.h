@@ -21,6 +21,7 @@ struct trainer_exchange {
     struct ds_event *done;         /* the result is there */
     uint64_t step;                 /* whose numbers; 0: none outstanding */
     uint64_t waited_data_ns;
+    double asked; /* by all ranks in the last step that was read back here */
 };
 
 /* resume.c: what a launch is to a directory of checkpoints; the same on all ranks */
@@ -83,6 +84,10 @@ struct ds_trainer {
     struct ds_zero_dtypes dtypes;
     struct trainer_launch launch;
     uint64_t first_step; /* of this launch; behind the last one: there is nothing left to do */
+    uint64_t next_step;
+    int is_settled;                /* the first step is over, and memory is taken */
+    int wants_to_leave;            /* this rank was asked */
+    struct ds_progress progress;   /* behind the last step that was read back */
     uint64_t waited_checkpoint_ns; /* the host, since the last report */
     uint64_t last_end_ns, tokens;
     uint64_t started_ns; /* the last part of the start that was told */
@@ -140,6 +145,15 @@ DS_CHECKED ds_status trainer_resume(struct ds_trainer *t, int *found);
 int trainer_uses_checkpoints(const struct ds_trainer *t);
 /* checkpoints.c. local: a sign of life; `user` is the trainer */
 void trainer_beat(void *user);
+/* trainer.c: collective: all that is queued has been done and read back */
+DS_CHECKED ds_status trainer_settle(struct ds_trainer *t);
+
+/* requests.c. local: what this rank asks of all in the next step */
+uint64_t trainer_asks(struct ds_trainer *t);
+/* collective, behind `step` and before the next: does what was asked in the step before it. DS_LEAVE: the run ends
+ * here, with its checkpoint. */
+DS_CHECKED ds_status trainer_heed(struct ds_trainer *t, uint64_t step);
+
 /* checkpoints.c. local: lists of states, and memory where checkpoints are written */
 DS_CHECKED ds_status trainer_open_saver(struct ds_trainer *t);
 /* collective, when all states are there */

@@ -109,6 +109,7 @@ void tiny_remove(char *folder)
 
 struct tiny_rank {
     const struct tiny_case *c;
+    uint32_t number;
     struct tiny_result *out; /* of rank 0, else NULL */
     uint64_t (*bytes)[DS_MEMORY_LABEL_COUNT];
 };
@@ -133,6 +134,13 @@ static ds_status on_step(void *user, const struct ds_step_report *report)
     if (rank->c->step)
         rank->c->step(report);
     return DS_OK;
+}
+
+static int on_leave(void *user)
+{
+    const struct tiny_rank *rank = user;
+
+    return rank->c->leave && rank->c->leave(rank->number);
 }
 
 static void list_params(const struct ds_model *model, struct tiny_result *out)
@@ -214,6 +222,7 @@ static ds_status run_rank(struct ds_comm *world, struct tiny_rank *rank)
                                                .clock = ds_clock_system(),
                                                .device = rank->c->device,
                                                .on_step = on_step,
+                                               .leave = on_leave,
                                                .user = rank,
                                                .marked_first = rank->c->marked_first,
                                                .marked_last = rank->c->marked_last};
@@ -231,7 +240,8 @@ static ds_status run_rank(struct ds_comm *world, struct tiny_rank *rank)
 
 void tiny_run_on(struct ds_comm *world, const struct tiny_case *c, struct tiny_result *out)
 {
-    struct tiny_rank rank = {c, world->rank == 0 ? out : NULL, out->bytes[world->rank]};
+    struct tiny_rank rank = {c, world->rank, world->rank == 0 ? out : NULL,
+                             out->bytes[world->rank]};
 
     DS_ASSERT(world->size <= TINY_RANKS_MAX);
     memset(out, 0, sizeof *out);
@@ -247,7 +257,7 @@ struct tiny_job {
 static void run_thread(struct ds_comm *world, void *user)
 {
     struct tiny_job *job = user;
-    struct tiny_rank rank = {job->c, world->rank == 0 ? job->out : NULL,
+    struct tiny_rank rank = {job->c, world->rank, world->rank == 0 ? job->out : NULL,
                              job->out->bytes[world->rank]};
     ds_status st = run_rank(world, &rank);
 

@@ -34,6 +34,7 @@ struct tiny_case {
     /* or NULL: the last word about the configuration; every finished step of every rank */
     void (*adjust)(struct ds_config *config);
     void (*step)(const struct ds_step_report *report);
+    int (*leave)(uint32_t rank); /* or NULL: struct ds_trainer_options */
 };
 
 struct tiny_param {

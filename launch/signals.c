@@ -1,0 +1,58 @@
+/* signals.c - see signals.h. Nothing is kept here: a signal that is held back is kept by the kernel. */
+#include "signals.h"
+
+#include "dstrain/status.h"
+
+#include <signal.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static void put(int file, const char *text)
+{
+    if (file >= 0 && write(file, text, strlen(text)) < 0)
+        return;
+}
+
+/* On the terminal mpirun or the shell says it, and a rank that is ended because another has failed should not. */
+static void on_end(int number)
+{
+    put(ds_log.file, number == SIGINT ? "dstrain: SIGINT: the run ends here\n"
+                                      : "dstrain: SIGTERM: the run ends here\n");
+    _exit(128 + number);
+}
+
+static void leave_at(int number)
+{
+    struct sigaction before, action = {.sa_handler = on_end};
+
+    if (sigaction(number, NULL, &before) == 0 && before.sa_handler == SIG_IGN)
+        return; /* started with nohup, or in the background of a script */
+    (void)sigaction(number, &action, NULL);
+}
+
+static sigset_t leave_set(void)
+{
+    sigset_t set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR1);
+    return set;
+}
+
+void ds_signals_hold(void)
+{
+    const sigset_t set = leave_set();
+
+    (void)sigprocmask(SIG_BLOCK, &set, NULL);
+    leave_at(SIGTERM);
+    leave_at(SIGINT);
+}
+
+int ds_signals_leave(void)
+{
+    const struct timespec at_once = {0, 0};
+    const sigset_t set = leave_set();
+
+    return sigtimedwait(&set, NULL, &at_once) == SIGUSR1;
+}

@@ -1,0 +1,170 @@
+// link: launch
+// tsan
+/* A run that is asked to leave, on whichever rank and at whatever moment, ends on all of them behind the same step, with
+ * its checkpoint committed; another launch goes on from there with the bits of the run that nobody disturbed. */
+#include "capture.h"
+#include "test.h"
+#include "tiny_run.h"
+
+#include "dstrain/checkpoint.h"
+#include "dstrain/random.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+
+enum { STEPS = 16, RANKS = 4 };
+
+static char *folder, *data, *root;
+static uint64_t seed;
+static uint64_t interval;
+
+static void with_checkpoints(struct ds_config *config)
+{
+    config->schedule.decay_steps = STEPS - 3;
+    config->checkpoint.interval = interval;
+    config->checkpoint.keep = 100;
+    snprintf(config->checkpoint.dir, sizeof config->checkpoint.dir, "%s", root);
+}
+
+static void without_checkpoints(struct ds_config *config)
+{
+    with_checkpoints(config);
+    config->checkpoint.dir[0] = '\0';
+    config->checkpoint.interval = 0;
+}
+
+/* ---- asking: rank r in its n-th step, counted from 0 */
+
+static atomic_uint looks[RANKS], asked_rank, asked_step;
+
+static int ask(uint32_t rank)
+{
+    return atomic_fetch_add(&looks[rank], 1) == atomic_load(&asked_step) &&
+           rank == atomic_load(&asked_rank);
+}
+
+static void ask_at(uint32_t rank, uint32_t step)
+{
+    for (int i = 0; i < RANKS; i++)
+        atomic_store(&looks[i], 0);
+    atomic_store(&asked_rank, rank);
+    atomic_store(&asked_step, step);
+}
+
+static uint64_t newest(void)
+{
+    struct ds_checkpoint_list all;
+    uint64_t step = 0;
+
+    assert_ok(ds_checkpoint_list_make(ds_fs_posix(), root, &all));
+    if (all.count > 0)
+        step = all.entries[0].id.step;
+    ds_checkpoint_list_fini(&all);
+    return step;
+}
+
+static void check(struct tiny_case c, const struct tiny_result *whole, uint32_t rank, uint32_t step)
+{
+    struct tiny_result first, rest;
+
+    ask_at(rank, step);
+    c.adjust = with_checkpoints;
+    c.leave = ask;
+    tiny_run(&c, &first);
+    if (first.status != (step + 2 < STEPS ? DS_LEAVE : DS_OK))
+        fail_msg("asked rank %u in step %u: %s", rank, step + 1, ds_status_text(first.status));
+    if (first.status == DS_LEAVE && first.steps != step + 2)
+        fail_msg("asked in step %u it leaves behind step %llu", step + 1,
+                 (unsigned long long)first.steps);
+    assert_int_equal(newest(), first.steps);
+    assert_memory_equal(first.loss, whole->loss, first.steps * sizeof *whole->loss);
+    c.leave = NULL;
+    tiny_run(&c, &rest);
+    assert_int_equal(rest.status, DS_OK);
+    assert_memory_equal(rest.loss + first.steps, whole->loss + first.steps,
+                        (STEPS - first.steps) * sizeof *whole->loss);
+    assert_memory_equal(rest.params, whole->params, whole->param_elems * sizeof *whole->params);
+    assert_int_equal(ds_fs_remove_tree(ds_fs_posix(), root), 0);
+    tiny_result_fini(&first);
+    tiny_result_fini(&rest);
+}
+
+static void all_ranks_leave_behind_the_same_step(void **state)
+{
+    static const struct {
+        uint32_t tensor, pipeline;
+        int stage, mode;
+    } rows[] = {
+        {1, 1, 3, DS_DEVICE_DEFERRED}, {2, 2, 1, DS_DEVICE_INLINE}, {1, 2, 2, DS_DEVICE_DEFERRED}};
+    uint64_t drawn = 0;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct tiny_case c = {.ranks = RANKS,
+                              .tensor = rows[i].tensor,
+                              .pipeline = rows[i].pipeline,
+                              .stage = rows[i].stage,
+                              .mode = rows[i].mode,
+                              .steps = STEPS,
+                              .global_batch = 8,
+                              .micro_batch = 1,
+                              .seed = seed,
+                              .data = data,
+                              .adjust = without_checkpoints};
+        struct tiny_result whole;
+
+        tiny_run(&c, &whole);
+        assert_int_equal(whole.status, DS_OK);
+        interval = 4; /* one is due where it leaves, is being written there, or none is */
+        for (uint32_t step = 0; step < STEPS; step += test_is_long() ? 1 : 3) {
+            const struct ds_random random = ds_random_of(seed, DS_RANDOM_TEST, 3);
+            check(c, &whole, (uint32_t)ds_random_below(random, drawn++, RANKS), step);
+        }
+        tiny_result_fini(&whole);
+    }
+}
+
+static void without_checkpoints_it_says_so_and_goes_on(void **state)
+{
+    struct tiny_case c = {.ranks = 1,
+                          .stage = 0,
+                          .steps = 4,
+                          .global_batch = 2,
+                          .micro_batch = 2,
+                          .seed = seed,
+                          .data = data,
+                          .adjust = without_checkpoints,
+                          .leave = ask};
+    struct capture capture;
+    struct tiny_result result;
+
+    (void)state;
+    ask_at(0, 1);
+    capture_begin(&capture);
+    tiny_run(&c, &result);
+    assert_non_null(strstr(capture_end(&capture), "checkpoint.interval = 0"));
+    assert_int_equal(result.status, DS_OK);
+    assert_int_equal(result.steps, 4);
+    tiny_result_fini(&result);
+}
+
+int main(void)
+{
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(all_ranks_leave_behind_the_same_step),
+        cmocka_unit_test(without_checkpoints_it_says_so_and_goes_on),
+    };
+    int failed;
+
+    ds_log.is_leader = 0;
+    seed = test_seed("test_leave");
+    folder = tiny_folder();
+    data = tiny_data(folder, seed, 64);
+    root = malloc(512);
+    snprintf(root, 512, "%s/checkpoints", folder);
+    failed = cmocka_run_group_tests(tests, NULL, NULL);
+    free(root);
+    free(data);
+    tiny_remove(folder);
+    return failed;
+}
