@@ -21,7 +21,8 @@ const struct ds_command_row ds_commands[] = {
     {"export", "CHECKPOINT OUT [--step N] [--dtype fp32|bf16|fp16] [--tokenizer FOLDER]",
      "a checkpoint as a Hugging Face folder: the newest of a run that verifies, of a step, or one (its manifest)",
      ds_export_main, DS_COMMAND_QUIET, 0},
-    {"inspect", "PATH", "what is in a safetensors file or a Hugging Face folder", ds_inspect_main, DS_COMMAND_QUIET, 0},
+    {"inspect", "PATH [--verbose]", "what is in a run's checkpoints, in one (its manifest), in a safetensors file or a Hugging Face folder",
+     ds_inspect_main, DS_COMMAND_QUIET, 0},
     {"verify", "PATH", "every checksum of a run's checkpoints, of one (its manifest) or of a pack", ds_verify_main,
      DS_COMMAND_QUIET, 0},
     {"bench", "kernels [--device NAME] [--dtype f32|bf16|f16] [--only NAME] [--shape NAME] [--deterministic] [--threads N] | comm | storage [FOLDER] [--mib N] [--buffered] [--saves] [--depth N] [--block-mib N] | "

@@ -1,8 +1,8 @@
-/* inspect.c - `dstrain inspect PATH`: what is in a safetensors file or in a Hugging Face folder. Reads
- * headers alone. Names come from files nobody vouches for: what a terminal would obey is not printed. */
+/* inspect.c - `dstrain inspect PATH`: what is in a run's checkpoints, in a safetensors file or in a Hugging Face folder.
+ * Reads headers alone. Names come from files nobody vouches for: what a terminal would obey is not printed. */
+#include "inspect.h"
 #include "command.h"
 
-#include "dstrain/model.h"
 #include "dstrain/safetensors.h"
 
 #include <stdio.h>
@@ -15,7 +15,7 @@ struct totals {
     uint64_t tensors, elems, bytes;
 };
 
-static void print_plain(const char *text, size_t width)
+void inspect_print_plain(const char *text, size_t width)
 {
     size_t used = 0;
 
@@ -25,38 +25,38 @@ static void print_plain(const char *text, size_t width)
         putchar(' ');
 }
 
-static void print_shape(const struct ds_safetensors_entry *entry)
+void inspect_print_shape(enum ds_dtype dtype, uint32_t dim_count, const uint64_t *dims)
 {
     char shape[192];
     size_t used = 0;
 
     shape[0] = '\0';
-    for (uint32_t d = 0; d < entry->dim_count; d++)
+    for (uint32_t d = 0; d < dim_count; d++)
         used += (size_t)snprintf(shape + used, sizeof shape - used, "%s%llu", d ? ", " : "",
-                                 (unsigned long long)entry->shape[d]);
-    printf(" %-5s [%s]", ds_dtype_name(entry->dtype), shape);
+                                 (unsigned long long)dims[d]);
+    printf(" %-5s [%s]", ds_dtype_name(dtype), shape);
 }
 
 static void print_file(const struct ds_safetensors *file, struct totals *totals)
 {
     const char *key, *value;
 
-    print_plain(ds_safetensors_path(file), 0);
+    inspect_print_plain(ds_safetensors_path(file), 0);
     printf(": %zu tensors\n", ds_safetensors_count(file));
     for (size_t i = 0; i < ds_safetensors_metadata_count(file); i++) {
         ds_safetensors_metadata_at(file, i, &key, &value);
         printf("  # ");
-        print_plain(key, 0);
+        inspect_print_plain(key, 0);
         printf(" = ");
-        print_plain(value, 0);
+        inspect_print_plain(value, 0);
         printf("\n");
     }
     for (size_t i = 0; i < ds_safetensors_count(file); i++) {
         const struct ds_safetensors_entry *entry = ds_safetensors_at(file, i);
 
         printf("  ");
-        print_plain(entry->name, 56);
-        print_shape(entry);
+        inspect_print_plain(entry->name, 56);
+        inspect_print_shape(entry->dtype, entry->dim_count, entry->shape);
         printf(" %llu bytes\n", (unsigned long long)entry->bytes);
         totals->tensors++;
         totals->elems += entry->elems;
@@ -74,6 +74,17 @@ static ds_status inspect_file(struct ds_fs *fs, const char *path, struct totals 
     return DS_OK;
 }
 
+void inspect_print_model(const struct ds_model_config *config)
+{
+    printf("%s, %llu layers, hidden %llu, intermediate %llu, heads %llu, kv heads %llu, "
+           "head_dim %llu, vocabulary %llu%s\n",
+           ds_family_name(config->family), (unsigned long long)config->num_hidden_layers,
+           (unsigned long long)config->hidden_size, (unsigned long long)config->intermediate_size,
+           (unsigned long long)config->num_attention_heads,
+           (unsigned long long)config->num_key_value_heads, (unsigned long long)config->head_dim,
+           (unsigned long long)config->vocab_size, config->tie_word_embeddings ? ", tied" : "");
+}
+
 static ds_status inspect_config(struct ds_fs *fs, const char *path)
 {
     struct ds_model_config config;
@@ -86,14 +97,8 @@ static ds_status inspect_config(struct ds_fs *fs, const char *path)
     free(text);
     if (st != DS_OK)
         return st;
-    printf("%s: %s, %llu layers, hidden %llu, intermediate %llu, heads %llu, kv heads %llu, "
-           "head_dim %llu, "
-           "vocabulary %llu%s\n",
-           path, ds_family_name(config.family), (unsigned long long)config.num_hidden_layers,
-           (unsigned long long)config.hidden_size, (unsigned long long)config.intermediate_size,
-           (unsigned long long)config.num_attention_heads,
-           (unsigned long long)config.num_key_value_heads, (unsigned long long)config.head_dim,
-           (unsigned long long)config.vocab_size, config.tie_word_embeddings ? ", tied" : "");
+    printf("%s: ", path);
+    inspect_print_model(&config);
     return DS_OK;
 }
 
@@ -118,7 +123,8 @@ static ds_status inspect_entries(struct ds_fs *fs, const char *path, char *const
             DS_TRY(inspect_file(fs, child, totals));
     }
     if (totals->tensors == 0)
-        return ds_fail(DS_ERR_DATA, "%s: no tensors in *.safetensors here", path);
+        return ds_fail(DS_ERR_CONFIG,
+                       "%s: neither checkpoints (RUN.json) nor tensors (*.safetensors) here", path);
     return DS_OK;
 }
 
@@ -136,22 +142,36 @@ static ds_status inspect_folder(struct ds_fs *fs, const char *path, struct total
     return st;
 }
 
-ds_status ds_inspect_main(struct ds_command *command)
+static ds_status inspect_tensors(struct ds_fs *fs, const char *path)
 {
     struct totals totals = {0, 0, 0};
     struct ds_fs_stat stat;
-    const char *path;
-    int code;
+    const int code = ds_fs_stat(fs, path, &stat);
 
-    if (command->argc != 1)
-        return ds_command_usage("inspect");
-    path = command->argv[0];
-    code = ds_fs_stat(command->fs, path, &stat);
     if (code < 0)
         return ds_fail(DS_ERR_DATA, "%s: %s", path, strerror(-code));
-    DS_TRY(stat.is_directory ? inspect_folder(command->fs, path, &totals)
-                             : inspect_file(command->fs, path, &totals));
+    DS_TRY(stat.is_directory ? inspect_folder(fs, path, &totals) : inspect_file(fs, path, &totals));
     printf("total: %llu tensors, %llu elements, %llu bytes\n", (unsigned long long)totals.tensors,
            (unsigned long long)totals.elems, (unsigned long long)totals.bytes);
     return DS_OK;
+}
+
+ds_status ds_inspect_main(struct ds_command *command)
+{
+    const char *path = NULL;
+    struct ds_checkpoint_place place;
+    int is_verbose = 0, found = 0;
+
+    for (int i = 0; i < command->argc; i++)
+        if (strcmp(command->argv[i], "--verbose") == 0)
+            is_verbose = 1;
+        else if (path || command->argv[i][0] == '-')
+            return ds_command_usage("inspect");
+        else
+            path = command->argv[i];
+    if (!path)
+        return ds_command_usage("inspect");
+    DS_TRY(ds_checkpoint_place_find(command->fs, path, &place, &found));
+    return found ? inspect_checkpoints(command->fs, &place, is_verbose)
+                 : inspect_tensors(command->fs, path);
 }

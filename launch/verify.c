@@ -1,17 +1,14 @@
 /* verify.c - `dstrain verify PATH`: every checksum of a checkpoint, of all of a run's, or of one pack. PATH is a run
  * directory, its checkpoints/, a manifest in it or a pack. Changes nothing; needs no GPU and one process. */
+#include "checkpoint_place.h"
 #include "command.h"
 
-#include "dstrain/checkpoint.h"
-
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 struct verify {
     struct ds_fs *fs;
-    char root[DS_CHECKPOINT_PATH_BYTES];
+    struct ds_checkpoint_place place;
     void *buffer; /* DS_PACK_CHUNK_BYTES */
     uint32_t good_count, bad_count;
 };
@@ -30,8 +27,8 @@ static ds_status verify_manifest(struct verify *v, const struct ds_manifest_id *
 {
     struct ds_manifest manifest;
 
-    DS_TRY(ds_checkpoint_read_manifest(v->fs, v->root, id, &manifest));
-    ds_status st = ds_checkpoint_verify(v->fs, v->root, &manifest, v->buffer);
+    DS_TRY(ds_checkpoint_place_read(v->fs, &v->place, id, &manifest));
+    ds_status st = ds_checkpoint_verify(v->fs, v->place.root, &manifest, v->buffer);
     if (st == DS_OK)
         printf("step %llu (epoch %llu): good, %u tensors, %u packs, %llu bytes of its own\n",
                (unsigned long long)id->step, (unsigned long long)id->epoch,
@@ -73,35 +70,19 @@ static ds_status verify_all(struct verify *v)
     struct ds_checkpoint_list list;
     ds_status st = DS_OK;
 
-    DS_TRY(ds_checkpoint_list_make(v->fs, v->root, &list));
+    DS_TRY(ds_checkpoint_list_make(v->fs, v->place.root, &list));
     for (size_t i = 0; i < list.count && st == DS_OK; i++)
         st = verify_entry(v, &list.entries[i]);
+    const int is_empty = list.count == 0;
     ds_checkpoint_list_fini(&list);
     DS_TRY(st);
     if (v->good_count == 0)
-        return ds_fail(DS_ERR_NO_CHECKPOINT, "%s: no checkpoint verifies", v->root);
+        return ds_fail(DS_ERR_NO_CHECKPOINT, "%s: %s", v->place.root,
+                       is_empty ? "there is no checkpoint yet" : "no checkpoint verifies");
     if (v->bad_count > 0)
-        return ds_fail(DS_ERR_CORRUPT, "%s: %u of %u checkpoints are damaged", v->root,
+        return ds_fail(DS_ERR_CORRUPT, "%s: %u of %u checkpoints are damaged", v->place.root,
                        v->bad_count, v->bad_count + v->good_count);
     return DS_OK;
-}
-
-static int has_checkpoints(struct verify *v, const char *path, const char *inner)
-{
-    char file[DS_CHECKPOINT_PATH_BYTES];
-    struct ds_fs_stat stat;
-
-    if (snprintf(v->root, sizeof v->root, "%s%s", path, inner) >= (int)sizeof v->root - 256 ||
-        snprintf(file, sizeof file, "%.*s/RUN.json", (int)sizeof file - 16, v->root) < 0)
-        return 0;
-    return ds_fs_stat(v->fs, file, &stat) == 0;
-}
-
-static ds_status verify_folder(struct verify *v, const char *path)
-{
-    if (has_checkpoints(v, path, "") || has_checkpoints(v, path, "/checkpoints"))
-        return verify_all(v);
-    return ds_fail(DS_ERR_DATA, "%s: no checkpoints here (no RUN.json)", path);
 }
 
 static ds_status verify_pack(struct verify *v, const char *path)
@@ -117,35 +98,29 @@ static ds_status verify_pack(struct verify *v, const char *path)
     return st;
 }
 
-/* A manifest lies in ROOT/manifests. */
-static ds_status verify_file(struct verify *v, const char *path)
+static ds_status verify_path(struct verify *v, const char *path)
 {
-    const char *name = strrchr(path, '/');
-    struct ds_manifest_id id;
+    struct ds_fs_stat stat;
+    int found = 0;
 
-    if (!ds_checkpoint_manifest_name_parse(name ? name + 1 : path, &id))
+    DS_TRY(ds_checkpoint_place_find(v->fs, path, &v->place, &found));
+    if (found)
+        return v->place.has_id ? verify_manifest(v, &v->place.id) : verify_all(v);
+    if (ds_fs_stat(v->fs, path, &stat) == 0 && !stat.is_directory)
         return verify_pack(v, path);
-    if (snprintf(v->root, sizeof v->root, "%.*s/..", name ? (int)(name - path) : 1,
-                 name ? path : ".") >= (int)sizeof v->root - 256)
-        return ds_fail(DS_ERR_DATA, "%.100s...: the path is too long", path);
-    return verify_manifest(v, &id);
+    return ds_checkpoint_place_need(v->fs, path, &v->place); /* says what is missing */
 }
 
 ds_status ds_verify_main(struct ds_command *command)
 {
     struct verify v = {.fs = command->fs};
-    struct ds_fs_stat stat;
 
     if (command->argc != 1)
         return ds_command_usage("verify");
-    const char *path = command->argv[0];
-    const int code = ds_fs_stat(v.fs, path, &stat);
-    if (code < 0)
-        return ds_fail(DS_ERR_DATA, "%s: %s", path, strerror(-code));
     v.buffer = malloc(DS_PACK_CHUNK_BYTES);
     if (!v.buffer)
         return ds_fail(DS_ERR_NO_MEMORY, "no memory for a chunk of %u bytes", DS_PACK_CHUNK_BYTES);
-    ds_status st = stat.is_directory ? verify_folder(&v, path) : verify_file(&v, path);
+    ds_status st = verify_path(&v, command->argv[0]);
     free(v.buffer);
     return st;
 }

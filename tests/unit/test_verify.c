@@ -66,7 +66,7 @@ static void the_exit_code_says_what_is_damaged(void **state)
     assert_int_equal(verify(fs, "/run"), DS_ERR_CORRUPT); /* the older one is good */
     flip(fs, older_path);
     assert_int_equal(verify(fs, "/run"), DS_ERR_NO_CHECKPOINT);
-    assert_int_equal(verify(fs, "/"), DS_ERR_DATA);
+    assert_int_equal(verify(fs, "/"), DS_ERR_CONFIG);
     assert_int_equal(verify(fs, "/none"), DS_ERR_DATA);
     ds_fs_sim_close(fs);
 }

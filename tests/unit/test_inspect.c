@@ -1,0 +1,300 @@
+// link: launch
+// private: launch
+/* `dstrain inspect` and `dstrain verify` of a run's checkpoints: what is good is listed, what is damaged, another's or
+ * not understood ends with the exit code that says so, in words, and nothing is changed. */
+#include "capture.h"
+#include "checkpoint_rig.h"
+
+#include "command.h"
+
+#include <stdio.h>
+#include <unistd.h>
+
+#define MANIFEST RIG_ROOT "/manifests/M-000001-000000000030.json"
+
+static struct ds_fs *disk;
+
+/* ---- the commands; what they print goes to a file */
+
+static char printed[1 << 16];
+
+static ds_status call(ds_status (*command)(struct ds_command *), const char *path, const char *more)
+{
+    char texts[2][256], *argv[] = {texts[0], texts[1], NULL};
+    struct ds_command made = {.argc = more ? 2 : 1, .argv = argv, .fs = disk};
+    const int before = dup(1), file = memfd_create("out", MFD_CLOEXEC);
+
+    snprintf(texts[0], sizeof texts[0], "%s", path);
+    snprintf(texts[1], sizeof texts[1], "%s", more ? more : "");
+    fflush(stdout);
+    assert_true(before >= 0 && file >= 0 && dup2(file, 1) == 1);
+    const ds_status st = command(&made);
+    fflush(stdout);
+    assert_int_equal(dup2(before, 1), 1);
+    const ssize_t bytes = pread(file, printed, sizeof printed - 1, 0);
+    printed[bytes > 0 ? bytes : 0] = '\0';
+    close(before);
+    close(file);
+    return st;
+}
+
+static void save_some(void)
+{
+    struct launch l;
+    int committed = 0;
+
+    assert_ok(ds_fs_sim_open(&disk));
+    assert_int_equal(ds_fs_mkdir(disk, "/run", 0755), 0);
+    launch_init(&l, disk, 1);
+    assert_ok(launch_start(&l, UINT64_MAX));
+    for (uint64_t step = 10; step <= 30; step += 10)
+        assert_ok(launch_save(&l, step, &committed));
+    launch_fini(&l);
+}
+
+/* Of every file: path, bytes and when it was changed. */
+static uint64_t sum_of(const char *path)
+{
+    struct ds_fs_stat stat;
+    uint64_t sum = 0, part;
+    char **names;
+    size_t count;
+
+    assert_int_equal(ds_fs_readdir(disk, path, &names, &count), 0);
+    for (size_t i = 0; i < count; i++) {
+        char inner[512], *text;
+        size_t bytes;
+
+        snprintf(inner, sizeof inner, "%s/%s", path, names[i]);
+        assert_int_equal(ds_fs_stat(disk, inner, &stat), 0);
+        if (stat.is_directory) {
+            sum = 31 * sum + sum_of(inner);
+            continue;
+        }
+        assert_ok(ds_fs_read_file(disk, inner, 1 << 24, &text, &bytes));
+        const struct ds_digest digest = ds_digest_of(text, bytes);
+        memcpy(&part, digest.bytes, sizeof part);
+        sum = 31 * sum + part + stat.mtime_ns + strlen(names[i]);
+        free(text);
+    }
+    free(names);
+    return sum;
+}
+
+/* ---- damages */
+
+static void flip(const char *path, uint64_t at)
+{
+    uint8_t byte;
+    int file = ds_fs_open(disk, path, DS_FS_READ | DS_FS_WRITE, 0);
+
+    assert_true(file >= 0);
+    assert_int_equal(ds_fs_read_all(disk, file, &byte, 1, at), 0);
+    byte ^= 1;
+    assert_int_equal(ds_fs_write_all(disk, file, &byte, 1, at), 0);
+    assert_int_equal(ds_fs_close(disk, file), 0);
+}
+
+/* The same text with something else in it, and a sum that is right. */
+static void forge(const char *path, const char *from, const char *to)
+{
+    char *text, hex[DS_DIGEST_TEXT_BYTES], seal[128];
+    size_t bytes;
+
+    assert_ok(ds_fs_read_file(disk, path, 1 << 24, &text, &bytes));
+    char *at = strstr(text, from), *end = strstr(text, "{\"bytes\":");
+    assert_true(at && end && strlen(from) == strlen(to));
+    memcpy(at, to, strlen(to));
+    const size_t body = (size_t)(end - text);
+    const struct ds_digest digest = ds_digest_of(text, body);
+    ds_digest_text(&digest, hex);
+    snprintf(seal, sizeof seal, "{\"bytes\":\"%012zu\",\"xxh3_128\":\"%s\"}\n", body, hex);
+    assert_int_equal(body + strlen(seal), bytes);
+    memcpy(end, seal, strlen(seal));
+    assert_ok(ds_fs_write_file(disk, path, text, bytes));
+    free(text);
+}
+
+static void nothing(void)
+{
+}
+
+static void lose_a_pack(void)
+{
+    char path[DS_CHECKPOINT_PATH_BYTES];
+
+    ds_checkpoint_pack_path(RIG_ROOT, 1, &(struct ds_pack_id){1, 30, 1, 0, 2}, path);
+    assert_int_equal(ds_fs_unlink(disk, path), 0);
+}
+
+static void damage_the_manifest(void)
+{
+    flip(MANIFEST, 40);
+}
+
+static void damage_all_manifests(void)
+{
+    flip(MANIFEST, 40);
+    flip(RIG_ROOT "/manifests/M-000001-000000000020.json", 300);
+    flip(RIG_ROOT "/manifests/M-000001-000000000010.json", 77);
+}
+
+static void remove_all_manifests(void)
+{
+    assert_int_equal(ds_fs_remove_tree(disk, RIG_ROOT "/manifests"), 0);
+    assert_int_equal(ds_fs_mkdir(disk, RIG_ROOT "/manifests", 0755), 0);
+}
+
+static void make_the_manifest_newer(void)
+{
+    forge(MANIFEST, "\"version\":1", "\"version\":2");
+}
+
+static void take_the_manifest_of_another_run(void)
+{
+    forge(MANIFEST, "\"run\":\"6", "\"run\":\"7");
+}
+
+static void rename_a_manifest(void)
+{
+    assert_int_equal(ds_fs_rename(disk, RIG_ROOT "/manifests/M-000001-000000000020.json", MANIFEST),
+                     0);
+}
+
+static void make_the_directory_newer(void)
+{
+    forge(RIG_ROOT "/RUN.json", "\"version\":1", "\"version\":2");
+}
+
+static void damage_the_directory(void)
+{
+    flip(RIG_ROOT "/RUN.json", 50);
+}
+
+static void make_it_another_directory(void)
+{
+    assert_int_equal(ds_fs_unlink(disk, RIG_ROOT "/RUN.json"), 0);
+}
+
+static const struct {
+    void (*damage)(void);
+    int of_all, of_newest; /* exit codes: for the directory, for its newest manifest */
+    const char *said;      /* of the directory, in one line, by inspect */
+} rows[] = {
+    {nothing, 0, 0, ""},
+    {lose_a_pack, 65, 65, "1 of 3 checkpoints cannot be used"},
+    {damage_the_manifest, 65, 65, "M-000001-000000000030.json"},
+    {make_the_manifest_newer, 65, 65, "format version 2; this program knows 1"},
+    {take_the_manifest_of_another_run, 65, 65, "another run's"},
+    {rename_a_manifest, 65, 65, "another checkpoint's manifest"},
+    {damage_all_manifests, 66, 65, "no checkpoint is usable"},
+    {remove_all_manifests, 66, 65, "there is no checkpoint yet"},
+    {make_the_directory_newer, 65, 65, "format version 2; this program knows 1"},
+    {damage_the_directory, 64, 64, "RUN.json is damaged"},
+    {make_it_another_directory, 64, 64, "no"},
+};
+
+static void expect(const char *what, size_t row, ds_status st, int code)
+{
+    if (ds_status_exit_code(st) != code)
+        fail_msg("%s, row %zu: %s, %d is right", what, row, ds_status_text(st), code);
+}
+
+static void the_exit_code_says_what_is_wrong(void **state)
+{
+    struct capture capture;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        save_some();
+        rows[i].damage();
+        const uint64_t before = sum_of("/run");
+        capture_begin(&capture);
+        const ds_status listed = call(ds_inspect_main, "/run", NULL);
+        const char *said = capture_end(&capture);
+        expect("inspect of all", i, listed, rows[i].of_all);
+        if (!strstr(said, rows[i].said) || (rows[i].of_all == 0) != (said[0] == '\0'))
+            fail_msg("row %zu: '%s' should say '%s'", i, said, rows[i].said);
+        ds_log.terminal = -1;
+        expect("verify of all", i, call(ds_verify_main, RIG_ROOT, NULL), rows[i].of_all);
+        expect("inspect", i, call(ds_inspect_main, MANIFEST, NULL), rows[i].of_newest);
+        expect("verify", i, call(ds_verify_main, MANIFEST, NULL), rows[i].of_newest);
+        ds_log.terminal = 2;
+        assert_true(sum_of("/run") == before);
+        assert_int_equal(ds_fs_sim_open_files(disk), 0);
+        ds_fs_sim_close(disk);
+    }
+}
+
+/* ---- what is good */
+
+static void a_list_has_a_line_for_each(void **state)
+{
+    (void)state;
+    save_some();
+    assert_ok(call(ds_inspect_main, "/run", NULL));
+    assert_string_equal(printed,
+                        "/run/checkpoints: run 612072756e2773206f776e206e616d65, 3 checkpoints\n"
+                        "        step  epoch            bytes           tokens\n"
+                        "          30      1            57344                -  usable\n"
+                        "          20      1            73728                -  usable\n"
+                        "          10      1            73728                -  usable\n");
+    assert_ok(call(ds_inspect_main, MANIFEST, NULL));
+    assert_string_equal(
+        printed, "checkpoint of step 30 (epoch 1)\n"
+                 "  written by   2 ranks: data 2 (shard 2), tensor 1, pipeline 1\n"
+                 "  states       4 tensors, 2216 elements: master F32, exp_avg BF16, "
+                 "exp_avg_sq F64\n"
+                 "  packs        2 of its own, 57344 bytes; 4 of older ones, 147456 bytes\n");
+    assert_ok(call(ds_inspect_main, MANIFEST, "--verbose"));
+    assert_non_null(strstr(printed, "model.norm.weight  "));
+    assert_non_null(strstr(printed, "    step = 30\n"));
+    ds_fs_sim_close(disk);
+}
+
+static void what_may_not_be_loaded_is_said(void **state)
+{
+    struct launch l;
+
+    (void)state;
+    save_some();
+    launch_init(&l, disk, 1);
+    assert_ok(launch_start(&l, 20)); /* a later launch goes back behind step 30 */
+    assert_ok(ds_checkpoint_bury(l.dir, &(struct ds_manifest_id){1, 10}, "a test"));
+    launch_fini(&l);
+    assert_ok(call(ds_inspect_main, "/run", NULL));
+    assert_non_null(strstr(printed, "          30      1            57344                -  left"));
+    assert_non_null(strstr(printed, "          20      1            73728                -  usa"));
+    assert_non_null(strstr(printed, "          10      1            73728                -  mark"));
+    ds_fs_sim_close(disk);
+}
+
+/* A pack is a safetensors file: for other tools, and for this one. */
+static void a_pack_is_a_file_of_tensors(void **state)
+{
+    char path[DS_CHECKPOINT_PATH_BYTES];
+
+    (void)state;
+    save_some();
+    ds_checkpoint_pack_path(RIG_ROOT, 0, &(struct ds_pack_id){1, 10, 0, 0, 0}, path);
+    assert_ok(call(ds_inspect_main, path, NULL));
+    assert_non_null(strstr(printed, "__dstrain__.table"));
+    ds_log.terminal = -1;
+    assert_int_equal(call(ds_inspect_main, path, "--all"), DS_ERR_CONFIG);
+    assert_int_equal(call(ds_inspect_main, "/run/none", NULL), DS_ERR_DATA);
+    assert_int_equal(call(ds_inspect_main, RIG_ROOT "/data", NULL), DS_ERR_CONFIG);
+    ds_log.terminal = 2;
+    ds_fs_sim_close(disk);
+}
+
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(the_exit_code_says_what_is_wrong),
+    cmocka_unit_test(a_list_has_a_line_for_each),
+    cmocka_unit_test(what_may_not_be_loaded_is_said),
+    cmocka_unit_test(a_pack_is_a_file_of_tensors),
+};
+
+int main(void)
+{
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
