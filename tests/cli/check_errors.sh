@@ -138,7 +138,9 @@ refused 64 "missing.ini: No such file or directory" check missing.ini
 refused 64 ".: not a regular file" check .
 refused 65 "missing: No such file or directory" inspect missing
 refused 65 "missing: No such file or directory" verify missing
-refused 65 ".: no checkpoints here (no RUN.json)" verify .
+refused 64 ".: no checkpoints here (no RUN.json); name a run directory, or what its checkpoint.dir was" verify .
+refused 64 ".: neither checkpoints (RUN.json) nor tensors (*.safetensors) here" inspect .
+refused 64 ".: no checkpoints here (no RUN.json); name a run directory, or what its checkpoint.dir was" export . there
 printf 'abc' >short.safetensors
 refused 65 "short.safetensors: too short for a pack" verify short.safetensors
 "$program" inspect short.safetensors >out 2>err
