@@ -245,10 +245,16 @@ static ds_status write_packs(struct writer *w)
 static ds_status commit(struct writer *w)
 {
     struct ds_checkpoint_dir *dir = w->start->dir;
-    const struct ds_checkpoint_retention keep = {.keep_last = w->start->keep,
-                                                 .keep_every = w->start->keep_every};
+    struct ds_exporter *exporter = w->start->exporter;
+    struct ds_manifest_id pinned;
+    struct ds_checkpoint_retention keep = {
+        .keep_last = w->start->keep, .keep_every = w->start->keep_every, .pinned = &pinned};
 
     DS_TRY(ds_checkpoint_commit_manifest(dir, w->manifest));
+    if (exporter) {
+        ds_exporter_offer(exporter, &w->manifest->id);
+        keep.pinned_count = (uint32_t)ds_exporter_reads(exporter, &pinned);
+    }
     if (ds_checkpoint_write_latest(dir, &w->manifest->id) != DS_OK)
         return DS_OK;
     return ds_checkpoint_retain(dir, &keep, w->manifest->id.step) == DS_ERR_FENCED ? DS_ERR_FENCED

@@ -62,10 +62,12 @@ static void show_progress(const struct ds_manifest *manifest)
     if (!ds_values_get(&manifest->state, "progress.step") ||
         ds_progress_read("progress", &manifest->state, &p) != DS_OK)
         return;
-    printf("  progress     step %llu, %llu samples, %llu tokens, %llu updates, %llu skipped, loss "
-           "scale %g\n",
+    printf("  progress     step %llu, %llu samples, %llu tokens, %llu updates, %llu skipped",
            (unsigned long long)p.step, (unsigned long long)p.samples, (unsigned long long)p.tokens,
-           (unsigned long long)p.updates, (unsigned long long)p.skipped, (double)p.next_loss_scale);
+           (unsigned long long)p.updates, (unsigned long long)p.skipped);
+    if (p.next_loss_scale > 0)
+        printf(", loss scale %g", (double)p.next_loss_scale);
+    printf("\n");
 }
 
 static ds_status show_model(const struct ds_manifest *manifest)

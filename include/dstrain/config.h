@@ -117,6 +117,7 @@ struct ds_config {
         char dir[DS_TEXT_MAX];     /* "": run.dir/checkpoints */
         uint64_t interval;         /* steps; 0: none are written */
         uint64_t keep, keep_every; /* the last so many; steps that this divides, 0: none */
+        uint64_t export;           /* steps that this divides become folders; 0: none */
         int resume;                /* enum ds_resume */
         uint64_t buffer; /* bytes of pinned memory a rank copies states to; DS_AUTO: all */
     } checkpoint;

@@ -8,6 +8,7 @@
 #define DSTRAIN_SAVER_H
 
 #include "dstrain/checkpoint.h"
+#include "dstrain/exporter.h"
 #include "dstrain/progress.h"
 #include "dstrain/states.h"
 
@@ -57,7 +58,8 @@ struct ds_saver_start {
     struct ds_values values;          /* what else the manifests say; taken over */
     uint32_t keep;
     uint64_t keep_every;
-    void (*beat)(void *user); /* a wait goes on */
+    struct ds_exporter *exporter; /* rank 0's, or NULL: is told of what is committed; borrowed */
+    void (*beat)(void *user);     /* a wait goes on */
     void *user;
 };
 /* collective, before the first step: proves that all ranks' pieces are each tensor once, and starts the thread.

@@ -106,6 +106,15 @@ static void only_with_data(const struct ds_rule_check *check, struct ds_candidat
         c->most = 0;
 }
 
+static void only_what_is_saved(const struct ds_rule_check *check, struct ds_candidates *c)
+{
+    const uint64_t interval = check->config->checkpoint.interval;
+
+    c->step = at_least_one(interval);
+    if (interval == 0)
+        c->most = 0;
+}
+
 static void within_steps(const struct ds_rule_check *check, struct ds_candidates *c)
 {
     c->most = check->config->train.steps;
@@ -139,6 +148,7 @@ static const struct {
                {"model", "vocab_size", at_least_the_tokenizer},
                {"schedule", "warmup_steps", within_steps},
                {"schedule", "decay_steps", within_steps},
+               {"checkpoint", "export", only_what_is_saved},
                {"zero", "window", within_micro_batches}};
 
 /* ---- counts: multiples of `step` on both sides of what is wanted */

@@ -237,6 +237,23 @@ static ds_status evaluations_have_data(const struct ds_rule_check *check)
     return DS_OK;
 }
 
+/* What is not saved cannot be exported. */
+static ds_status exports_are_saved(const struct ds_rule_check *check)
+{
+    const uint64_t every = check->config->checkpoint.export;
+    const uint64_t interval = check->config->checkpoint.interval;
+
+    if (every > 0 && interval == 0)
+        REFUSE(check, "checkpoint", "export", "checkpoint.export",
+               "= %" PRIu64 " needs checkpoints: [checkpoint] interval", every);
+    if (every > 0 && every % interval != 0)
+        REFUSE(check, "checkpoint", "export", "checkpoint.export",
+               "= %" PRIu64 " must be a multiple of interval = %" PRIu64
+               ": what is not saved is not exported",
+               every, interval);
+    return DS_OK;
+}
+
 static ds_status sources_are_there(const struct ds_rule_check *check)
 {
     const struct ds_config *c = check->config;
@@ -364,6 +381,7 @@ static const struct {
              {schedule_fits, 1, 0},
              {lists_read, 0, 0},
              {evaluations_have_data, 1, 0},
+             {exports_are_saved, 1, 0},
              {sources_are_there, 0, 0},
              {trace_reads, 1, 0},
              {fault_is_known, 1, 0}};

@@ -198,6 +198,7 @@ const struct ds_field ds_config_fields[] = {
     COUNT(checkpoint, interval, "0", 0, 0, COUNT_MAX, "steps between checkpoints, which are written while training goes on; one more is written behind the last step; 0: none", "save_steps save_interval checkpoint_interval save_freq save_every checkpoint_every save_every_n_steps"),
     COUNT(checkpoint, keep, "3", 0, 1, 1000000, "the newest that stay; two that are known to be good always do", "save_total_limit keep_latest_k keep_last max_to_keep checkpoints_total_limit"),
     COUNT(checkpoint, keep_every, "0", 0, 0, COUNT_MAX, "of older ones those stay whose step this divides; 0: none", "keep_every_n_steps keep_period"),
+    COUNT(checkpoint, export, "0", 0, 0, COUNT_MAX, "checkpoints whose step this divides become Hugging Face folders, export-STEP in run.dir, while training goes on; a multiple of interval; 0: none", "export_every export_interval hf_export_interval export_hf"),
     CHOICE(checkpoint, resume, "auto", 0, resumes, "auto: a launch goes on from the newest checkpoint that verifies; none: from the beginning, and what is there is not gone on from any more", "resume_from_checkpoint auto_resume load_checkpoint resume_training"),
     AUTO(checkpoint, buffer, 0, 1, COUNT_MAX, "bytes of pinned host memory to which a rank copies what it saves; auto: all of it; less makes training wait for the disk", "checkpoint_buffer_size"),
 

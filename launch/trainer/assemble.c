@@ -256,6 +256,7 @@ ds_status trainer_assemble(struct ds_trainer *t)
 void trainer_dismantle(struct ds_trainer *t)
 {
     ds_saver_close(t->saver); /* its thread reads what the rest takes away */
+    ds_exporter_close(t->exporter);
     ds_checkpoint_dir_close(t->checkpoint_dir);
     ds_manifest_fini(&t->loaded);
     ds_loader_close(t->train_loader);

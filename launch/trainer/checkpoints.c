@@ -8,6 +8,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#define EXPORT_POLL_NS 10000000u /* between looks, when training is over */
+
 /* ---- what there is to save */
 
 int trainer_uses_checkpoints(const struct ds_trainer *t)
@@ -133,6 +135,25 @@ static ds_status describe(const struct ds_trainer *t, struct ds_values *values)
     return describe_model(t, values);
 }
 
+/* Rank 0; it stays through all that becomes of the saver. */
+static ds_status open_exporter(struct ds_trainer *t)
+{
+    const struct ds_config *config = t->config;
+
+    if (t->options.world->rank != 0 || config->checkpoint.export == 0 || t->exporter)
+        return DS_OK;
+    const struct ds_exporter_options options = {
+        .fs = t->options.fs,
+        .root = config->checkpoint.dir,
+        .folder = config->run.dir,
+        .every = config->checkpoint.export,
+        .config = t->model->config,
+        .companions = config->model.path[0] ? config->model.path : NULL,
+        .has_byte_tokens = config->data.format == DS_DATA_TEXT,
+    };
+    return ds_exporter_open(&options, &t->exporter);
+}
+
 ds_status trainer_start_saver(struct ds_trainer *t)
 {
     const uint32_t *size = t->mesh_shape.size;
@@ -164,7 +185,11 @@ ds_status trainer_start_saver(struct ds_trainer *t)
         return DS_OK;
     memcpy(start.run, t->launch.run, sizeof start.run);
     memcpy(start.nonce, t->launch.nonce, sizeof start.nonce);
-    st = ds_comm_agreed(t->options.world, describe(t, &start.values));
+    st = describe(t, &start.values);
+    if (st == DS_OK)
+        st = open_exporter(t);
+    start.exporter = t->exporter;
+    st = ds_comm_agreed(t->options.world, st);
     if (st != DS_OK) {
         ds_values_fini(&start.values);
         return st;
@@ -207,12 +232,32 @@ ds_status trainer_poll_saver(struct ds_trainer *t)
     return t->saver ? timed(t, ds_saver_poll) : DS_OK;
 }
 
+/* collective: others wait for rank 0 a little at a time, however long it takes. */
+static ds_status wait_exporter(struct ds_trainer *t)
+{
+    struct ds_comm *world = t->options.world;
+    int32_t is_idle = 0;
+
+    if (t->config->checkpoint.export == 0)
+        return DS_OK;
+    trainer_enter(t, "last export of a checkpoint", t->config->train.steps, trainer_deadline_ns(t));
+    while (!is_idle) {
+        is_idle = !t->exporter || ds_exporter_is_idle(t->exporter);
+        DS_TRY(ds_comm_broadcast(world, &is_idle, sizeof is_idle, 0, NULL));
+        trainer_beat(t);
+        if (!is_idle)
+            ds_clock_sleep_ns(t->options.clock, EXPORT_POLL_NS);
+    }
+    return DS_OK;
+}
+
 ds_status trainer_wait_saver(struct ds_trainer *t)
 {
     if (!t->saver)
         return DS_OK;
     trainer_enter(t, "last checkpoint", t->config->train.steps, trainer_deadline_ns(t));
-    return timed(t, ds_saver_wait);
+    DS_TRY(timed(t, ds_saver_wait));
+    return wait_exporter(t);
 }
 
 ds_status trainer_note_progress(struct ds_trainer *t, const struct ds_step_record *record)

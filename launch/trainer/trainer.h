@@ -69,6 +69,7 @@ struct ds_trainer {
     uint32_t *unit_param_counts;              /* [unit_count] */
     uint8_t *saves_unit;                      /* [unit_count]: see struct ds_saver_options */
     struct ds_saver *saver;                   /* NULL: none is written */
+    struct ds_exporter *exporter;             /* rank 0's; NULL: none is exported on the way */
     struct ds_checkpoint_dir *checkpoint_dir; /* rank 0's, until the saver has it */
     struct ds_manifest loaded;                /* what it goes on from, until the saver has begun */
     const struct ds_device_ops *device_ops;   /* borrowed */

@@ -50,6 +50,8 @@ static const struct {
     {"parallel.gather", {"kernel", "symmetric", "copy_engine"}},
     {"zero.stage", {"0", "1", "2", "3"}},
     {"zero.window", {"auto", "1", "2", "4", "9"}},
+    {"checkpoint.interval", {"0", "2", "3"}},
+    {"checkpoint.export", {"0", "2", "4", "6", "7"}},
     {"log.trace", {"", "1..2", "4..4", "8..9"}},
     {"debug.inject", {"", "hang:1:2", "nan:3:4"}},
 };
