@@ -11,6 +11,7 @@ trap 'rm -rf "$work"' EXIT
 . "$(dirname "$0")/moments.sh"
 cd "$work" || exit 2
 command -v mpirun >/dev/null || exit 77
+export CUDA_VISIBLE_DEVICES= # what is asked for here is what a machine without GPUs answers
 export ASAN_OPTIONS="${ASAN_OPTIONS:-}:detect_leaks=0" # MPI leaks from libraries that it has unloaded
 bad=0
 count=0

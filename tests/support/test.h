@@ -36,4 +36,16 @@ static inline int test_is_long(void)
     return getenv("DSTRAIN_TEST_LONG") != NULL;
 }
 
+/* Is case number `index` of a long mode this process's? All are, unless DSTRAIN_TEST_PART=K/N shares them out over N
+ * processes or machines. */
+static inline int test_is_mine(uint64_t index)
+{
+    const char *text = getenv("DSTRAIN_TEST_PART");
+    unsigned part = 1, parts = 1;
+
+    if (text && (sscanf(text, "%u/%u", &part, &parts) != 2 || part < 1 || part > parts))
+        fail_msg("DSTRAIN_TEST_PART is '%s', not K/N", text);
+    return index % parts == part - 1;
+}
+
 #endif

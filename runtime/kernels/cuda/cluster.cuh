@@ -14,28 +14,28 @@ struct alignas(16) letter {
 
 #if __CUDA_ARCH__ >= 900
 
-/* All threads of all blocks, and early: a box expects `bytes`, once. What comes between this and box_ready costs
- * nothing. */
-__device__ __forceinline__ void box_open(uint64_t *counter, uint32_t bytes)
+/* All threads of all blocks, and early: what comes between this and box_ready costs nothing. */
+__device__ __forceinline__ void box_open(uint64_t *counter)
 {
     if (threadIdx.x == 0) {
         asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(counter))
                      : "memory");
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-        asm volatile(
-            "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(counter)),
-            "r"(bytes)
-            : "memory");
     }
     __syncwarp();
     asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 }
 
-/* The boxes of all blocks are open. */
-__device__ __forceinline__ void box_ready(void)
+/* The boxes of all blocks are open, and this block's expects `bytes`, once: some may have come before it says so. */
+__device__ __forceinline__ void box_ready(uint64_t *counter, uint32_t bytes)
 {
     __syncwarp();
     asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+    if (threadIdx.x == 0)
+        asm volatile(
+            "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(counter)),
+            "r"(bytes)
+            : "memory");
 }
 
 /* To the place in block `rank` that is `to` here, counted there by what is `counter` here. */
@@ -74,10 +74,10 @@ __device__ __forceinline__ void box_wait(const uint64_t *counter)
 
 #else
 
-__device__ __forceinline__ void box_open(uint64_t *, uint32_t)
+__device__ __forceinline__ void box_open(uint64_t *)
 {
 }
-__device__ __forceinline__ void box_ready(void)
+__device__ __forceinline__ void box_ready(uint64_t *, uint32_t)
 {
 }
 __device__ __forceinline__ void box_send(const struct letter *, const uint64_t *, uint32_t,

@@ -73,7 +73,7 @@ __device__ __forceinline__ void exchange(const struct share &own, struct box<THR
         __syncthreads();
         return;
     }
-    box_ready();
+    box_ready(&box->counter, (uint32_t)(cluster * (THREADS / WARP) * sizeof(struct letter)));
     if (lane < cluster)
         box_send(to, &box->counter, (uint32_t)lane, share_pack(own));
     box_wait(&box->counter);
@@ -157,7 +157,7 @@ __global__ void __launch_bounds__(THREADS, THREADS == SMALL ? 6 : 3)
         return;
     }
     if (cluster > 1)
-        box_open(&box.counter, (uint32_t)(cluster * (THREADS / WARP) * sizeof(struct letter)));
+        box_open(&box.counter);
 #pragma unroll 1
     for (int i = thread; i < count; i += THREADS)
         fetch_slot(slots + i, r, first + i);
