@@ -4,9 +4,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define POLL_NS 2000000u /* between looks, where training waits */
+#define POLL_NS       2000000u    /* between looks, where training waits */
+#define LEAVE_NS      1000000000u /* that a thread which was given up has to end by itself */
+#define BACK_OFF_MAX  32u         /* intervals between two tries where storage keeps failing */
+#define DEADLINE_MEAN 3u          /* times what saves take */
 
-enum phase { IDLE, WRITING, COMMITTING };
+/* TIDYING: a save has failed, and what is left of it goes. */
+enum phase { IDLE, WRITING, COMMITTING, TIDYING };
 
 struct ds_saver {
     /* owns */
@@ -14,14 +18,37 @@ struct ds_saver {
     struct ds_saver_start start;
     struct snapshot snapshot;
     struct writer *writer;
+    struct ds_catalogue
+        catalogue; /* a copy: a thread that is left behind may look at it at any time */
+    char *root;    /* so is this */
     struct ds_manifest manifest; /* of the save that goes on; its catalogue is borrowed */
     /* plain values */
     enum phase phase;
-    uint64_t step;    /* that is being saved */
-    int has_progress; /* rank 0: the manifest says where training stood */
+    uint64_t step;     /* that is being saved */
+    uint64_t begun_ns; /* it, and what those took that came to be, on the average */
+    uint64_t mean_ns;
+    int has_progress;  /* rank 0: the manifest says where training stood */
+    int must_give_up;  /* training has waited for this rank's disk for too long */
+    int is_given_up;   /* on all ranks: nobody waits for the phase to end, nothing begins before */
+    uint32_t failures; /* in a row */
+    uint32_t left_out; /* saves that are still not tried because of them */
 };
 
 /* ---- opening */
+
+static ds_status copy_catalogue(struct ds_saver *s)
+{
+    const struct ds_catalogue *from = s->options.catalogue;
+
+    s->catalogue.tensors = calloc(from->count + 1u, sizeof *from->tensors);
+    if (!s->catalogue.tensors)
+        return ds_fail(DS_ERR_NO_MEMORY, "no memory to save checkpoints");
+    s->catalogue.count = from->count;
+    if (from->count > 0)
+        memcpy(s->catalogue.tensors, from->tensors, from->count * sizeof *from->tensors);
+    s->options.catalogue = &s->catalogue;
+    return DS_OK;
+}
 
 ds_status ds_saver_open(const struct ds_saver_options *options, struct ds_saver **out)
 {
@@ -30,24 +57,41 @@ ds_status ds_saver_open(const struct ds_saver_options *options, struct ds_saver 
     if (!s)
         return ds_fail(DS_ERR_NO_MEMORY, "no memory to save checkpoints");
     s->options = *options;
-    ds_status st = snapshot_open(&s->options, &s->snapshot);
+    ds_status st = copy_catalogue(s);
+    if (st == DS_OK)
+        st = snapshot_open(&s->options, &s->snapshot);
     if (st != DS_OK) {
-        free(s);
+        ds_saver_close(s);
         return st;
     }
     *out = s;
     return DS_OK;
 }
 
+static uint64_t limit_ns(const struct ds_saver *s)
+{
+    const uint64_t by_mean = DEADLINE_MEAN * s->mean_ns;
+
+    return by_mean > DS_SAVER_DEADLINE_NS ? by_mean : DS_SAVER_DEADLINE_NS;
+}
+
+/* A call to the disk that never returns keeps its thread, and that keeps what it may still look at: all of this, until
+ * the process ends. */
 void ds_saver_close(struct ds_saver *s)
 {
     if (!s)
         return;
-    writer_close(s->writer);
+    if (!writer_close(s->writer, s->is_given_up ? LEAVE_NS : limit_ns(s))) {
+        ds_warn("a call to storage does not return: %s; what it writes is left behind", s->root);
+        snapshot_leave(&s->snapshot);
+        return;
+    }
     snapshot_close(&s->snapshot);
     ds_checkpoint_dir_close(s->start.dir);
     free(s->manifest.packs);
     ds_values_fini(&s->manifest.state);
+    free(s->catalogue.tensors);
+    free(s->root);
     free(s);
 }
 
@@ -80,14 +124,19 @@ static ds_status prove(const struct ds_saver *s)
 ds_status ds_saver_start(struct ds_saver *s, const struct ds_saver_start *start)
 {
     s->start = *start;
+    s->root = strdup(start->root);
+    s->start.root = s->root;
     s->manifest = (struct ds_manifest){.id.epoch = start->epoch,
                                        .parent = start->parent,
                                        .has_parent = start->has_parent,
                                        .layout = start->layout,
-                                       .catalogue = *s->options.catalogue,
+                                       .catalogue = s->catalogue,
                                        .state = start->values};
     memcpy(s->manifest.run, start->run, sizeof start->run);
     memcpy(s->manifest.nonce, start->nonce, sizeof start->nonce);
+    DS_TRY(ds_comm_agreed(start->control,
+                          s->root ? DS_OK
+                                  : ds_fail(DS_ERR_NO_MEMORY, "no memory to save checkpoints")));
     DS_TRY(prove(s));
     const ds_status st =
         ds_comm_agreed(start->control, writer_open(&s->start, &s->snapshot, &s->writer));
@@ -113,6 +162,25 @@ static ds_status release_copied(struct ds_saver *s, int waits)
     return DS_OK;
 }
 
+static uint64_t now_ns(const struct ds_saver *s)
+{
+    return ds_clock_mono_ns(s->start.clock);
+}
+
+/* Until the writer is through with what lies before a unit's pieces, or that takes longer than other ranks may wait. */
+static int await_room(struct ds_saver *s, const struct snapshot_unit *next)
+{
+    const uint64_t begin_ns = now_ns(s), stall_ns = s->start.stall_ns_max;
+    const uint64_t most_ns = stall_ns > 0 && stall_ns < limit_ns(s) ? stall_ns : limit_ns(s);
+
+    while (!writer_is_past(s->writer, next->first)) {
+        if (now_ns(s) - begin_ns > most_ns)
+            return 0;
+        pause_main(s);
+    }
+    return 1;
+}
+
 /* Memory is filled and emptied, until what is left fits. */
 static ds_status copy_all(struct ds_saver *s)
 {
@@ -121,26 +189,42 @@ static ds_status copy_all(struct ds_saver *s)
         if (turn + 1 == s->snapshot.turn_count)
             break;
         DS_TRY(release_copied(s, 1));
-        const struct snapshot_unit *next = &s->snapshot.units[s->snapshot.queued_units];
-        while (!writer_is_past(s->writer, next->first))
-            pause_main(s);
+        if (!await_room(s, &s->snapshot.units[s->snapshot.queued_units])) {
+            s->must_give_up = 1;
+            writer_stop(s->writer);
+            break;
+        }
     }
     return DS_OK;
+}
+
+/* What became of an earlier save, so that this one, though it is due, is not made; NULL: it is. The same on all ranks. */
+static const char *why_not(struct ds_saver *s, int is_last)
+{
+    if (s->phase != IDLE)
+        return s->is_given_up ? "was given up, and storage has not answered yet"
+                              : "is still being written";
+    if (is_last || s->left_out == 0)
+        return NULL;
+    s->left_out--;
+    return "was not written, and the next try is later";
 }
 
 ds_status ds_saver_begin(struct ds_saver *s, uint64_t step, int is_last)
 {
     if (s->phase != IDLE && is_last)
         DS_TRY(ds_saver_wait(s));
-    if (s->phase != IDLE) {
+    const char *why = why_not(s, is_last);
+    if (why) {
         if (s->start.control->rank == 0)
-            ds_warn("checkpoint of step %llu left out: that of step %llu is still being written",
-                    (unsigned long long)step, (unsigned long long)s->step);
+            ds_warn("checkpoint of step %llu left out: that of step %llu %s",
+                    (unsigned long long)step, (unsigned long long)s->step, why);
         return DS_OK;
     }
     s->phase = WRITING;
     s->manifest.id.step = s->step = step;
-    s->has_progress = 0;
+    s->has_progress = s->must_give_up = 0;
+    s->begun_ns = now_ns(s);
     DS_TRY(snapshot_begin(&s->snapshot));
     writer_begin(s->writer, step);
     return copy_all(s);
@@ -187,18 +271,50 @@ static void tell_written(const struct ds_saver *s)
             (double)state_bytes * 1e-6);
 }
 
-static void end_save(struct ds_saver *s, ds_status st)
+/* It came to be. */
+static void end_save(struct ds_saver *s)
 {
-    const unsigned long long step = s->step;
+    const uint64_t took_ns = now_ns(s) - s->begun_ns;
 
+    if (!s->is_given_up)
+        s->mean_ns = s->mean_ns > 0 ? (3 * s->mean_ns + took_ns) / 4 : took_ns;
     s->phase = IDLE;
-    if (s->start.control->rank != 0)
-        return;
-    if (st == DS_OK)
+    s->failures = s->left_out = 0;
+    s->manifest.parent = s->manifest.id;
+    s->manifest.has_parent = 1;
+    writer_committed(s->writer);
+    if (s->start.control->rank == 0)
         tell_written(s);
-    else
-        ds_warn("checkpoint of step %llu was not written (%s); training goes on", step,
-                ds_status_text(st));
+}
+
+/* What is left of it goes, and some saves are not tried: a disk that is full takes nothing the next minute, either. */
+static ds_status fail_save(struct ds_saver *s, ds_status st)
+{
+    const uint32_t wait = s->failures < 5 ? 1u << s->failures : BACK_OFF_MAX;
+
+    if (s->start.control->rank == 0)
+        ds_warn(
+            "checkpoint of step %llu was not written (%s); training goes on, the next try is %u "
+            "interval%s later",
+            (unsigned long long)s->step, ds_status_text(st), wait, wait > 1 ? "s" : "");
+    s->failures++;
+    s->left_out = wait - 1;
+    writer_tidy(s->writer, s->phase == WRITING);
+    s->phase = TIDYING;
+    s->begun_ns = now_ns(s);
+    return DS_OK;
+}
+
+/* collective: it takes too long. It goes on by itself, or never does; training goes on without. */
+static void give_up(struct ds_saver *s, int is_done)
+{
+    s->is_given_up = 1;
+    writer_stop(s->writer);
+    if (s->phase != TIDYING && (s->start.control->rank == 0 || !is_done))
+        ds_warn(
+            "checkpoint of step %llu is given up: storage has not taken it in %.0f s%s; training "
+            "goes on, and saves nothing until storage answers",
+            (unsigned long long)s->step, (double)limit_ns(s) * 1e-9, is_done ? "" : " here");
 }
 
 /* collective: all ranks have written. */
@@ -210,10 +326,8 @@ static ds_status vote(struct ds_saver *s, ds_status worst)
 
     if (worst == DS_OK)
         DS_TRY(ds_checkpoint_vote(s->start.control, worst, packs, count, &worst, &all, &all_count));
-    if (worst != DS_OK) {
-        end_save(s, worst);
-        return DS_OK;
-    }
+    if (worst != DS_OK)
+        return fail_save(s, worst);
     s->phase = COMMITTING;
     if (s->start.control->rank != 0)
         return DS_OK;
@@ -229,17 +343,39 @@ static ds_status conclude(struct ds_saver *s, ds_status st)
 {
     if (st == DS_ERR_FENCED)
         return st;
-    if (st == DS_OK) {
-        s->manifest.parent = s->manifest.id;
-        s->manifest.has_parent = 1;
-        writer_committed(s->writer);
-    }
-    end_save(s, st);
+    if (st != DS_OK)
+        return fail_save(s, st);
+    end_save(s);
     return DS_OK;
+}
+
+/* collective: a phase is over, on all ranks, with the worst of what became of it. */
+static ds_status next_phase(struct ds_saver *s, ds_status st)
+{
+    const int was_given_up = s->is_given_up;
+
+    if (was_given_up && s->start.control->rank == 0)
+        ds_info("storage answers again: checkpoints go on");
+    if (s->phase == COMMITTING)
+        st = conclude(s, st);
+    else if (s->phase == WRITING && !was_given_up)
+        st = vote(s, st);
+    else if (s->phase == WRITING)
+        st = fail_save(s, DS_ERR_DEADLINE);
+    else
+        s->phase = IDLE;
+    s->is_given_up = 0;
+    return st;
+}
+
+static int is_late(const struct ds_saver *s)
+{
+    return s->must_give_up || now_ns(s) - s->begun_ns > limit_ns(s);
 }
 
 ds_status ds_saver_poll(struct ds_saver *s)
 {
+    const int is_leader = s->start.control->rank == 0;
     ds_status st = DS_OK;
 
     if (s->phase == IDLE)
@@ -248,32 +384,33 @@ ds_status ds_saver_poll(struct ds_saver *s)
         DS_TRY(release_copied(s, 0));
     DS_TRY(settle_streams(s));
     int is_done = writer_is_done(s->writer, &st);
-    if (s->phase == COMMITTING && s->start.control->rank != 0)
+    if (s->phase != WRITING && !is_leader)
         st = DS_OK;
-    if (s->phase == WRITING && s->start.control->rank == 0 && !s->has_progress)
+    if (s->phase == WRITING && is_leader && !s->has_progress && !s->is_given_up)
         is_done = 0;
-    int32_t told[2] = {is_done, is_done ? -(int32_t)st : 0};
-    DS_TRY(ds_comm_all_reduce(s->start.control, told, 2, DS_I32, DS_REDUCE_MIN, NULL));
-    if (!told[0])
-        return DS_OK;
-    st = (ds_status)-told[1];
-    return s->phase == WRITING ? vote(s, st) : conclude(s, st);
+    int32_t told[3] = {is_done, is_done ? -(int32_t)st : 0, -is_late(s)};
+    DS_TRY(ds_comm_all_reduce(s->start.control, told, 3, DS_I32, DS_REDUCE_MIN, NULL));
+    if (told[0])
+        return next_phase(s, (ds_status)-told[1]);
+    if (told[2] && !s->is_given_up)
+        give_up(s, is_done);
+    return DS_OK;
 }
 
 int ds_saver_has(const struct ds_saver *s, uint64_t step)
 {
     const struct ds_manifest_id *last = &s->manifest.parent;
 
-    return s->phase != IDLE
+    return (s->phase == WRITING || s->phase == COMMITTING) && !s->is_given_up
                ? s->step == step
                : s->manifest.has_parent && last->epoch == s->start.epoch && last->step == step;
 }
 
 ds_status ds_saver_wait(struct ds_saver *s)
 {
-    if (s->phase == WRITING)
+    if (s->phase == WRITING && !s->is_given_up)
         DS_TRY(release_copied(s, 1));
-    while (s->phase != IDLE) {
+    while (s->phase != IDLE && !s->is_given_up) {
         DS_TRY(ds_saver_poll(s));
         if (s->phase != IDLE)
             pause_main(s);

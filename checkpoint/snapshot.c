@@ -250,7 +250,7 @@ ds_status snapshot_open(const struct ds_saver_options *options, struct snapshot 
     return st;
 }
 
-void snapshot_close(struct snapshot *s)
+static void close_events(const struct snapshot *s)
 {
     const struct ds_device_ops *ops = s->options ? s->options->device->ops : NULL;
 
@@ -261,6 +261,23 @@ void snapshot_close(struct snapshot *s)
     for (uint32_t i = 0; s->units && i < s->unit_count; i++)
         if (s->units[i].copied)
             ops->event_close(s->units[i].copied);
+}
+
+void snapshot_leave(struct snapshot *s)
+{
+    struct ds_memory *memory = s->options->memory;
+
+    close_events(s);
+    ds_memory_leave(memory, s->memory);
+    ds_memory_leave(memory, s->tables);
+    ds_memory_leave(memory, s->read_back);
+    for (uint32_t i = 0; i < SNAPSHOT_JOINS; i++)
+        ds_memory_leave(memory, s->joins[i]);
+}
+
+void snapshot_close(struct snapshot *s)
+{
+    close_events(s);
     ds_pack_plan_fini(&s->plan);
     free(s->pieces);
     free(s->units);

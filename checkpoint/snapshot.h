@@ -52,6 +52,8 @@ struct snapshot {
 /* local: memory of the run's ledger; DS_ERR_CONFIG: not even the largest unit fits options->buffer_bytes */
 DS_CHECKED ds_status snapshot_open(const struct ds_saver_options *options, struct snapshot *out);
 void snapshot_close(struct snapshot *snapshot);
+/* local: instead of close: all that a writer may look at stays where it is for ever */
+void snapshot_leave(struct snapshot *snapshot);
 
 /* local: the copies go behind all that the streams of the run have so far */
 DS_CHECKED ds_status snapshot_begin(struct snapshot *snapshot);

@@ -10,8 +10,9 @@ struct writer;
 /* local: storage, memory and the thread. `start` outlives it; what start->loaded is, is read here alone. */
 DS_CHECKED ds_status writer_open(const struct ds_saver_start *start,
                                  const struct snapshot *snapshot, struct writer **out);
-/* local: what is being written is abandoned; NULL is allowed */
-void writer_close(struct writer *writer);
+/* local: what is being written is abandoned; NULL is allowed. 0: the thread has not ended in `grace_ns`; it may at any
+ * time go on with what it was given, until it sees that it should end, and all of that is its own now. */
+int writer_close(struct writer *writer, uint64_t grace_ns);
 
 /* local: the packs of `step` */
 void writer_begin(struct writer *writer, uint64_t step);
@@ -19,6 +20,11 @@ void writer_begin(struct writer *writer, uint64_t step);
 void writer_release(struct writer *writer, uint32_t piece_count);
 /* local, rank 0: the second phase, then retention; `manifest` is the thread's until it is done */
 void writer_commit(struct writer *writer, const struct ds_manifest *manifest);
+/* local: what a save that failed leaves behind goes, and on rank 0 all that nobody needs; `drops_packs`: the packs of
+ * this rank, too */
+void writer_tidy(struct writer *writer, int drops_packs);
+/* local: nobody waits for the packs that are being written any more */
+void writer_stop(struct writer *writer);
 /* local: is there nothing to do any more? Then what became of it */
 int writer_is_done(struct writer *writer, ds_status *st);
 /* local: is it done, or will it at least not read so many pieces again? */

@@ -60,6 +60,9 @@ DS_CHECKED ds_status ds_memory_take(struct ds_memory *memory, enum ds_memory_kin
 /* local: the same of the device's memory, such that its communicator can register it (comm.h) */
 DS_CHECKED ds_status ds_memory_take_symmetric(struct ds_memory *memory, enum ds_memory_label label,
                                               size_t bytes, void **at);
+/* local: what begins `at` is not given back at the end: somebody who cannot be stopped may still look at it. NULL and
+ * what is not of this ledger are allowed. */
+void ds_memory_leave(struct ds_memory *memory, const void *at);
 void ds_memory_freeze(struct ds_memory *memory);
 uint64_t ds_memory_total(const struct ds_memory *memory, enum ds_memory_kind kind);
 /* local: what the pages of the device's memory hold beyond that, in pages of `page_bytes` (device.h); 0: nothing */

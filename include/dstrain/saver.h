@@ -3,7 +3,8 @@
  * writes what has come and, on rank 0, commits; the main threads of all ranks meet at the ends of steps while a save
  * is on its way, and never otherwise. What the last checkpoint has already is referred to, not written (delta.h):
  * states that do not change cost what a table takes, from the third save on that has them. A save that is due while another is on its way is left out. Storage that fails
- * costs a checkpoint and a line, never the run. */
+ * costs a checkpoint and a line, never the run: its leavings go, and the next tries come after 1, 2, 4 .. 32 intervals.
+ * Storage that does not answer costs no more: that save is given up, later ones are left out until it does. */
 #ifndef DSTRAIN_SAVER_H
 #define DSTRAIN_SAVER_H
 
@@ -11,6 +12,9 @@
 #include "dstrain/exporter.h"
 #include "dstrain/progress.h"
 #include "dstrain/states.h"
+
+/* A save may take as long as this, or three times what saves take. */
+#define DS_SAVER_DEADLINE_NS 120000000000u
 
 struct ds_saver;
 
@@ -34,7 +38,8 @@ struct ds_saver_options {
 
 /* local: memory, stream and events; a plan does no more */
 DS_CHECKED ds_status ds_saver_open(const struct ds_saver_options *options, struct ds_saver **out);
-/* local: ends the thread; a save that is on its way is abandoned. NULL is allowed. */
+/* local: ends the thread; a save that is on its way is abandoned. A thread that is stuck in a call to the disk is left
+ * behind, with all the memory that it can see. NULL is allowed. */
 void ds_saver_close(struct ds_saver *saver);
 
 /* How often a save has to stop training to empty its memory; 0: never. And the memory that it would take to save at
@@ -59,7 +64,9 @@ struct ds_saver_start {
     uint32_t keep;
     uint64_t keep_every;
     struct ds_exporter *exporter; /* rank 0's, or NULL: is told of what is committed; borrowed */
-    void (*beat)(void *user);     /* a wait goes on */
+    uint64_t
+        stall_ns_max; /* how long a step may stand still for a save: other ranks wait for it; 0: any time */
+    void (*beat)(void *user); /* a wait goes on */
     void *user;
 };
 /* collective, before the first step: proves that all ranks' pieces are each tensor once, and starts the thread.
@@ -76,7 +83,7 @@ DS_CHECKED ds_status ds_saver_note(struct ds_saver *saver, const struct ds_progr
 DS_CHECKED ds_status ds_saver_poll(struct ds_saver *saver);
 /* pure: is `step` being saved, or is it the last that was, by this launch? The same on all ranks at the end of a step. */
 int ds_saver_has(const struct ds_saver *saver, uint64_t step);
-/* collective: until none is */
+/* collective: until none is, or the one that is was given up */
 DS_CHECKED ds_status ds_saver_wait(struct ds_saver *saver);
 
 #endif

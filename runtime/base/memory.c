@@ -40,6 +40,19 @@ void ds_memory_fini(struct ds_memory *memory)
     ds_memory_init(memory, memory->device);
 }
 
+void ds_memory_leave(struct ds_memory *memory, const void *at)
+{
+    struct ds_memory_piece **link = &memory->pieces;
+
+    while (*link && (*link)->at != at)
+        link = &(*link)->next;
+    if (!at || !*link)
+        return;
+    struct ds_memory_piece *piece = *link;
+    *link = piece->next;
+    free(piece);
+}
+
 uint64_t ds_memory_total(const struct ds_memory *memory, enum ds_memory_kind kind)
 {
     uint64_t total = 0;

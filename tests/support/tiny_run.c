@@ -213,19 +213,19 @@ static ds_status run_rank(struct ds_comm *world, struct tiny_rank *rank)
         config = *rank->c->config;
     else
         tiny_config(rank->c, &config);
-    const struct ds_trainer_options options = {.config = &config,
-                                               .mode = rank->c->evaluates ? DS_TRAINER_EVALUATE
-                                                                          : DS_TRAINER_TRAIN,
-                                               .uses_checkpoints = config.checkpoint.dir[0] != 0,
-                                               .world = world,
-                                               .fs = rank->c->fs ? rank->c->fs : ds_fs_posix(),
-                                               .clock = ds_clock_system(),
-                                               .device = rank->c->device,
-                                               .on_step = on_step,
-                                               .leave = on_leave,
-                                               .user = rank,
-                                               .marked_first = rank->c->marked_first,
-                                               .marked_last = rank->c->marked_last};
+    const struct ds_trainer_options options = {
+        .config = &config,
+        .mode = rank->c->evaluates ? DS_TRAINER_EVALUATE : DS_TRAINER_TRAIN,
+        .uses_checkpoints = config.checkpoint.dir[0] != 0,
+        .world = world,
+        .fs = rank->c->fs ? rank->c->fs : ds_fs_posix(),
+        .clock = rank->c->clock ? rank->c->clock : ds_clock_system(),
+        .device = rank->c->device,
+        .on_step = on_step,
+        .leave = on_leave,
+        .user = rank,
+        .marked_first = rank->c->marked_first,
+        .marked_last = rank->c->marked_last};
     st = ds_trainer_open(&options, &trainer);
     if (st == DS_OK)
         st = rank->c->evaluates ? evaluate(trainer, rank->out) : ds_trainer_run(trainer);

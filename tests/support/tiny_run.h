@@ -27,6 +27,7 @@ struct tiny_case {
     const char *data;                   /* safetensors file */
     const struct ds_device_ops *device; /* NULL: the cpu device that is built in */
     struct ds_fs *fs;                   /* NULL: the disk */
+    const struct ds_clock *clock;       /* NULL: the system's */
     int transport;                      /* enum ds_transport */
     const struct ds_config
         *config; /* or NULL: all of it, but for `ranks`, `mode` and `device` above */

@@ -1,0 +1,321 @@
+// link: launch
+/* Storage that does not answer costs checkpoints, never the run: a save is given up after its deadline, later ones are
+ * left out, and go on when storage answers again. At the end nobody waits for it any longer than that. A disk that is
+ * full is not asked every time, and what failed saves leave on it goes. */
+#include "capture.h"
+#include "test.h"
+#include "tiny_run.h"
+
+#include "dstrain/checkpoint.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <unistd.h>
+
+enum { STEPS = 24, INTERVAL = 2 };
+
+static char *folder, *data, *root;
+static uint64_t seed, interval = INTERVAL;
+
+/* ---- a disk on which one call does not return until it is let go */
+
+static const char *stuck_call; /* its name; NULL: none */
+static const char *stuck_path; /* what its path has in it */
+static atomic_int is_stuck, is_let_go;
+
+static void pass(const char *call, const char *path)
+{
+    if (!stuck_call || strcmp(call, stuck_call) != 0 || !strstr(path, stuck_path))
+        return;
+    atomic_store(&is_stuck, 1);
+    while (!atomic_load(&is_let_go))
+        usleep(1000);
+}
+
+static char paths[4096][DS_CHECKPOINT_PATH_BYTES]; /* of descriptors */
+static const char *full_for; /* of packs with this in their name none has room; NULL: all have */
+static atomic_int full_count;
+
+#define INNER ds_fs_posix()->ops
+
+static int slow_open(struct ds_fs *fs, const char *path, uint32_t flags, uint32_t mode)
+{
+    pass("open", path);
+    const int file = INNER->open(fs, path, flags, mode);
+    if (file >= 0 && file < 4096)
+        snprintf(paths[file], sizeof *paths, "%s", path);
+    return file;
+}
+
+static int64_t slow_pwrite(struct ds_fs *fs, int file, const void *from, size_t bytes,
+                           uint64_t offset)
+{
+    pass("pwrite", paths[file]);
+    return INNER->pwrite(fs, file, from, bytes, offset);
+}
+
+static int slow_fallocate(struct ds_fs *fs, int file, uint64_t bytes)
+{
+    if (full_for && strstr(paths[file], full_for)) {
+        atomic_fetch_add(&full_count, 1);
+        return -ENOSPC;
+    }
+    return INNER->fallocate(fs, file, bytes);
+}
+
+static int slow_fsync(struct ds_fs *fs, int file)
+{
+    pass("fsync", paths[file]);
+    return INNER->fsync(fs, file);
+}
+
+static int slow_rename(struct ds_fs *fs, const char *from, const char *to)
+{
+    pass("rename", to);
+    return INNER->rename(fs, from, to);
+}
+
+static struct ds_fs *slow_disk(void)
+{
+    static struct ds_fs_ops ops;
+    static struct ds_fs fs = {&ops};
+
+    ops = *INNER;
+    ops.open = slow_open;
+    ops.pwrite = slow_pwrite;
+    ops.fallocate = slow_fallocate;
+    ops.fsync = slow_fsync;
+    ops.rename = slow_rename;
+    ops.native = NULL; /* so that writes come through here */
+    return &fs;
+}
+
+/* ---- time: while a call is stuck, who sleeps sleeps long; and a test may let it go by */
+
+static atomic_ulong passed_ns;
+static atomic_ulong gone_by; /* the step after which time has gone by; 0: none yet */
+
+static uint64_t mono_ns(void *self)
+{
+    (void)self;
+    return ds_clock_mono_ns(ds_clock_system()) + atomic_load(&passed_ns);
+}
+
+static uint64_t real_ns(void *self)
+{
+    (void)self;
+    return ds_clock_real_ns(ds_clock_system());
+}
+
+static void sleep_ns(void *self, uint64_t ns)
+{
+    (void)self;
+    ds_clock_sleep_ns(ds_clock_system(), ns);
+    if (atomic_load(&is_stuck) && !atomic_load(&is_let_go))
+        atomic_fetch_add(&passed_ns, 100000000u);
+}
+
+static const struct ds_clock clock_of_test = {mono_ns, real_ns, sleep_ns, NULL};
+
+/* ---- runs */
+
+static void with_checkpoints(struct ds_config *config)
+{
+    config->run.seed = seed;
+    config->schedule.decay_steps = STEPS + 2;
+    config->checkpoint.interval = interval;
+    config->checkpoint.keep = 100;
+    snprintf(config->checkpoint.dir, sizeof config->checkpoint.dir, "%s", root);
+}
+
+static void without_checkpoints(struct ds_config *config)
+{
+    with_checkpoints(config);
+    config->checkpoint.dir[0] = '\0';
+    config->checkpoint.interval = 0;
+}
+
+static struct tiny_result run(uint64_t steps, void (*adjust)(struct ds_config *config),
+                              void (*step)(const struct ds_step_report *report))
+{
+    const struct tiny_case c = {.ranks = 2,
+                                .stage = 3,
+                                .steps = steps,
+                                .global_batch = 4,
+                                .micro_batch = 2,
+                                .layers = 1,
+                                .data = data,
+                                .fs = slow_disk(),
+                                .clock = &clock_of_test,
+                                .step = step,
+                                .adjust = adjust};
+    struct tiny_result result;
+
+    tiny_run(&c, &result);
+    assert_int_equal(result.status, DS_OK);
+    return result;
+}
+
+static void assert_undisturbed(const struct tiny_result *result, uint64_t steps)
+{
+    struct tiny_result whole = run(steps, without_checkpoints, NULL);
+
+    assert_memory_equal(result->loss, whole.loss, steps * sizeof *whole.loss);
+    assert_memory_equal(result->params, whole.params, whole.param_elems * sizeof *whole.params);
+    tiny_result_fini(&whole);
+}
+
+/* ---- what there is */
+
+static int has_step(uint64_t step)
+{
+    static uint8_t buffer[DS_PACK_CHUNK_BYTES];
+    struct ds_checkpoint_list list;
+    int has = 0;
+
+    assert_ok(ds_checkpoint_list_make(ds_fs_posix(), root, &list));
+    for (size_t i = 0; i < list.count; i++) {
+        struct ds_manifest manifest;
+
+        assert_ok(ds_checkpoint_read_manifest(ds_fs_posix(), root, &list.entries[i].id, &manifest));
+        assert_ok(ds_checkpoint_verify(ds_fs_posix(), root, &manifest, buffer));
+        ds_manifest_fini(&manifest);
+        has |= list.entries[i].id.step == step;
+    }
+    ds_checkpoint_list_fini(&list);
+    return has;
+}
+
+static size_t count_packs(const char *with)
+{
+    char path[DS_CHECKPOINT_PATH_BYTES], **names;
+    size_t count, found = 0;
+
+    snprintf(path, sizeof path, "%s/data/0", root);
+    if (ds_fs_readdir(ds_fs_posix(), path, &names, &count) != 0)
+        return 0;
+    for (size_t i = 0; i < count; i++)
+        found += strstr(names[i], with) != NULL;
+    free(names);
+    return found;
+}
+
+static void forget(void)
+{
+    assert_int_equal(ds_fs_remove_tree(ds_fs_posix(), root), 0);
+    atomic_store(&is_stuck, 0);
+    atomic_store(&is_let_go, 0);
+    atomic_store(&gone_by, 0);
+    stuck_call = NULL;
+}
+
+/* ---- tests */
+
+/* As soon as the call is stuck a save's time goes by; it is let go four steps later. */
+static void let_time_go_by(const struct ds_step_report *report)
+{
+    unsigned long none = 0;
+
+    usleep(10000);
+    if (atomic_load(&is_stuck) && atomic_compare_exchange_strong(&gone_by, &none, report->step))
+        atomic_fetch_add(&passed_ns, 3 * 60000000000u);
+    if (atomic_load(&gone_by) > 0 && report->step >= atomic_load(&gone_by) + 5)
+        atomic_store(&is_let_go, 1);
+}
+
+static void a_stuck_save_is_given_up_and_later_ones_go_on(void **state)
+{
+    static const struct {
+        const char *call, *path;
+        int comes_late; /* what was stuck was the last thing to be done */
+    } rows[] = {{"open", "-000000000002-00001-", 0},
+                {"pwrite", "-000000000002-00000-", 0},
+                {"fsync", "-000000000002-00001-", 0},
+                {"fsync", "M-000001-000000000002", 1},
+                {"rename", "M-000001-000000000002", 1}};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct capture capture;
+
+        stuck_call = rows[i].call;
+        stuck_path = rows[i].path;
+        capture_begin(&capture);
+        struct tiny_result result = run(STEPS, with_checkpoints, let_time_go_by);
+        const char *said = capture_end(&capture);
+        if (!strstr(said, "checkpoint of step 2 is given up") ||
+            !strstr(said, "left out: that of step 2 was given up"))
+            fail_msg("%s: %s", rows[i].call, said);
+        stuck_call = NULL;
+        assert_undisturbed(&result, STEPS);
+        tiny_result_fini(&result);
+        assert_true(has_step(STEPS));
+        assert_int_equal(has_step(2), rows[i].comes_late);
+        assert_int_equal(count_packs("-000000000002-"), rows[i].comes_late ? 2 : 0);
+        forget();
+    }
+}
+
+/* A disk without room for what rank 1 writes: tries come later and later, and what rank 0 has written goes. */
+static void a_full_disk_is_not_asked_every_time(void **state)
+{
+    (void)state;
+    full_for = "-00001-";
+    interval = 1;
+    atomic_store(&full_count, 0);
+    struct tiny_result result = run(STEPS, with_checkpoints, NULL);
+    assert_undisturbed(&result, STEPS);
+    tiny_result_fini(&result);
+    /* at best of steps 1, 2, 4, 8, 16 and 24; a try that is late is later */
+    assert_true(atomic_load(&full_count) >= 2 && atomic_load(&full_count) <= 6);
+    assert_int_equal(count_packs("P-"), 0);
+    full_for = NULL;
+    interval = INTERVAL;
+    result = run(STEPS + 2, with_checkpoints, NULL);
+    tiny_result_fini(&result);
+    assert_true(has_step(STEPS + 2));
+    forget();
+}
+
+/* The last one of this program: its thread is never let go. */
+static void the_end_waits_for_nobody(void **state)
+{
+    struct capture capture;
+
+    (void)state;
+    stuck_call = "fsync";
+    stuck_path = "-000000000024-00001-";
+    capture_begin(&capture);
+    struct tiny_result result = run(STEPS, with_checkpoints, NULL);
+    const char *said = capture_end(&capture);
+    if (!strstr(said, "checkpoint of step 24 is given up") ||
+        !strstr(said, "a call to storage does not return"))
+        fail_msg("%s", said);
+    stuck_call = NULL;
+    assert_undisturbed(&result, STEPS);
+    tiny_result_fini(&result);
+    assert_false(has_step(STEPS));
+}
+
+int main(void)
+{
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_stuck_save_is_given_up_and_later_ones_go_on),
+        cmocka_unit_test(a_full_disk_is_not_asked_every_time),
+        cmocka_unit_test(the_end_waits_for_nobody),
+    };
+    int failed;
+
+    ds_log.is_leader = 0;
+    seed = test_seed("test_resume_stuck");
+    folder = tiny_folder();
+    data = tiny_data(folder, seed, 64);
+    root = malloc(512);
+    snprintf(root, 512, "%s/checkpoints", folder);
+    failed = cmocka_run_group_tests(tests, NULL, NULL);
+    free(root);
+    free(data);
+    tiny_remove(folder);
+    return failed;
+}
