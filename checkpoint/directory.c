@@ -198,11 +198,63 @@ static int make_folders(struct ds_fs *fs, const char *root)
     return code == 0 ? ds_fs_fsync_dir(fs, root) : code;
 }
 
+/* What a launch may have left that ended before RUN.json was there. */
+static int may_be_ours(const char *name)
+{
+    static const char *const names[] = {"epochs", "data", "manifests", "latest", "RUN.json.tmp"};
+
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (strcmp(name, names[i]) == 0)
+            return 1;
+    return 0;
+}
+
+static int has_names(struct ds_fs *fs, const char *root, const char *folder,
+                     int (*is_fine)(const char *name))
+{
+    char path[DS_CHECKPOINT_PATH_BYTES], **names = NULL;
+    size_t count = 0;
+    int others = 0;
+
+    directory_path(root, "", folder, path);
+    if (ds_fs_readdir(fs, path, &names, &count) != 0)
+        return 0;
+    for (size_t i = 0; i < count; i++)
+        others |= !is_fine(names[i]);
+    free(names);
+    return others;
+}
+
+static int is_no_manifest(const char *name)
+{
+    struct ds_manifest_id id;
+
+    return !directory_manifest_parse(name, ".json", &id);
+}
+
+/* Nothing is put among somebody else's files, nor beside checkpoints of which nobody knows whose they are. */
+static ds_status check_free(struct ds_fs *fs, const char *root)
+{
+    if (has_names(fs, root, "", may_be_ours))
+        return ds_fail(DS_ERR_CONFIG,
+                       "%s: holds other files and no RUN.json, so it is no directory of "
+                       "checkpoints; name one that is empty, or not there",
+                       root);
+    if (has_names(fs, root, "manifests", is_no_manifest))
+        return ds_fail(DS_ERR_CONFIG,
+                       "%s: holds checkpoints, but its RUN.json is missing; put it back, or take "
+                       "another checkpoint.dir",
+                       root);
+    return DS_OK;
+}
+
 static ds_status make_run(struct ds_checkpoint_dir *dir, const char *path,
                           const uint8_t fresh_run[16], const struct ds_digest *keys)
 {
     char text[SMALL_BYTES];
     const size_t bytes = run_text(fresh_run, keys, text);
+
+    DS_TRY(check_free(dir->fs, dir->root));
     const int code = make_folders(dir->fs, dir->root);
 
     if (code != 0)

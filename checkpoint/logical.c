@@ -173,8 +173,8 @@ ds_status ds_catalogue_match(const char *what, const struct ds_catalogue *from,
 
         numbers[i] = found ? (uint32_t)(*found - from->tensors) : UINT32_MAX;
         if (found && !has_shape_of(*found, wanted))
-            st = ds_fail(DS_ERR_DATA, "%s: '%s' has another shape there: another model", what,
-                         wanted->name);
+            st = ds_fail(DS_ERR_DATA, "%s: '%s' has another shape there: it is of another model",
+                         what, wanted->name);
     }
     free(sorted);
     return st;

@@ -182,7 +182,9 @@ static ds_status take_head(struct document *doc, struct ds_manifest *m)
     DS_TRY(document_keyed(doc, FORMAT, UINT32_MAX, &version));
     if (version != VERSION)
         return ds_fail(DS_ERR_DATA,
-                       "%s: a checkpoint of format version %" PRIu64 "; this program knows %u",
+                       "%s: a checkpoint of format version %" PRIu64
+                       "; this program knows %u: take a "
+                       "newer one",
                        doc->name, version, VERSION);
     DS_TRY(document_expect(doc, ",\n\"run\":"));
     DS_TRY(document_hex(doc, m->run));

@@ -193,6 +193,9 @@ ds_status ds_recovery_next(struct ds_recovery *r, struct ds_manifest *out, int *
         free(text);
     }
     if (st == DS_ERR_NO_CHECKPOINT && r->control->rank == 0)
-        return ds_fail(st, "%s: none of the checkpoints verifies", r->root);
+        return ds_fail(st,
+                       "%s: none of the checkpoints verifies; 'dstrain verify' says why, and "
+                       "checkpoint.resume = none begins again",
+                       r->root);
     return st;
 }

@@ -95,7 +95,9 @@ static ds_status match(const struct restore *r, const struct ds_catalogue *from,
         if (numbers[i] == UINT32_MAX)
             numbers[i] = others[i];
         if (numbers[i] == UINT32_MAX)
-            return ds_fail(DS_ERR_DATA, "the checkpoint has no %s of '%s': it is another model's",
+            return ds_fail(DS_ERR_DATA,
+                           "the checkpoint has no %s of '%s': it is another model's; take "
+                           "another checkpoint.dir",
                            ds_state_kind_name(to->tensors[i].kind), to->tensors[i].name);
     }
     return DS_OK;

@@ -55,34 +55,38 @@ static void show_layout(const struct ds_manifest_layout *l)
            l->replica * l->shard, l->shard, l->tp, l->pp);
 }
 
-static void show_progress(const struct ds_manifest *manifest)
+static ds_status show_progress(const struct ds_manifest *manifest)
 {
     struct ds_progress p;
 
-    if (!ds_values_get(&manifest->state, "progress.step") ||
-        ds_progress_read("progress", &manifest->state, &p) != DS_OK)
-        return;
+    if (!ds_values_get(&manifest->state, "progress.step"))
+        return DS_OK;
+    DS_TRY(ds_progress_read("the checkpoint", &manifest->state, &p));
     printf("  progress     step %llu, %llu samples, %llu tokens, %llu updates, %llu skipped",
            (unsigned long long)p.step, (unsigned long long)p.samples, (unsigned long long)p.tokens,
            (unsigned long long)p.updates, (unsigned long long)p.skipped);
     if (p.next_loss_scale > 0)
         printf(", loss scale %g", (double)p.next_loss_scale);
     printf("\n");
+    return DS_OK;
 }
 
 static ds_status show_model(const struct ds_manifest *manifest)
 {
-    struct ds_export_model *model = malloc(sizeof *model);
+    struct ds_export_model *model = NULL;
 
+    if (!ds_values_get(&manifest->state, "model.config"))
+        return DS_OK; /* of an older program */
+    model = malloc(sizeof *model);
     if (!model)
         return ds_fail(DS_ERR_NO_MEMORY, "no memory to look at a checkpoint");
-    if (ds_values_get(&manifest->state, "model.config") &&
-        ds_export_model_read("model", &manifest->state, model) == DS_OK) {
+    const ds_status st = ds_export_model_read("the checkpoint", &manifest->state, model);
+    if (st == DS_OK) {
         printf("  model        ");
         inspect_print_model(&model->config);
     }
     free(model);
-    return DS_OK;
+    return st;
 }
 
 /* Of a kind the dtype of its first tensor stands for all. */
@@ -137,7 +141,7 @@ static ds_status show_all(const struct inspect *in, const struct ds_manifest *m,
                (unsigned long long)m->parent.epoch);
     show_layout(&m->layout);
     DS_TRY(show_model(m));
-    show_progress(m);
+    DS_TRY(show_progress(m));
     show_states(&m->catalogue);
     printf("  packs        %u of its own, %llu bytes", sums->own_count,
            (unsigned long long)sums->own_bytes);

@@ -2,6 +2,7 @@
 /* A directory of checkpoints: who owns it, what counts, what goes; saves and launches one after the other, by one
  * rank and by several. What power takes is test_checkpoint_crash.c's. */
 #include "checkpoint_rig.h"
+#include "damage.h"
 
 #include "ranks.h"
 
@@ -178,6 +179,51 @@ static void a_directory_of_another_run_is_refused(void **state)
 }
 
 /* ---- what goes */
+
+static ds_status open_new(struct ds_fs *fs, const char *root)
+{
+    struct ds_checkpoint_dir *dir = NULL;
+
+    ds_log.terminal = -1;
+    const ds_status st = ds_checkpoint_dir_open(fs, root, rig_run, rig_run, &rig_keys, &dir);
+    ds_log.terminal = 2;
+    ds_checkpoint_dir_close(dir);
+    return st;
+}
+
+static int refuse_mkdir(struct ds_fs *fs, const char *path, uint32_t mode)
+{
+    (void)fs;
+    (void)path;
+    (void)mode;
+    return -EACCES;
+}
+
+/* Somebody's files stay alone; what a launch has left that ended early is taken over. */
+static void a_directory_that_is_not_ours_is_refused(void **state)
+{
+    struct ds_fs_ops ops = *ds_fs_posix()->ops;
+    struct ds_fs closed = {&ops};
+    char path[DS_CHECKPOINT_PATH_BYTES];
+    struct ds_fs *fs = *state;
+    struct launch l;
+
+    assert_int_equal(ds_fs_mkdirs(fs, "/home/notes", 0755), 0);
+    const uint64_t before = tree_sum(fs, "/home", 1);
+    assert_int_equal(open_new(fs, "/home"), DS_ERR_CONFIG);
+    assert_true(tree_sum(fs, "/home", 1) == before);
+    assert_int_equal(ds_fs_mkdirs(fs, "/early/epochs", 0755), 0);
+    assert_int_equal(ds_fs_mkdirs(fs, "/early/manifests", 0755), 0);
+    assert_ok(open_new(fs, "/early"));
+    start(&l, fs, 0);
+    save(&l, 10);
+    launch_fini(&l);
+    snprintf(path, sizeof path, "%s/RUN.json", RIG_ROOT);
+    assert_int_equal(ds_fs_unlink(fs, path), 0);
+    assert_int_equal(open_new(fs, RIG_ROOT), DS_ERR_CONFIG); /* whose are they? */
+    ops.mkdir = refuse_mkdir;
+    assert_int_equal(open_new(&closed, "/none-of-this-name"), DS_ERR_CONFIG);
+}
 
 static void retention_keeps_the_last_and_every_nth(void **state)
 {
@@ -407,6 +453,7 @@ static const struct CMUnitTest tests[] = {
     ON_DISK(a_rollback_stays_in_force),
     ON_DISK(what_is_buried_is_not_loaded),
     ON_DISK(a_directory_of_another_run_is_refused),
+    ON_DISK(a_directory_that_is_not_ours_is_refused),
     ON_DISK(retention_keeps_the_last_and_every_nth),
     ON_DISK(packs_that_are_referred_to_stay),
     ON_DISK(orphans_go_and_what_is_being_written_stays),

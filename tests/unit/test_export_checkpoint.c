@@ -6,6 +6,7 @@
 #include "test.h"
 
 #include "capture.h"
+#include "damage.h"
 #include "ranks.h"
 #include "tiny_run.h"
 
@@ -94,7 +95,7 @@ static void start_over(void)
     assert_int_equal(ds_fs_remove_tree(ds_fs_posix(), out), 0);
 }
 
-static void go_on(struct run run, uint64_t steps)
+static ds_status launch(struct run run, uint64_t steps)
 {
     assert_int_equal(ds_fs_remove_tree(ds_fs_posix(), exported), 0);
     run.c.ranks = run.c.ranks ? run.c.ranks : 1;
@@ -104,7 +105,12 @@ static void go_on(struct run run, uint64_t steps)
     run.c.seed = 7;
     run.c.data = data;
     assert_true(run_ranks(run.c.ranks, 60000000000u, run_rank, &run));
-    assert_int_equal(run.status, DS_OK);
+    return run.status;
+}
+
+static void go_on(struct run run, uint64_t steps)
+{
+    assert_ok(launch(run, steps));
 }
 
 static void train(struct run run)
@@ -147,49 +153,9 @@ static int is_there(const char *path)
     return ds_fs_stat(ds_fs_posix(), path, &stat) == 0;
 }
 
-static struct ds_digest digest_file(const char *path)
-{
-    struct ds_digest digest;
-    size_t bytes;
-    char *text;
-
-    assert_ok(ds_fs_read_file(ds_fs_posix(), path, 1 << 28, &text, &bytes));
-    digest = ds_digest_of(text, bytes);
-    free(text);
-    return digest;
-}
-
-/* Names and bytes of everything in a folder, and when it was changed. */
-static uint64_t digest_tree(const char *path, int has_times)
-{
-    struct ds_fs_stat stat;
-    uint64_t sum = 0;
-    char **names;
-    size_t count;
-
-    assert_int_equal(ds_fs_readdir(ds_fs_posix(), path, &names, &count), 0);
-    for (size_t i = 0; i < count; i++) {
-        char inner[2 * PATH];
-        struct ds_digest digest = ds_digest_of(names[i], strlen(names[i])), body = {{0}};
-        uint64_t a, b;
-
-        snprintf(inner, sizeof inner, "%s/%s", path, names[i]);
-        assert_int_equal(ds_fs_stat(ds_fs_posix(), inner, &stat), 0);
-        if (!stat.is_directory)
-            body = digest_file(inner);
-        memcpy(&a, digest.bytes, 8);
-        memcpy(&b, body.bytes, 8);
-        sum = sum * 31 + (a ^ b * 3) + (has_times ? stat.mtime_ns : 0);
-        if (stat.is_directory)
-            sum += 7 * digest_tree(inner, has_times);
-    }
-    free(names);
-    return sum;
-}
-
 static void assert_same_folders(const char *what)
 {
-    if (digest_tree(out, 0) != digest_tree(exported, 0))
+    if (tree_sum(ds_fs_posix(), out, 0) != tree_sum(ds_fs_posix(), exported, 0))
         fail_msg("%s: other bytes than the run's own export", what);
 }
 
@@ -199,18 +165,12 @@ static void flip(uint64_t step)
     const struct ds_pack_id id = {.epoch = step, .step = step}; /* train_in_launches */
     char path[DS_CHECKPOINT_PATH_BYTES];
     struct ds_pack *pack;
-    uint8_t byte;
 
     ds_checkpoint_pack_path(root, 0, &id, path);
     assert_ok(ds_pack_open(ds_fs_posix(), path, NULL, &pack));
     const uint64_t at = ds_pack_info(pack)->header_bytes + 7;
     ds_pack_close(pack);
-    int file = ds_fs_open(ds_fs_posix(), path, DS_FS_READ | DS_FS_WRITE, 0);
-    assert_true(file >= 0);
-    assert_int_equal(ds_fs_read_all(ds_fs_posix(), file, &byte, 1, at), 0);
-    byte ^= 1;
-    assert_int_equal(ds_fs_write_all(ds_fs_posix(), file, &byte, 1, at), 0);
-    assert_int_equal(ds_fs_close(ds_fs_posix(), file), 0);
+    damage_flip(ds_fs_posix(), path, at);
 }
 
 /* ---- the bytes of the run's own export */
@@ -297,20 +257,20 @@ static void the_newest_that_verifies_is_taken(void **state)
 
     (void)state;
     train_in_launches();
-    const uint64_t before = digest_tree(root, 1);
+    const uint64_t before = tree_sum(ds_fs_posix(), root, 1);
     assert_ok(EXPORT(root, out));
     assert_same_folders("the newest");
     assert_int_equal(ds_fs_remove_tree(ds_fs_posix(), out), 0);
     assert_ok(EXPORT(root, out, "--step", "2"));
-    const uint64_t second = digest_tree(out, 0);
-    assert_true(second != digest_tree(exported, 0));
+    const uint64_t second = tree_sum(ds_fs_posix(), out, 0);
+    assert_true(second != tree_sum(ds_fs_posix(), exported, 0));
     assert_int_equal(ds_fs_remove_tree(ds_fs_posix(), out), 0);
-    assert_true(digest_tree(root, 1) == before);
+    assert_true(tree_sum(ds_fs_posix(), root, 1) == before);
     flip(4);
     flip(3);
     ds_log.terminal = -1;
     assert_ok(EXPORT(root, out));
-    assert_true(digest_tree(out, 0) == second);
+    assert_true(tree_sum(ds_fs_posix(), out, 0) == second);
     assert_int_equal(ds_fs_remove_tree(ds_fs_posix(), out), 0);
     assert_int_equal(EXPORT(root, out, "--step", "4"), DS_ERR_CORRUPT);
     assert_int_equal(EXPORT(root, out, "--step", "5"), DS_ERR_NO_CHECKPOINT);
@@ -421,7 +381,7 @@ static void what_cannot_be_exported_is_refused_in_a_line(void **state)
     ds_checkpoint_manifest_path(root, &(struct ds_manifest_id){1, 2}, manifest);
     snprintf(taken, sizeof taken, "%s/notes.txt", out);
     snprintf(broken, sizeof broken, "%s/none", folder);
-    const uint64_t before = digest_tree(root, 1);
+    const uint64_t before = tree_sum(ds_fs_posix(), root, 1);
     const struct {
         const char *words[4];
         int count;
@@ -453,7 +413,41 @@ static void what_cannot_be_exported_is_refused_in_a_line(void **state)
             fail_msg("row %zu: %s: %s", i, ds_status_text(st), said);
         assert_false(is_there(out));
     }
-    assert_true(digest_tree(root, 1) == before);
+    assert_true(tree_sum(ds_fs_posix(), root, 1) == before);
+}
+
+/* The folder that the run begins from holds another model now. */
+static void a_run_does_not_go_on_with_another_model(void **state)
+{
+    char model[PATH], manifests[PATH + 16], packs[PATH + 16];
+    struct capture capture;
+
+    (void)state;
+    snprintf(model, sizeof model, "%s/model-2", folder);
+    snprintf(manifests, sizeof manifests, "%s/manifests", root);
+    snprintf(packs, sizeof packs, "%s/data", root);
+    train((struct run){.interval = 2});
+    assert_int_equal(ds_fs_rename(ds_fs_posix(), exported, model), 0);
+    start_over();
+    go_on((struct run){.from = model}, 2);
+    const uint64_t before =
+        tree_sum(ds_fs_posix(), manifests, 1) ^ tree_sum(ds_fs_posix(), packs, 1);
+    char aside[PATH];
+    snprintf(aside, sizeof aside, "%s/model-3", folder);
+    assert_int_equal(ds_fs_rename(ds_fs_posix(), root, aside), 0);
+    train((struct run){.vocab = 80});
+    assert_int_equal(ds_fs_remove_tree(ds_fs_posix(), model), 0);
+    assert_int_equal(ds_fs_rename(ds_fs_posix(), exported, model), 0);
+    start_over();
+    assert_int_equal(ds_fs_rename(ds_fs_posix(), aside, root), 0);
+    capture_begin(&capture);
+    const ds_status st = launch((struct run){.from = model}, 4);
+    const char *said = capture_end(&capture);
+    assert_int_equal(st, DS_ERR_DATA);
+    assert_non_null(strstr(said, "another model"));
+    assert_null(strchr(said, '\n'));
+    assert_true((tree_sum(ds_fs_posix(), manifests, 1) ^ tree_sum(ds_fs_posix(), packs, 1)) ==
+                before);
 }
 
 /* ---- the n-th call fails */
@@ -467,7 +461,7 @@ static void a_failed_call_leaves_nothing_behind(void **state)
     (void)state;
     train((struct run){.c = {.ranks = 2, .tensor = 2}});
     snprintf(temporary, sizeof temporary, "%s.tmp", out);
-    const uint64_t before = digest_tree(root, 1);
+    const uint64_t before = tree_sum(ds_fs_posix(), root, 1);
     ds_log.terminal = -1;
     while (!is_over) {
         struct ds_fs *faulty;
@@ -486,7 +480,7 @@ static void a_failed_call_leaves_nothing_behind(void **state)
     }
     ds_log.terminal = 2;
     assert_true(fail_at > 40);
-    assert_true(digest_tree(root, 1) == before);
+    assert_true(tree_sum(ds_fs_posix(), root, 1) == before);
 }
 
 /* Of somebody else, it lies where an export is made. */
@@ -588,6 +582,7 @@ int main(void)
         cmocka_unit_test(the_tokenizer_is_the_one_it_was_trained_with),
         cmocka_unit_test(a_narrower_dtype_is_the_nearest),
         cmocka_unit_test(what_cannot_be_exported_is_refused_in_a_line),
+        cmocka_unit_test(a_run_does_not_go_on_with_another_model),
         cmocka_unit_test(a_failed_call_leaves_nothing_behind),
         cmocka_unit_test(what_is_not_of_an_export_stays),
         cmocka_unit_test(memory_does_not_grow_with_the_model),

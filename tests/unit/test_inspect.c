@@ -4,6 +4,7 @@
  * not understood ends with the exit code that says so, in words, and nothing is changed. */
 #include "capture.h"
 #include "checkpoint_rig.h"
+#include "damage.h"
 
 #include "command.h"
 
@@ -52,68 +53,7 @@ static void save_some(void)
     launch_fini(&l);
 }
 
-/* Of every file: path, bytes and when it was changed. */
-static uint64_t sum_of(const char *path)
-{
-    struct ds_fs_stat stat;
-    uint64_t sum = 0, part;
-    char **names;
-    size_t count;
-
-    assert_int_equal(ds_fs_readdir(disk, path, &names, &count), 0);
-    for (size_t i = 0; i < count; i++) {
-        char inner[512], *text;
-        size_t bytes;
-
-        snprintf(inner, sizeof inner, "%s/%s", path, names[i]);
-        assert_int_equal(ds_fs_stat(disk, inner, &stat), 0);
-        if (stat.is_directory) {
-            sum = 31 * sum + sum_of(inner);
-            continue;
-        }
-        assert_ok(ds_fs_read_file(disk, inner, 1 << 24, &text, &bytes));
-        const struct ds_digest digest = ds_digest_of(text, bytes);
-        memcpy(&part, digest.bytes, sizeof part);
-        sum = 31 * sum + part + stat.mtime_ns + strlen(names[i]);
-        free(text);
-    }
-    free(names);
-    return sum;
-}
-
 /* ---- damages */
-
-static void flip(const char *path, uint64_t at)
-{
-    uint8_t byte;
-    int file = ds_fs_open(disk, path, DS_FS_READ | DS_FS_WRITE, 0);
-
-    assert_true(file >= 0);
-    assert_int_equal(ds_fs_read_all(disk, file, &byte, 1, at), 0);
-    byte ^= 1;
-    assert_int_equal(ds_fs_write_all(disk, file, &byte, 1, at), 0);
-    assert_int_equal(ds_fs_close(disk, file), 0);
-}
-
-/* The same text with something else in it, and a sum that is right. */
-static void forge(const char *path, const char *from, const char *to)
-{
-    char *text, hex[DS_DIGEST_TEXT_BYTES], seal[128];
-    size_t bytes;
-
-    assert_ok(ds_fs_read_file(disk, path, 1 << 24, &text, &bytes));
-    char *at = strstr(text, from), *end = strstr(text, "{\"bytes\":");
-    assert_true(at && end && strlen(from) == strlen(to));
-    memcpy(at, to, strlen(to));
-    const size_t body = (size_t)(end - text);
-    const struct ds_digest digest = ds_digest_of(text, body);
-    ds_digest_text(&digest, hex);
-    snprintf(seal, sizeof seal, "{\"bytes\":\"%012zu\",\"xxh3_128\":\"%s\"}\n", body, hex);
-    assert_int_equal(body + strlen(seal), bytes);
-    memcpy(end, seal, strlen(seal));
-    assert_ok(ds_fs_write_file(disk, path, text, bytes));
-    free(text);
-}
 
 static void nothing(void)
 {
@@ -129,14 +69,14 @@ static void lose_a_pack(void)
 
 static void damage_the_manifest(void)
 {
-    flip(MANIFEST, 40);
+    damage_flip(disk, MANIFEST, 40);
 }
 
 static void damage_all_manifests(void)
 {
-    flip(MANIFEST, 40);
-    flip(RIG_ROOT "/manifests/M-000001-000000000020.json", 300);
-    flip(RIG_ROOT "/manifests/M-000001-000000000010.json", 77);
+    damage_flip(disk, MANIFEST, 40);
+    damage_flip(disk, RIG_ROOT "/manifests/M-000001-000000000020.json", 300);
+    damage_flip(disk, RIG_ROOT "/manifests/M-000001-000000000010.json", 77);
 }
 
 static void remove_all_manifests(void)
@@ -147,12 +87,12 @@ static void remove_all_manifests(void)
 
 static void make_the_manifest_newer(void)
 {
-    forge(MANIFEST, "\"version\":1", "\"version\":2");
+    damage_forge(disk, MANIFEST, "\"version\":1", "\"version\":2");
 }
 
 static void take_the_manifest_of_another_run(void)
 {
-    forge(MANIFEST, "\"run\":\"6", "\"run\":\"7");
+    damage_forge(disk, MANIFEST, "\"run\":\"6", "\"run\":\"7");
 }
 
 static void rename_a_manifest(void)
@@ -163,12 +103,12 @@ static void rename_a_manifest(void)
 
 static void make_the_directory_newer(void)
 {
-    forge(RIG_ROOT "/RUN.json", "\"version\":1", "\"version\":2");
+    damage_forge(disk, RIG_ROOT "/RUN.json", "\"version\":1", "\"version\":2");
 }
 
 static void damage_the_directory(void)
 {
-    flip(RIG_ROOT "/RUN.json", 50);
+    damage_flip(disk, RIG_ROOT "/RUN.json", 50);
 }
 
 static void make_it_another_directory(void)
@@ -208,7 +148,7 @@ static void the_exit_code_says_what_is_wrong(void **state)
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         save_some();
         rows[i].damage();
-        const uint64_t before = sum_of("/run");
+        const uint64_t before = tree_sum(disk, "/run", 1);
         capture_begin(&capture);
         const ds_status listed = call(ds_inspect_main, "/run", NULL);
         const char *said = capture_end(&capture);
@@ -220,7 +160,7 @@ static void the_exit_code_says_what_is_wrong(void **state)
         expect("inspect", i, call(ds_inspect_main, MANIFEST, NULL), rows[i].of_newest);
         expect("verify", i, call(ds_verify_main, MANIFEST, NULL), rows[i].of_newest);
         ds_log.terminal = 2;
-        assert_true(sum_of("/run") == before);
+        assert_true(tree_sum(disk, "/run", 1) == before);
         assert_int_equal(ds_fs_sim_open_files(disk), 0);
         ds_fs_sim_close(disk);
     }
