@@ -249,6 +249,31 @@ static void several_files_have_the_bytes_of_the_run(void **state)
     ds_manifest_fini(&manifest);
 }
 
+/* Every number of a config.json comes back from a manifest's values. */
+static void a_manifest_knows_the_whole_model(void **state)
+{
+    static const char *const cases[] = {"llama_gqa_tied_rope3", "llama_mha", "llama_yarn",
+                                        "qwen2_bias", "qwen3_qknorm"};
+    struct ds_export_model first, second;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct ds_values values = {0};
+
+        first = (struct ds_export_model){.has_byte_tokens = (int)i & 1, .has_tokenizer = 0};
+        snprintf(first.companions, sizeof first.companions, "%s/tests/golden/%s", DS_SOURCE_DIR,
+                 cases[i]);
+        assert_ok(ds_hf_read_config(ds_fs_posix(), first.companions, &first.config));
+        assert_ok(ds_export_describe(ds_fs_posix(), &first, &values));
+        assert_ok(ds_export_model_read("a test", &values, &second));
+        assert_memory_equal(&second.config, &first.config, sizeof first.config);
+        assert_string_equal(second.companions, first.companions);
+        assert_int_equal(second.has_byte_tokens, first.has_byte_tokens);
+        assert_int_equal(second.has_tokenizer, 0);
+        ds_values_fini(&values);
+    }
+}
+
 /* ---- which one */
 
 static void the_newest_that_verifies_is_taken(void **state)
@@ -367,6 +392,28 @@ static void a_narrower_dtype_is_the_nearest(void **state)
         ds_safetensors_close(wide);
         ds_safetensors_close(narrow);
     }
+}
+
+static void with_large_weights(struct ds_config *config)
+{
+    config->model.initializer_range = 100000;
+}
+
+/* A file that nobody can load is none. */
+static void a_number_that_the_dtype_has_not_is_refused(void **state)
+{
+    struct capture capture;
+
+    (void)state;
+    train((struct run){.c.adjust = with_large_weights});
+    assert_int_equal(ds_fs_remove_tree(ds_fs_posix(), out), 0);
+    capture_begin(&capture);
+    assert_int_equal(EXPORT(root, out, "--dtype", "fp16"), DS_ERR_DATA);
+    assert_non_null(strstr(capture_end(&capture), "too large for F16"));
+    assert_false(is_there(out));
+    ds_log.terminal = -1;
+    assert_ok(EXPORT(root, out, "--dtype", "bf16"));
+    ds_log.terminal = 2;
 }
 
 /* ---- what is refused */
@@ -578,9 +625,11 @@ int main(void)
         cmocka_unit_test(every_precision_gives_the_bytes_of_the_run),
         cmocka_unit_test(every_layout_gives_the_bytes_of_the_run),
         cmocka_unit_test(several_files_have_the_bytes_of_the_run),
+        cmocka_unit_test(a_manifest_knows_the_whole_model),
         cmocka_unit_test(the_newest_that_verifies_is_taken),
         cmocka_unit_test(the_tokenizer_is_the_one_it_was_trained_with),
         cmocka_unit_test(a_narrower_dtype_is_the_nearest),
+        cmocka_unit_test(a_number_that_the_dtype_has_not_is_refused),
         cmocka_unit_test(what_cannot_be_exported_is_refused_in_a_line),
         cmocka_unit_test(a_run_does_not_go_on_with_another_model),
         cmocka_unit_test(a_failed_call_leaves_nothing_behind),
