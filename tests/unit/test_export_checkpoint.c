@@ -394,18 +394,26 @@ static void a_narrower_dtype_is_the_nearest(void **state)
     }
 }
 
-static void with_large_weights(struct ds_config *config)
-{
-    config->model.initializer_range = 100000;
-}
-
 /* A file that nobody can load is none. */
 static void a_number_that_the_dtype_has_not_is_refused(void **state)
 {
+    const float large = 1e6f;
+    char model[PATH], path[PATH + 32];
+    struct ds_safetensors *file;
     struct capture capture;
 
     (void)state;
-    train((struct run){.c.adjust = with_large_weights});
+    snprintf(model, sizeof model, "%s/model-large", folder);
+    snprintf(path, sizeof path, "%s/model.safetensors", model);
+    train((struct run){.interval = 2});
+    assert_int_equal(ds_fs_rename(ds_fs_posix(), exported, model), 0);
+    assert_ok(ds_safetensors_open(ds_fs_posix(), path, &file));
+    const uint64_t offset = ds_safetensors_at(file, 0)->offset;
+    ds_safetensors_close(file);
+    int weights = ds_fs_open(ds_fs_posix(), path, DS_FS_WRITE, 0);
+    assert_int_equal(ds_fs_write_all(ds_fs_posix(), weights, &large, sizeof large, offset), 0);
+    assert_int_equal(ds_fs_close(ds_fs_posix(), weights), 0);
+    train((struct run){.from = model});
     assert_int_equal(ds_fs_remove_tree(ds_fs_posix(), out), 0);
     capture_begin(&capture);
     assert_int_equal(EXPORT(root, out, "--dtype", "fp16"), DS_ERR_DATA);
