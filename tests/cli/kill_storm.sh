@@ -12,7 +12,7 @@ command -v mpirun >/dev/null || exit 77
 export ASAN_OPTIONS="${ASAN_OPTIONS:-}:detect_leaks=0" # MPI leaks from libraries that it has unloaded
 seed=${DSTRAIN_TEST_SEED:-$(date +%s)}
 echo "kill_storm: seed $seed (DSTRAIN_TEST_SEED)"
-wanted=12
+wanted=20
 [ -z "${DSTRAIN_TEST_LONG:-}" ] || wanted=1000
 ranks=3
 
