@@ -273,6 +273,7 @@ void ds_trainer_close(struct ds_trainer *t)
 {
     if (!t)
         return;
+    t->options.recorder = NULL; /* it may be closed by now: nobody watches how a trainer ends */
     trainer_dismantle(t);
     free(t);
 }
