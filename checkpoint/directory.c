@@ -309,8 +309,20 @@ void ds_checkpoint_dir_close(struct ds_checkpoint_dir *dir)
 {
     if (!dir)
         return;
+    ds_checkpoint_dir_close(dir->mirror);
     free(dir->root);
     free(dir);
+}
+
+void ds_checkpoint_join(struct ds_checkpoint_dir *dir, struct ds_checkpoint_dir *mirror)
+{
+    DS_ASSERT(!dir->mirror && memcmp(dir->run, mirror->run, sizeof dir->run) == 0);
+    dir->mirror = mirror;
+}
+
+int ds_checkpoint_has_mirror(const struct ds_checkpoint_dir *dir)
+{
+    return dir->mirror != NULL;
 }
 
 const uint8_t *ds_checkpoint_dir_run(const struct ds_checkpoint_dir *dir)
@@ -359,12 +371,15 @@ static int claim(const struct ds_checkpoint_dir *dir, uint64_t epoch)
     return code == 0 ? ds_fs_fsync_parent(dir->fs, path) : code;
 }
 
-ds_status ds_checkpoint_claim(struct ds_checkpoint_dir *dir)
+/* The next epoch, but not below `least`. */
+static ds_status claim_from(struct ds_checkpoint_dir *dir, uint64_t least)
 {
     uint64_t epoch = 0;
     int code = -EEXIST;
 
     DS_TRY(highest_epoch(dir, &epoch));
+    if (epoch + 1 < least)
+        epoch = least - 1;
     for (int i = 0; i < CLAIM_TRIES && code == -EEXIST; i++)
         code = claim(dir, ++epoch);
     if (code == -EACCES || code == -EPERM || code == -EROFS)
@@ -374,6 +389,42 @@ ds_status ds_checkpoint_claim(struct ds_checkpoint_dir *dir)
                        strerror(-code));
     dir->epoch = epoch;
     dir->trusted_count = 0;
+    return DS_OK;
+}
+
+/* One number in both: who is behind claims again. `*is_lost`: the mirror cannot be claimed. */
+static ds_status claim_mirror(struct ds_checkpoint_dir *dir, int *is_lost)
+{
+    struct ds_checkpoint_dir *mirror = dir->mirror;
+
+    *is_lost = 0;
+    for (int i = 0; i < CLAIM_TRIES; i++) {
+        const ds_status st = claim_from(mirror, dir->epoch);
+
+        if (st == DS_ERR_FENCED)
+            return st;
+        *is_lost = st != DS_OK;
+        if (*is_lost || mirror->epoch == dir->epoch)
+            return DS_OK;
+        DS_TRY(claim_from(dir, mirror->epoch));
+        if (mirror->epoch == dir->epoch)
+            return DS_OK;
+    }
+    return ds_fail(DS_ERR_FENCED, "%s: others claim it all the time", dir->root);
+}
+
+ds_status ds_checkpoint_claim(struct ds_checkpoint_dir *dir)
+{
+    int is_lost = 0;
+
+    DS_TRY(claim_from(dir, 1));
+    if (dir->mirror)
+        DS_TRY(claim_mirror(dir, &is_lost));
+    if (!is_lost)
+        return DS_OK;
+    ds_warn("%s: cannot be claimed: no checkpoints are copied there", dir->mirror->root);
+    ds_checkpoint_dir_close(dir->mirror);
+    dir->mirror = NULL;
     return DS_OK;
 }
 
@@ -398,4 +449,10 @@ void ds_checkpoint_trust(struct ds_checkpoint_dir *dir, const struct ds_manifest
     if (dir->trusted_count == DIRECTORY_TRUSTED_MAX)
         memmove(dir->trusted, dir->trusted + 1, --dir->trusted_count * sizeof *dir->trusted);
     dir->trusted[dir->trusted_count++] = *id;
+}
+
+void ds_checkpoint_trust_mirror(struct ds_checkpoint_dir *dir, const struct ds_manifest_id *id)
+{
+    if (dir->mirror)
+        ds_checkpoint_trust(dir->mirror, id);
 }

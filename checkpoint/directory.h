@@ -12,6 +12,7 @@
 struct ds_checkpoint_dir {
     /* owns */
     char *root;
+    struct ds_checkpoint_dir *mirror;                     /* or NULL */
     struct ds_manifest_id trusted[DIRECTORY_TRUSTED_MAX]; /* the newest */
     uint32_t trusted_count;
     /* borrows */

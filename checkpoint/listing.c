@@ -41,8 +41,8 @@ static void put_base(struct text *text, const struct ds_checkpoint_dir *dir,
     document_seal(text);
 }
 
-ds_status ds_checkpoint_write_base(struct ds_checkpoint_dir *dir, const struct ds_manifest_id *base,
-                                   const struct ds_checkpoint_skip *skips, uint32_t skip_count)
+static ds_status write_base(struct ds_checkpoint_dir *dir, const struct ds_manifest_id *base,
+                            const struct ds_checkpoint_skip *skips, uint32_t skip_count)
 {
     char name[DIRECTORY_NAME_BYTES], path[DS_CHECKPOINT_PATH_BYTES];
     struct text text = {.at = malloc(BASE_BYTES_MAX), .capacity = BASE_BYTES_MAX};
@@ -57,6 +57,15 @@ ds_status ds_checkpoint_write_base(struct ds_checkpoint_dir *dir, const struct d
     ds_status st = ds_fs_write_file(dir->fs, path, text.at, text.bytes);
     free(text.at);
     return st;
+}
+
+ds_status ds_checkpoint_write_base(struct ds_checkpoint_dir *dir, const struct ds_manifest_id *base,
+                                   const struct ds_checkpoint_skip *skips, uint32_t skip_count)
+{
+    DS_TRY(write_base(dir, base, skips, skip_count));
+    if (dir->mirror && write_base(dir->mirror, base, skips, skip_count) != DS_OK)
+        ds_warn("%s: where this launch goes on from is not said there", dir->mirror->root);
+    return DS_OK;
 }
 
 static ds_status parse_base_id(struct document *doc, struct base *out)
@@ -109,12 +118,17 @@ static ds_status parse_base(const char *path, const char *text, size_t bytes, ui
 
 /* ---- the list */
 
+/* What is in the directories; `root` is the one that is being read. */
 struct listing {
     struct ds_fs *fs;
+    const char *roots[2];
+    uint32_t root_count;
     const char *root;
     struct ds_checkpoint_list list;
     struct base *bases;
     size_t base_count;
+    struct ds_manifest_id *buried;
+    size_t buried_count;
 };
 
 /* One that cannot be read constrains nothing: the manifests of its epoch, which come first, say more. */
@@ -145,14 +159,12 @@ static ds_status read_names(const struct listing *l, const char *folder, char **
 }
 
 /* Of an epoch that all manifests are newer than, nothing rests on the base. */
-static uint64_t oldest_epoch(char *const *manifests, size_t count)
+static uint64_t oldest_epoch(const struct ds_checkpoint_list *list)
 {
     uint64_t oldest = UINT64_MAX;
-    struct ds_manifest_id id;
 
-    for (size_t i = 0; i < count; i++)
-        if (directory_manifest_parse(manifests[i], ".json", &id) && id.epoch < oldest)
-            oldest = id.epoch;
+    for (size_t i = 0; i < list->count; i++)
+        oldest = list->entries[i].id.epoch < oldest ? list->entries[i].id.epoch : oldest;
     return oldest;
 }
 
@@ -164,22 +176,16 @@ static ds_status take_bases(struct listing *l, uint64_t oldest)
     size_t count;
 
     DS_TRY(read_names(l, "epochs", &names, &count));
-    l->bases = calloc(count + 1, sizeof *l->bases);
-    if (!l->bases)
+    struct base *larger = realloc(l->bases, (l->base_count + count + 1) * sizeof *larger);
+    if (larger)
+        l->bases = larger;
+    else
         st = ds_fail(DS_ERR_NO_MEMORY, "%s: no memory for its epochs", l->root);
     for (size_t i = 0; i < count && st == DS_OK; i++)
         if (directory_epoch_parse(names[i], ".base.json", &epoch) && epoch > oldest)
             st = read_base(l, names[i], epoch);
     free(names);
     return st;
-}
-
-static int is_listed(char *const *names, size_t count, const char *name)
-{
-    for (size_t i = 0; i < count; i++)
-        if (strcmp(names[i], name) == 0)
-            return 1;
-    return 0;
 }
 
 /* Newer than `base`: where training went on from there, it has never been. */
@@ -191,14 +197,11 @@ static int is_behind(const struct base *base, const struct ds_manifest_id *id)
 }
 
 static enum ds_checkpoint_standing standing_of(const struct listing *l,
-                                               const struct ds_manifest_id *id, char *const *names,
-                                               size_t count)
+                                               const struct ds_manifest_id *id)
 {
-    char bad[DIRECTORY_NAME_BYTES];
-
-    directory_manifest_name(id, ".bad", bad);
-    if (is_listed(names, count, bad))
-        return DS_CHECKPOINT_BURIED;
+    for (size_t i = 0; i < l->buried_count; i++)
+        if (ds_manifest_id_compare(&l->buried[i], id) == 0)
+            return DS_CHECKPOINT_BURIED;
     for (size_t i = 0; i < l->base_count; i++)
         if (l->bases[i].epoch > id->epoch && is_behind(&l->bases[i], id))
             return DS_CHECKPOINT_OVERRULED;
@@ -207,44 +210,90 @@ static enum ds_checkpoint_standing standing_of(const struct listing *l,
 
 static int by_age(const void *a, const void *b)
 {
-    return ds_manifest_id_compare(&((const struct ds_checkpoint_entry *)b)->id,
-                                  &((const struct ds_checkpoint_entry *)a)->id);
+    const struct ds_checkpoint_entry *x = a, *y = b;
+    const int age = ds_manifest_id_compare(&y->id, &x->id);
+
+    return age != 0 ? age : (x->root > y->root) - (x->root < y->root);
 }
 
-static ds_status take_manifests(struct listing *l, char *const *names, size_t count)
+/* The manifests of one directory, and which are marked as bad. */
+static ds_status take_manifests(struct listing *l, uint32_t root)
 {
     struct ds_checkpoint_list *list = &l->list;
-    struct ds_manifest_id id;
-
-    DS_TRY(take_bases(l, oldest_epoch(names, count)));
-    list->entries = calloc(count + 1, sizeof *list->entries);
-    if (!list->entries)
-        return ds_fail(DS_ERR_NO_MEMORY, "%s: no memory for its list", l->root);
-    for (size_t i = 0; i < count; i++)
-        if (directory_manifest_parse(names[i], ".json", &id))
-            list->entries[list->count++] =
-                (struct ds_checkpoint_entry){id, standing_of(l, &id, names, count)};
-    qsort(list->entries, list->count, sizeof *list->entries, by_age);
-    return DS_OK;
-}
-
-ds_status ds_checkpoint_list_make(struct ds_fs *fs, const char *root,
-                                  struct ds_checkpoint_list *out)
-{
-    struct listing l = {.fs = fs, .root = root};
     char **names;
     size_t count;
 
-    DS_TRY(read_names(&l, "manifests", &names, &count));
-    ds_status st = take_manifests(&l, names, count);
+    DS_TRY(read_names(l, "manifests", &names, &count));
+    struct ds_checkpoint_entry *entries =
+        realloc(list->entries, (list->count + count + 1) * sizeof *entries);
+    list->entries = entries ? entries : list->entries;
+    struct ds_manifest_id *buried =
+        realloc(l->buried, (l->buried_count + count + 1) * sizeof *buried);
+    l->buried = buried ? buried : l->buried;
+    for (size_t i = 0; i < count && entries && buried; i++) {
+        struct ds_manifest_id id;
+
+        if (directory_manifest_parse(names[i], ".json", &id))
+            list->entries[list->count++] = (struct ds_checkpoint_entry){.id = id, .root = root};
+        else if (directory_manifest_parse(names[i], ".bad", &id))
+            l->buried[l->buried_count++] = id;
+    }
     free(names);
+    return entries && buried ? DS_OK
+                             : ds_fail(DS_ERR_NO_MEMORY, "%s: no memory for its list", l->root);
+}
+
+/* The first directory has to be readable. */
+static ds_status take_all_manifests(struct listing *l)
+{
+    for (uint32_t i = 0; i < l->root_count; i++) {
+        l->root = l->roots[i];
+        const ds_status st = take_manifests(l, i);
+
+        if (st != DS_ERR_IO || i == 0) {
+            DS_TRY(st);
+            continue;
+        }
+        ds_warn("%s: its checkpoints are not looked at", l->root);
+        l->root_count = i;
+    }
+    return DS_OK;
+}
+
+static ds_status take_all(struct listing *l)
+{
+    DS_TRY(take_all_manifests(l));
+    const uint64_t oldest = oldest_epoch(&l->list);
+    for (uint32_t i = 0; i < l->root_count; i++) {
+        l->root = l->roots[i];
+        DS_TRY(take_bases(l, oldest));
+    }
+    for (size_t i = 0; i < l->list.count; i++)
+        l->list.entries[i].standing = standing_of(l, &l->list.entries[i].id);
+    qsort(l->list.entries, l->list.count, sizeof *l->list.entries, by_age);
+    return DS_OK;
+}
+
+ds_status ds_checkpoint_list_both(struct ds_fs *fs, const char *root, const char *mirror,
+                                  struct ds_checkpoint_list *out)
+{
+    struct listing l = {.fs = fs, .roots = {root, mirror}, .root_count = mirror ? 2 : 1};
+    ds_status st = take_all(&l);
+
     free(l.bases);
+    free(l.buried);
     if (st != DS_OK) {
         ds_checkpoint_list_fini(&l.list);
         return st;
     }
     *out = l.list;
     return DS_OK;
+}
+
+ds_status ds_checkpoint_list_make(struct ds_fs *fs, const char *root,
+                                  struct ds_checkpoint_list *out)
+{
+    return ds_checkpoint_list_both(fs, root, NULL, out);
 }
 
 void ds_checkpoint_list_fini(struct ds_checkpoint_list *list)

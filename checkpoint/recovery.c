@@ -3,19 +3,22 @@
  * over, and the base that the launch writes later says so for ever. */
 #include "directory.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 struct ds_recovery {
     /* owns */
     char *root;
-    struct ds_checkpoint_list list; /* rank 0's */
+    char mirror[DS_CHECKPOINT_PATH_BYTES]; /* "": none */
+    struct ds_checkpoint_list list;        /* rank 0's */
     /* borrows */
     struct ds_comm *control;
     struct ds_fs *fs;
     uint8_t run[16];
     uint64_t step_max;
-    size_t next; /* of the list */
+    size_t next;      /* of the list */
+    uint32_t root_at; /* of the last one: 1: in the mirror */
     int has_seen_any;
 };
 
@@ -23,7 +26,7 @@ struct ds_recovery {
 struct told {
     int32_t st;
     int32_t is_there;
-    uint64_t bytes;
+    uint64_t bytes, root_at;
     struct ds_manifest_id id;
     uint8_t run[16];
 };
@@ -42,7 +45,10 @@ ds_status ds_recovery_open(struct ds_comm *control, struct ds_fs *fs, const char
         if (control->rank == 0) {
             DS_ASSERT(dir);
             memcpy(recovery->run, dir->run, sizeof recovery->run);
-            st = ds_checkpoint_list_make(fs, root, &recovery->list);
+            if (dir->mirror)
+                snprintf(recovery->mirror, sizeof recovery->mirror, "%s", dir->mirror->root);
+            st = ds_checkpoint_list_both(fs, root, dir->mirror ? recovery->mirror : NULL,
+                                         &recovery->list);
         }
     } else {
         st = ds_fail(st, "no memory to look for a checkpoint");
@@ -51,12 +57,19 @@ ds_status ds_recovery_open(struct ds_comm *control, struct ds_fs *fs, const char
         recovery = NULL;
     }
     st = ds_comm_agreed(control, st);
+    if (st == DS_OK)
+        st = ds_comm_broadcast(control, recovery->mirror, sizeof recovery->mirror, 0, NULL);
     if (st != DS_OK) {
         ds_recovery_close(recovery);
         return st;
     }
     *out = recovery;
     return DS_OK;
+}
+
+const char *ds_recovery_root(const struct ds_recovery *recovery)
+{
+    return recovery->root_at == 0 ? recovery->root : recovery->mirror;
 }
 
 void ds_recovery_close(struct ds_recovery *recovery)
@@ -97,7 +110,8 @@ static struct told fetch(struct ds_recovery *r, char **text)
         return told;
     }
     told.id = entry->id;
-    ds_checkpoint_manifest_path(r->root, &entry->id, path);
+    told.root_at = entry->root;
+    ds_checkpoint_manifest_path(entry->root == 0 ? r->root : r->mirror, &entry->id, path);
     told.st = (int32_t)ds_fs_read_file(r->fs, path, DS_MANIFEST_BYTES_MAX, text, &bytes);
     told.bytes = bytes;
     if (told.st == DS_ERR_DATA) /* not there any more, or larger than one can be */
@@ -136,7 +150,8 @@ static ds_status verify_packs(const struct ds_recovery *r, const struct ds_manif
 {
     for (uint32_t i = r->control->rank; i < manifest->pack_count; i += r->control->size) {
         struct ds_pack *pack = NULL;
-        const ds_status st = ds_checkpoint_open_pack(r->fs, r->root, manifest, i, &pack);
+        const ds_status st =
+            ds_checkpoint_open_pack(r->fs, ds_recovery_root(r), manifest, i, &pack);
 
         if (ds_checkpoint_owns(manifest, &manifest->packs[i].pack.id) || !is_passed_over(st))
             DS_TRY(st);
@@ -185,6 +200,7 @@ ds_status ds_recovery_next(struct ds_recovery *r, struct ds_manifest *out, int *
         if (r->control->rank == 0)
             told = fetch(r, &text);
         st = ds_comm_broadcast(r->control, &told, sizeof told, 0, NULL);
+        r->root_at = (uint32_t)told.root_at;
         if (st == DS_OK)
             st = (ds_status)told.st;
         if (st == DS_OK && told.is_there)

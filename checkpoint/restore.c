@@ -121,26 +121,27 @@ static ds_status list_wants(struct restore *r, const struct ds_catalogue *from)
 
 /* ---- one checkpoint after the other */
 
-static ds_status load(struct restore *r, const struct ds_manifest *manifest)
+static ds_status load(struct restore *r, const char *root, const struct ds_manifest *manifest)
 {
     const struct ds_restore_options *o = r->options;
     const struct ds_checkpoint_sink sink = {.put = put, .user = r};
 
     r->count = 0;
     DS_TRY(list_wants(r, &manifest->catalogue));
-    DS_TRY(ds_checkpoint_load(o->fs, o->root, manifest, r->wants, o->piece_count, r->chunk, &sink));
+    DS_TRY(ds_checkpoint_load(o->fs, root, manifest, r->wants, o->piece_count, r->chunk, &sink));
     return flush(r);
 }
 
 /* collective: DS_ERR_CORRUPT and DS_ERR_IO: the next one is tried */
-static ds_status load_together(struct restore *r, const struct ds_manifest *manifest)
+static ds_status load_together(struct restore *r, const char *root,
+                               const struct ds_manifest *manifest)
 {
     const struct ds_restore_options *o = r->options;
-    const ds_status st = ds_comm_agreed(o->control, load(r, manifest));
+    const ds_status st = ds_comm_agreed(o->control, load(r, root, manifest));
 
     if (o->control->rank == 0 && (st == DS_ERR_CORRUPT || st == DS_ERR_IO))
-        ds_warn("the checkpoint of step %llu cannot be loaded (%s); an older one is looked for",
-                (unsigned long long)manifest->id.step, ds_status_text(st));
+        ds_warn("the checkpoint of step %llu cannot be loaded (%s): %s; another one is looked for",
+                (unsigned long long)manifest->id.step, ds_status_text(st), root);
     return st;
 }
 
@@ -153,7 +154,9 @@ static ds_status search(struct restore *r, struct ds_recovery *recovery, struct 
         DS_TRY(ds_recovery_next(recovery, out, found));
         if (!*found)
             return DS_OK;
-        st = load_together(r, out);
+        const char *root = ds_recovery_root(recovery);
+        st = load_together(r, root, out);
+        *found = strcmp(root, r->options->root) == 0 ? DS_RESTORED : DS_RESTORED_FROM_MIRROR;
         if (st != DS_OK)
             ds_manifest_fini(out);
     }

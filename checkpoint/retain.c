@@ -1,5 +1,6 @@
 /* retain.c - which checkpoints go, and with them which packs. Manifests go first, and durably: a checkpoint that is
  * listed has its files. What is gone from the list may leave packs behind; the next time finds them. */
+#include "copy_pack.h"
 #include "directory.h"
 
 #include <errno.h>
@@ -151,20 +152,42 @@ static ds_status remove_manifests(struct retain *r)
 
 /* ---- packs go */
 
+/* Another's, or one that is being written. */
+static int is_coming(const struct retain *r, const struct ds_pack_id *id)
+{
+    return id->epoch > r->dir->epoch ||
+           (id->epoch == r->dir->epoch && id->step > r->committed_step);
+}
+
 static int may_go(const struct retain *r, const struct ds_pack_id *id)
 {
     const struct ds_manifest_pack wanted = {.pack.id = *id};
 
-    if (id->epoch > r->dir->epoch || (id->epoch == r->dir->epoch && id->step > r->committed_step))
-        return 0; /* another's, or one that is being written */
+    if (is_coming(r, id))
+        return 0;
     return !r->needed_count || !bsearch(&wanted, r->needed, r->needed_count, sizeof *r->needed,
                                         ds_manifest_pack_compare);
+}
+
+/* A pack that is not needed, or what is left of a copy that was not finished. */
+static int is_rest(const struct retain *r, const char *name)
+{
+    const size_t bytes = strlen(name), ending = strlen(COPY_PACK_ENDING);
+    char stem[DS_PACK_NAME_BYTES];
+    struct ds_pack_id id;
+
+    if (ds_pack_name_parse(name, &id))
+        return may_go(r, &id);
+    if (bytes <= ending || bytes - ending >= sizeof stem ||
+        strcmp(name + bytes - ending, COPY_PACK_ENDING) != 0)
+        return 0;
+    snprintf(stem, sizeof stem, "%.*s", (int)(bytes - ending), name);
+    return ds_pack_name_parse(stem, &id) && !is_coming(r, &id);
 }
 
 static ds_status sweep_folder(const struct retain *r, const char *folder)
 {
     char path[DS_CHECKPOINT_PATH_BYTES], **names;
-    struct ds_pack_id id;
     size_t count;
 
     directory_path(r->dir->root, "data", folder, path);
@@ -172,7 +195,7 @@ static ds_status sweep_folder(const struct retain *r, const char *folder)
     if (code != 0)
         return code == -ENOTDIR ? DS_OK : ds_fail(DS_ERR_IO, "list %s: %s", path, strerror(-code));
     for (size_t i = 0; i < count && code == 0; i++)
-        if (ds_pack_name_parse(names[i], &id) && may_go(r, &id)) {
+        if (is_rest(r, names[i])) {
             char inner[DS_CHECKPOINT_PATH_BYTES];
 
             snprintf(inner, sizeof inner, "%.*s/%s", (int)sizeof inner - DS_PACK_NAME_BYTES - 2,

@@ -1,4 +1,5 @@
 /* saver.c - see saver.h: which phase a save is in, the same on all ranks, since they go on together. */
+#include "mirror.h"
 #include "writer.h"
 
 #include <stdlib.h>
@@ -18,9 +19,10 @@ struct ds_saver {
     struct ds_saver_start start;
     struct snapshot snapshot;
     struct writer *writer;
+    struct mirror *mirror; /* NULL: nothing is copied */
     struct ds_catalogue
-        catalogue; /* a copy: a thread that is left behind may look at it at any time */
-    char *root;    /* so is this */
+        catalogue;            /* a copy: a thread that is left behind may look at it at any time */
+    char *root, *mirror_root; /* so are these */
     struct ds_manifest manifest; /* of the save that goes on; its catalogue is borrowed */
     /* plain values */
     enum phase phase;
@@ -81,7 +83,8 @@ void ds_saver_close(struct ds_saver *s)
 {
     if (!s)
         return;
-    if (!writer_close(s->writer, s->is_given_up ? LEAVE_NS : limit_ns(s))) {
+    const int has_mirror_ended = mirror_close(s->mirror, LEAVE_NS);
+    if (!writer_close(s->writer, s->is_given_up ? LEAVE_NS : limit_ns(s)) || !has_mirror_ended) {
         ds_warn("a call to storage does not return: %s; what it writes is left behind", s->root);
         snapshot_leave(&s->snapshot);
         return;
@@ -92,6 +95,7 @@ void ds_saver_close(struct ds_saver *s)
     ds_values_fini(&s->manifest.state);
     free(s->catalogue.tensors);
     free(s->root);
+    free(s->mirror_root);
     free(s);
 }
 
@@ -121,11 +125,24 @@ static ds_status prove(const struct ds_saver *s)
     return st;
 }
 
+static ds_status open_threads(struct ds_saver *s)
+{
+    const struct mirror_options options = {.start = &s->start,
+                                           .pack_max =
+                                               s->snapshot.plan.part_count + DS_PACK_OTHERS_MAX,
+                                           .buffer = s->snapshot.mirror_buffer,
+                                           .deadline_ns = DS_SAVER_DEADLINE_NS};
+
+    if (s->mirror_root)
+        DS_TRY(mirror_open(&options, &s->mirror));
+    return writer_open(&s->start, &s->snapshot, s->mirror, &s->writer);
+}
+
 ds_status ds_saver_start(struct ds_saver *s, const struct ds_saver_start *start)
 {
     s->start = *start;
-    s->root = strdup(start->root);
-    s->start.root = s->root;
+    s->start.root = s->root = strdup(start->root);
+    s->start.mirror = s->mirror_root = start->mirror ? strdup(start->mirror) : NULL;
     s->manifest = (struct ds_manifest){.id.epoch = start->epoch,
                                        .parent = start->parent,
                                        .has_parent = start->has_parent,
@@ -135,11 +152,11 @@ ds_status ds_saver_start(struct ds_saver *s, const struct ds_saver_start *start)
     memcpy(s->manifest.run, start->run, sizeof start->run);
     memcpy(s->manifest.nonce, start->nonce, sizeof start->nonce);
     DS_TRY(ds_comm_agreed(start->control,
-                          s->root ? DS_OK
-                                  : ds_fail(DS_ERR_NO_MEMORY, "no memory to save checkpoints")));
+                          s->root && !s->mirror_root == !start->mirror
+                              ? DS_OK
+                              : ds_fail(DS_ERR_NO_MEMORY, "no memory to save checkpoints")));
     DS_TRY(prove(s));
-    const ds_status st =
-        ds_comm_agreed(start->control, writer_open(&s->start, &s->snapshot, &s->writer));
+    const ds_status st = ds_comm_agreed(start->control, open_threads(s));
     s->start.loaded = NULL;
     return st;
 }
@@ -283,6 +300,12 @@ static void end_save(struct ds_saver *s)
     s->manifest.parent = s->manifest.id;
     s->manifest.has_parent = 1;
     writer_committed(s->writer);
+    if (s->mirror) {
+        uint32_t count = 0;
+        const struct ds_manifest_pack *packs = writer_packs(s->writer, &count);
+
+        mirror_offer(s->mirror, &s->manifest.id, packs, count);
+    }
     if (s->start.control->rank == 0)
         tell_written(s);
 }
@@ -373,7 +396,7 @@ static int is_late(const struct ds_saver *s)
     return s->must_give_up || now_ns(s) - s->begun_ns > limit_ns(s);
 }
 
-ds_status ds_saver_poll(struct ds_saver *s)
+static ds_status poll_save(struct ds_saver *s)
 {
     const int is_leader = s->start.control->rank == 0;
     ds_status st = DS_OK;
@@ -397,6 +420,13 @@ ds_status ds_saver_poll(struct ds_saver *s)
     return DS_OK;
 }
 
+/* What retention takes away in the first directory is not begun to be copied meanwhile. */
+ds_status ds_saver_poll(struct ds_saver *s)
+{
+    DS_TRY(poll_save(s));
+    return s->mirror ? mirror_poll(s->mirror, s->phase == IDLE || s->phase == WRITING) : DS_OK;
+}
+
 int ds_saver_has(const struct ds_saver *s, uint64_t step)
 {
     const struct ds_manifest_id *last = &s->manifest.parent;
@@ -416,4 +446,9 @@ ds_status ds_saver_wait(struct ds_saver *s)
             pause_main(s);
     }
     return DS_OK;
+}
+
+ds_status ds_saver_wait_mirror(struct ds_saver *s)
+{
+    return s->mirror && s->phase == IDLE ? mirror_wait(s->mirror) : DS_OK;
 }

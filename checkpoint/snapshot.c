@@ -152,6 +152,8 @@ static ds_status take_host(const struct snapshot *s, void **at)
 static ds_status take_chunks(struct snapshot *s)
 {
     DS_TRY(take_host(s, &s->read_back));
+    if (s->options->has_mirror)
+        DS_TRY(take_host(s, &s->mirror_buffer));
     for (uint32_t i = 0; i < SNAPSHOT_JOINS && is_in_two(s->options->dtypes, DS_STATE_KIND_MASTER);
          i++) {
         void *at = NULL;
@@ -271,6 +273,7 @@ void snapshot_leave(struct snapshot *s)
     ds_memory_leave(memory, s->memory);
     ds_memory_leave(memory, s->tables);
     ds_memory_leave(memory, s->read_back);
+    ds_memory_leave(memory, s->mirror_buffer);
     for (uint32_t i = 0; i < SNAPSHOT_JOINS; i++)
         ds_memory_leave(memory, s->joins[i]);
 }

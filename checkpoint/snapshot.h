@@ -37,7 +37,8 @@ struct snapshot {
     /* borrows: memory of the run's ledger */
     uint8_t *memory; /* `bytes` of it, at a multiple of DS_PACK_ALIGN; NULL: nothing is written */
     void *read_back; /* DS_PACK_CHUNK_BYTES */
-    void *tables;    /* where what has been saved is remembered (delta.h) */
+    void *mirror_buffer; /* the same; NULL: nothing is copied */
+    void *tables;        /* where what has been saved is remembered (delta.h) */
     uint8_t *joins
         [SNAPSHOT_JOINS]; /* where masters in two halves come together, the same; NULL: they do not */
     const struct ds_saver_options *options;

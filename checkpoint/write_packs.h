@@ -24,6 +24,7 @@ struct writer {
     /* borrows */
     const struct ds_saver_start *start;
     const struct snapshot *snapshot;
+    struct mirror *mirror;          /* or NULL */
     uint8_t *spare[SNAPSHOT_JOINS]; /* of the snapshot's joins, those that nothing lies in */
     /* under the lock */
     enum writer_task task;

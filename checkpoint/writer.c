@@ -1,6 +1,7 @@
 /* writer.c - see writer.h. */
 #include "writer.h"
 
+#include "mirror.h"
 #include "recall.h"
 #include "write_packs.h"
 
@@ -47,12 +48,14 @@ static struct ds_exporter *exporter_of(struct writer *w)
 static ds_status retain(struct writer *w)
 {
     struct ds_exporter *exporter = exporter_of(w);
-    struct ds_manifest_id pinned;
+    struct ds_manifest_id pinned[2];
     struct ds_checkpoint_retention keep = {
-        .keep_last = w->start->keep, .keep_every = w->start->keep_every, .pinned = &pinned};
+        .keep_last = w->start->keep, .keep_every = w->start->keep_every, .pinned = pinned};
 
     if (exporter)
-        keep.pinned_count = (uint32_t)ds_exporter_reads(exporter, &pinned);
+        keep.pinned_count = (uint32_t)ds_exporter_reads(exporter, pinned);
+    if (w->mirror)
+        keep.pinned_count += (uint32_t)mirror_reads(w->mirror, &pinned[keep.pinned_count]);
     const ds_status st = ds_checkpoint_retain(w->start->dir, &keep, w->committed_step);
 
     return st == DS_ERR_FENCED ? st : DS_OK;
@@ -254,13 +257,14 @@ static ds_status open_all(struct writer *w)
 }
 
 ds_status writer_open(const struct ds_saver_start *start, const struct snapshot *snapshot,
-                      struct writer **out)
+                      struct mirror *mirror, struct writer **out)
 {
     struct writer *w = calloc(1, sizeof *w);
 
     if (!w)
         return ds_fail(DS_ERR_NO_MEMORY, "no memory to write checkpoints");
     w->start = start;
+    w->mirror = mirror;
     w->rank = start->control->rank;
     w->snapshot = snapshot;
     for (uint32_t i = 0; i < SNAPSHOT_JOINS && snapshot->joins[i]; i++)

@@ -5,11 +5,13 @@
 
 #include "snapshot.h"
 
+struct mirror;
 struct writer;
 
-/* local: storage, memory and the thread. `start` outlives it; what start->loaded is, is read here alone. */
+/* local: storage, memory and the thread. `mirror` may be NULL: what it reads stays. `start` outlives it; what start->loaded is, is read here alone. */
 DS_CHECKED ds_status writer_open(const struct ds_saver_start *start,
-                                 const struct snapshot *snapshot, struct writer **out);
+                                 const struct snapshot *snapshot, struct mirror *mirror,
+                                 struct writer **out);
 /* local: what is being written is abandoned; NULL is allowed. 0: the thread has not ended in `grace_ns`; it may at any
  * time go on with what it was given, until it sees that it should end, and all of that is its own now. */
 int writer_close(struct writer *writer, uint64_t grace_ns);

@@ -14,6 +14,12 @@
  * then says that the checkpoint is there. A launch: claim an epoch, then list, then load, then write the base. Order
  * matters: whoever claims first and lists then sees what an older epoch has committed, or that one sees the claim.
  *
+ * A second directory may be joined to it, its mirror, to which what was committed is copied by the same protocol. An
+ * epoch is claimed in both, under one number, before either is listed, and whoever commits in one looks at the claims
+ * in that one: of two launches that share either of them, the older can no more commit there, and goes. What one says
+ * of rollbacks and of what is buried holds in both, so that what a launch still left in a directory that it shares with
+ * nobody is overruled by the base that the next one wrote elsewhere. A launch that cannot claim the mirror does without.
+ *
  * Manifests are ordered by (epoch, step). One of an epoch whose step is newer than the base of a later epoch is
  * overruled: that launch went back behind it, or never saw it. */
 #ifndef DSTRAIN_CHECKPOINT_H
@@ -51,7 +57,11 @@ void ds_checkpoint_dir_close(struct ds_checkpoint_dir *dir);               /* NU
 const uint8_t *ds_checkpoint_dir_run(const struct ds_checkpoint_dir *dir); /* 16 bytes */
 uint64_t ds_checkpoint_dir_epoch(const struct ds_checkpoint_dir *dir);     /* 0: none claimed */
 
-/* local: the next epoch is ours */
+/* local: `mirror`, opened as the same run, is the second directory from here on, and closed with the first */
+void ds_checkpoint_join(struct ds_checkpoint_dir *dir, struct ds_checkpoint_dir *mirror);
+int ds_checkpoint_has_mirror(const struct ds_checkpoint_dir *dir);
+
+/* local: the next epoch is ours, in the mirror, too; one that cannot be claimed is left, with a warning */
 DS_CHECKED ds_status ds_checkpoint_claim(struct ds_checkpoint_dir *dir);
 /* local: DS_ERR_FENCED: a newer epoch was claimed */
 DS_CHECKED ds_status ds_checkpoint_check_fence(const struct ds_checkpoint_dir *dir);
@@ -73,6 +83,7 @@ enum ds_checkpoint_standing {
 };
 struct ds_checkpoint_entry {
     struct ds_manifest_id id;
+    uint32_t root; /* which of those that were listed it lies in */
     enum ds_checkpoint_standing standing;
 };
 struct ds_checkpoint_list {
@@ -81,6 +92,10 @@ struct ds_checkpoint_list {
 };
 /* local: no rank 0 needed, nor a claim: for tools, too. Contents of manifests are not looked at. */
 DS_CHECKED ds_status ds_checkpoint_list_make(struct ds_fs *fs, const char *root,
+                                             struct ds_checkpoint_list *out);
+/* local: the same of two directories of one run: of a checkpoint that is in both the first one's comes first. The second
+ * may be NULL, and one that cannot be listed is left out, with a warning. */
+DS_CHECKED ds_status ds_checkpoint_list_both(struct ds_fs *fs, const char *root, const char *mirror,
                                              struct ds_checkpoint_list *out);
 void ds_checkpoint_list_fini(struct ds_checkpoint_list *list);
 /* local: reads and checks one; *out is the caller's to fini */
@@ -99,6 +114,8 @@ struct ds_checkpoint_retention {
 };
 /* local: it was loaded or committed by this launch, so its bytes have been seen to be there */
 void ds_checkpoint_trust(struct ds_checkpoint_dir *dir, const struct ds_manifest_id *id);
+/* local: the same of the mirror, where there is one */
+void ds_checkpoint_trust_mirror(struct ds_checkpoint_dir *dir, const struct ds_manifest_id *id);
 /* local: removes checkpoints that need not be kept, and packs that none of the others needs. The two newest that
  * are trusted stay; as long as there are not two, all do. Files of a newer epoch, and of saves of ours that are
  * newer than `committed_step`, are not touched. */
@@ -147,7 +164,7 @@ DS_CHECKED ds_status ds_checkpoint_commit(struct ds_comm *control, struct ds_che
 
 struct ds_recovery;
 
-/* collective: lists what may be loaded. `dir`, on rank 0 alone, has claimed its epoch. Steps above `step_max` are
+/* collective: lists what may be loaded, in the mirror of `dir`, too. `dir`, on rank 0 alone, has claimed its epoch. Steps above `step_max` are
  * passed over: a rollback goes behind them. Every rank gives its own `fs` and the same `root`. */
 DS_CHECKED ds_status ds_recovery_open(struct ds_comm *control, struct ds_fs *fs, const char *root,
                                       const struct ds_checkpoint_dir *dir, uint64_t step_max,
@@ -158,6 +175,8 @@ DS_CHECKED ds_status ds_recovery_open(struct ds_comm *control, struct ds_fs *fs,
  * on the disk is changed. If loading fails, call it again. */
 DS_CHECKED ds_status ds_recovery_next(struct ds_recovery *recovery, struct ds_manifest *out,
                                       int *found);
+/* local: the directory that the last one lies in: `root`, or its mirror; borrowed */
+const char *ds_recovery_root(const struct ds_recovery *recovery);
 void ds_recovery_close(struct ds_recovery *recovery); /* local; NULL is allowed */
 
 /* ---- one checkpoint, by one reader: for tools, and for what loads without haste */

@@ -115,6 +115,7 @@ struct ds_config {
     } memory;
     struct {
         char dir[DS_TEXT_MAX];     /* "": run.dir/checkpoints */
+        char mirror[DS_TEXT_MAX];  /* "": none */
         uint64_t interval;         /* steps; 0: none are written */
         uint64_t keep, keep_every; /* the last so many; steps that this divides, 0: none */
         uint64_t export;           /* steps that this divides become folders; 0: none */

@@ -4,7 +4,8 @@
  * is on its way, and never otherwise. What the last checkpoint has already is referred to, not written (delta.h):
  * states that do not change cost what a table takes, from the third save on that has them. A save that is due while another is on its way is left out. Storage that fails
  * costs a checkpoint and a line, never the run: its leavings go, and the next tries come after 1, 2, 4 .. 32 intervals.
- * Storage that does not answer costs no more: that save is given up, later ones are left out until it does. */
+ * Storage that does not answer costs no more: that save is given up, later ones are left out until it does. What is
+ * committed is copied to a mirror, where there is one, by a thread of its own, in its own time. */
 #ifndef DSTRAIN_SAVER_H
 #define DSTRAIN_SAVER_H
 
@@ -34,6 +35,7 @@ struct ds_saver_options {
     struct ds_memory *memory;
     const char *buffer_place; /* whose key buffer_bytes is, for a message of open */
     uint64_t buffer_bytes;    /* of pinned memory; 0: as much as all states take */
+    int has_mirror;           /* checkpoints may be copied to a second directory */
 };
 
 /* local: memory, stream and events; a plan does no more */
@@ -51,7 +53,8 @@ struct ds_saver_start {
     struct ds_comm *control;
     struct ds_fs *fs;
     const struct ds_clock *clock;
-    const char *root; /* borrowed */
+    const char *root;   /* borrowed; both */
+    const char *mirror; /* where copies go, the mirror of `dir`; NULL: nowhere */
     uint8_t run[16], nonce[16];
     uint64_t epoch;
     struct ds_checkpoint_dir
@@ -85,5 +88,7 @@ DS_CHECKED ds_status ds_saver_poll(struct ds_saver *saver);
 int ds_saver_has(const struct ds_saver *saver, uint64_t step);
 /* collective: until none is, or the one that is was given up */
 DS_CHECKED ds_status ds_saver_wait(struct ds_saver *saver);
+/* collective: until the last one is copied to the mirror, too, as long as that goes on */
+DS_CHECKED ds_status ds_saver_wait_mirror(struct ds_saver *saver);
 
 #endif

@@ -195,6 +195,7 @@ const struct ds_field ds_config_fields[] = {
     AUTO(memory, logits, FOLLOWS, 1, COUNT_MAX, "bytes of the logits that exist at a time: the head works through a micro-batch in chunks; auto: 1 GiB on a GPU, on the cpu what stays near its caches", "lm_head_chunks chunked_cross_entropy ce_chunk_size logits_chunk_size"),
 
     TEXT(checkpoint, dir, 0, "directory of the run's checkpoints; empty: checkpoints in run.dir", "checkpoint_dir save_path load checkpoints_path default_local_dir"),
+    TEXT(checkpoint, mirror, 0, "a second, slower directory, on a disk that outlives the first one's: every checkpoint is copied there in the background, the newest first, and a launch goes on from the newest one in either; empty: none", "remote_checkpoint_dir remote_save_path save_folder_remote upload_dir non_persistent_local_ckpt_dir s3_checkpoint_dir"),
     COUNT(checkpoint, interval, "0", 0, 0, COUNT_MAX, "steps between checkpoints, which are written while training goes on; one more is written behind the last step; 0: none", "save_steps save_interval checkpoint_interval save_freq save_every checkpoint_every save_every_n_steps"),
     COUNT(checkpoint, keep, "3", 0, 1, 1000000, "the newest that stay; two that are known to be good always do", "save_total_limit keep_latest_k keep_last max_to_keep checkpoints_total_limit"),
     COUNT(checkpoint, keep_every, "0", 0, 0, COUNT_MAX, "of older ones those stay whose step this divides; 0: none", "keep_every_n_steps keep_period"),

@@ -71,6 +71,7 @@ ds_status trainer_open_saver(struct ds_trainer *t)
         .memory = &t->memory,
         .buffer_place = ds_config_key(t->config, "checkpoint", "buffer", place),
         .buffer_bytes = t->config->checkpoint.buffer,
+        .has_mirror = t->config->checkpoint.mirror[0] != '\0',
     };
     return ds_saver_open(&options, &t->saver);
 }
@@ -162,6 +163,7 @@ ds_status trainer_start_saver(struct ds_trainer *t)
         .fs = t->options.fs,
         .clock = t->options.clock,
         .root = t->config->checkpoint.dir,
+        .mirror = t->launch.has_mirror ? t->config->checkpoint.mirror : NULL,
         .epoch = t->launch.epoch,
         .dir = t->checkpoint_dir,
         .layout = {.replica = size[DS_AXIS_REPLICA],
@@ -173,7 +175,7 @@ ds_status trainer_start_saver(struct ds_trainer *t)
                    .cut = DS_ZERO_CUT_ELEMS},
         .parent = t->launch.base,
         .has_parent = t->launch.has_base,
-        .loaded = t->launch.has_base ? &t->loaded : NULL,
+        .loaded = t->launch.has_base && !t->launch.is_from_mirror ? &t->loaded : NULL,
         .keep = (uint32_t)t->config->checkpoint.keep,
         .keep_every = t->config->checkpoint.keep_every,
         .stall_ns_max = (uint64_t)(t->config->run.deadline * 0.5e9),
@@ -258,6 +260,8 @@ ds_status trainer_wait_saver(struct ds_trainer *t)
         return DS_OK;
     trainer_enter(t, "last checkpoint", t->config->train.steps, trainer_deadline_ns(t));
     DS_TRY(timed(t, ds_saver_wait));
+    trainer_enter(t, "last copy of a checkpoint", t->config->train.steps, trainer_deadline_ns(t));
+    DS_TRY(ds_saver_wait_mirror(t->saver));
     return wait_exporter(t);
 }
 

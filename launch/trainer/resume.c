@@ -50,6 +50,15 @@ static int is_in_run_dir(const struct ds_config *config)
            config->checkpoint.dir[bytes] == '/';
 }
 
+static int is_a_directory_of_ours(const struct ds_trainer *t, const char *root)
+{
+    char path[DS_TEXT_MAX + 16];
+    struct ds_fs_stat stat;
+
+    snprintf(path, sizeof path, "%s/RUN.json", root);
+    return root[0] != '\0' && ds_fs_stat(t->options.fs, path, &stat) == 0;
+}
+
 /* *is_used: there is one, or there should be. One in the run's own directory without a single checkpoint belongs to
  * nobody yet: a launch that failed at once claims nothing. Elsewhere it may be that of a run that goes on right now. */
 static ds_status look_at_directory(struct ds_trainer *t, int32_t *is_used)
@@ -61,7 +70,8 @@ static ds_status look_at_directory(struct ds_trainer *t, int32_t *is_used)
 
     snprintf(path, sizeof path, "%s/RUN.json", root);
     int code = ds_fs_stat(t->options.fs, path, &stat);
-    *is_used = code == 0 || t->config->checkpoint.interval > 0;
+    *is_used = code == 0 || t->config->checkpoint.interval > 0 ||
+               is_a_directory_of_ours(t, t->config->checkpoint.mirror);
     if (code != 0 || !is_in_run_dir(t->config))
         return DS_OK; /* what is wrong with it is said when it is opened */
     DS_TRY(ds_checkpoint_list_make(t->options.fs, root, &list));
@@ -78,27 +88,83 @@ static ds_status draw(uint8_t to[16])
                : ds_fail(DS_ERR_IO, "no random numbers: %s", strerror(errno));
 }
 
-static ds_status claim(struct ds_trainer *t)
+static ds_status open_directory(const struct ds_trainer *t, const char *root,
+                                const uint8_t fresh_run[16], const struct ds_digest *keys,
+                                struct ds_checkpoint_dir **out)
+{
+    char key[DS_KEY_BYTES];
+    const int code = ds_fs_mkdirs(t->options.fs, root, 0750);
+
+    if (code < 0)
+        return ds_fail(DS_ERR_CONFIG, "%s = %s: %s",
+                       ds_config_key(t->config, "checkpoint",
+                                     root == t->config->checkpoint.mirror ? "mirror" : "dir", key),
+                       root, strerror(-code));
+    return ds_checkpoint_dir_open(t->options.fs, root, fresh_run, t->launch.nonce, keys, out);
+}
+
+/* One that cannot be had costs copies, and a warning; another run's is refused. */
+static ds_status open_mirror(struct ds_trainer *t, const uint8_t fresh_run[16],
+                             const struct ds_digest *keys, struct ds_checkpoint_dir **out)
+{
+    const char *root = t->config->checkpoint.mirror;
+    const int was_there = is_a_directory_of_ours(t, root);
+
+    *out = NULL;
+    if (root[0] == '\0')
+        return DS_OK;
+    if (strcmp(root, t->config->checkpoint.dir) == 0)
+        return ds_config_refuse(t->config, "checkpoint", "mirror",
+                                "= %s: is dir itself, not a second directory", root);
+    const ds_status st = open_directory(t, root, fresh_run, keys, out);
+    if (st == DS_OK || was_there)
+        return st;
+    ds_warn("%s: no checkpoints are copied there", root);
+    return DS_OK;
+}
+
+/* Both belong to one run. A directory that is new takes the name of the run from the mirror: it may be that of a host
+ * that has never seen it. */
+static ds_status open_directories(struct ds_trainer *t, const struct ds_digest *keys)
 {
     const char *root = t->config->checkpoint.dir;
+    struct ds_checkpoint_dir *mirror = NULL;
+    uint8_t run[16];
+
+    DS_TRY(draw(run));
+    if (is_a_directory_of_ours(t, root)) {
+        DS_TRY(open_directory(t, root, run, keys, &t->checkpoint_dir));
+        memcpy(run, ds_checkpoint_dir_run(t->checkpoint_dir), sizeof run);
+    }
+    DS_TRY(open_mirror(t, run, keys, &mirror));
+    ds_status st = DS_OK;
+    if (mirror && t->checkpoint_dir && memcmp(run, ds_checkpoint_dir_run(mirror), sizeof run) != 0)
+        st = ds_config_refuse(t->config, "checkpoint", "mirror", "= %s: holds another run than %s",
+                              t->config->checkpoint.mirror, root);
+    if (mirror)
+        memcpy(run, ds_checkpoint_dir_run(mirror), sizeof run);
+    if (st == DS_OK && !t->checkpoint_dir)
+        st = open_directory(t, root, run, keys, &t->checkpoint_dir);
+    if (st == DS_OK && mirror)
+        ds_checkpoint_join(t->checkpoint_dir, mirror);
+    else
+        ds_checkpoint_dir_close(mirror);
+    return st;
+}
+
+static ds_status claim(struct ds_trainer *t)
+{
     struct trainer_launch *launch = &t->launch;
-    uint8_t fresh_run[16];
     struct ds_digest keys;
-    char key[DS_KEY_BYTES];
 
     DS_TRY(look_at_directory(t, &launch->is_used));
     if (!launch->is_used)
         return DS_OK;
-    const int code = ds_fs_mkdirs(t->options.fs, root, 0750);
-    if (code < 0)
-        return ds_fail(DS_ERR_CONFIG, "%s = %s: %s",
-                       ds_config_key(t->config, "checkpoint", "dir", key), root, strerror(-code));
     DS_TRY(digest_keys(t->config, &keys));
-    DS_TRY(draw(fresh_run));
     DS_TRY(draw(launch->nonce));
-    DS_TRY(ds_checkpoint_dir_open(t->options.fs, root, fresh_run, launch->nonce, &keys,
-                                  &t->checkpoint_dir));
+    DS_TRY(open_directories(t, &keys));
     DS_TRY(ds_checkpoint_claim(t->checkpoint_dir));
+    launch->has_mirror = ds_checkpoint_has_mirror(t->checkpoint_dir);
     memcpy(launch->run, ds_checkpoint_dir_run(t->checkpoint_dir), sizeof launch->run);
     launch->epoch = ds_checkpoint_dir_epoch(t->checkpoint_dir);
     return DS_OK;
@@ -180,6 +246,7 @@ static ds_status restore(struct ds_trainer *t, int *found)
     DS_TRY(ds_restore(&options, &t->loaded, found));
     if (!*found)
         return DS_OK;
+    t->launch.is_from_mirror = *found == DS_RESTORED_FROM_MIRROR;
     const int is_leader = t->options.world->rank == 0;
     /* what one says of it all would say */
     st = ds_comm_agreed(t->options.world, is_leader ? go_on(t, manifest) : DS_OK);
@@ -196,7 +263,9 @@ static ds_status write_base(struct ds_trainer *t)
 
     if (t->options.world->rank != 0)
         return DS_OK;
-    if (launch->has_base)
+    if (launch->has_base && launch->is_from_mirror)
+        ds_checkpoint_trust_mirror(t->checkpoint_dir, &launch->base);
+    else if (launch->has_base)
         ds_checkpoint_trust(t->checkpoint_dir, &launch->base);
     return ds_checkpoint_write_base(t->checkpoint_dir, launch->has_base ? &launch->base : NULL,
                                     NULL, 0);

@@ -27,7 +27,8 @@ struct trainer_exchange {
 /* resume.c: what a launch is to a directory of checkpoints; the same on all ranks */
 struct trainer_launch {
     uint8_t run[16], nonce[16];
-    uint64_t epoch; /* 0: there is no directory */
+    uint64_t epoch;                     /* 0: there is no directory */
+    int32_t has_mirror, is_from_mirror; /* a second one; the base was loaded from there */
     struct ds_manifest_id base;
     int32_t has_base, is_used;
 };

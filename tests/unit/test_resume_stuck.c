@@ -217,7 +217,7 @@ static void let_time_go_by(const struct ds_step_report *report)
 {
     unsigned long none = 0;
 
-    usleep(10000);
+    usleep(atomic_load(&is_stuck) || report->step < 3 ? 10000 : 100000);
     if (atomic_load(&is_stuck) && atomic_compare_exchange_strong(&gone_by, &none, report->step))
         atomic_fetch_add(&passed_ns, 3 * 60000000000u);
     if (atomic_load(&gone_by) > 0 && report->step >= atomic_load(&gone_by) + 5)
