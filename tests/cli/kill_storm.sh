@@ -72,10 +72,28 @@ children_of() {
     done
 }
 
-# A rank, mpirun, or everything, at a moment that is as likely in the start as in a save.
-kill_something() {
-    draw 1500
+steps_done() { cat r/metrics.jsonl 2>/dev/null | wc -l; }
+
+# Now and then by the clock, which may well be in the start, else when some more steps are done, however slow.
+await_moment() {
+    draw 4
+    if [ "$drawn" = 0 ]; then
+        draw 1500
+        sleep "$(awk -v ms="$drawn" 'BEGIN { printf "%.3f", ms / 1000 }')"
+        return
+    fi
+    draw 60
+    goal=$(($(steps_done) + drawn))
+    while [ "$(steps_done)" -lt $goal ] && kill -0 "$job" 2>/dev/null; do
+        sleep 0.01
+    done
+    draw 30 # a save takes some
     sleep "$(awk -v ms="$drawn" 'BEGIN { printf "%.3f", ms / 1000 }')"
+}
+
+# A rank, mpirun, or everything, at a moment that is as likely in a save as between two.
+kill_something() {
+    await_moment
     victims=$(children_of "$job")
     draw 4
     case $drawn in
@@ -115,12 +133,10 @@ while [ $kills -lt $wanted ]; do
         job=$!
         victims=
         # the last launches of a storm are left alone, or the start alone could take it all
-        if [ $launches -le 8 ]; then
-            kill_something
-            kills=$((kills + 1))
-        fi
+        [ $launches -gt 8 ] || kill_something
         { wait $job; } 2>/dev/null
         code=$?
+        [ $code -eq 0 ] || kills=$((kills + 1))
         await_ranks
         [ $code -ne 0 ] || break
         case $code in
