@@ -13,11 +13,12 @@ struct cpu_chunk {
 
 static ds_status add_chunk(struct cpu_queue *queue, size_t item_count)
 {
-    struct cpu_chunk *chunk = calloc(1, sizeof *chunk + item_count * sizeof chunk->items[0]);
+    struct cpu_chunk *chunk = malloc(sizeof *chunk + item_count * sizeof chunk->items[0]);
 
     if (chunk == NULL)
         return ds_fail(DS_ERR_NO_MEMORY, "no memory for a stream of %zu works", item_count);
     chunk->item_count = item_count;
+    chunk->used = 0;
     chunk->older = queue->chunks;
     queue->chunks = chunk;
     return DS_OK;
