@@ -104,15 +104,36 @@ struct ds_sample {
 DS_CHECKED ds_status ds_dataset_read(const struct ds_dataset *dataset, uint64_t position,
                                      const struct ds_sample *to);
 
+/* ---- batches that are left out, for good. Counted from 1, as steps are where nothing is left out: batch b is then the
+ * samples from (b - 1) * global batch on. */
+struct ds_batch_range { /* [begin, end) */
+    uint64_t begin, end;
+};
+#define DS_SKIPS_MAX 100
+struct ds_skips { /* in order, with batches between them */
+    struct ds_batch_range ranges[DS_SKIPS_MAX];
+    uint32_t count;
+};
+/* pure: the batch that 1-based step `step` trains: the step-th of those that are not left out */
+uint64_t ds_skips_batch(const struct ds_skips *skips, uint64_t step);
+/* pure: how many of the batches before `batch` are not left out, so the last step that knows nothing of it */
+uint64_t ds_skips_step_before(const struct ds_skips *skips, uint64_t batch);
+/* pure: 0: there is no room, and nothing has changed */
+int ds_skips_add(struct ds_skips *skips, struct ds_batch_range range);
+/* pure: "41-61,90-95", and back. 0: it is not such a text */
+#define DS_SKIPS_TEXT_BYTES (DS_SKIPS_MAX * 34)
+void ds_skips_print(const struct ds_skips *skips, char to[DS_SKIPS_TEXT_BYTES]);
+int ds_skips_parse(const char *text, struct ds_skips *out);
+
 /* ---- loader: the micro-batches of one rank, one step ahead on a worker thread */
 struct ds_loader_options {
     const struct ds_clock *clock; /* of waited_ns */
     const struct ds_dataset *dataset;
     uint64_t seq_length, micro_batch_size, micro_count;
     uint32_t share, share_count; /* of the samples of a step: global batch = micro_batch_size *
-                                    micro_count * share_count; sample position of (step, micro, share,
-                                    row) = ((step * micro_count + micro) * share_count + share) *
-                                    micro_batch_size + row */
+                                    micro_count * share_count; sample position of (batch, micro, share,
+                                    row) = ((batch * micro_count + micro) * share_count + share) *
+                                    micro_batch_size + row, batch = step where none is left out */
     uint64_t step_limit;         /* nothing is read ahead from this 0-based step on; 0: no end */
     uint64_t sample_limit; /* evaluation: positions from here on give targets of -100; 0: no end */
 };
@@ -126,6 +147,8 @@ struct ds_loader;
 DS_CHECKED ds_status ds_loader_open(const struct ds_loader_options *options,
                                     struct ds_loader **out);
 void ds_loader_close(struct ds_loader *loader);
+/* local: from the next call on these are left out; what was read ahead is forgotten */
+void ds_loader_skip(struct ds_loader *loader, const struct ds_skips *skips);
 /* local: the batch of 0-based step `step`, valid until the next call; starts reading step + 1.
  * waited_ns: how long the caller stood still. */
 DS_CHECKED ds_status ds_loader_next(struct ds_loader *loader, uint64_t step,

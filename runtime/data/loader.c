@@ -24,6 +24,7 @@ struct ds_loader {
     pthread_cond_t changed;
     int has_thread, is_leaving;
     uint64_t array_ints; /* of one of the four */
+    struct ds_skips skips;
     /* borrows */
     struct ds_loader_options options;
 };
@@ -63,11 +64,11 @@ static ds_status fill_slot(const struct ds_loader *loader, struct loader_slot *s
 {
     const struct ds_loader_options *o = &loader->options;
     const uint64_t rows = o->micro_batch_size;
+    const uint64_t batch = ds_skips_batch(&loader->skips, slot->step + 1) - 1;
 
     for (uint64_t micro = 0; micro < o->micro_count; micro++)
         for (uint64_t row = 0; row < rows; row++) {
-            const uint64_t group =
-                (slot->step * o->micro_count + micro) * o->share_count + o->share;
+            const uint64_t group = (batch * o->micro_count + micro) * o->share_count + o->share;
             int32_t *at = slot->arrays + (micro * rows + row) * o->seq_length;
             const struct ds_sample sample = {at, at + loader->array_ints,
                                              at + 2 * loader->array_ints,
@@ -117,6 +118,16 @@ static void want(struct ds_loader *loader, struct loader_slot *slot, uint64_t st
     slot->step = step;
     slot->state = LOADER_WANTED;
     pthread_cond_broadcast(&loader->changed);
+}
+
+void ds_loader_skip(struct ds_loader *loader, const struct ds_skips *skips)
+{
+    pthread_mutex_lock(&loader->lock);
+    while (wanted_slot(loader))
+        pthread_cond_wait(&loader->changed, &loader->lock);
+    loader->skips = *skips;
+    loader->slots[0].state = loader->slots[1].state = LOADER_EMPTY;
+    pthread_mutex_unlock(&loader->lock);
 }
 
 ds_status ds_loader_next(struct ds_loader *loader, uint64_t step, struct ds_loader_batch *out,

@@ -289,6 +289,28 @@ static void a_step_asked_for_at_random_is_the_one_of_the_sequence(void **state)
     ds_dataset_close(dataset);
 }
 
+/* Also of the step that it has read already. */
+static void a_loader_leaves_out_what_it_is_told(void **state)
+{
+    const struct layout layout = {1, 2, 2};
+    struct ds_dataset *dataset = open_three(*state);
+    struct ds_loader *all = open_share(dataset, &layout, 0, 0);
+    struct ds_loader *some = open_share(dataset, &layout, 0, 0);
+    const uint64_t ints = layout.micro_batch_size * layout.micro_count * SEQ;
+    struct ds_skips skips = {.count = 0};
+
+    assert_true(ds_skips_add(&skips, (struct ds_batch_range){2, 4}));
+    (void)next(some, 0); /* and step 1 is read ahead */
+    ds_loader_skip(some, &skips);
+    for (uint64_t step = 1; step < 6; step++) {
+        struct ds_loader_batch got = next(some, step), want = next(all, step + 2);
+        assert_memory_equal(got.id, want.id, ints * sizeof *got.id);
+    }
+    ds_loader_close(all);
+    ds_loader_close(some);
+    ds_dataset_close(dataset);
+}
+
 /* Two loaders of one data set, as training and an evaluation of the same file would be. */
 static void two_loaders_read_one_data_set_at_a_time(void **state)
 {
@@ -867,6 +889,7 @@ int main(void)
         ON_DISK(without_shuffle_the_file_is_read_in_order_every_epoch),
         ON_DISK(weights_blend_sources_in_their_shares),
         ON_DISK(a_step_asked_for_at_random_is_the_one_of_the_sequence),
+        ON_DISK(a_loader_leaves_out_what_it_is_told),
         ON_DISK(two_loaders_read_one_data_set_at_a_time),
         ON_DISK(a_limited_loader_trains_every_sample_below_it_once_and_then_nothing),
         ON_DISK(labels_are_shifted_as_the_models_of_transformers_do),
