@@ -371,6 +371,26 @@ static int claim(const struct ds_checkpoint_dir *dir, uint64_t epoch)
     return code == 0 ? ds_fs_fsync_parent(dir->fs, path) : code;
 }
 
+static ds_status fenced(const struct ds_checkpoint_dir *dir, uint64_t epoch)
+{
+    return ds_fail(DS_ERR_FENCED,
+                   "%s: epoch %" PRIu64 " was claimed; ours is %" PRIu64
+                   ": another launch owns the run",
+                   dir->root, epoch, dir->epoch);
+}
+
+static ds_status end_claim(struct ds_checkpoint_dir *dir, uint64_t epoch, int code)
+{
+    if (code == -EACCES || code == -EPERM || code == -EROFS)
+        return ds_fail(DS_ERR_CONFIG, "%s: cannot be written to: %s", dir->root, strerror(-code));
+    if (code != 0)
+        return ds_fail(DS_ERR_IO, "%s: cannot claim epoch %" PRIu64 ": %s", dir->root, epoch,
+                       strerror(-code));
+    dir->epoch = epoch;
+    dir->trusted_count = 0;
+    return DS_OK;
+}
+
 /* The next epoch, but not below `least`. */
 static ds_status claim_from(struct ds_checkpoint_dir *dir, uint64_t least)
 {
@@ -382,14 +402,16 @@ static ds_status claim_from(struct ds_checkpoint_dir *dir, uint64_t least)
         epoch = least - 1;
     for (int i = 0; i < CLAIM_TRIES && code == -EEXIST; i++)
         code = claim(dir, ++epoch);
-    if (code == -EACCES || code == -EPERM || code == -EROFS)
-        return ds_fail(DS_ERR_CONFIG, "%s: cannot be written to: %s", dir->root, strerror(-code));
-    if (code != 0)
-        return ds_fail(DS_ERR_IO, "%s: cannot claim epoch %" PRIu64 ": %s", dir->root, epoch,
-                       strerror(-code));
-    dir->epoch = epoch;
-    dir->trusted_count = 0;
-    return DS_OK;
+    return end_claim(dir, epoch, code);
+}
+
+/* The one behind ours and no other: what somebody has claimed since is not taken back. */
+static ds_status claim_next(struct ds_checkpoint_dir *dir)
+{
+    DS_TRY(ds_checkpoint_check_fence(dir));
+    const int code = claim(dir, dir->epoch + 1);
+
+    return code == -EEXIST ? fenced(dir, dir->epoch + 1) : end_claim(dir, dir->epoch + 1, code);
 }
 
 /* One number in both: who is behind claims again. `*is_lost`: the mirror cannot be claimed. */
@@ -413,13 +435,22 @@ static ds_status claim_mirror(struct ds_checkpoint_dir *dir, int *is_lost)
     return ds_fail(DS_ERR_FENCED, "%s: others claim it all the time", dir->root);
 }
 
+static ds_status claim_next_mirror(struct ds_checkpoint_dir *dir, int *is_lost)
+{
+    const ds_status st = claim_next(dir->mirror);
+
+    *is_lost = st != DS_OK && st != DS_ERR_FENCED;
+    return *is_lost ? DS_OK : st;
+}
+
 ds_status ds_checkpoint_claim(struct ds_checkpoint_dir *dir)
 {
+    const int is_again = dir->epoch > 0;
     int is_lost = 0;
 
-    DS_TRY(claim_from(dir, 1));
+    DS_TRY(is_again ? claim_next(dir) : claim_from(dir, 1));
     if (dir->mirror)
-        DS_TRY(claim_mirror(dir, &is_lost));
+        DS_TRY(is_again ? claim_next_mirror(dir, &is_lost) : claim_mirror(dir, &is_lost));
     if (!is_lost)
         return DS_OK;
     ds_warn("%s: cannot be claimed: no checkpoints are copied there", dir->mirror->root);
@@ -433,12 +464,7 @@ ds_status ds_checkpoint_check_fence(const struct ds_checkpoint_dir *dir)
     uint64_t epoch = 0;
 
     DS_TRY(highest_epoch(dir, &epoch));
-    if (epoch > dir->epoch)
-        return ds_fail(DS_ERR_FENCED,
-                       "%s: epoch %" PRIu64 " was claimed; ours is %" PRIu64
-                       ": another launch owns the run",
-                       dir->root, epoch, dir->epoch);
-    return DS_OK;
+    return epoch > dir->epoch ? fenced(dir, epoch) : DS_OK;
 }
 
 void ds_checkpoint_trust(struct ds_checkpoint_dir *dir, const struct ds_manifest_id *id)

@@ -78,22 +78,30 @@ static ds_status parse_base_id(struct document *doc, struct base *out)
     return document_expect(doc, "}");
 }
 
-static ds_status parse_skips(struct document *doc)
+/* `to` may be NULL: nobody wants them. */
+static ds_status parse_skips(struct document *doc, struct ds_checkpoint_skip *to,
+                             uint32_t *to_count)
 {
-    uint64_t count = 0, at = 0;
+    struct ds_checkpoint_skip skip;
+    uint64_t count = 0;
 
     DS_TRY(document_keyed(doc, ",\n\"skip_count\":", DS_CHECKPOINT_SKIPS_MAX, &count));
     DS_TRY(document_expect(doc, ",\"skips\":["));
     for (uint64_t i = 0; i < count; i++) {
-        DS_TRY(document_keyed(doc, i ? ",[" : "[", UINT64_MAX, &at));
-        DS_TRY(document_keyed(doc, ",", UINT64_MAX, &at));
+        DS_TRY(document_keyed(doc, i ? ",[" : "[", UINT64_MAX, &skip.begin));
+        DS_TRY(document_keyed(doc, ",", UINT64_MAX, &skip.end));
         DS_TRY(document_expect(doc, "]"));
+        if (to)
+            to[i] = skip;
     }
+    if (to)
+        *to_count = (uint32_t)count;
     return document_expect(doc, "]}\n");
 }
 
 static ds_status parse_base(const char *path, const char *text, size_t bytes, uint64_t epoch,
-                            struct base *out)
+                            struct base *out, struct ds_checkpoint_skip *skips,
+                            uint32_t *skip_count)
 {
     struct base base = {0};
     uint8_t run[16];
@@ -108,7 +116,7 @@ static ds_status parse_base(const char *path, const char *text, size_t bytes, ui
     DS_TRY(document_keyed(&doc, ",\n\"epoch\":", UINT64_MAX, &base.epoch));
     DS_TRY(document_expect(&doc, ",\"base\":"));
     DS_TRY(parse_base_id(&doc, &base));
-    DS_TRY(parse_skips(&doc));
+    DS_TRY(parse_skips(&doc, skips, skip_count));
     DS_TRY(document_end(&doc));
     if (base.epoch != epoch)
         return document_refuse(&doc, "the base of another epoch");
@@ -140,7 +148,7 @@ static ds_status read_base(struct listing *l, const char *name, uint64_t epoch)
     directory_path(l->root, "epochs", name, path);
     ds_status st = ds_fs_read_file(l->fs, path, BASE_BYTES_MAX, &text, &bytes);
     if (st == DS_OK)
-        st = parse_base(path, text, bytes, epoch, &l->bases[l->base_count]);
+        st = parse_base(path, text, bytes, epoch, &l->bases[l->base_count], NULL, NULL);
     free(text);
     l->base_count += st == DS_OK;
     return st == DS_ERR_NO_MEMORY ? st : DS_OK;
@@ -186,6 +194,62 @@ static ds_status take_bases(struct listing *l, uint64_t oldest)
             st = read_base(l, names[i], epoch);
     free(names);
     return st;
+}
+
+/* The newest base in one directory that reads, if its epoch is above *newest. One that cannot be read was never
+ * finished, or is damaged: the one before it says what held until then. */
+static ds_status read_skips(struct listing *l, struct ds_checkpoint_skip *skips, uint32_t *count,
+                            uint64_t *newest)
+{
+    const uint64_t least = *newest;
+    uint64_t below = UINT64_MAX;
+    ds_status st = DS_ERR_DATA;
+    size_t name_count;
+    char **names;
+
+    DS_TRY(read_names(l, "epochs", &names, &name_count));
+    while (st != DS_OK && st != DS_ERR_NO_MEMORY) {
+        char path[DS_CHECKPOINT_PATH_BYTES], *text = NULL;
+        const char *name = NULL;
+        uint64_t best = least, epoch;
+        struct base base;
+        size_t bytes = 0;
+
+        for (size_t i = 0; i < name_count; i++)
+            if (directory_epoch_parse(names[i], ".base.json", &epoch) && epoch < below &&
+                epoch > best) {
+                best = epoch;
+                name = names[i];
+            }
+        if (!name)
+            break;
+        directory_path(l->root, "epochs", name, path);
+        st = ds_fs_read_file(l->fs, path, BASE_BYTES_MAX, &text, &bytes);
+        if (st == DS_OK)
+            st = parse_base(path, text, bytes, best, &base, skips, count);
+        free(text);
+        *newest = st == DS_OK ? best : *newest;
+        below = best;
+    }
+    free(names);
+    return st == DS_ERR_NO_MEMORY ? st : DS_OK;
+}
+
+ds_status ds_checkpoint_read_skips(struct ds_fs *fs, const char *root, const char *mirror,
+                                   struct ds_checkpoint_skip *skips, uint32_t *count)
+{
+    struct listing l = {.fs = fs, .root = root};
+    uint64_t newest = 0;
+
+    *count = 0;
+    DS_TRY(read_skips(&l, skips, count, &newest));
+    if (!mirror)
+        return DS_OK;
+    l.root = mirror;
+    const ds_status st = read_skips(&l, skips, count, &newest);
+    if (st == DS_ERR_IO)
+        ds_warn("%s: what is left out is not looked for there", mirror);
+    return st == DS_ERR_IO ? DS_OK : st;
 }
 
 /* Newer than `base`: where training went on from there, it has never been. */
@@ -325,8 +389,8 @@ ds_status ds_checkpoint_read_manifest(struct ds_fs *fs, const char *root,
     return DS_OK;
 }
 
-ds_status ds_checkpoint_bury(struct ds_checkpoint_dir *dir, const struct ds_manifest_id *id,
-                             const char *why)
+static ds_status bury(const struct ds_checkpoint_dir *dir, const struct ds_manifest_id *id,
+                      const char *why)
 {
     char name[DIRECTORY_NAME_BYTES], path[DS_CHECKPOINT_PATH_BYTES];
 
@@ -337,5 +401,14 @@ ds_status ds_checkpoint_bury(struct ds_checkpoint_dir *dir, const struct ds_mani
         code = ds_fs_fsync_parent(dir->fs, path);
     if (code != 0)
         return ds_fail(DS_ERR_IO, "make %s: %s", path, strerror(-code));
+    return DS_OK;
+}
+
+ds_status ds_checkpoint_bury(struct ds_checkpoint_dir *dir, const struct ds_manifest_id *id,
+                             const char *why)
+{
+    DS_TRY(bury(dir, id, why));
+    if (dir->mirror && bury(dir->mirror, id, why) != DS_OK)
+        ds_warn("%s: that a checkpoint is bad is not said there", dir->mirror->root);
     return DS_OK;
 }

@@ -31,6 +31,7 @@ struct ds_saver {
     uint64_t mean_ns;
     int has_progress;  /* rank 0: the manifest says where training stood */
     int must_give_up;  /* training has waited for this rank's disk for too long */
+    int is_stuck;      /* a thread has not ended when it should */
     int is_given_up;   /* on all ranks: nobody waits for the phase to end, nothing begins before */
     uint32_t failures; /* in a row */
     uint32_t left_out; /* saves that are still not tried because of them */
@@ -77,25 +78,55 @@ static uint64_t limit_ns(const struct ds_saver *s)
     return by_mean > DS_SAVER_DEADLINE_NS ? by_mean : DS_SAVER_DEADLINE_NS;
 }
 
+/* What a start has brought. */
+static void forget_start(struct ds_saver *s)
+{
+    free(s->manifest.packs);
+    ds_values_fini(&s->manifest.state);
+    free(s->root);
+    free(s->mirror_root);
+    s->manifest = (struct ds_manifest){.pack_count = 0};
+    s->root = s->mirror_root = NULL;
+}
+
+/* 0: one has not ended, and may look at anything of ours at any time. */
+static int close_threads(struct ds_saver *s, uint64_t grace_ns)
+{
+    const int has_mirror_ended = mirror_close(s->mirror, LEAVE_NS);
+    const int has_writer_ended = writer_close(s->writer, grace_ns);
+
+    s->mirror = NULL;
+    s->writer = NULL;
+    s->is_stuck |= !has_mirror_ended || !has_writer_ended;
+    return !s->is_stuck;
+}
+
+ds_status ds_saver_stop(struct ds_saver *s, struct ds_checkpoint_dir **dir)
+{
+    DS_ASSERT(s->phase == IDLE);
+    if (!close_threads(s, limit_ns(s)))
+        return ds_fail(DS_ERR_IO, "%s: a call to storage does not return", s->root);
+    *dir = s->start.dir;
+    s->start.dir = NULL;
+    forget_start(s);
+    return DS_OK;
+}
+
 /* A call to the disk that never returns keeps its thread, and that keeps what it may still look at: all of this, until
  * the process ends. */
 void ds_saver_close(struct ds_saver *s)
 {
     if (!s)
         return;
-    const int has_mirror_ended = mirror_close(s->mirror, LEAVE_NS);
-    if (!writer_close(s->writer, s->is_given_up ? LEAVE_NS : limit_ns(s)) || !has_mirror_ended) {
+    if (s->is_stuck || !close_threads(s, s->is_given_up ? LEAVE_NS : limit_ns(s))) {
         ds_warn("a call to storage does not return: %s; what it writes is left behind", s->root);
         snapshot_leave(&s->snapshot);
         return;
     }
     snapshot_close(&s->snapshot);
     ds_checkpoint_dir_close(s->start.dir);
-    free(s->manifest.packs);
-    ds_values_fini(&s->manifest.state);
+    forget_start(s);
     free(s->catalogue.tensors);
-    free(s->root);
-    free(s->mirror_root);
     free(s);
 }
 
@@ -245,6 +276,11 @@ ds_status ds_saver_begin(struct ds_saver *s, uint64_t step, int is_last)
     DS_TRY(snapshot_begin(&s->snapshot));
     writer_begin(s->writer, step);
     return copy_all(s);
+}
+
+struct ds_values *ds_saver_values(struct ds_saver *s, uint64_t step)
+{
+    return s->phase == WRITING && s->step == step ? &s->manifest.state : NULL;
 }
 
 ds_status ds_saver_note(struct ds_saver *s, const struct ds_progress *progress)
@@ -427,13 +463,18 @@ ds_status ds_saver_poll(struct ds_saver *s)
     return s->mirror ? mirror_poll(s->mirror, s->phase == IDLE || s->phase == WRITING) : DS_OK;
 }
 
+int ds_saver_is_idle(const struct ds_saver *s)
+{
+    return s->phase == IDLE;
+}
+
 int ds_saver_has(const struct ds_saver *s, uint64_t step)
 {
     const struct ds_manifest_id *last = &s->manifest.parent;
+    const int is_under_way = (s->phase == WRITING || s->phase == COMMITTING) && !s->is_given_up;
 
-    return (s->phase == WRITING || s->phase == COMMITTING) && !s->is_given_up
-               ? s->step == step
-               : s->manifest.has_parent && last->epoch == s->start.epoch && last->step == step;
+    return (is_under_way && s->step == step) ||
+           (s->manifest.has_parent && last->epoch == s->start.epoch && last->step == step);
 }
 
 ds_status ds_saver_wait(struct ds_saver *s)

@@ -278,7 +278,7 @@ static ds_status run_steps(struct train *train)
     ds_status st = ds_trainer_run(train->trainer);
 
     ds_console_clear(&train->console);
-    if (st == DS_OK || st == DS_LEAVE)
+    if (st == DS_OK || st == DS_LEAVE || st == DS_ERR_DIVERGED)
         return st;
     train->command->peers_wait = 1;
     train->command->peer_ends =

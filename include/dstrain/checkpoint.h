@@ -61,12 +61,13 @@ uint64_t ds_checkpoint_dir_epoch(const struct ds_checkpoint_dir *dir);     /* 0:
 void ds_checkpoint_join(struct ds_checkpoint_dir *dir, struct ds_checkpoint_dir *mirror);
 int ds_checkpoint_has_mirror(const struct ds_checkpoint_dir *dir);
 
-/* local: the next epoch is ours, in the mirror, too; one that cannot be claimed is left, with a warning */
+/* local: the next epoch is ours, in the mirror, too; one that cannot be claimed is left, with a warning. Who has an
+ * epoch already gets the one behind it, or DS_ERR_FENCED: another has it. */
 DS_CHECKED ds_status ds_checkpoint_claim(struct ds_checkpoint_dir *dir);
 /* local: DS_ERR_FENCED: a newer epoch was claimed */
 DS_CHECKED ds_status ds_checkpoint_check_fence(const struct ds_checkpoint_dir *dir);
 
-struct ds_checkpoint_skip { /* samples of steps [begin, end) are left out */
+struct ds_checkpoint_skip { /* batches [begin, end) are left out, counted from 1 (data.h) */
     uint64_t begin, end;
 };
 #define DS_CHECKPOINT_SKIPS_MAX 1024
@@ -75,6 +76,12 @@ DS_CHECKED ds_status ds_checkpoint_write_base(struct ds_checkpoint_dir *dir,
                                               const struct ds_manifest_id *base,
                                               const struct ds_checkpoint_skip *skips,
                                               uint32_t skip_count);
+
+/* local: what the newest epoch that has a base, in either directory, leaves out; *count 0 where there is no base.
+ * `mirror` may be NULL; `skips` has DS_CHECKPOINT_SKIPS_MAX. */
+DS_CHECKED ds_status ds_checkpoint_read_skips(struct ds_fs *fs, const char *root,
+                                              const char *mirror, struct ds_checkpoint_skip *skips,
+                                              uint32_t *count);
 
 enum ds_checkpoint_standing {
     DS_CHECKPOINT_GOOD, /* may be loaded, if it verifies */

@@ -17,6 +17,7 @@
 enum ds_export_when { DS_EXPORT_NONE, DS_EXPORT_LAST };
 enum ds_recompute { DS_RECOMPUTE_NONE, DS_RECOMPUTE_SELECTIVE, DS_RECOMPUTE_FULL };
 enum ds_resume { DS_RESUME_AUTO, DS_RESUME_NONE };
+enum ds_rollback { DS_ROLLBACK_AUTO, DS_ROLLBACK_OFF };
 enum ds_decay_on { DS_DECAY_MATRICES, DS_DECAY_ALL };
 /* The dtypes a person may ask for; a key allows some of them. */
 enum ds_precision { DS_PRECISION_FP32, DS_PRECISION_BF16, DS_PRECISION_FP16 };
@@ -120,15 +121,16 @@ struct ds_config {
         uint64_t keep, keep_every; /* the last so many; steps that this divides, 0: none */
         uint64_t export;           /* steps that this divides become folders; 0: none */
         int resume;                /* enum ds_resume */
-        uint64_t buffer; /* bytes of pinned memory a rank copies states to; DS_AUTO: all */
+        uint64_t buffer;        /* bytes of pinned memory a rank copies states to; DS_AUTO: all */
+        int rollback;           /* enum ds_rollback */
+        uint64_t rollback_skip; /* batches */
     } checkpoint;
     struct {
         uint64_t interval;
         char trace[64]; /* "first..last" steps; "": none */
     } log;
     struct {
-        /* fault for tests: "hang:RANK:STEP", "fail:RANK:STEP", "kill:RANK:STEP", "nan:RANK:STEP" */
-        char inject[64];
+        char inject[64]; /* a fault for tests: launch/config/inject_text.h */
     } debug;
     struct ds_places places; /* beside the keys */
 };

@@ -79,16 +79,25 @@ DS_CHECKED ds_status ds_saver_start(struct ds_saver *saver, const struct ds_save
 /* collective: saves the states that `step` leaves, all of which is queued. `is_last`: waits for an earlier save,
  * which otherwise lets this one be left out. */
 DS_CHECKED ds_status ds_saver_begin(struct ds_saver *saver, uint64_t step, int is_last);
+/* local: what else the manifest of the save of `step` is to say, while it may be changed: until the step's numbers
+ * have come. NULL: it is not being saved. */
+struct ds_values *ds_saver_values(struct ds_saver *saver, uint64_t step);
 /* local: the step's numbers have come. Only those of the step that is being saved are taken. */
 DS_CHECKED ds_status ds_saver_note(struct ds_saver *saver, const struct ds_progress *progress);
 /* collective, at the end of every step: nothing happens where no save is on its way. DS_ERR_FENCED: another launch
  * owns the run; else a failure is one to copy or to talk. */
 DS_CHECKED ds_status ds_saver_poll(struct ds_saver *saver);
-/* pure: is `step` being saved, or is it the last that was, by this launch? The same on all ranks at the end of a step. */
+/* pure, both, and the same on all ranks at the end of a step. Is no save on its way, not even one that was given up? Is
+ * `step` being saved, or is it the last that was, by this launch? */
+int ds_saver_is_idle(const struct ds_saver *saver);
 int ds_saver_has(const struct ds_saver *saver, uint64_t step);
 /* collective: until none is, or the one that is was given up */
 DS_CHECKED ds_status ds_saver_wait(struct ds_saver *saver);
 /* collective: until the last one is copied to the mirror, too, as long as that goes on */
 DS_CHECKED ds_status ds_saver_wait_mirror(struct ds_saver *saver);
+
+/* local, where none is: ends the threads, what is being copied to the mirror is left; the saver can be started again.
+ * `*dir`: rank 0's directory, the caller's again. DS_ERR_IO: a thread does not end. */
+DS_CHECKED ds_status ds_saver_stop(struct ds_saver *saver, struct ds_checkpoint_dir **dir);
 
 #endif

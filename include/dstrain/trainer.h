@@ -84,7 +84,8 @@ void ds_trainer_close(struct ds_trainer *trainer);
 /* local: the first that ds_trainer_run will make: 1, or the one behind the checkpoint that was found */
 uint64_t ds_trainer_first_step(const struct ds_trainer *trainer);
 /* collective: run to config->train.steps; reports every step. DS_LEAVE, on all ranks: one was asked to leave, and
- * the checkpoint of the last step that was made is committed. */
+ * the checkpoint of the last step that was made is committed. Steps may come again, after a rollback; DS_ERR_DIVERGED,
+ * on all ranks: there was one too many. */
 DS_CHECKED ds_status ds_trainer_run(struct ds_trainer *trainer);
 /* collective: mean loss over the evaluation data, its tokens; the same on every rank */
 DS_CHECKED ds_status ds_trainer_evaluate(struct ds_trainer *trainer, double *loss,

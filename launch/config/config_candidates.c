@@ -247,7 +247,7 @@ static int name_last_rank(const struct ds_candidates *c, struct ds_config *confi
     const int kind = (int)strcspn(c->text, ":");
     struct ds_inject inject;
 
-    if (!ds_inject_parse(c->text, &inject))
+    if (!ds_inject_parse(c->text, &inject) || inject.rank == DS_INJECT_ALL)
         return 0;
     if (c->rank_count > 0 && inject.rank >= c->rank_count)
         inject.rank = c->rank_count - 1;

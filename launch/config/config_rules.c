@@ -347,11 +347,13 @@ static ds_status fault_is_known(const struct ds_rule_check *check)
         return DS_OK;
     if (!ds_inject_parse(text, &inject))
         REFUSE(check, "debug", "inject", NULL,
-               "= '%s' must be KIND:RANK:STEP with KIND hang, fail, kill or nan", text);
+               "= '%s' must be KIND:RANK:STEP with KIND hang, fail, kill or nan, or "
+               "KIND:all:FIRST-LAST with KIND labels or rate",
+               text);
     if (inject.kind == DS_INJECT_NAN && inject.step == 0)
         REFUSE(check, "debug", "inject", "debug.inject",
                "= '%s': nothing is computed before step 1", text);
-    if (check->rank_count > 0 && inject.rank >= check->rank_count)
+    if (check->rank_count > 0 && inject.rank != DS_INJECT_ALL && inject.rank >= check->rank_count)
         REFUSE(check, "debug", "inject", "debug.inject",
                "= '%s' names rank %" PRIu64 " of %" PRIu64, text, inject.rank, check->rank_count);
     return DS_OK;

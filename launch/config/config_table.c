@@ -22,6 +22,8 @@ static const struct ds_choice exports[] = {
     {"last", DS_EXPORT_LAST}, {"none", DS_EXPORT_NONE}, {NULL, 0}};
 static const struct ds_choice resumes[] = {
     {"auto", DS_RESUME_AUTO}, {"none", DS_RESUME_NONE}, {NULL, 0}};
+static const struct ds_choice rollbacks[] = {
+    {"auto", DS_ROLLBACK_AUTO}, {"off", DS_ROLLBACK_OFF}, {NULL, 0}};
 static const struct ds_choice families[] = {
     {"llama", DS_FAMILY_LLAMA}, {"qwen2", DS_FAMILY_QWEN2}, {"qwen3", DS_FAMILY_QWEN3}, {NULL, 0}};
 static const struct ds_choice formats[] = {
@@ -202,12 +204,14 @@ const struct ds_field ds_config_fields[] = {
     COUNT(checkpoint, export, "0", 0, 0, COUNT_MAX, "checkpoints whose step this divides become Hugging Face folders, export-STEP in run.dir, while training goes on; a multiple of interval; 0: none", "export_every export_interval hf_export_interval export_hf"),
     CHOICE(checkpoint, resume, "auto", 0, resumes, "auto: a launch goes on from the newest checkpoint that verifies; none: from the beginning, and what is there is not gone on from any more", "resume_from_checkpoint auto_resume load_checkpoint resume_training"),
     AUTO(checkpoint, buffer, 0, 1, COUNT_MAX, "bytes of pinned host memory to which a rank copies what it saves; auto: all of it; less makes training wait for the disk", "checkpoint_buffer_size"),
+    CHOICE(checkpoint, rollback, "auto", 0, rollbacks, "auto: where checkpoints are written, a run whose loss or gradient norm leaps, or is not finite for 9 steps, goes back to an older one and on without the data around that; twice for one place and 5 times in 1,000 steps, then it ends with 67; off: it goes on as it is", "loss_spike_detection skip_bad_batches rerun_mode spike_recovery"),
+    COUNT(checkpoint, rollback_skip, "200", 0, 1, 1000000, "batches that a rollback leaves out, half of them before the first bad one; it goes back to the newest checkpoint from before those, or to the oldest that is left", "skip_batches num_batches_to_skip"),
 
     COUNT(log, interval, "10", 0, 1, COUNT_MAX, "steps between lines on the console", "logging_steps log_interval log_freq log_every log_every_n_steps steps_per_print"),
 
     TEXT(log, trace, 0, "steps to write as a Chrome trace, first..last; empty: none", "profile profiler profile_step_start enable_profiling torch_profiler"),
 
-    TEXT(debug, inject, 0, "a fault, for tests: hang, fail, kill or nan, as KIND:RANK:STEP", ""),
+    TEXT(debug, inject, 0, "a fault, for tests: hang, fail, kill or nan, as KIND:RANK:STEP; labels or rate, as KIND:all:FIRST-LAST", ""),
 };
 /* clang-format on */
 const size_t ds_config_field_count = sizeof ds_config_fields / sizeof ds_config_fields[0];

@@ -265,6 +265,16 @@ ds_status trainer_wait_saver(struct ds_trainer *t)
     return wait_exporter(t);
 }
 
+ds_status trainer_tell_progress(struct ds_trainer *t)
+{
+    struct ds_values *values = t->saver ? ds_saver_values(t->saver, t->progress.step) : NULL;
+
+    if (!values)
+        return DS_OK;
+    DS_TRY(rollback_write(&t->rollback, values));
+    return ds_saver_note(t->saver, &t->progress);
+}
+
 ds_status trainer_note_progress(struct ds_trainer *t, const struct ds_step_record *record)
 {
     t->progress = (struct ds_progress){
@@ -276,5 +286,5 @@ ds_status trainer_note_progress(struct ds_trainer *t, const struct ds_step_recor
         .next_loss_scale = record->next_loss_scale,
         .finite_count = record->finite_count,
     };
-    return t->saver ? ds_saver_note(t->saver, &t->progress) : DS_OK;
+    return trainer_tell_progress(t);
 }

@@ -3,6 +3,8 @@
 
 #include "config/inject_text.h"
 
+#include "dstrain/random.h"
+
 #include <math.h>
 #include <signal.h>
 
@@ -50,8 +52,45 @@ ds_status inject_into_step(struct ds_trainer *t, uint64_t step)
         return DS_OK;
     case DS_INJECT_NAN:
         return spoil_rotary(t);
+    case DS_INJECT_LABELS:
+    case DS_INJECT_RATE:
     case DS_INJECT_KIND_COUNT:
         break;
     }
     return DS_OK;
+}
+
+/* ---- by all ranks alike */
+
+static int asks_for(const struct ds_trainer *t, enum ds_inject_kind kind, uint64_t number)
+{
+    struct ds_inject inject;
+
+    return ds_inject_parse(t->config->debug.inject, &inject) && inject.kind == kind &&
+           number >= inject.step && number <= inject.last;
+}
+
+/* No data are to blame, so it comes again however many are left out. */
+void inject_into_rate(const struct ds_trainer *t, uint64_t step, float *rate)
+{
+    if (asks_for(t, DS_INJECT_RATE, step))
+        *rate = 1e38f;
+}
+
+void inject_into_labels(const struct ds_trainer *t, uint64_t step,
+                        const struct ds_loader_batch *batch)
+{
+    const uint64_t number = ds_skips_batch(&t->rollback.skips, step);
+    const struct ds_random random = ds_random_of(t->config->run.seed, DS_RANDOM_TEST, number);
+    const uint64_t tokens = t->tokens_per_micro;
+
+    if (!asks_for(t, DS_INJECT_LABELS, number))
+        return;
+    for (uint64_t i = 0; i < t->micro_count * tokens; i++) {
+        const uint64_t group = i / tokens * t->share_count + t->share;
+
+        if (batch->target[i] != DS_IGNORE_INDEX)
+            batch->target[i] = (int32_t)ds_random_below(random, group * tokens + i % tokens,
+                                                        t->model->config.vocab_size);
+    }
 }

@@ -3,7 +3,10 @@
  * they do together what was asked. */
 #include "trainer.h"
 
-enum { ASKS_TO_LEAVE = 1 }; /* of each rank that was asked */
+enum {
+    ASKS_TO_LEAVE = 1,
+    ASKS_TO_ROLL_BACK = 1 << 20
+}; /* of each rank that was asked; of rank 0 */
 
 uint64_t trainer_asks(struct ds_trainer *t)
 {
@@ -13,7 +16,8 @@ uint64_t trainer_asks(struct ds_trainer *t)
         ds_warn("asked to leave with a checkpoint, but none are written (checkpoint.interval = 0): "
                 "the run goes on");
     t->wants_to_leave |= is_asked && t->saver;
-    return t->wants_to_leave ? ASKS_TO_LEAVE : 0;
+    return (t->wants_to_leave ? ASKS_TO_LEAVE : 0) +
+           (t->rollback.found.kind != SPIKE_NONE ? ASKS_TO_ROLL_BACK : 0);
 }
 
 static ds_status tell_not_saved(const struct ds_trainer *t, uint64_t step)
@@ -32,7 +36,7 @@ static ds_status leave(struct ds_trainer *t, uint64_t step)
     if (!ds_saver_has(t->saver, step))
         DS_TRY(ds_saver_begin(t->saver, step, 1));
     DS_TRY(trainer_settle(t));
-    DS_TRY(ds_saver_note(t->saver, &t->progress));
+    DS_TRY(trainer_tell_progress(t));
     DS_TRY(ds_saver_wait(t->saver));
     if (!ds_saver_has(t->saver, step))
         return tell_not_saved(t, step);
@@ -40,9 +44,23 @@ static ds_status leave(struct ds_trainer *t, uint64_t step)
     return DS_LEAVE;
 }
 
+/* What was found in the last two steps has no step to travel with. */
+static ds_status look_back(struct ds_trainer *t)
+{
+    int32_t is_found = t->rollback.found.kind != SPIKE_NONE;
+
+    DS_TRY(ds_comm_broadcast(t->options.world, &is_found, sizeof is_found, 0, NULL));
+    return is_found ? trainer_roll_back(t) : DS_OK;
+}
+
+/* Who goes back leaves later: it is asked again. */
 ds_status trainer_heed(struct ds_trainer *t, uint64_t step)
 {
     const double asked = t->exchanges[(step - 1) & 1].asked;
 
-    return asked > 0 && step < t->config->train.steps ? leave(t, step) : DS_OK;
+    if (asked >= ASKS_TO_ROLL_BACK)
+        return trainer_roll_back(t);
+    if (step == t->config->train.steps)
+        return t->saver ? look_back(t) : DS_OK;
+    return asked > 0 ? leave(t, step) : DS_OK;
 }

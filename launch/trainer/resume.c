@@ -218,21 +218,31 @@ static ds_status go_on(struct ds_trainer *t, const struct ds_manifest *manifest)
         return ds_config_refuse(
             t->config, "train", "steps", "= %llu: the newest checkpoint is of step %llu",
             (unsigned long long)t->config->train.steps, (unsigned long long)progress.step);
-    t->first_step = progress.step + 1;
+    t->next_step = progress.step + 1;
     t->tokens = progress.tokens;
     t->launch.base = manifest->id;
     t->launch.has_base = 1;
     return send_progress(t, &progress);
 }
 
-static ds_status restore(struct ds_trainer *t, int *found)
+static const char *mirror_of(const struct ds_trainer *t)
+{
+    return t->launch.has_mirror ? t->config->checkpoint.mirror : NULL;
+}
+
+ds_status trainer_list_checkpoints(const struct ds_trainer *t, struct ds_checkpoint_list *out)
+{
+    return ds_checkpoint_list_both(t->options.fs, t->config->checkpoint.dir, mirror_of(t), out);
+}
+
+ds_status trainer_load_checkpoint(struct ds_trainer *t, uint64_t step_max, int *found)
 {
     const struct ds_restore_options options = {
         .control = t->options.world,
         .fs = t->options.fs,
         .root = t->config->checkpoint.dir,
         .dir = t->checkpoint_dir,
-        .step_max = UINT64_MAX,
+        .step_max = step_max,
         .catalogue = &t->catalogue,
         .pieces = t->state_pieces,
         .piece_count = t->state_piece_count,
@@ -257,9 +267,11 @@ static ds_status restore(struct ds_trainer *t, int *found)
     return st;
 }
 
-static ds_status write_base(struct ds_trainer *t)
+ds_status trainer_write_base(struct ds_trainer *t)
 {
     const struct trainer_launch *launch = &t->launch;
+    const struct ds_skips *from = &t->rollback.skips;
+    struct ds_checkpoint_skip skips[DS_SKIPS_MAX];
 
     if (t->options.world->rank != 0)
         return DS_OK;
@@ -267,8 +279,40 @@ static ds_status write_base(struct ds_trainer *t)
         ds_checkpoint_trust_mirror(t->checkpoint_dir, &launch->base);
     else if (launch->has_base)
         ds_checkpoint_trust(t->checkpoint_dir, &launch->base);
+    for (uint32_t i = 0; i < from->count; i++)
+        skips[i] = (struct ds_checkpoint_skip){from->ranges[i].begin, from->ranges[i].end};
     return ds_checkpoint_write_base(t->checkpoint_dir, launch->has_base ? &launch->base : NULL,
-                                    NULL, 0);
+                                    skips, from->count);
+}
+
+/* Rank 0: what the checkpoint says is left out, and what a rollback since then has added. */
+static ds_status recall_skips(struct ds_trainer *t)
+{
+    struct ds_checkpoint_skip skips[DS_CHECKPOINT_SKIPS_MAX];
+    uint32_t count = 0;
+
+    DS_TRY(rollback_read(&t->loaded.state, &t->rollback));
+    DS_TRY(ds_checkpoint_read_skips(t->options.fs, t->config->checkpoint.dir, mirror_of(t), skips,
+                                    &count));
+    for (uint32_t i = 0; i < count; i++)
+        if (!ds_skips_add(&t->rollback.skips,
+                          (struct ds_batch_range){skips[i].begin, skips[i].end}))
+            return ds_fail(DS_ERR_DATA, "%s: the newest epoch leaves out what cannot be left out",
+                           t->config->checkpoint.dir);
+    return DS_OK;
+}
+
+/* collective */
+static ds_status go_on_from_newest(struct ds_trainer *t, int *found)
+{
+    struct ds_comm *world = t->options.world;
+
+    DS_TRY(trainer_load_checkpoint(t, UINT64_MAX, found));
+    t->first_step = t->next_step;
+    DS_TRY(ds_comm_agreed(world, world->rank == 0 ? recall_skips(t) : DS_OK));
+    DS_TRY(ds_comm_broadcast(world, &t->rollback.skips, sizeof t->rollback.skips, 0, NULL));
+    ds_loader_skip(t->train_loader, &t->rollback.skips);
+    return DS_OK;
 }
 
 ds_status trainer_resume(struct ds_trainer *t, int *found)
@@ -283,6 +327,6 @@ ds_status trainer_resume(struct ds_trainer *t, int *found)
     if (!t->launch.is_used)
         return DS_OK;
     if (t->config->checkpoint.resume == DS_RESUME_AUTO)
-        DS_TRY(restore(t, found));
-    return trainer_together(t, write_base);
+        DS_TRY(go_on_from_newest(t, found));
+    return trainer_together(t, trainer_write_base);
 }

@@ -49,11 +49,13 @@ static ds_status send_step(struct ds_trainer *t, struct trainer_exchange *exchan
     struct ds_loader_batch batch;
 
     DS_TRY(ds_loader_next(t->train_loader, step - 1, &batch, &exchange->waited_data_ns));
+    inject_into_labels(t, step, &batch);
     DS_TRY(trainer_send_batch(t, exchange, &batch, t->micro_count));
     exchange->record->step = step;
     exchange->record->random_base = step;
     exchange->record->local_tokens = batch.trained_tokens;
     exchange->record->learning_rate = (float)ds_lr_at(&t->lr, step);
+    inject_into_rate(t, step, &exchange->record->learning_rate);
     exchange->record->scales_loss = t->model->share.compute == DS_F16;
     exchange->record->asks = trainer_asks(t);
     DS_TRY(
@@ -145,6 +147,7 @@ static ds_status finish_step(struct ds_trainer *t, struct trainer_exchange *exch
     fill_report(t, exchange, &report);
     exchange->step = 0;
     exchange->asked = exchange->result->asked;
+    rollback_watch(t, exchange->result);
     DS_TRY(trainer_note_progress(t, exchange->result));
     if (report.step == t->first_step)
         trainer_tell_start(t, "first step done");
@@ -227,7 +230,6 @@ ds_status trainer_settle(struct ds_trainer *t)
 static ds_status run_steps(struct ds_trainer *t)
 {
     t->last_end_ns = ds_clock_mono_ns(t->options.clock);
-    t->next_step = t->first_step;
     while (t->next_step <= t->config->train.steps) {
         const uint64_t step = t->next_step++;
 
@@ -242,7 +244,7 @@ ds_status ds_trainer_run(struct ds_trainer *t)
 {
     ds_status st = run_steps(t);
 
-    if (st != DS_OK && st != DS_LEAVE)
+    if (st != DS_OK && st != DS_LEAVE && st != DS_ERR_DIVERGED) /* those are all ranks' */
         ds_mesh_poison(t->mesh);
     return st;
 }
@@ -256,7 +258,7 @@ ds_status ds_trainer_open(const struct ds_trainer_options *options, struct ds_tr
         return ds_fail(DS_ERR_NO_MEMORY, "the trainer");
     t->options = *options;
     t->config = options->config;
-    t->first_step = 1;
+    t->first_step = t->next_step = 1;
     trainer_enter(t, "start", 0, trainer_deadline_ns(t));
     st = trainer_assemble(t);
     if (st != DS_OK) {

@@ -3,6 +3,8 @@
 #ifndef DSTRAIN_TRAINER_PRIVATE_H
 #define DSTRAIN_TRAINER_PRIVATE_H
 
+#include "rollback.h"
+
 #include "dstrain/data.h"
 #include "dstrain/executor.h"
 #include "dstrain/export.h"
@@ -87,9 +89,10 @@ struct ds_trainer {
     struct trainer_launch launch;
     uint64_t first_step; /* of this launch; behind the last one: there is nothing left to do */
     uint64_t next_step;
-    int is_settled;                /* the first step is over, and memory is taken */
-    int wants_to_leave;            /* this rank was asked */
-    struct ds_progress progress;   /* behind the last step that was read back */
+    int is_settled;              /* the first step is over, and memory is taken */
+    int wants_to_leave;          /* this rank was asked */
+    struct ds_progress progress; /* behind the last step that was read back */
+    struct rollback rollback;
     uint64_t waited_checkpoint_ns; /* the host, since the last report */
     uint64_t last_end_ns, tokens;
     uint64_t started_ns; /* the last part of the start that was told */
@@ -143,6 +146,14 @@ DS_CHECKED ds_status trainer_send_batch(struct ds_trainer *t, struct trainer_exc
 /* resume.c. collective: claims the directory, where there is one or should be, and goes on from its newest checkpoint; `*found`
  * 0: there is none, weights are still to be filled */
 DS_CHECKED ds_status trainer_resume(struct ds_trainer *t, int *found);
+/* collective: of the directory that this launch has claimed, the newest one that verifies and is not of a step above
+ * `step_max`: the states are its own, and next_step follows */
+DS_CHECKED ds_status trainer_load_checkpoint(struct ds_trainer *t, uint64_t step_max, int *found);
+/* local: rank 0: what is in the directories */
+DS_CHECKED ds_status trainer_list_checkpoints(const struct ds_trainer *t,
+                                              struct ds_checkpoint_list *out);
+/* local: rank 0's, the others have nothing to do: what this launch's epoch goes on from */
+DS_CHECKED ds_status trainer_write_base(struct ds_trainer *t);
 /* checkpoints.c: does this launch write checkpoints, or may it go on from one? */
 int trainer_uses_checkpoints(const struct ds_trainer *t);
 /* checkpoints.c. local: a sign of life; `user` is the trainer */
@@ -168,6 +179,8 @@ DS_CHECKED ds_status trainer_wait_saver(struct ds_trainer *t);
 /* local: the record of a step has come */
 DS_CHECKED ds_status trainer_note_progress(struct ds_trainer *t,
                                            const struct ds_step_record *record);
+/* local: tells the saver again where training stands: the save began later than that */
+DS_CHECKED ds_status trainer_tell_progress(struct ds_trainer *t);
 
 /* trainer_eval.c */
 uint64_t trainer_eval_samples(const struct ds_trainer *t);

@@ -65,6 +65,18 @@ finish() { # finish: sets code and took, in tenths of a second since signal
     took=$((($(date +%s%N) - sent) / 100000000))
 }
 
+await_end() { # of these processes: sets took
+    for _ in $(seq 1000); do
+        left=
+        for pid in "$@"; do
+            [ "$(readlink "/proc/$pid/exe" 2>/dev/null)" != "$program" ] || left=$pid
+        done
+        took=$((($(date +%s%N) - sent) / 100000000))
+        [ -n "$left" ] || return 0
+        sleep 0.02
+    done
+}
+
 signal() {
     sent=$(date +%s%N)
     kill "-$1" $job
@@ -135,10 +147,14 @@ for _ in $(seq $turns); do
     # at once, as a batch system tells all ranks; what is committed stays
     start
     await_step 160
+    ranks=$(children_of $job)
     sent=$(date +%s%N)
-    kill -TERM $(children_of $job)
-    finish
-    [ $code -eq 143 ] && [ $took -lt 30 ] || fail "SIGTERM ends with $code after $took tenths of a second"
+    kill -TERM $ranks
+    await_end $ranks
+    [ $took -lt 15 ] || fail "ranks end $took tenths of a second after SIGTERM"
+    wait $job 2>/dev/null
+    code=$?
+    [ $code -eq 143 ] || fail "SIGTERM ends with $code"
     [ "$(newest)" -lt 400 ] || fail "SIGTERM does not end it"
     ends_like_calm "SIGTERM"
 done

@@ -59,6 +59,8 @@ void tiny_config(const struct tiny_case *c, struct ds_config *config)
     config->zero.reshard_after_forward = c->reshard;
     config->zero.window = c->window;
     config->checkpoint.keep = 1;
+    config->checkpoint.rollback = DS_ROLLBACK_OFF;
+    config->checkpoint.rollback_skip = 1;
     config->log.interval = 1;
     if (c->inject)
         strcpy(config->debug.inject, c->inject);

@@ -323,6 +323,51 @@ static void a_stale_launch_commits_nothing_and_removes_nothing(void **state)
     verify_all(fs);
 }
 
+/* Who goes back claims the epoch behind its own, and takes none from a launch that has come meanwhile. */
+static void a_rollback_does_not_take_the_run_back(void **state)
+{
+    struct ds_fs *fs = *state;
+    struct launch old, new;
+
+    start(&old, fs, 0);
+    assert_ok(ds_checkpoint_claim(old.dir));
+    assert_int_equal(ds_checkpoint_dir_epoch(old.dir), 2);
+    start(&new, fs, 0);
+    ds_log.terminal = -1;
+    assert_int_equal(ds_checkpoint_claim(old.dir), DS_ERR_FENCED);
+    ds_log.terminal = 2;
+    assert_ok(ds_checkpoint_claim(new.dir));
+    assert_int_equal(ds_checkpoint_dir_epoch(new.dir), 4);
+    launch_fini(&old);
+    launch_fini(&new);
+}
+
+/* Of the newest epoch that has a base which reads. */
+static void what_is_left_out_is_what_the_newest_base_says(void **state)
+{
+    static struct ds_checkpoint_skip got[DS_CHECKPOINT_SKIPS_MAX];
+    const struct ds_checkpoint_skip skips[] = {{5, 9}, {20, 21}};
+    struct ds_fs *fs = *state;
+    struct launch l;
+    uint32_t count = 7;
+
+    start(&l, fs, 0);
+    assert_ok(ds_checkpoint_read_skips(fs, RIG_ROOT, NULL, got, &count));
+    assert_int_equal(count, 0);
+    assert_ok(ds_checkpoint_claim(l.dir));
+    assert_ok(ds_checkpoint_write_base(l.dir, NULL, skips, 2));
+    assert_ok(ds_checkpoint_claim(l.dir)); /* and is killed */
+    assert_ok(ds_checkpoint_read_skips(fs, RIG_ROOT, NULL, got, &count));
+    assert_int_equal(count, 2);
+    assert_memory_equal(got, skips, sizeof skips);
+    assert_ok(ds_fs_write_file(fs, RIG_ROOT "/epochs/E-0000000000000003.base.json", "torn", 4));
+    ds_log.terminal = -1;
+    assert_ok(ds_checkpoint_read_skips(fs, RIG_ROOT, NULL, got, &count));
+    ds_log.terminal = 2;
+    assert_int_equal(count, 2);
+    launch_fini(&l);
+}
+
 /* ---- several ranks */
 
 struct many {
@@ -458,6 +503,8 @@ static const struct CMUnitTest tests[] = {
     ON_DISK(packs_that_are_referred_to_stay),
     ON_DISK(orphans_go_and_what_is_being_written_stays),
     ON_DISK(a_stale_launch_commits_nothing_and_removes_nothing),
+    ON_DISK(a_rollback_does_not_take_the_run_back),
+    ON_DISK(what_is_left_out_is_what_the_newest_base_says),
     ON_DISK(all_ranks_vote_and_prove_together),
     ON_DISK(all_ranks_find_the_same_checkpoint),
 };

@@ -727,11 +727,11 @@ static const struct {
      1, 0},
     {"[debug]\ninject = melt:0:1\n", 0, 0,
      SAYS("c.ini:15: [debug] inject = 'melt:0:1' must be KIND:RANK:STEP with KIND hang, fail, kill "
-          "or nan"),
+          "or nan, or KIND:all:FIRST-LAST with KIND labels or rate"),
      1, 0},
     {"[debug]\ninject = hang:0\n", 0, 0,
      SAYS("c.ini:15: [debug] inject = 'hang:0' must be KIND:RANK:STEP with KIND hang, fail, kill "
-          "or nan"),
+          "or nan, or KIND:all:FIRST-LAST with KIND labels or rate"),
      1, 0},
     {"[debug]\ninject = hang:2:5\n", 0, 0,
      SAYS("c.ini:15: [debug] inject = 'hang:2:5' names rank 2 of 2; nearest: hang:1:5"), 2, 0},
@@ -816,14 +816,29 @@ static void a_fault_reads_whole_or_not_at_all(void **state)
         "",         "nan",     "nan:",     "nan:1",    "nan:1:",
         "nan:1:2:", "nan:1:x", "na:1:2",   "nann:1:2", ":1:2",
         "nan:-1:2", "nan::2",  "nan:1: 2", "NAN:1:2",  "nan:1:1234567890123456"};
-    static const char *const kinds[] = {"hang", "fail", "kill", "nan"};
+    static const char *const bad_alike[] = {
+        "labels:1:2",      "labels:all:2", "labels:all:2-", "labels:all:3-2", "labels:all:0-2",
+        "labels:all:2-3:", "labels:0:2-3", "nan:all:2-3",   "rate:all:2-3 ",  "rate:all:-2-3"};
+    static const char *const kinds[] = {"hang", "fail", "kill", "nan"}, *const alike[] = {"labels",
+                                                                                          "rate"};
     struct ds_inject inject;
 
     (void)state;
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
         assert_false(ds_inject_parse(bad[i], &inject));
-    assert_int_equal(DS_INJECT_KIND_COUNT, sizeof kinds / sizeof kinds[0]);
-    for (int kind = 0; kind < DS_INJECT_KIND_COUNT; kind++) {
+    for (size_t i = 0; i < sizeof bad_alike / sizeof bad_alike[0]; i++)
+        assert_false(ds_inject_parse(bad_alike[i], &inject));
+    assert_int_equal(DS_INJECT_KIND_COUNT, 6);
+    for (int i = 0; i < 2; i++) {
+        char text[64];
+
+        snprintf(text, sizeof text, "%s:all:7-123456789012345", alike[i]);
+        assert_true(ds_inject_parse(text, &inject));
+        assert_int_equal(inject.kind, 4 + i);
+        assert_true(inject.rank == DS_INJECT_ALL && inject.step == 7);
+        assert_true(inject.last == 123456789012345u);
+    }
+    for (int kind = 0; kind < 4; kind++) {
         char text[64];
 
         snprintf(text, sizeof text, "%s:12:123456789012345", kinds[kind]);
@@ -836,16 +851,13 @@ static void a_fault_reads_whole_or_not_at_all(void **state)
 
 static void good_configurations_say_nothing(void **state)
 {
-    static const char *const overrides[] = {"train.steps=10",
-                                            "schedule.kind=constant",
-                                            "model.family=qwen2",
-                                            "parallel.shard=2",
-                                            "debug.inject=nan:3:7",
-                                            "train.micro_batch_size=2",
-                                            "zero.stage=0",
-                                            "run.deterministic=false",
-                                            "model.num_key_value_heads=2",
-                                            "schedule.warmup_steps=10"};
+    static const char *const overrides[] = {
+        "train.steps=10",           "schedule.kind=constant",
+        "model.family=qwen2",       "parallel.shard=2",
+        "debug.inject=nan:3:7",     "debug.inject=rate:all:3-4",
+        "train.micro_batch_size=2", "zero.stage=0",
+        "run.deterministic=false",  "model.num_key_value_heads=2",
+        "schedule.warmup_steps=10"};
 
     (void)state;
     for (size_t i = 0; i < sizeof overrides / sizeof overrides[0]; i++) {

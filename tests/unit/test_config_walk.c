@@ -52,8 +52,10 @@ static const struct {
     {"zero.window", {"auto", "1", "2", "4", "9"}},
     {"checkpoint.interval", {"0", "2", "3"}},
     {"checkpoint.export", {"0", "2", "4", "6", "7"}},
+    {"checkpoint.rollback", {"auto", "off"}},
+    {"checkpoint.rollback_skip", {"1", "200"}},
     {"log.trace", {"", "1..2", "4..4", "8..9"}},
-    {"debug.inject", {"", "hang:1:2", "nan:3:4"}},
+    {"debug.inject", {"", "hang:1:2", "nan:3:4", "labels:all:3-4"}},
 };
 enum { WALKED = sizeof walked / sizeof *walked };
 
