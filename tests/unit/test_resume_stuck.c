@@ -1,4 +1,5 @@
 // link: launch
+// tsan
 /* Storage that does not answer costs checkpoints, never the run: a save is given up after its deadline, later ones are
  * left out, and go on when storage answers again. At the end nobody waits for it any longer than that. A disk that is
  * full is not asked every time, and what failed saves leave on it goes. */
@@ -24,16 +25,21 @@ static const char *stuck_call; /* its name; NULL: none */
 static const char *stuck_path; /* what its path has in it */
 static atomic_int is_stuck, is_let_go;
 
-static void pass(const char *call, const char *path)
+static int is_meant(const char *path)
 {
-    if (!stuck_call || strcmp(call, stuck_call) != 0 || !strstr(path, stuck_path))
+    return stuck_call && strstr(path, stuck_path);
+}
+
+static void pass(const char *call, int is_of_path)
+{
+    if (!is_of_path || !stuck_call || strcmp(call, stuck_call) != 0)
         return;
     atomic_store(&is_stuck, 1);
     while (!atomic_load(&is_let_go))
         usleep(1000);
 }
 
-static char paths[4096][DS_CHECKPOINT_PATH_BYTES]; /* of descriptors */
+static atomic_char is_of_stuck[4096], is_of_full[4096]; /* descriptors */
 static const char *full_for; /* of packs with this in their name none has room; NULL: all have */
 static atomic_int full_count;
 
@@ -41,23 +47,26 @@ static atomic_int full_count;
 
 static int slow_open(struct ds_fs *fs, const char *path, uint32_t flags, uint32_t mode)
 {
-    pass("open", path);
+    pass("open", is_meant(path));
     const int file = INNER->open(fs, path, flags, mode);
-    if (file >= 0 && file < 4096)
-        snprintf(paths[file], sizeof *paths, "%s", path);
+    assert_true(file < 4096);
+    if (file >= 0) {
+        atomic_store(&is_of_stuck[file], is_meant(path) != 0);
+        atomic_store(&is_of_full[file], full_for && strstr(path, full_for));
+    }
     return file;
 }
 
 static int64_t slow_pwrite(struct ds_fs *fs, int file, const void *from, size_t bytes,
                            uint64_t offset)
 {
-    pass("pwrite", paths[file]);
+    pass("pwrite", atomic_load(&is_of_stuck[file]));
     return INNER->pwrite(fs, file, from, bytes, offset);
 }
 
 static int slow_fallocate(struct ds_fs *fs, int file, uint64_t bytes)
 {
-    if (full_for && strstr(paths[file], full_for)) {
+    if (atomic_load(&is_of_full[file])) {
         atomic_fetch_add(&full_count, 1);
         return -ENOSPC;
     }
@@ -66,13 +75,13 @@ static int slow_fallocate(struct ds_fs *fs, int file, uint64_t bytes)
 
 static int slow_fsync(struct ds_fs *fs, int file)
 {
-    pass("fsync", paths[file]);
+    pass("fsync", atomic_load(&is_of_stuck[file]));
     return INNER->fsync(fs, file);
 }
 
 static int slow_rename(struct ds_fs *fs, const char *from, const char *to)
 {
-    pass("rename", to);
+    pass("rename", is_meant(to));
     return INNER->rename(fs, from, to);
 }
 
