@@ -406,6 +406,35 @@ static void who_was_overtaken_in_the_mirror_goes(void **state)
     forget_all();
 }
 
+/* Who claims again, for a rollback, has the next epoch in both, or was overtaken in one of them. */
+static void who_was_overtaken_cannot_claim_again(void **state)
+{
+    const uint8_t run_name[16] = "one run", nonce[16] = {1};
+    const struct ds_digest keys = {{1}};
+    struct ds_checkpoint_dir *dirs[3];
+    const char *const roots[3] = {root, mirror, mirror};
+
+    (void)state;
+    for (int i = 0; i < 3; i++)
+        assert_ok(
+            ds_checkpoint_dir_open(ds_fs_posix(), roots[i], run_name, nonce, &keys, &dirs[i]));
+    assert_ok(ds_checkpoint_claim(dirs[2])); /* of a launch without the first directory */
+    ds_checkpoint_join(dirs[0], dirs[1]);
+    assert_ok(ds_checkpoint_claim(dirs[0]));
+    assert_int_equal(ds_checkpoint_dir_epoch(dirs[0]), 2);
+    assert_int_equal(ds_checkpoint_dir_epoch(dirs[1]), 2);
+    assert_ok(ds_checkpoint_claim(dirs[0]));
+    assert_int_equal(ds_checkpoint_dir_epoch(dirs[1]), 3);
+    assert_int_equal(ds_checkpoint_claim(dirs[2]), DS_ERR_FENCED);
+    ds_checkpoint_dir_close(dirs[2]);
+    assert_ok(ds_checkpoint_dir_open(ds_fs_posix(), mirror, run_name, nonce, &keys, &dirs[2]));
+    assert_ok(ds_checkpoint_claim(dirs[2]));
+    assert_int_equal(ds_checkpoint_claim(dirs[0]), DS_ERR_FENCED);
+    ds_checkpoint_dir_close(dirs[2]);
+    ds_checkpoint_dir_close(dirs[0]);
+    forget_all();
+}
+
 /* What an old launch still saved where nobody else looked is overruled by what the next one said in the mirror. */
 static void what_was_overruled_elsewhere_stays_so(void **state)
 {
@@ -465,6 +494,7 @@ int main(void)
         cmocka_unit_test(a_copy_may_end_anywhere),
         cmocka_unit_test(a_mirror_that_cannot_be_written_costs_a_line),
         cmocka_unit_test(who_was_overtaken_in_the_mirror_goes),
+        cmocka_unit_test(who_was_overtaken_cannot_claim_again),
         cmocka_unit_test(what_was_overruled_elsewhere_stays_so),
         cmocka_unit_test(two_runs_are_not_mixed),
     };
