@@ -1,5 +1,6 @@
 // link: launch
 // private: launch launch/trainer
+// timeout: 1800
 /* The detector: what leaps is found within three steps of where it began, from any level and scatter; training that goes
  * well, however steeply it falls and however much it scatters, is never found. What it remembers comes back from text. */
 #include "trainer.h"
@@ -63,7 +64,7 @@ static struct spikes_step step_of(const struct course *c, uint64_t step)
 
 static void training_that_goes_well_is_left_alone(void **state)
 {
-    const int courses = test_is_long() ? 2000 : 40;
+    const int courses = test_is_long() ? 400 : 20;
 
     (void)state;
     for (int i = 0; i < courses; i++) {
@@ -85,7 +86,7 @@ static void training_that_goes_well_is_left_alone(void **state)
 
 static void what_leaps_is_found_where_it_began(void **state)
 {
-    const int courses = test_is_long() ? 5000 : 200;
+    const int courses = test_is_long() ? 2000 : 200;
 
     (void)state;
     for (int i = 0; i < courses; i++) {
