@@ -51,21 +51,26 @@ ds_status ds_checkpoint_keep_pack(struct ds_fs *fs, const char *root,
 
 /* ---- the vote */
 
+/* Those of all ranks, and behind them those of this one. */
+static ds_status make_votes(struct ds_votes *all, size_t room)
+{
+    if (all->room >= room)
+        return DS_OK;
+    free(all->packs);
+    all->packs = calloc(room, sizeof *all->packs);
+    all->room = all->packs ? room : 0;
+    return all->packs ? DS_OK : ds_fail(DS_ERR_NO_MEMORY, "no memory for the packs of all ranks");
+}
+
 static ds_status share_packs(struct ds_comm *control, const struct ds_manifest_pack *packs,
                              uint32_t count, uint32_t count_max, struct ds_manifest_pack *all)
 {
-    DS_ASSERT(all);
-    struct ds_manifest_pack *mine = calloc(count_max, sizeof *mine);
+    struct ds_manifest_pack *mine = all + (size_t)control->size * count_max;
 
-    /* memory was agreed on for `all`; a rank that lacks this little takes part with its own place in it */
-    struct ds_manifest_pack *send = mine ? mine : all + (size_t)control->rank * count_max;
-    if (!mine)
-        memset(send, 0, count_max * sizeof *send);
+    memset(mine, 0, count_max * sizeof *mine);
     if (count > 0)
-        memcpy(send, packs, count * sizeof *send);
-    ds_status st = ds_comm_all_gather(control, send, all, count_max * sizeof *all, DS_U8, NULL);
-    free(mine);
-    return st;
+        memcpy(mine, packs, count * sizeof *mine);
+    return ds_comm_all_gather(control, mine, all, count_max * sizeof *all, DS_U8, NULL);
 }
 
 /* In order, each once; those that ranks had fewer of than others are empty: no pack has no bytes. */
@@ -83,29 +88,23 @@ static uint32_t sort_packs(struct ds_manifest_pack *all, size_t count)
 
 ds_status ds_checkpoint_vote(struct ds_comm *control, ds_status prepared,
                              const struct ds_manifest_pack *packs, uint32_t count,
-                             ds_status *verdict, struct ds_manifest_pack **all, uint32_t *all_count)
+                             ds_status *verdict, struct ds_votes *all)
 {
     int32_t most[2] = {(int32_t)prepared, (int32_t)count};
-    struct ds_manifest_pack *gathered = NULL;
 
-    *all = NULL;
-    *all_count = 0;
+    all->count = 0;
     DS_TRY(ds_comm_all_reduce(control, most, 2, DS_I32, DS_REDUCE_MAX, NULL));
     *verdict = (ds_status)most[0];
     if (*verdict != DS_OK || most[1] == 0)
         return DS_OK;
-    const size_t total = (size_t)control->size * (uint32_t)most[1];
-    gathered = calloc(total, sizeof *gathered);
-    ds_status st = ds_comm_agree(control, gathered ? DS_OK : DS_ERR_NO_MEMORY, verdict);
-    if (st == DS_OK && *verdict == DS_OK)
-        st = share_packs(control, packs, count, (uint32_t)most[1], gathered);
-    if (st != DS_OK || *verdict != DS_OK || control->rank != 0) {
-        free(gathered);
-        return st;
-    }
-    DS_ASSERT(gathered); /* agreed on */
-    *all = gathered;
-    *all_count = sort_packs(gathered, total);
+    const uint32_t each = (uint32_t)most[1];
+    const size_t total = (size_t)control->size * each;
+    DS_TRY(ds_comm_agree(control, make_votes(all, total + each), verdict));
+    if (*verdict != DS_OK)
+        return DS_OK;
+    DS_TRY(share_packs(control, packs, count, each, all->packs));
+    if (control->rank == 0)
+        all->count = sort_packs(all->packs, total);
     return DS_OK;
 }
 
@@ -168,19 +167,21 @@ ds_status ds_checkpoint_commit(struct ds_comm *control, struct ds_checkpoint_dir
                                struct ds_manifest *manifest, ds_status prepared,
                                const struct ds_manifest_pack *packs, uint32_t count, int *committed)
 {
-    struct ds_manifest_pack *all = NULL;
     ds_status verdict = DS_OK;
-    uint32_t all_count = 0;
+    struct ds_votes all = {0};
     int32_t told = DS_OK;
 
     *committed = 0;
-    DS_TRY(ds_checkpoint_vote(control, prepared, packs, count, &verdict, &all, &all_count));
+    ds_status st = ds_checkpoint_vote(control, prepared, packs, count, &verdict, &all);
+    if (st != DS_OK || verdict != DS_OK || control->rank != 0)
+        free(all.packs);
+    DS_TRY(st);
     if (verdict != DS_OK)
         return verdict == DS_ERR_FENCED ? verdict : DS_OK;
     if (control->rank == 0) {
         free(manifest->packs);
-        manifest->packs = all;
-        manifest->pack_count = all_count;
+        manifest->packs = all.packs;
+        manifest->pack_count = all.count;
         told = (int32_t)ds_checkpoint_commit_manifest(dir, manifest);
     }
     DS_TRY(ds_comm_broadcast(control, &told, sizeof told, 0, NULL));

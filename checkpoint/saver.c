@@ -23,7 +23,8 @@ struct ds_saver {
     struct ds_catalogue
         catalogue;            /* a copy: a thread that is left behind may look at it at any time */
     char *root, *mirror_root; /* so are these */
-    struct ds_manifest manifest; /* of the save that goes on; its catalogue is borrowed */
+    struct ds_votes votes;
+    struct ds_manifest manifest; /* of the save that goes on; catalogue and packs are borrowed */
     /* plain values */
     enum phase phase;
     uint64_t step;     /* that is being saved */
@@ -81,7 +82,6 @@ static uint64_t limit_ns(const struct ds_saver *s)
 /* What a start has brought. */
 static void forget_start(struct ds_saver *s)
 {
-    free(s->manifest.packs);
     ds_values_fini(&s->manifest.state);
     free(s->root);
     free(s->mirror_root);
@@ -126,6 +126,7 @@ void ds_saver_close(struct ds_saver *s)
     snapshot_close(&s->snapshot);
     ds_checkpoint_dir_close(s->start.dir);
     forget_start(s);
+    free(s->votes.packs);
     free(s->catalogue.tensors);
     free(s);
 }
@@ -379,20 +380,18 @@ static void give_up(struct ds_saver *s, int is_done)
 /* collective: all ranks have written. */
 static ds_status vote(struct ds_saver *s, ds_status worst)
 {
-    struct ds_manifest_pack *all = NULL;
-    uint32_t count = 0, all_count = 0;
+    uint32_t count = 0;
     const struct ds_manifest_pack *packs = writer_packs(s->writer, &count);
 
     if (worst == DS_OK)
-        DS_TRY(ds_checkpoint_vote(s->start.control, worst, packs, count, &worst, &all, &all_count));
+        DS_TRY(ds_checkpoint_vote(s->start.control, worst, packs, count, &worst, &s->votes));
     if (worst != DS_OK)
         return fail_save(s, worst);
     s->phase = COMMITTING;
     if (s->start.control->rank != 0)
         return DS_OK;
-    free(s->manifest.packs);
-    s->manifest.packs = all;
-    s->manifest.pack_count = all_count;
+    s->manifest.packs = s->votes.packs;
+    s->manifest.pack_count = s->votes.count;
     writer_commit(s->writer, &s->manifest);
     return DS_OK;
 }

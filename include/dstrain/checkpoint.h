@@ -153,12 +153,17 @@ DS_CHECKED ds_status ds_checkpoint_prove(struct ds_comm *control,
                                          const struct ds_catalogue *catalogue,
                                          const struct ds_piece *pieces, size_t count);
 /* collective: the vote. `prepared`: did all of this rank's packs come to be; `packs`: they, and those that they
- * refer to. `*verdict`, the same on all ranks: DS_OK, or what failed on one. On rank 0 with a verdict of DS_OK:
- * every rank's packs, each once, in order; malloc'ed. */
+ * refer to. `*verdict`, the same on all ranks: DS_OK, or what failed on one. On rank 0 with a verdict of DS_OK `all`
+ * has every rank's packs, each once, in order; else it has none. Its memory stays for the next vote, so that saves
+ * that are like the last one take none; free(all->packs). */
+struct ds_votes {
+    struct ds_manifest_pack *packs;
+    uint32_t count;
+    size_t room; /* packs, with this rank's own behind them */
+};
 DS_CHECKED ds_status ds_checkpoint_vote(struct ds_comm *control, ds_status prepared,
                                         const struct ds_manifest_pack *packs, uint32_t count,
-                                        ds_status *verdict, struct ds_manifest_pack **all,
-                                        uint32_t *all_count);
+                                        ds_status *verdict, struct ds_votes *all);
 /* collective: all three in one: vote, commit, tell. `manifest`, on rank 0 alone: everything but packs, which are put
  * there. `*committed`: 0 where storage has failed on some rank, which stops nothing but this checkpoint. The status
  * is DS_OK, DS_ERR_FENCED, or that talking failed. */

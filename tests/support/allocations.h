@@ -25,6 +25,7 @@ enum { ALLOCATIONS_KEPT = 8, ALLOCATIONS_DEPTH = 24 };
 
 struct allocations {
     atomic_int is_counting;
+    atomic_int only_marked; /* threads that have marked themselves */
     atomic_ulong own, foreign;
     struct {
         const char *call;
@@ -33,6 +34,7 @@ struct allocations {
     } kept[ALLOCATIONS_KEPT];
 };
 static struct allocations allocations;
+static _Thread_local int allocations_mark;
 
 static inline void allocations_begin(void)
 {
@@ -122,6 +124,8 @@ static inline void note_allocation(const char *call, size_t bytes, const void *c
     const void *place;
 
     if (!atomic_load_explicit(&allocations.is_counting, memory_order_relaxed) || is_noting)
+        return;
+    if (!allocations_mark && atomic_load_explicit(&allocations.only_marked, memory_order_relaxed))
         return;
     is_noting = 1;
     place = who_asked(caller);

@@ -393,23 +393,21 @@ static void vote_and_prove(struct ds_comm *world, void *user)
         {.pack = {.id = {1, 2, world->rank, 1, 0}, .file_bytes = 9}}};
     struct pack_case c = {.catalogue = {c.tensors, PACK_CASE_TENSORS}};
     struct ds_piece pieces[PACK_CASE_TENSORS];
-    struct ds_manifest_pack *all = NULL;
+    struct ds_votes all = {0};
     ds_status verdict = DS_OK, st;
-    uint32_t count = 0;
 
     /* everybody refers to one pack and has written one; the last rank none */
     st = ds_checkpoint_vote(world, DS_OK, mine, world->rank + 1 == world->size ? 1 : 2, &verdict,
-                            &all, &count);
+                            &all);
     __atomic_fetch_add(
         &many->agreed,
         st == DS_OK && verdict == DS_OK &&
-            (world->rank != 0 || (count == world->size && all[world->size - 1].dir == 1)),
+            (world->rank != 0 || (all.count == world->size && all.packs[world->size - 1].dir == 1)),
         __ATOMIC_SEQ_CST);
-    free(all);
-    st = ds_checkpoint_vote(world, world->rank == 1 ? DS_ERR_IO : DS_OK, mine, 2, &verdict, &all,
-                            &count);
-    __atomic_fetch_add(&many->agreed, st == DS_OK && verdict == DS_ERR_IO && !all,
+    st = ds_checkpoint_vote(world, world->rank == 1 ? DS_ERR_IO : DS_OK, mine, 2, &verdict, &all);
+    __atomic_fetch_add(&many->agreed, st == DS_OK && verdict == DS_ERR_IO && all.count == 0,
                        __ATOMIC_SEQ_CST);
+    free(all.packs);
 
     for (uint32_t i = 0; i < PACK_CASE_TENSORS; i++)
         pack_case_tensor(&c, i, i % 2 ? "a" : "b",

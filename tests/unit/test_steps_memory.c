@@ -1,7 +1,8 @@
 // link: launch
 // private: launch
 /* test_steps_memory.c - a run that survives step 2 survives the night: from then on dstrain's own code
- * takes no memory, on any layout, inline and deferred, evaluations, metrics and console included. */
+ * takes no memory, on any layout, inline and deferred, evaluations, metrics and console included. Where it saves
+ * checkpoints, that holds from the first save on, for all but the thread that writes them. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -11,7 +12,10 @@
 #include "test.h"
 #include "tiny_run.h"
 
+#include "dstrain/checkpoint.h"
 #include "dstrain/trainer.h"
+
+#include <unistd.h>
 
 enum { STEPS = 24, EVAL_INTERVAL = 5 };
 
@@ -113,6 +117,78 @@ static void a_step_on_text_takes_no_memory(void **state)
         c.adjust = read_text;
         expect_none(&c);
     }
+}
+
+/* ---- with checkpoints: from the first save on it is the thread that writes them alone which takes memory, for
+ * the text of a manifest and the lists of what lies on the disk, and gives it back. The threads of ranks are those
+ * that training waits for. */
+
+enum { SAVES = 4 }; /* to see; the first is not counted */
+
+static char root[600];
+static unsigned saves_seen;
+static uint64_t newest_seen;
+
+static uint64_t newest_save(void)
+{
+    struct ds_checkpoint_list list;
+    uint64_t step = 0;
+
+    if (ds_checkpoint_list_make(ds_fs_posix(), root, &list) == DS_OK) {
+        step = list.count > 0 ? list.entries[0].id.step : 0;
+        ds_checkpoint_list_fini(&list);
+    }
+    return step;
+}
+
+/* Between two steps of every rank; the run ends when enough saves have come to be, however long they take. */
+static int watch_saves(uint32_t rank)
+{
+    allocations_mark = 0; /* what the test takes does not count */
+    usleep(1000);
+    const uint64_t newest = rank == 0 ? newest_save() : 0;
+    if (newest > newest_seen) {
+        newest_seen = newest;
+        if (++saves_seen == 1)
+            allocations_begin();
+    }
+    if (rank == 0 && saves_seen == SAVES)
+        allocations_end();
+    allocations_mark = 1;
+    return rank == 0 && saves_seen >= SAVES;
+}
+
+static void save_often(struct ds_config *config)
+{
+    config->checkpoint.interval = 3;
+    config->checkpoint.keep = 2;
+    snprintf(config->checkpoint.dir, sizeof config->checkpoint.dir, "%s", root);
+}
+
+static void a_step_with_saves_takes_no_memory(void **state)
+{
+    (void)state;
+    snprintf(root, sizeof root, "%s/checkpoints", folder);
+    atomic_store(&allocations.only_marked, 1);
+    for (uint32_t ranks = 1; ranks <= 4; ranks *= 4)
+        for (int mode = DS_DEVICE_INLINE; mode <= DS_DEVICE_DEFERRED; mode++) {
+            struct tiny_case c = case_of(ranks, 3, mode);
+            struct tiny_result result;
+
+            c.steps = TINY_STEPS_MAX;
+            c.step = NULL;
+            c.adjust = save_often;
+            c.leave = watch_saves;
+            saves_seen = 0;
+            newest_seen = 0;
+            tiny_run(&c, &result);
+            assert_int_equal(result.status, DS_LEAVE);
+            assert_true(saves_seen >= SAVES);
+            assert_int_equal(allocations_told(ranks == 1 ? "1 rank saves" : "4 ranks save"), 0);
+            tiny_result_fini(&result);
+            assert_int_equal(ds_fs_remove_tree(ds_fs_posix(), root), 0);
+        }
+    atomic_store(&allocations.only_marked, 0);
 }
 
 /* ---- `dstrain config.ini`: metrics, console, recorder and watchdog around it. Its steps are seen in
@@ -222,6 +298,7 @@ int main(void)
         cmocka_unit_test(every_way_to_take_memory_is_counted),
         cmocka_unit_test(an_allocation_in_a_step_is_seen),
         cmocka_unit_test(a_step_takes_no_memory_on_any_layout),
+        cmocka_unit_test(a_step_with_saves_takes_no_memory),
         cmocka_unit_test(a_step_on_text_takes_no_memory),
         cmocka_unit_test(the_whole_program_takes_no_memory_in_a_step),
     };
