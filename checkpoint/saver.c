@@ -1,197 +1,11 @@
 /* saver.c - see saver.h: which phase a save is in, the same on all ranks, since they go on together. */
-#include "mirror.h"
-#include "writer.h"
+#include "saver_parts.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define POLL_NS       2000000u    /* between looks, where training waits */
-#define LEAVE_NS      1000000000u /* that a thread which was given up has to end by itself */
-#define BACK_OFF_MAX  32u         /* intervals between two tries where storage keeps failing */
-#define DEADLINE_MEAN 3u          /* times what saves take */
-
-/* TIDYING: a save has failed, and what is left of it goes. */
-enum phase { IDLE, WRITING, COMMITTING, TIDYING };
-
-struct ds_saver {
-    /* owns */
-    struct ds_saver_options options;
-    struct ds_saver_start start;
-    struct snapshot snapshot;
-    struct writer *writer;
-    struct mirror *mirror; /* NULL: nothing is copied */
-    struct ds_catalogue
-        catalogue;            /* a copy: a thread that is left behind may look at it at any time */
-    char *root, *mirror_root; /* so are these */
-    struct ds_votes votes;
-    struct ds_manifest manifest; /* of the save that goes on; catalogue and packs are borrowed */
-    /* plain values */
-    enum phase phase;
-    uint64_t step;     /* that is being saved */
-    uint64_t begun_ns; /* it, and what those took that came to be, on the average */
-    uint64_t mean_ns;
-    int has_progress;  /* rank 0: the manifest says where training stood */
-    int must_give_up;  /* training has waited for this rank's disk for too long */
-    int is_stuck;      /* a thread has not ended when it should */
-    int is_given_up;   /* on all ranks: nobody waits for the phase to end, nothing begins before */
-    uint32_t failures; /* in a row */
-    uint32_t left_out; /* saves that are still not tried because of them */
-};
-
-/* ---- opening */
-
-static ds_status copy_catalogue(struct ds_saver *s)
-{
-    const struct ds_catalogue *from = s->options.catalogue;
-
-    s->catalogue.tensors = calloc(from->count + 1u, sizeof *from->tensors);
-    if (!s->catalogue.tensors)
-        return ds_fail(DS_ERR_NO_MEMORY, "no memory to save checkpoints");
-    s->catalogue.count = from->count;
-    if (from->count > 0)
-        memcpy(s->catalogue.tensors, from->tensors, from->count * sizeof *from->tensors);
-    s->options.catalogue = &s->catalogue;
-    return DS_OK;
-}
-
-ds_status ds_saver_open(const struct ds_saver_options *options, struct ds_saver **out)
-{
-    struct ds_saver *s = calloc(1, sizeof *s);
-
-    if (!s)
-        return ds_fail(DS_ERR_NO_MEMORY, "no memory to save checkpoints");
-    s->options = *options;
-    ds_status st = copy_catalogue(s);
-    if (st == DS_OK)
-        st = snapshot_open(&s->options, &s->snapshot);
-    if (st != DS_OK) {
-        ds_saver_close(s);
-        return st;
-    }
-    *out = s;
-    return DS_OK;
-}
-
-static uint64_t limit_ns(const struct ds_saver *s)
-{
-    const uint64_t by_mean = DEADLINE_MEAN * s->mean_ns;
-
-    return by_mean > DS_SAVER_DEADLINE_NS ? by_mean : DS_SAVER_DEADLINE_NS;
-}
-
-/* What a start has brought. */
-static void forget_start(struct ds_saver *s)
-{
-    ds_values_fini(&s->manifest.state);
-    free(s->root);
-    free(s->mirror_root);
-    s->manifest = (struct ds_manifest){.pack_count = 0};
-    s->root = s->mirror_root = NULL;
-}
-
-/* 0: one has not ended, and may look at anything of ours at any time. */
-static int close_threads(struct ds_saver *s, uint64_t grace_ns)
-{
-    const int has_mirror_ended = mirror_close(s->mirror, LEAVE_NS);
-    const int has_writer_ended = writer_close(s->writer, grace_ns);
-
-    s->mirror = NULL;
-    s->writer = NULL;
-    s->is_stuck |= !has_mirror_ended || !has_writer_ended;
-    return !s->is_stuck;
-}
-
-ds_status ds_saver_stop(struct ds_saver *s, struct ds_checkpoint_dir **dir)
-{
-    DS_ASSERT(s->phase == IDLE);
-    if (!close_threads(s, limit_ns(s)))
-        return ds_fail(DS_ERR_IO, "%s: a call to storage does not return", s->root);
-    *dir = s->start.dir;
-    s->start.dir = NULL;
-    forget_start(s);
-    return DS_OK;
-}
-
-/* A call to the disk that never returns keeps its thread, and that keeps what it may still look at: all of this, until
- * the process ends. */
-void ds_saver_close(struct ds_saver *s)
-{
-    if (!s)
-        return;
-    if (s->is_stuck || !close_threads(s, s->is_given_up ? LEAVE_NS : limit_ns(s))) {
-        ds_warn("a call to storage does not return: %s; what it writes is left behind", s->root);
-        snapshot_leave(&s->snapshot);
-        return;
-    }
-    snapshot_close(&s->snapshot);
-    ds_checkpoint_dir_close(s->start.dir);
-    forget_start(s);
-    free(s->votes.packs);
-    free(s->catalogue.tensors);
-    free(s);
-}
-
-uint32_t ds_saver_stops(const struct ds_saver *s)
-{
-    return s->snapshot.turn_count > 1 ? s->snapshot.turn_count - 1 : 0;
-}
-
-uint64_t ds_saver_bytes(const struct ds_saver *s)
-{
-    return s->snapshot.saved_bytes;
-}
-
-static ds_status prove(const struct ds_saver *s)
-{
-    const struct snapshot *snapshot = &s->snapshot;
-    struct ds_piece *pieces = calloc(snapshot->piece_count + 1u, sizeof *pieces);
-
-    DS_TRY(ds_comm_agreed(s->start.control,
-                          pieces ? DS_OK
-                                 : ds_fail(DS_ERR_NO_MEMORY, "no memory to save checkpoints")));
-    for (uint32_t i = 0; pieces && i < snapshot->piece_count; i++)
-        pieces[i] = snapshot->pieces[i].from.piece;
-    ds_status st =
-        ds_checkpoint_prove(s->start.control, s->options.catalogue, pieces, snapshot->piece_count);
-    free(pieces);
-    return st;
-}
-
-static ds_status open_threads(struct ds_saver *s)
-{
-    const struct mirror_options options = {.start = &s->start,
-                                           .pack_max =
-                                               s->snapshot.plan.part_count + DS_PACK_OTHERS_MAX,
-                                           .buffer = s->snapshot.mirror_buffer,
-                                           .deadline_ns = DS_SAVER_DEADLINE_NS};
-
-    if (s->mirror_root)
-        DS_TRY(mirror_open(&options, &s->mirror));
-    return writer_open(&s->start, &s->snapshot, s->mirror, &s->writer);
-}
-
-ds_status ds_saver_start(struct ds_saver *s, const struct ds_saver_start *start)
-{
-    s->start = *start;
-    s->start.root = s->root = strdup(start->root);
-    s->start.mirror = s->mirror_root = start->mirror ? strdup(start->mirror) : NULL;
-    s->manifest = (struct ds_manifest){.id.epoch = start->epoch,
-                                       .parent = start->parent,
-                                       .has_parent = start->has_parent,
-                                       .layout = start->layout,
-                                       .catalogue = s->catalogue,
-                                       .state = start->values};
-    memcpy(s->manifest.run, start->run, sizeof start->run);
-    memcpy(s->manifest.nonce, start->nonce, sizeof start->nonce);
-    DS_TRY(ds_comm_agreed(start->control,
-                          s->root && !s->mirror_root == !start->mirror
-                              ? DS_OK
-                              : ds_fail(DS_ERR_NO_MEMORY, "no memory to save checkpoints")));
-    DS_TRY(prove(s));
-    const ds_status st = ds_comm_agreed(start->control, open_threads(s));
-    s->start.loaded = NULL;
-    return st;
-}
+#define POLL_NS      2000000u /* between looks, where training waits */
+#define BACK_OFF_MAX 32u      /* intervals between two tries where storage keeps failing */
 
 /* ---- a save begins */
 
@@ -220,7 +34,8 @@ static uint64_t now_ns(const struct ds_saver *s)
 static int await_room(struct ds_saver *s, const struct snapshot_unit *next)
 {
     const uint64_t begin_ns = now_ns(s), stall_ns = s->start.stall_ns_max;
-    const uint64_t most_ns = stall_ns > 0 && stall_ns < limit_ns(s) ? stall_ns : limit_ns(s);
+    const uint64_t most_ns =
+        stall_ns > 0 && stall_ns < saver_limit_ns(s) ? stall_ns : saver_limit_ns(s);
 
     while (!writer_is_past(s->writer, next->first)) {
         if (now_ns(s) - begin_ns > most_ns)
@@ -307,7 +122,7 @@ static ds_status settle_streams(const struct ds_saver *s)
 }
 
 /* Rank 0: the manifest names all packs, and the catalogue all states. */
-static void tell_written(const struct ds_saver *s)
+static void tell_written(const struct ds_saver *s, uint64_t took_ns)
 {
     const struct ds_manifest *manifest = &s->manifest;
     uint64_t written_bytes = 0, state_bytes = 0;
@@ -320,9 +135,9 @@ static void tell_written(const struct ds_saver *s)
 
         state_bytes += ds_logical_elems(tensor) * ds_dtype_bytes(tensor->dtype);
     }
-    ds_info("checkpoint of step %llu is written: %s: %.6g MB for %.6g MB of states",
+    ds_info("checkpoint of step %llu is written: %s: %.6g MB for %.6g MB of states in %.3g s",
             (unsigned long long)s->step, s->start.root, (double)written_bytes * 1e-6,
-            (double)state_bytes * 1e-6);
+            (double)state_bytes * 1e-6, (double)took_ns * 1e-9);
 }
 
 /* It came to be. */
@@ -344,7 +159,7 @@ static void end_save(struct ds_saver *s)
         mirror_offer(s->mirror, &s->manifest.id, packs, count);
     }
     if (s->start.control->rank == 0)
-        tell_written(s);
+        tell_written(s, took_ns);
 }
 
 /* What is left of it goes, and some saves are not tried: a disk that is full takes nothing the next minute, either. */
@@ -374,7 +189,7 @@ static void give_up(struct ds_saver *s, int is_done)
         ds_warn(
             "checkpoint of step %llu is given up: storage has not taken it in %.0f s%s; training "
             "goes on, and saves nothing until storage answers",
-            (unsigned long long)s->step, (double)limit_ns(s) * 1e-9, is_done ? "" : " here");
+            (unsigned long long)s->step, (double)saver_limit_ns(s) * 1e-9, is_done ? "" : " here");
 }
 
 /* collective: all ranks have written. */
@@ -428,7 +243,7 @@ static ds_status next_phase(struct ds_saver *s, ds_status st)
 
 static int is_late(const struct ds_saver *s)
 {
-    return s->must_give_up || now_ns(s) - s->begun_ns > limit_ns(s);
+    return s->must_give_up || now_ns(s) - s->begun_ns > saver_limit_ns(s);
 }
 
 static ds_status poll_save(struct ds_saver *s)

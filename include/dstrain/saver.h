@@ -2,10 +2,11 @@
  * pinned memory on a stream of their own; only the next update of a unit that is not yet copied waits. A thread
  * writes what has come and, on rank 0, commits; the main threads of all ranks meet at the ends of steps while a save
  * is on its way, and never otherwise. What the last checkpoint has already is referred to, not written (delta.h):
- * states that do not change cost what a table takes, from the third save on that has them. A save that is due while another is on its way is left out. Storage that fails
- * costs a checkpoint and a line, never the run: its leavings go, and the next tries come after 1, 2, 4 .. 32 intervals.
- * Storage that does not answer costs no more: that save is given up, later ones are left out until it does. What is
- * committed is copied to a mirror, where there is one, by a thread of its own, in its own time. */
+ * states that do not change cost what a table takes, from the third save on that has them. A save that is due while
+ * another is on its way is left out. Storage that fails costs a checkpoint and a line, never the run: its leavings go,
+ * and the next tries come after 1, 2, 4 .. 32 intervals. Storage that does not answer costs no more: that save is given
+ * up, later ones are left out until it does. What is committed is copied to a mirror, where there is one, by a thread
+ * of its own, in its own time. */
 #ifndef DSTRAIN_SAVER_H
 #define DSTRAIN_SAVER_H
 

@@ -1,0 +1,39 @@
+/* saver_parts.h (private) - what a saver is made of: saver_open.c makes and ends it, saver.c takes it through saves. */
+#ifndef CHECKPOINT_SAVER_PARTS_H
+#define CHECKPOINT_SAVER_PARTS_H
+
+#include "mirror.h"
+#include "writer.h"
+
+/* TIDYING: a save has failed, and what is left of it goes. */
+enum phase { IDLE, WRITING, COMMITTING, TIDYING };
+
+struct ds_saver {
+    /* owns */
+    struct ds_saver_options options;
+    struct ds_saver_start start;
+    struct snapshot snapshot;
+    struct writer *writer;
+    struct mirror *mirror; /* NULL: nothing is copied */
+    struct ds_catalogue
+        catalogue;            /* a copy: a thread that is left behind may look at it at any time */
+    char *root, *mirror_root; /* so are these */
+    struct ds_votes votes;
+    struct ds_manifest manifest; /* of the save that goes on; catalogue and packs are borrowed */
+    /* plain values */
+    enum phase phase;
+    uint64_t step;     /* that is being saved */
+    uint64_t begun_ns; /* it, and what those took that came to be, on the average */
+    uint64_t mean_ns;
+    int has_progress;  /* rank 0: the manifest says where training stood */
+    int must_give_up;  /* training has waited for this rank's disk for too long */
+    int is_stuck;      /* a thread has not ended when it should */
+    int is_given_up;   /* on all ranks: nobody waits for the phase to end, nothing begins before */
+    uint32_t failures; /* in a row */
+    uint32_t left_out; /* saves that are still not tried because of them */
+};
+
+/* how long a save may take before it is given up */
+uint64_t saver_limit_ns(const struct ds_saver *saver);
+
+#endif
