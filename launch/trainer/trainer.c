@@ -207,6 +207,9 @@ static ds_status make_step(struct ds_trainer *t, uint64_t step)
     trainer_enter(t, "step", step, trainer_deadline_ns(t));
     DS_TRY(finish_step(t, exchange)); /* of step - 2, whose buffers come next */
     DS_TRY(queue_step(t, exchange, step));
+    if (step ==
+        t->config->train.steps) /* its save waits for the last one, and that for its numbers */
+        DS_TRY(finish_step(t, &t->exchanges[(step - 1) & 1]));
     DS_TRY(trainer_save_after(t, step));
     if (is_first)
         trainer_tell_start(t, "first step queued"); /* algorithms were timed */

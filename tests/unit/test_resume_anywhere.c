@@ -1,0 +1,258 @@
+// link: launch
+// timeout: 10800
+/* A run may be stopped behind any of its steps: across warm-up and decay, borders of epochs and gradients that are
+ * accumulated, the launches that follow one another give the bits of one launch, whatever the clock on the wall says
+ * meanwhile. A step that is not finite on one rank changes nothing on any, and nothing of it is in a checkpoint. */
+#include "test.h"
+#include "tiny_run.h"
+
+#include "dstrain/checkpoint.h"
+#include "dstrain/random.h"
+
+#include <math.h>
+#include <stdatomic.h>
+#include <stdio.h>
+
+enum { STEPS = 200, WARMUP = 40, DECAY = 150, STOPS = 10, BATCH = 8, SAMPLES = 8 * BATCH - 3 };
+
+static char *folder, *data, *root;
+static uint64_t seed, drawn;
+
+static uint64_t draw(uint64_t bound)
+{
+    return ds_random_below(ds_random_of(seed, DS_RANDOM_TEST, 3), drawn++, bound);
+}
+
+/* ---- a clock on the wall that is set again and again, by an hour or a year */
+
+static atomic_ulong looks;
+
+static uint64_t mono_ns(void *self)
+{
+    (void)self;
+    return ds_clock_mono_ns(ds_clock_system());
+}
+
+static uint64_t real_ns(void *self)
+{
+    static const int64_t by_s[] = {0, 3600, -3600, 365 * 86400, -365 * 86400};
+    const unsigned long look = atomic_fetch_add(&looks, 1);
+
+    (void)self;
+    return ds_clock_real_ns(ds_clock_system()) + (uint64_t)by_s[look % 5] * 1000000000u;
+}
+
+static void sleep_ns(void *self, uint64_t ns)
+{
+    (void)self;
+    ds_clock_sleep_ns(ds_clock_system(), ns);
+}
+
+static const struct ds_clock set_clock = {mono_ns, real_ns, sleep_ns, NULL};
+
+/* ---- runs */
+
+static uint64_t interval;
+
+static void with_checkpoints(struct ds_config *config)
+{
+    config->schedule.warmup_steps = WARMUP;
+    config->schedule.decay_steps = DECAY;
+    config->checkpoint.interval = interval;
+    config->checkpoint.keep = 2;
+    snprintf(config->checkpoint.dir, sizeof config->checkpoint.dir, "%s", root);
+}
+
+static void without_checkpoints(struct ds_config *config)
+{
+    with_checkpoints(config);
+    config->checkpoint.dir[0] = '\0';
+    config->checkpoint.interval = 0;
+}
+
+static struct tiny_case case_of(int stage)
+{
+    return (struct tiny_case){.ranks = 2,
+                              .stage = stage,
+                              .mode = stage & 1 ? DS_DEVICE_DEFERRED : DS_DEVICE_INLINE,
+                              .global_batch = BATCH,
+                              .micro_batch = 1,
+                              .layers = 1,
+                              .seed = seed,
+                              .data = data};
+}
+
+static struct tiny_result run(struct tiny_case c, uint64_t steps,
+                              void (*adjust)(struct ds_config *config))
+{
+    struct tiny_result result;
+
+    c.steps = steps;
+    c.adjust = adjust;
+    tiny_run(&c, &result);
+    if (result.status != DS_OK)
+        fail_msg("stage %d, %llu steps: %s", c.stage, (unsigned long long)steps,
+                 ds_status_text(result.status));
+    return result;
+}
+
+static uint64_t newest_step(void)
+{
+    struct ds_checkpoint_list list;
+
+    assert_ok(ds_checkpoint_list_make(ds_fs_posix(), root, &list));
+    assert_true(list.count > 0);
+    const uint64_t step = list.entries[0].id.step;
+    ds_checkpoint_list_fini(&list);
+    return step;
+}
+
+static void forget_checkpoints(void)
+{
+    assert_int_equal(ds_fs_remove_tree(ds_fs_posix(), root), 0);
+}
+
+/* ---- stops */
+
+/* One launch, from behind step `from` to `to`: its numbers are those of the whole. */
+static void launch(const struct tiny_case *c, uint64_t from, uint64_t to,
+                   const struct tiny_result *whole)
+{
+    struct tiny_result part = run(*c, to, with_checkpoints);
+
+    for (uint64_t i = 0; i < to; i++) {
+        const double loss = i < from ? 0 : whole->loss[i], norm = i < from ? 0 : whole->norm[i];
+
+        if (memcmp(&part.loss[i], &loss, sizeof loss) != 0 ||
+            memcmp(&part.norm[i], &norm, sizeof norm) != 0)
+            fail_msg("stage %d, stopped behind step %llu: step %llu has loss %.17g norm %.9g, "
+                     "undisturbed %.17g, %.9g",
+                     c->stage, (unsigned long long)from, (unsigned long long)i + 1, part.loss[i],
+                     part.norm[i], loss, norm);
+    }
+    assert_int_equal(part.last.tokens, to == STEPS ? whole->last.tokens : part.last.tokens);
+    if (to == STEPS)
+        assert_memory_equal(part.params, whole->params, whole->param_elems * sizeof(float));
+    tiny_result_fini(&part);
+    assert_int_equal(newest_step(), to);
+}
+
+static void check_stops(struct tiny_case c, const uint8_t is_stop[STEPS])
+{
+    struct tiny_result whole = run(c, STEPS, without_checkpoints);
+    uint64_t from = 0;
+
+    interval = 2 * STEPS; /* at the end of each launch */
+    for (uint64_t to = 1; to <= STEPS; to++)
+        if (is_stop[to - 1] || to == STEPS) {
+            launch(&c, from, to, &whole);
+            from = to;
+        }
+    forget_checkpoints();
+    tiny_result_fini(&whole);
+}
+
+static void a_run_stops_behind_any_step(void **state)
+{
+    uint8_t is_stop[STEPS] = {0};
+
+    (void)state;
+    if (test_is_long()) {
+        memset(is_stop, 1, sizeof is_stop);
+        for (int stage = 0; stage <= 3; stage++)
+            check_stops(case_of(stage), is_stop);
+        return;
+    }
+    for (int i = 0; i < STOPS; i++)
+        is_stop[draw(STEPS)] = 1;
+    check_stops(case_of((int)draw(4)), is_stop);
+}
+
+static void a_clock_that_is_set_changes_nothing(void **state)
+{
+    struct tiny_case c = case_of(3);
+    uint8_t is_stop[STEPS] = {0};
+
+    (void)state;
+    for (int i = 0; i < 4; i++)
+        is_stop[draw(STEPS)] = 1;
+    c.clock = &set_clock;
+    atomic_store(&looks, 0);
+    check_stops(c, is_stop);
+}
+
+/* A save behind each of the last steps: that of the very last waits for the one before it, whose numbers may not have
+ * been read yet. */
+static void the_last_step_is_saved_however_late_the_one_before_it_is(void **state)
+{
+    (void)state;
+    interval = 1;
+    for (int i = 0; i < 4; i++) {
+        struct tiny_result result = run(case_of(i), 3, with_checkpoints);
+
+        assert_int_equal(newest_step(), 3);
+        forget_checkpoints();
+        tiny_result_fini(&result);
+    }
+}
+
+/* ---- steps that are not finite */
+
+static void assert_finite(const struct tiny_result *result)
+{
+    for (uint64_t i = 0; i < result->param_elems; i++)
+        assert_true(isfinite(result->params[i]));
+}
+
+static void nothing_that_is_not_finite_is_kept(void **state)
+{
+    (void)state;
+    for (int i = 0; i < (test_is_long() ? 400 : 12); i++) {
+        struct tiny_case c = case_of(i % 4);
+        const uint64_t bad = 2 + draw(6);
+        char inject[32];
+
+        c.ranks = 4;
+        interval = 1;
+        struct tiny_result before = run(c, bad - 1, with_checkpoints);
+        snprintf(inject, sizeof inject, "nan:%u:%u", (unsigned)draw(4), (unsigned)bad);
+        c.inject = inject;
+        struct tiny_result at = run(c, bad, with_checkpoints); /* saved behind the bad step */
+        c.inject = NULL;
+        assert_int_equal(at.skipped, 1);
+        assert_int_equal(newest_step(), bad);
+        assert_false(isfinite(at.loss[bad - 1]) && isfinite(at.norm[bad - 1]));
+        assert_memory_equal(at.params, before.params, at.param_elems * sizeof *at.params);
+        struct tiny_result after = run(c, bad + 2, with_checkpoints);
+        assert_int_equal(after.skipped, 1);
+        assert_true(isfinite(after.loss[bad + 1]) && isfinite(after.norm[bad + 1]));
+        assert_finite(&after); /* weights and moments were */
+        forget_checkpoints();
+        tiny_result_fini(&before);
+        tiny_result_fini(&at);
+        tiny_result_fini(&after);
+    }
+}
+
+int main(void)
+{
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_run_stops_behind_any_step),
+        cmocka_unit_test(a_clock_that_is_set_changes_nothing),
+        cmocka_unit_test(the_last_step_is_saved_however_late_the_one_before_it_is),
+        cmocka_unit_test(nothing_that_is_not_finite_is_kept),
+    };
+    int failed;
+
+    ds_log.is_leader = 0;
+    seed = test_seed("test_resume_anywhere");
+    folder = tiny_folder();
+    data = tiny_data(folder, seed, SAMPLES);
+    root = malloc(512);
+    snprintf(root, 512, "%s/checkpoints", folder);
+    failed = cmocka_run_group_tests(tests, NULL, NULL);
+    free(root);
+    free(data);
+    tiny_remove(folder);
+    return failed;
+}
