@@ -16,11 +16,12 @@
 #include <stdio.h>
 
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-enum { STRIDE = 3, SOURCES = 2, LOADS = 3 }; /* every thread and every wait is in each */
+/* every thread and every wait is in each, and in the first steps */
+enum { STRIDE = 3, SOURCES = 2, LOADS = 3, INTERVAL = 2, STEPS = 7 };
 #else
-enum { STRIDE = 1, SOURCES = 10, LOADS = 10 };
+enum { STRIDE = 1, SOURCES = 10, LOADS = 10, INTERVAL = 4, STEPS = 14 };
 #endif
-enum { STEPS = 14, FIRST = 8, INTERVAL = 4 };
+enum { FIRST = 2 * INTERVAL };
 
 static char *folder, *data, *root;
 static uint64_t seed, drawn;

@@ -2,7 +2,7 @@
 // tsan
 /* Storage that does not answer costs checkpoints, never the run: a save is given up after its deadline, later ones are
  * left out, and go on when storage answers again. At the end nobody waits for it any longer than that. A disk that is
- * full is not asked every time, and what failed saves leave on it goes. */
+ * full is not asked every time, and what failed saves leave on it goes; one that is slow has fewer checkpoints. */
 #include "capture.h"
 #include "test.h"
 #include "tiny_run.h"
@@ -42,6 +42,7 @@ static void pass(const char *call, int is_of_path)
 static atomic_char is_of_stuck[4096], is_of_full[4096]; /* descriptors */
 static const char *full_for; /* of packs with this in their name none has room; NULL: all have */
 static atomic_int full_count;
+static uint64_t slow_bytes_per_s, deadline_s = 60; /* 0: as fast as the disk is */
 
 #define INNER ds_fs_posix()->ops
 
@@ -61,6 +62,8 @@ static int64_t slow_pwrite(struct ds_fs *fs, int file, const void *from, size_t 
                            uint64_t offset)
 {
     pass("pwrite", atomic_load(&is_of_stuck[file]));
+    if (slow_bytes_per_s > 0)
+        usleep((useconds_t)(bytes * 1000000 / slow_bytes_per_s));
     return INNER->pwrite(fs, file, from, bytes, offset);
 }
 
@@ -133,6 +136,7 @@ static void with_checkpoints(struct ds_config *config)
 {
     config->run.seed = seed;
     config->schedule.decay_steps = STEPS + 2;
+    config->run.deadline = (double)deadline_s;
     config->checkpoint.interval = interval;
     config->checkpoint.keep = 100;
     snprintf(config->checkpoint.dir, sizeof config->checkpoint.dir, "%s", root);
@@ -287,6 +291,44 @@ static void a_full_disk_is_not_asked_every_time(void **state)
     forget();
 }
 
+static size_t count_words(const char *in, const char *words)
+{
+    size_t count = 0;
+
+    for (; (in = strstr(in, words)); in++)
+        count++;
+    return count;
+}
+
+/* A save takes longer than peers may wait, and steps are many in that time: nobody waits, what is due meanwhile is left
+ * out and not made later, and the last one is there at the end. */
+static void a_slow_disk_costs_checkpoints_and_not_a_step(void **state)
+{
+    struct capture capture;
+    size_t due = STEPS / INTERVAL;
+
+    (void)state;
+    slow_bytes_per_s = 64 << 10;
+    deadline_s = 2;
+    ds_log.is_leader = 1;
+    capture_begin(&capture);
+    struct tiny_result result = run(STEPS, with_checkpoints, NULL);
+    const char *said = capture_end(&capture);
+    ds_log.is_leader = 0;
+    const size_t written = count_words(said, " is written: "),
+                 left_out = count_words(said, "is still being written");
+    if (written < 1 || written + left_out != due || left_out < due / 2 ||
+        strstr(said, "given up") || strstr(said, "waited "))
+        fail_msg("%zu written, %zu left out: %s", written, left_out, said);
+    slow_bytes_per_s = 0;
+    deadline_s = 60;
+    assert_undisturbed(&result, STEPS);
+    tiny_result_fini(&result);
+    assert_true(has_step(STEPS));
+    assert_int_equal(count_packs("P-"), 2 * written);
+    forget();
+}
+
 /* The last one of this program: its thread is never let go. */
 static void the_end_waits_for_nobody(void **state)
 {
@@ -312,6 +354,7 @@ int main(void)
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_stuck_save_is_given_up_and_later_ones_go_on),
         cmocka_unit_test(a_full_disk_is_not_asked_every_time),
+        cmocka_unit_test(a_slow_disk_costs_checkpoints_and_not_a_step),
         cmocka_unit_test(the_end_waits_for_nobody),
     };
     int failed;
