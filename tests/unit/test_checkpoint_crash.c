@@ -7,6 +7,12 @@
 #include "checkpoint_rig.h"
 #include "watch_fs.h"
 
+#if defined(__SANITIZE_ADDRESS__)
+#define STATES_WANTED \
+    20000 /* every kind of state is among them, and it is the plain build that counts */
+#else
+#define STATES_WANTED 100000
+#endif
 #define SNAPSHOTS_MAX 512
 #define CASES_ALL     8 /* up to as many undecided things, all their combinations */
 
@@ -437,7 +443,7 @@ static void no_loss_of_power_loses_what_was_acknowledged(void **state)
 {
     static script *const scripts[] = {script_saves, script_launches, script_rollbacks,
                                       script_full_disk};
-    const uint64_t wanted = test_is_long() ? 10000000 : 100000;
+    const uint64_t wanted = test_is_long() ? 10000000 : STATES_WANTED;
     const uint64_t seed = test_seed("test_checkpoint_crash");
     uint64_t states = 0, i;
 
