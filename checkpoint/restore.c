@@ -11,7 +11,6 @@ struct restore {
     const struct ds_restore_options *options;
     /* owns */
     struct ds_piece *wants; /* [piece_count], in the manifest's numbers */
-    uint8_t *chunk;         /* DS_PACK_CHUNK_BYTES */
     float *run;             /* [RUN_ELEMS] */
     /* the run that is being collected */
     size_t want;
@@ -121,14 +120,16 @@ static ds_status list_wants(struct restore *r, const struct ds_catalogue *from)
 
 /* ---- one checkpoint after the other */
 
+/* collective; the status is this rank's */
 static ds_status load(struct restore *r, const char *root, const struct ds_manifest *manifest)
 {
     const struct ds_restore_options *o = r->options;
     const struct ds_checkpoint_sink sink = {.put = put, .user = r};
 
     r->count = 0;
-    DS_TRY(list_wants(r, &manifest->catalogue));
-    DS_TRY(ds_checkpoint_load(o->fs, root, manifest, r->wants, o->piece_count, r->chunk, &sink));
+    DS_TRY(ds_comm_agreed(o->control, list_wants(r, &manifest->catalogue)));
+    DS_TRY(ds_checkpoint_load_together(o->control, o->fs, root, manifest, r->wants, o->piece_count,
+                                       &sink));
     return flush(r);
 }
 
@@ -168,7 +169,7 @@ static ds_status restore(struct restore *r, struct ds_manifest *out, int *found)
 {
     const struct ds_restore_options *o = r->options;
     struct ds_recovery *recovery = NULL;
-    const int has_all = r->wants && r->chunk && r->run;
+    const int has_all = r->wants && r->run;
 
     DS_TRY(ds_comm_agreed(
         o->control, has_all ? DS_OK : ds_fail(DS_ERR_NO_MEMORY, "no memory to load a checkpoint")));
@@ -182,14 +183,12 @@ ds_status ds_restore(const struct ds_restore_options *options, struct ds_manifes
 {
     struct restore r = {.options = options,
                         .wants = calloc(options->piece_count + 1u, sizeof *r.wants),
-                        .chunk = malloc(DS_PACK_CHUNK_BYTES),
                         .run = malloc(RUN_ELEMS * sizeof *r.run)};
     ds_status st;
 
     *found = 0;
     st = restore(&r, out, found);
     free(r.wants);
-    free(r.chunk);
     free(r.run);
     if (st != DS_OK || !*found)
         return st;

@@ -1,5 +1,6 @@
 /* restore.h - the states of a run, filled from the newest checkpoint that verifies, whatever layout and whatever
- * dtypes wrote it. Every rank reads what it needs; every chunk's sum is checked while it is read. */
+ * dtypes wrote it. Each chunk is read once, by one of the ranks that need something of it; its sum is checked
+ * while it is read. */
 #ifndef DSTRAIN_RESTORE_H
 #define DSTRAIN_RESTORE_H
 
