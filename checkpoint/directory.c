@@ -1,4 +1,4 @@
-/* directory.c - whose directory it is, and which launch may write to it. */
+/* directory.c - whose directory it is, and what in it is called how. */
 #include "directory.h"
 
 #include "document.h"
@@ -12,7 +12,6 @@
 
 #define RUN_FORMAT  "{\"format\":\"dstrain run\",\"version\":"
 #define RUN_VERSION 1u
-#define CLAIM_TRIES 1000
 #define SMALL_BYTES 4096
 #define FOLDER_MODE 0750
 #define FILE_MODE   0640
@@ -49,7 +48,7 @@ int ds_checkpoint_manifest_name_parse(const char *name, struct ds_manifest_id *o
     return directory_manifest_parse(name, ".json", out);
 }
 
-static void epoch_name(uint64_t epoch, const char *ending, char *to)
+void directory_epoch_name(uint64_t epoch, const char *ending, char *to)
 {
     snprintf(to, DIRECTORY_NAME_BYTES, "E-%016" PRIu64 "%s", epoch, ending);
 }
@@ -62,7 +61,7 @@ int directory_epoch_parse(const char *name, const char *ending, uint64_t *out)
     snprintf(pattern, sizeof pattern, "E-#%s", ending);
     if (!names_parse(name, pattern, &epoch, 1))
         return 0;
-    epoch_name(epoch, ending, again);
+    directory_epoch_name(epoch, ending, again);
     if (strcmp(again, name) != 0)
         return 0;
     *out = epoch;
@@ -335,137 +334,7 @@ uint64_t ds_checkpoint_dir_epoch(const struct ds_checkpoint_dir *dir)
     return dir->epoch;
 }
 
-/* ---- whose turn it is */
-
-static ds_status highest_epoch(const struct ds_checkpoint_dir *dir, uint64_t *out)
-{
-    char path[DS_CHECKPOINT_PATH_BYTES], **names;
-    uint64_t highest = 0, epoch;
-    size_t count;
-
-    directory_path(dir->root, "", "epochs", path);
-    const int code = ds_fs_readdir(dir->fs, path, &names, &count);
-    if (code != 0)
-        return ds_fail(DS_ERR_IO, "list %s: %s", path, strerror(-code));
-    for (size_t i = 0; i < count; i++)
-        if (directory_epoch_parse(names[i], "", &epoch) && epoch > highest)
-            highest = epoch;
-    free(names);
-    *out = highest;
-    return DS_OK;
-}
-
-/* 0: it is ours, durably; or -errno */
-static int claim(const struct ds_checkpoint_dir *dir, uint64_t epoch)
-{
-    char name[DIRECTORY_NAME_BYTES], path[DS_CHECKPOINT_PATH_BYTES], text[64];
-    char hex[DS_DIGEST_TEXT_BYTES];
-    struct ds_digest nonce;
-
-    memcpy(nonce.bytes, dir->nonce, sizeof nonce.bytes);
-    ds_digest_text(&nonce, hex);
-    snprintf(text, sizeof text, "%s\n", hex);
-    epoch_name(epoch, "", name);
-    directory_path(dir->root, "epochs", name, path);
-    const int code = directory_create(dir->fs, path, text, strlen(text));
-    return code == 0 ? ds_fs_fsync_parent(dir->fs, path) : code;
-}
-
-static ds_status fenced(const struct ds_checkpoint_dir *dir, uint64_t epoch)
-{
-    return ds_fail(DS_ERR_FENCED,
-                   "%s: epoch %" PRIu64 " was claimed; ours is %" PRIu64
-                   ": another launch owns the run",
-                   dir->root, epoch, dir->epoch);
-}
-
-static ds_status end_claim(struct ds_checkpoint_dir *dir, uint64_t epoch, int code)
-{
-    if (code == -EACCES || code == -EPERM || code == -EROFS)
-        return ds_fail(DS_ERR_CONFIG, "%s: cannot be written to: %s", dir->root, strerror(-code));
-    if (code != 0)
-        return ds_fail(DS_ERR_IO, "%s: cannot claim epoch %" PRIu64 ": %s", dir->root, epoch,
-                       strerror(-code));
-    dir->epoch = epoch;
-    dir->trusted_count = 0;
-    return DS_OK;
-}
-
-/* The next epoch, but not below `least`. */
-static ds_status claim_from(struct ds_checkpoint_dir *dir, uint64_t least)
-{
-    uint64_t epoch = 0;
-    int code = -EEXIST;
-
-    DS_TRY(highest_epoch(dir, &epoch));
-    if (epoch + 1 < least)
-        epoch = least - 1;
-    for (int i = 0; i < CLAIM_TRIES && code == -EEXIST; i++)
-        code = claim(dir, ++epoch);
-    return end_claim(dir, epoch, code);
-}
-
-/* The one behind ours and no other: what somebody has claimed since is not taken back. */
-static ds_status claim_next(struct ds_checkpoint_dir *dir)
-{
-    DS_TRY(ds_checkpoint_check_fence(dir));
-    const int code = claim(dir, dir->epoch + 1);
-
-    return code == -EEXIST ? fenced(dir, dir->epoch + 1) : end_claim(dir, dir->epoch + 1, code);
-}
-
-/* One number in both: who is behind claims again. `*is_lost`: the mirror cannot be claimed. */
-static ds_status claim_mirror(struct ds_checkpoint_dir *dir, int *is_lost)
-{
-    struct ds_checkpoint_dir *mirror = dir->mirror;
-
-    *is_lost = 0;
-    for (int i = 0; i < CLAIM_TRIES; i++) {
-        const ds_status st = claim_from(mirror, dir->epoch);
-
-        if (st == DS_ERR_FENCED)
-            return st;
-        *is_lost = st != DS_OK;
-        if (*is_lost || mirror->epoch == dir->epoch)
-            return DS_OK;
-        DS_TRY(claim_from(dir, mirror->epoch));
-        if (mirror->epoch == dir->epoch)
-            return DS_OK;
-    }
-    return ds_fail(DS_ERR_FENCED, "%s: others claim it all the time", dir->root);
-}
-
-static ds_status claim_next_mirror(struct ds_checkpoint_dir *dir, int *is_lost)
-{
-    const ds_status st = claim_next(dir->mirror);
-
-    *is_lost = st != DS_OK && st != DS_ERR_FENCED;
-    return *is_lost ? DS_OK : st;
-}
-
-ds_status ds_checkpoint_claim(struct ds_checkpoint_dir *dir)
-{
-    const int is_again = dir->epoch > 0;
-    int is_lost = 0;
-
-    DS_TRY(is_again ? claim_next(dir) : claim_from(dir, 1));
-    if (dir->mirror)
-        DS_TRY(is_again ? claim_next_mirror(dir, &is_lost) : claim_mirror(dir, &is_lost));
-    if (!is_lost)
-        return DS_OK;
-    ds_warn("%s: cannot be claimed: no checkpoints are copied there", dir->mirror->root);
-    ds_checkpoint_dir_close(dir->mirror);
-    dir->mirror = NULL;
-    return DS_OK;
-}
-
-ds_status ds_checkpoint_check_fence(const struct ds_checkpoint_dir *dir)
-{
-    uint64_t epoch = 0;
-
-    DS_TRY(highest_epoch(dir, &epoch));
-    return epoch > dir->epoch ? fenced(dir, epoch) : DS_OK;
-}
+/* ---- what is known to be good */
 
 void ds_checkpoint_trust(struct ds_checkpoint_dir *dir, const struct ds_manifest_id *id)
 {

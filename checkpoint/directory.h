@@ -26,6 +26,7 @@ void directory_path(const char *root, const char *folder, const char *name, char
 void directory_manifest_name(const struct ds_manifest_id *id, const char *ending, char *to);
 /* `ending`: ".json" or ".bad". 0: no such name */
 int directory_manifest_parse(const char *name, const char *ending, struct ds_manifest_id *out);
+void directory_epoch_name(uint64_t epoch, const char *ending, char *to);
 int directory_epoch_parse(const char *name, const char *ending, uint64_t *out);
 /* The whole of a small file that must not be there yet: written, synced, closed; its name is not synced. 0 or
  * -errno. */

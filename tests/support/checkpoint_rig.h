@@ -106,7 +106,8 @@ static inline enum rig_bytes rig_read_bytes(struct ds_fs *fs, const struct ds_ma
  * further than must be. */
 static inline ds_status launch_start(struct launch *l, uint64_t step_max)
 {
-    const uint8_t nonce[16] = {9};
+    static uint8_t launch_number;
+    const uint8_t nonce[16] = {9, ++launch_number};
     struct ds_recovery *recovery = NULL;
     struct ds_manifest manifest;
     ds_status st = DS_OK;

@@ -323,6 +323,33 @@ static void a_stale_launch_commits_nothing_and_removes_nothing(void **state)
     verify_all(fs);
 }
 
+/* Epochs of a directory that was removed and made again are counted from 1, too. */
+static void a_stale_launch_knows_a_directory_that_was_made_anew(void **state)
+{
+    const struct ds_checkpoint_retention keep = {.keep_last = 1};
+    struct ds_fs *fs = *state;
+    struct launch old, new;
+    int committed = 1;
+
+    start(&old, fs, 0);
+    save(&old, 10);
+    assert_int_equal(ds_fs_remove_tree(fs, RIG_ROOT), 0);
+    start(&new, fs, 0);
+    assert_int_equal(ds_checkpoint_dir_epoch(new.dir), ds_checkpoint_dir_epoch(old.dir));
+    for (uint64_t step = 1; step <= 3; step++)
+        save(&new, step);
+    ds_log.terminal = -1;
+    assert_int_equal(launch_save(&old, 20, &committed), DS_ERR_FENCED);
+    assert_false(committed);
+    assert_int_equal(ds_checkpoint_retain(old.dir, &keep, 20), DS_ERR_FENCED);
+    assert_int_equal(ds_checkpoint_claim(old.dir), DS_ERR_FENCED);
+    ds_log.terminal = 2;
+    assert_string_equal(listed(fs), "1/3 1/2 1/1");
+    launch_fini(&old);
+    launch_fini(&new);
+    verify_all(fs);
+}
+
 /* Who goes back claims the epoch behind its own, and takes none from a launch that has come meanwhile. */
 static void a_rollback_does_not_take_the_run_back(void **state)
 {
@@ -501,6 +528,7 @@ static const struct CMUnitTest tests[] = {
     ON_DISK(packs_that_are_referred_to_stay),
     ON_DISK(orphans_go_and_what_is_being_written_stays),
     ON_DISK(a_stale_launch_commits_nothing_and_removes_nothing),
+    ON_DISK(a_stale_launch_knows_a_directory_that_was_made_anew),
     ON_DISK(a_rollback_does_not_take_the_run_back),
     ON_DISK(what_is_left_out_is_what_the_newest_base_says),
     ON_DISK(all_ranks_vote_and_prove_together),

@@ -409,7 +409,7 @@ static void who_was_overtaken_in_the_mirror_goes(void **state)
 /* Who claims again, for a rollback, has the next epoch in both, or was overtaken in one of them. */
 static void who_was_overtaken_cannot_claim_again(void **state)
 {
-    const uint8_t run_name[16] = "one run", nonce[16] = {1};
+    const uint8_t run_name[16] = "one run", nonces[3][16] = {{1}, {1}, {2}};
     const struct ds_digest keys = {{1}};
     struct ds_checkpoint_dir *dirs[3];
     const char *const roots[3] = {root, mirror, mirror};
@@ -417,7 +417,7 @@ static void who_was_overtaken_cannot_claim_again(void **state)
     (void)state;
     for (int i = 0; i < 3; i++)
         assert_ok(
-            ds_checkpoint_dir_open(ds_fs_posix(), roots[i], run_name, nonce, &keys, &dirs[i]));
+            ds_checkpoint_dir_open(ds_fs_posix(), roots[i], run_name, nonces[i], &keys, &dirs[i]));
     assert_ok(ds_checkpoint_claim(dirs[2])); /* of a launch without the first directory */
     ds_checkpoint_join(dirs[0], dirs[1]);
     assert_ok(ds_checkpoint_claim(dirs[0]));
@@ -427,7 +427,7 @@ static void who_was_overtaken_cannot_claim_again(void **state)
     assert_int_equal(ds_checkpoint_dir_epoch(dirs[1]), 3);
     assert_int_equal(ds_checkpoint_claim(dirs[2]), DS_ERR_FENCED);
     ds_checkpoint_dir_close(dirs[2]);
-    assert_ok(ds_checkpoint_dir_open(ds_fs_posix(), mirror, run_name, nonce, &keys, &dirs[2]));
+    assert_ok(ds_checkpoint_dir_open(ds_fs_posix(), mirror, run_name, nonces[2], &keys, &dirs[2]));
     assert_ok(ds_checkpoint_claim(dirs[2]));
     assert_int_equal(ds_checkpoint_claim(dirs[0]), DS_ERR_FENCED);
     ds_checkpoint_dir_close(dirs[2]);

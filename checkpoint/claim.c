@@ -1,0 +1,169 @@
+/* claim.c - which launch may write: an epoch is claimed by a file that only one can make, and that carries a number of
+ * the launch. Whoever finds a newer epoch, or the own one in other hands, has been overtaken. */
+#include "directory.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CLAIM_TRIES 1000
+#define CLAIM_BYTES 64
+
+static ds_status highest_epoch(const struct ds_checkpoint_dir *dir, uint64_t *out)
+{
+    char path[DS_CHECKPOINT_PATH_BYTES], **names;
+    uint64_t highest = 0, epoch;
+    size_t count;
+
+    directory_path(dir->root, "", "epochs", path);
+    const int code = ds_fs_readdir(dir->fs, path, &names, &count);
+    if (code != 0)
+        return ds_fail(DS_ERR_IO, "list %s: %s", path, strerror(-code));
+    for (size_t i = 0; i < count; i++)
+        if (directory_epoch_parse(names[i], "", &epoch) && epoch > highest)
+            highest = epoch;
+    free(names);
+    *out = highest;
+    return DS_OK;
+}
+
+/* The file that claims an epoch for us: where, and what stands in it. */
+static void name_claim(const struct ds_checkpoint_dir *dir, uint64_t epoch,
+                       char path[DS_CHECKPOINT_PATH_BYTES], char text[CLAIM_BYTES])
+{
+    char name[DIRECTORY_NAME_BYTES], hex[DS_DIGEST_TEXT_BYTES];
+    struct ds_digest nonce;
+
+    memcpy(nonce.bytes, dir->nonce, sizeof nonce.bytes);
+    ds_digest_text(&nonce, hex);
+    snprintf(text, CLAIM_BYTES, "%s\n", hex);
+    directory_epoch_name(epoch, "", name);
+    directory_path(dir->root, "epochs", name, path);
+}
+
+/* 0: it is ours, durably; or -errno */
+static int claim(const struct ds_checkpoint_dir *dir, uint64_t epoch)
+{
+    char path[DS_CHECKPOINT_PATH_BYTES], text[CLAIM_BYTES];
+
+    name_claim(dir, epoch, path, text);
+    const int code = directory_create(dir->fs, path, text, strlen(text));
+    return code == 0 ? ds_fs_fsync_parent(dir->fs, path) : code;
+}
+
+/* `*is_ours`: this launch has claimed the epoch, and not one that has claimed the same number. */
+static ds_status look_at_claim(const struct ds_checkpoint_dir *dir, uint64_t epoch, int *is_ours)
+{
+    char path[DS_CHECKPOINT_PATH_BYTES], text[CLAIM_BYTES], *there = NULL;
+    size_t bytes = 0;
+
+    name_claim(dir, epoch, path, text);
+    if (ds_fs_read_file(dir->fs, path, CLAIM_BYTES, &there, &bytes) != DS_OK)
+        return ds_fail(DS_ERR_IO, "%s: who has claimed epoch %" PRIu64 " cannot be read", dir->root,
+                       epoch);
+    *is_ours = bytes == strlen(text) && memcmp(there, text, bytes) == 0;
+    free(there);
+    return DS_OK;
+}
+
+static ds_status fenced(const struct ds_checkpoint_dir *dir, uint64_t epoch)
+{
+    return ds_fail(DS_ERR_FENCED,
+                   "%s: epoch %" PRIu64 " was claimed by another launch, ours is %" PRIu64
+                   ": another launch owns the run",
+                   dir->root, epoch, dir->epoch);
+}
+
+static ds_status end_claim(struct ds_checkpoint_dir *dir, uint64_t epoch, int code)
+{
+    if (code == -EACCES || code == -EPERM || code == -EROFS)
+        return ds_fail(DS_ERR_CONFIG, "%s: cannot be written to: %s", dir->root, strerror(-code));
+    if (code != 0)
+        return ds_fail(DS_ERR_IO, "%s: cannot claim epoch %" PRIu64 ": %s", dir->root, epoch,
+                       strerror(-code));
+    dir->epoch = epoch;
+    dir->trusted_count = 0;
+    return DS_OK;
+}
+
+/* The next epoch, but not below `least`. */
+static ds_status claim_from(struct ds_checkpoint_dir *dir, uint64_t least)
+{
+    uint64_t epoch = 0;
+    int code = -EEXIST;
+
+    DS_TRY(highest_epoch(dir, &epoch));
+    if (epoch + 1 < least)
+        epoch = least - 1;
+    for (int i = 0; i < CLAIM_TRIES && code == -EEXIST; i++)
+        code = claim(dir, ++epoch);
+    return end_claim(dir, epoch, code);
+}
+
+/* The one behind ours and no other: what somebody has claimed since is not taken back. */
+static ds_status claim_next(struct ds_checkpoint_dir *dir)
+{
+    DS_TRY(ds_checkpoint_check_fence(dir));
+    const int code = claim(dir, dir->epoch + 1);
+
+    return code == -EEXIST ? fenced(dir, dir->epoch + 1) : end_claim(dir, dir->epoch + 1, code);
+}
+
+/* One number in both: who is behind claims again. `*is_lost`: the mirror cannot be claimed. */
+static ds_status claim_mirror(struct ds_checkpoint_dir *dir, int *is_lost)
+{
+    struct ds_checkpoint_dir *mirror = dir->mirror;
+
+    *is_lost = 0;
+    for (int i = 0; i < CLAIM_TRIES; i++) {
+        const ds_status st = claim_from(mirror, dir->epoch);
+
+        if (st == DS_ERR_FENCED)
+            return st;
+        *is_lost = st != DS_OK;
+        if (*is_lost || mirror->epoch == dir->epoch)
+            return DS_OK;
+        DS_TRY(claim_from(dir, mirror->epoch));
+        if (mirror->epoch == dir->epoch)
+            return DS_OK;
+    }
+    return ds_fail(DS_ERR_FENCED, "%s: others claim it all the time", dir->root);
+}
+
+static ds_status claim_next_mirror(struct ds_checkpoint_dir *dir, int *is_lost)
+{
+    const ds_status st = claim_next(dir->mirror);
+
+    *is_lost = st != DS_OK && st != DS_ERR_FENCED;
+    return *is_lost ? DS_OK : st;
+}
+
+ds_status ds_checkpoint_claim(struct ds_checkpoint_dir *dir)
+{
+    const int is_again = dir->epoch > 0;
+    int is_lost = 0;
+
+    DS_TRY(is_again ? claim_next(dir) : claim_from(dir, 1));
+    if (dir->mirror)
+        DS_TRY(is_again ? claim_next_mirror(dir, &is_lost) : claim_mirror(dir, &is_lost));
+    if (!is_lost)
+        return DS_OK;
+    ds_warn("%s: cannot be claimed: no checkpoints are copied there", dir->mirror->root);
+    ds_checkpoint_dir_close(dir->mirror);
+    dir->mirror = NULL;
+    return DS_OK;
+}
+
+ds_status ds_checkpoint_check_fence(const struct ds_checkpoint_dir *dir)
+{
+    uint64_t epoch = 0;
+    int is_ours = 0;
+
+    DS_TRY(highest_epoch(dir, &epoch));
+    if (epoch > dir->epoch)
+        return fenced(dir, epoch);
+    DS_TRY(look_at_claim(dir, dir->epoch, &is_ours));
+    return is_ours ? DS_OK : fenced(dir, dir->epoch);
+}
