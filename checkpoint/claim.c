@@ -111,12 +111,30 @@ static ds_status claim_next(struct ds_checkpoint_dir *dir)
     return code == -EEXIST ? fenced(dir, dir->epoch + 1) : end_claim(dir, dir->epoch + 1, code);
 }
 
+/* What we have just claimed in one stands in the other: links and mounts may give one directory two names. */
+static ds_status refuse_same(const struct ds_checkpoint_dir *dir)
+{
+    char path[DS_CHECKPOINT_PATH_BYTES], text[CLAIM_BYTES];
+    struct ds_fs_stat stat;
+    int is_ours = 0;
+
+    name_claim(dir->mirror, dir->epoch, path, text);
+    if (ds_fs_stat(dir->fs, path, &stat) != 0 ||
+        look_at_claim(dir->mirror, dir->epoch, &is_ours) != DS_OK || !is_ours)
+        return DS_OK;
+    return ds_fail(DS_ERR_CONFIG,
+                   "[checkpoint] mirror = %s is the same directory as dir = %s; name one on "
+                   "another disk, or none",
+                   dir->mirror->root, dir->root);
+}
+
 /* One number in both: who is behind claims again. `*is_lost`: the mirror cannot be claimed. */
 static ds_status claim_mirror(struct ds_checkpoint_dir *dir, int *is_lost)
 {
     struct ds_checkpoint_dir *mirror = dir->mirror;
 
     *is_lost = 0;
+    DS_TRY(refuse_same(dir));
     for (int i = 0; i < CLAIM_TRIES; i++) {
         const ds_status st = claim_from(mirror, dir->epoch);
 

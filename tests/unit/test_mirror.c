@@ -484,6 +484,26 @@ static void two_runs_are_not_mixed(void **state)
     forget_all();
 }
 
+/* By a link, here; a mount does the same. Nothing is copied onto itself, and nobody else is blamed. */
+static void one_directory_under_two_names_is_refused(void **state)
+{
+    struct tiny_result result;
+    struct capture capture;
+
+    (void)state;
+    forget_all();
+    assert_int_equal(ds_fs_mkdirs(ds_fs_posix(), root, 0750), 0);
+    assert_int_equal(symlink(root, mirror), 0);
+    capture_begin(&capture);
+    result = run_on(NULL, FIRST, with_checkpoints);
+    const char *said = capture_end(&capture);
+    assert_int_equal(result.status, DS_ERR_CONFIG);
+    assert_non_null(strstr(said, "is the same directory as"));
+    tiny_result_fini(&result);
+    assert_int_equal(unlink(mirror), 0);
+    forget_all();
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
@@ -497,6 +517,7 @@ int main(void)
         cmocka_unit_test(who_was_overtaken_cannot_claim_again),
         cmocka_unit_test(what_was_overruled_elsewhere_stays_so),
         cmocka_unit_test(two_runs_are_not_mixed),
+        cmocka_unit_test(one_directory_under_two_names_is_refused),
     };
     int failed;
 
