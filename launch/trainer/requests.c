@@ -40,6 +40,8 @@ static ds_status leave(struct ds_trainer *t, uint64_t step)
     DS_TRY(ds_saver_wait(t->saver));
     if (!ds_saver_has(t->saver, step))
         return tell_not_saved(t, step);
+    trainer_enter(t, "copy of a checkpoint before leaving", step, trainer_deadline_ns(t));
+    DS_TRY(ds_saver_wait_mirror(t->saver)); /* the next launch may be on other hosts */
     ds_info("asked to leave: the same command goes on behind step %llu", (unsigned long long)step);
     return DS_LEAVE;
 }

@@ -484,6 +484,35 @@ static void two_runs_are_not_mixed(void **state)
     forget_all();
 }
 
+static int leave_at_once(uint32_t rank)
+{
+    return rank == 0;
+}
+
+/* The next launch may be on a host that has the mirror alone. */
+static void who_is_asked_to_leave_copies_first(void **state)
+{
+    const struct tiny_case c = {.ranks = 2,
+                                .stage = 3,
+                                .steps = FIRST,
+                                .global_batch = 4,
+                                .micro_batch = 2,
+                                .layers = 1,
+                                .data = data,
+                                .leave = leave_at_once,
+                                .adjust = with_checkpoints};
+    struct tiny_result result;
+
+    (void)state;
+    forget_all();
+    tiny_run(&c, &result);
+    assert_int_equal(result.status, DS_LEAVE);
+    tiny_result_fini(&result);
+    assert_true(newest_in(root) > 0);
+    assert_int_equal(newest_in(mirror), newest_in(root));
+    forget_all();
+}
+
 /* By a link, here; a mount does the same. Nothing is copied onto itself, and nobody else is blamed. */
 static void one_directory_under_two_names_is_refused(void **state)
 {
@@ -517,6 +546,7 @@ int main(void)
         cmocka_unit_test(who_was_overtaken_cannot_claim_again),
         cmocka_unit_test(what_was_overruled_elsewhere_stays_so),
         cmocka_unit_test(two_runs_are_not_mixed),
+        cmocka_unit_test(who_is_asked_to_leave_copies_first),
         cmocka_unit_test(one_directory_under_two_names_is_refused),
     };
     int failed;
