@@ -1,4 +1,5 @@
 // link: checkpoint
+// tsan
 /* Ranks that load together read each chunk once, whoever wants it, and all get the bits that they want; where one cannot
  * be read, all who want it hear of it. Ranks are threads, each with a disk of its own that counts. */
 #include "damage.h"
