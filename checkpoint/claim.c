@@ -158,6 +158,32 @@ static ds_status claim_next_mirror(struct ds_checkpoint_dir *dir, int *is_lost)
     return *is_lost ? DS_OK : st;
 }
 
+/* A launch that cannot claim the mirror may go on without, but not where it would fall behind what is there; and what it
+ * will have written itself is newer than that. */
+static ds_status go_without_mirror(struct ds_checkpoint_dir *dir)
+{
+    const struct ds_checkpoint_dir *mirror = dir->mirror;
+    struct ds_checkpoint_list list;
+    uint64_t epoch = 0;
+    size_t i = 0;
+
+    DS_TRY(ds_checkpoint_list_both(dir->fs, dir->root, mirror->root, &list));
+    while (i < list.count && list.entries[i].standing != DS_CHECKPOINT_GOOD)
+        i++;
+    const int is_newer_there = i < list.count && list.entries[i].root == 1;
+    const uint64_t step = is_newer_there ? list.entries[i].id.step : 0;
+    ds_checkpoint_list_fini(&list);
+    if (is_newer_there)
+        return ds_fail(DS_ERR_CONFIG,
+                       "[checkpoint] mirror = %s cannot be written to, but has the newest "
+                       "checkpoint, of step %" PRIu64
+                       ": let it be written to, or copy it to %s while no launch is at work",
+                       mirror->root, step, dir->root);
+    if (highest_epoch(mirror, &epoch) == DS_OK && epoch >= dir->epoch)
+        DS_TRY(claim_from(dir, epoch + 1));
+    return DS_OK;
+}
+
 ds_status ds_checkpoint_claim(struct ds_checkpoint_dir *dir)
 {
     const int is_again = dir->epoch > 0;
@@ -168,6 +194,8 @@ ds_status ds_checkpoint_claim(struct ds_checkpoint_dir *dir)
         DS_TRY(is_again ? claim_next_mirror(dir, &is_lost) : claim_mirror(dir, &is_lost));
     if (!is_lost)
         return DS_OK;
+    if (!is_again)
+        DS_TRY(go_without_mirror(dir));
     ds_warn("%s: cannot be claimed: no checkpoints are copied there", dir->mirror->root);
     ds_checkpoint_dir_close(dir->mirror);
     dir->mirror = NULL;

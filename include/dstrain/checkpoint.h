@@ -63,7 +63,7 @@ int ds_checkpoint_has_mirror(const struct ds_checkpoint_dir *dir);
 
 /* local: the next epoch is ours, in the mirror, too; one that cannot be claimed is left, with a warning. Who has an
  * epoch already gets the one behind it, or DS_ERR_FENCED: another has it. DS_ERR_CONFIG: the mirror is the same
- * directory by another name. */
+ * directory by another name, or cannot be claimed when a program starts, and has what is newest. */
 DS_CHECKED ds_status ds_checkpoint_claim(struct ds_checkpoint_dir *dir);
 /* local: DS_ERR_FENCED: a newer epoch was claimed, or ours by another, in a directory that was made anew */
 DS_CHECKED ds_status ds_checkpoint_check_fence(const struct ds_checkpoint_dir *dir);

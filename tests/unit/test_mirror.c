@@ -25,6 +25,7 @@ static uint64_t seed, keep = 3, interval = INTERVAL;
 static atomic_ulong calls;
 static atomic_ulong fail_from; /* 0: never */
 static atomic_char is_mirrors[4096];
+static atomic_int is_read_only; /* without that */
 
 static int fails(void)
 {
@@ -47,6 +48,8 @@ static int bad_open(struct ds_fs *fs, const char *path, uint32_t flags, uint32_t
 {
     if (fails_at(path))
         return -EACCES;
+    if (is_read_only && (flags & DS_FS_WRITE) && strncmp(path, mirror, strlen(mirror)) == 0)
+        return -EROFS;
     const int file = INNER->open(fs, path, flags, mode);
     if (file >= 0 && file < 4096)
         atomic_store(&is_mirrors[file], strncmp(path, mirror, strlen(mirror)) == 0);
@@ -368,6 +371,37 @@ static void a_mirror_that_cannot_be_written_costs_a_line(void **state)
     forget_all();
 }
 
+/* Nobody begins again because the only place that has checkpoints cannot be written to. One that has no news costs a
+ * line, and what is saved meanwhile is the newest when it is back. */
+static void a_mirror_that_can_only_be_read_does_not_cost_the_run(void **state)
+{
+    struct tiny_result result;
+    struct capture capture;
+
+    (void)state;
+    forget_all();
+    run(4);
+    run(5);
+    forget(root);
+    is_read_only = 1;
+    capture_begin(&capture);
+    result = run_on(bad_disk(0), FIRST, with_checkpoints);
+    const char *said = capture_end(&capture);
+    assert_int_equal(result.status, DS_ERR_CONFIG);
+    assert_non_null(strstr(said, "has the newest checkpoint, of step 5"));
+    tiny_result_fini(&result);
+    is_read_only = 0;
+    run(6);
+    is_read_only = 1;
+    result = run_on(bad_disk(0), FIRST, with_checkpoints);
+    is_read_only = 0;
+    assert_int_equal(result.status, DS_OK);
+    tiny_result_fini(&result);
+    assert_int_equal(newest_in(mirror), 6);
+    assert_goes_on_from(FIRST);
+    forget_all();
+}
+
 /* Another launch, on a host with a first directory of its own, claims the mirror. */
 static void claim_mirror(const struct ds_step_report *report)
 {
@@ -542,6 +576,7 @@ int main(void)
         cmocka_unit_test(both_keep_what_they_should),
         cmocka_unit_test(a_copy_may_end_anywhere),
         cmocka_unit_test(a_mirror_that_cannot_be_written_costs_a_line),
+        cmocka_unit_test(a_mirror_that_can_only_be_read_does_not_cost_the_run),
         cmocka_unit_test(who_was_overtaken_in_the_mirror_goes),
         cmocka_unit_test(who_was_overtaken_cannot_claim_again),
         cmocka_unit_test(what_was_overruled_elsewhere_stays_so),
