@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <unistd.h>
 
 #define CORES_MAX 8192
 
@@ -94,6 +95,16 @@ static int cores_of_cgroup(struct ds_fs *fs)
     return ds_bootstrap_quota(text);
 }
 
+/* A killed mpirun leaves no ranks behind, not even where it is killed right now. */
+static void die_with_mpirun(void)
+{
+    const pid_t parent = getppid();
+
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent)
+        (void)raise(SIGKILL);
+}
+
 void ds_bootstrap_init(struct ds_bootstrap *boot)
 {
     int quota;
@@ -106,7 +117,7 @@ void ds_bootstrap_init(struct ds_bootstrap *boot)
     boot->local_rank = env_count("OMPI_COMM_WORLD_LOCAL_RANK", 0);
     init_log(boot);
     if (boot->is_mpirun) {
-        (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* a killed mpirun leaves no ranks behind */
+        die_with_mpirun();
         /* A wait that leaves its core to another rank naps for microseconds: with the system's slack of 50 us
          * a nap is longer than the copy that is waited for. Threads made later take it over. */
         (void)prctl(PR_SET_TIMERSLACK, 1000ul);

@@ -221,6 +221,9 @@ static ds_status make_run(struct ds_fs *fs, const struct ds_config *config, cons
 
 /* ---- the lock: one launch at a time */
 
+#define LOCK_WAIT_NS 2000000000u
+#define LOCK_POLL_NS 20000000u
+
 static ds_status refuse_second(struct ds_fs *fs, const struct ds_config *config, int file)
 {
     char owner[160] = "", here[WHERE_BYTES];
@@ -245,7 +248,21 @@ static void sign(struct ds_fs *fs, int file)
         (void)ds_fs_pwrite(fs, file, text, strlen(text), 0);
 }
 
-static ds_status lock(struct ds_fs *fs, const struct ds_config *config, const char *path, int *out)
+/* A launch that was killed holds it until the system has taken down the last of its processes. */
+static int take_lock(struct ds_fs *fs, const struct ds_clock *clock, int file)
+{
+    const uint64_t begin_ns = ds_clock_mono_ns(clock);
+    int code = ds_fs_lock(fs, file);
+
+    while (code == -EAGAIN && ds_clock_mono_ns(clock) - begin_ns < LOCK_WAIT_NS) {
+        ds_clock_sleep_ns(clock, LOCK_POLL_NS);
+        code = ds_fs_lock(fs, file);
+    }
+    return code;
+}
+
+static ds_status lock(struct ds_fs *fs, const struct ds_clock *clock,
+                      const struct ds_config *config, const char *path, int *out)
 {
     int file, code;
     ds_status st;
@@ -253,7 +270,7 @@ static ds_status lock(struct ds_fs *fs, const struct ds_config *config, const ch
     file = ds_fs_open(fs, path, DS_FS_READ | DS_FS_WRITE | DS_FS_CREATE, 0640);
     if (file < 0)
         return refuse(config, path, file);
-    code = ds_fs_lock(fs, file);
+    code = take_lock(fs, clock, file);
     if (code == 0 || code == -ENOTSUP) {
         if (code == -ENOTSUP)
             ds_warn("run.dir: %s: this file system has no locks; a second launch would not be seen",
@@ -366,8 +383,8 @@ static void unlock(struct ds_fs *fs, int *file)
     *file = -1;
 }
 
-ds_status ds_run_dir_prepare(struct ds_fs *fs, const struct ds_config *config,
-                             struct ds_run_files *files)
+ds_status ds_run_dir_prepare(struct ds_fs *fs, const struct ds_clock *clock,
+                             const struct ds_config *config, struct ds_run_files *files)
 {
     const char *dir = config->run.dir, *missing = files->missing;
     char path[DS_RUN_PATH_BYTES];
@@ -381,7 +398,7 @@ ds_status ds_run_dir_prepare(struct ds_fs *fs, const struct ds_config *config,
     if (missing[0] != '\0')
         st = make_directory(fs, config, missing);
     if (st == DS_OK)
-        st = lock(fs, config, path, &files->lock);
+        st = lock(fs, clock, config, path, &files->lock);
     if (st == DS_OK)
         st = prepare_locked(fs, config, path, files);
     if (st == DS_OK)
@@ -466,7 +483,7 @@ ds_status ds_run_dir_open(struct ds_comm *world, struct ds_fs *fs, const struct 
 
     *files = DS_RUN_FILES_NONE;
     if (world->rank == 0)
-        local = ds_run_dir_prepare(fs, config, files);
+        local = ds_run_dir_prepare(fs, world->clock, config, files);
     DS_TRY(ds_comm_agreed(world, local));
     local = ds_run_dir_open_log(fs, config, world->rank, &files->log);
     if (local == DS_OK) {

@@ -31,11 +31,11 @@ struct ds_run_files {
     }
 
 /* local, rank 0: make the directory, or see that it holds a run that `config` may go on with: owned by
- * us, not writable by everybody, no other launch at work (DS_ERR_FENCED), equal in every key that is
- * fixed - or without a step so far, then it becomes this run. The lock is held then. If it fails, nothing
+ * us, not writable by everybody, no other launch at work (DS_ERR_FENCED, after a moment in which one that
+ * was killed may still be ending), equal in every key that is fixed - or without a step so far, then it becomes this run. The lock is held then. If it fails, nothing
  * has changed. */
-DS_CHECKED ds_status ds_run_dir_prepare(struct ds_fs *fs, const struct ds_config *config,
-                                        struct ds_run_files *files);
+DS_CHECKED ds_status ds_run_dir_prepare(struct ds_fs *fs, const struct ds_clock *clock,
+                                        const struct ds_config *config, struct ds_run_files *files);
 
 /* local: open log/rank-NNNN.log for appending; a descriptor of fs */
 DS_CHECKED ds_status ds_run_dir_open_log(struct ds_fs *fs, const struct ds_config *config,

@@ -47,7 +47,7 @@ static void assert_holds(struct ds_fs *fs, const struct ds_config *config)
 static ds_status prepare(struct ds_fs *fs, const struct ds_config *config)
 {
     struct ds_run_files files;
-    ds_status st = ds_run_dir_prepare(fs, config, &files);
+    ds_status st = ds_run_dir_prepare(fs, ds_clock_system(), config, &files);
 
     assert_true((files.lock >= 0) == (st == DS_OK));
     ds_run_dir_close(fs, config, &files, 0);
@@ -214,7 +214,7 @@ static void a_refused_launch_takes_away_what_it_has_made(void **state)
     assert_int_equal(ds_fs_mkdir(fs, "a", 0750), 0);
     for (size_t i = 0; i < sizeof dirs / sizeof *dirs; i++) {
         make_config(&config, &dirs[i], 1);
-        assert_ok(ds_run_dir_prepare(fs, &config, &files));
+        assert_ok(ds_run_dir_prepare(fs, ds_clock_system(), &config, &files));
         assert_holds(fs, &config);
         assert_int_equal(ds_fs_mkdir(fs, i == 2 ? "a/r/data" : "a/b/r/data", 0750), 0);
         ds_run_dir_close(fs, &config, &files, 1);
@@ -236,7 +236,7 @@ static void assert_left(const char *path, const char *const *left, size_t count)
 
     assert_ok(ds_fs_sim_open(&fs));
     make_config(&config, NULL, 0);
-    assert_ok(ds_run_dir_prepare(fs, &config, &files));
+    assert_ok(ds_run_dir_prepare(fs, ds_clock_system(), &config, &files));
     assert_int_equal(ds_fs_mkdirs(fs, "a/b/r/data", 0750), 0);
     assert_ok(ds_fs_write_file(fs, path, "{}\n", 3));
     ds_run_dir_close(fs, &config, &files, 1);
@@ -272,7 +272,7 @@ static void a_refused_launch_leaves_an_earlier_run(void **state)
     assert_ok(ds_fs_sim_open(&fs));
     make_config(&config, NULL, 0);
     assert_ok(prepare(fs, &config));
-    assert_ok(ds_run_dir_prepare(fs, &config, &files));
+    assert_ok(ds_run_dir_prepare(fs, ds_clock_system(), &config, &files));
     ds_run_dir_close(fs, &config, &files, 1);
     assert_holds(fs, &config);
     ds_fs_sim_close(fs);
@@ -300,13 +300,15 @@ static void a_second_launch_is_refused_while_the_first_is_at_work(void **state)
     struct capture capture;
     struct ds_fs *fs;
     struct ds_run_files first, second;
+    struct ds_clock_manual time;
 
     (void)state;
     assert_ok(ds_fs_sim_open(&fs));
     make_config(&config, NULL, 0);
-    assert_ok(ds_run_dir_prepare(fs, &config, &first));
+    assert_ok(ds_run_dir_prepare(fs, ds_clock_system(), &config, &first));
+    ds_clock_manual_init(&time);
     capture_begin(&capture);
-    assert_int_equal(ds_run_dir_prepare(fs, &config, &second), DS_ERR_FENCED);
+    assert_int_equal(ds_run_dir_prepare(fs, &time.clock, &config, &second), DS_ERR_FENCED);
     const char *said = capture_end(&capture);
     assert_non_null(strstr(said, "run.dir: a/b/r: another launch is at work there (process "));
     assert_null(strchr(said, '\n'));
@@ -316,6 +318,43 @@ static void a_second_launch_is_refused_while_the_first_is_at_work(void **state)
     ds_run_dir_close(fs, &config, &first, 0);
     assert_ok(prepare(fs, &config));
     ds_fs_sim_close(fs);
+}
+
+/* The first one ends while the second one waits. */
+struct ending {
+    struct ds_fs *fs;
+    struct ds_config config;
+    struct ds_run_files first;
+    uint64_t now_ns;
+};
+
+static uint64_t now_of(void *self)
+{
+    return ((struct ending *)self)->now_ns;
+}
+
+static void sleep_and_end(void *self, uint64_t ns)
+{
+    struct ending *e = self;
+
+    e->now_ns += ns;
+    if (e->first.lock >= 0 && e->now_ns >= 1000000000u)
+        ds_run_dir_close(e->fs, &e->config, &e->first, 0);
+}
+
+static void a_launch_that_is_being_ended_is_waited_for(void **state)
+{
+    struct ending e = {.now_ns = 0};
+    const struct ds_clock clock = {now_of, now_of, sleep_and_end, &e};
+    struct ds_run_files second;
+
+    (void)state;
+    assert_ok(ds_fs_sim_open(&e.fs));
+    make_config(&e.config, NULL, 0);
+    assert_ok(ds_run_dir_prepare(e.fs, ds_clock_system(), &e.config, &e.first));
+    assert_ok(ds_run_dir_prepare(e.fs, &clock, &e.config, &second));
+    ds_run_dir_close(e.fs, &e.config, &second, 0);
+    ds_fs_sim_close(e.fs);
 }
 
 static void a_config_that_a_person_wrote_stays(void **state)
@@ -523,6 +562,7 @@ int main(void)
         cmocka_unit_test(a_refused_launch_leaves_an_earlier_run),
         cmocka_unit_test(a_run_without_a_step_claims_nothing),
         cmocka_unit_test(a_second_launch_is_refused_while_the_first_is_at_work),
+        cmocka_unit_test(a_launch_that_is_being_ended_is_waited_for),
         cmocka_unit_test(a_config_that_a_person_wrote_stays),
         cmocka_unit_test(a_failure_leaves_nothing_half_made),
         cmocka_unit_test(a_failure_leaves_the_run_that_was_there),
