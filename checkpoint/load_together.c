@@ -3,9 +3,11 @@
  *
  * All look through all tables and tell each other which chunks they want (share.h). Then come the chunks that several
  * want, turn by turn, and then those that one alone wants, so that who has many of these holds up nobody before the end.
+ * A thread reads ahead meanwhile what this rank is to read, in that order.
  * Behind the bytes of a chunk goes the status of reading them. A rank on which something has failed reads no more and
  * takes no more, but goes through its turns: those behind it get its status, and bytes that nobody looks at. */
 #include "load.h"
+#include "read_ahead.h"
 #include "share.h"
 
 #include <stdlib.h>
@@ -36,11 +38,21 @@ struct together {
     struct item *items;
     size_t item_count, item_room;
     uint64_t chunk_count;
-    uint32_t *ranks;  /* [SHARE_SLOTS][size]: who wants the chunks of a turn */
-    uint8_t *buffers; /* [SHARE_SLOTS][BUFFER_BYTES] */
-    struct ds_pack *pack;
-    uint32_t pack_at; /* its number in the manifest */
+    uint32_t *ranks; /* [SHARE_SLOTS][size]: who wants the chunks of a turn */
+    uint8_t *
+        buffers; /* [SHARE_SLOTS][BUFFER_BYTES]: what comes; behind it [READ_AHEAD_SLOTS][BUFFER_BYTES] */
+    struct read_ahead_chunk *reads; /* what this rank reads, in order */
+    struct read_ahead ahead;
 };
+
+/* The chunks that a rank takes together. */
+struct turn {
+    struct item *items[SHARE_SLOTS];
+    uint8_t *at[SHARE_SLOTS]; /* their bytes, with the status behind them */
+    uint32_t count;
+};
+
+_Static_assert(SHARE_SLOTS <= READ_AHEAD_SLOTS, "a rank may be the one who reads all of a turn");
 
 /* ---- which chunks there are, and which of them this rank wants */
 
@@ -92,8 +104,9 @@ static ds_status list_items(struct together *t, const struct ds_piece *wants, si
             DS_TRY(list_pack(t, i));
     DS_TRY(share_init(&t->share, size, t->chunk_count));
     t->ranks = calloc((size_t)SHARE_SLOTS * size, sizeof *t->ranks);
-    t->buffers = calloc(SHARE_SLOTS, BUFFER_BYTES);
-    if (!t->ranks || !t->buffers)
+    t->buffers = calloc(SHARE_SLOTS + READ_AHEAD_SLOTS, BUFFER_BYTES);
+    t->reads = calloc(t->item_count + 1, sizeof *t->reads);
+    if (!t->ranks || !t->buffers || !t->reads)
         return ds_fail(DS_ERR_NO_MEMORY, "no memory to load a checkpoint");
     for (size_t i = 0; i < t->item_count; i++)
         share_want(&t->share, t->control->rank, t->items[i].number);
@@ -119,56 +132,69 @@ static ds_status place_items(struct together *t)
     return DS_OK;
 }
 
-/* ---- one turn */
-
-static ds_status read_item(struct together *t, const struct item *item, void *to)
+/* Those that several want first. */
+static void list_reads(struct together *t, int are_shared)
 {
-    DS_TRY(t->st);
-    if (t->pack && t->pack_at != item->pack) {
-        ds_pack_close(t->pack);
-        t->pack = NULL;
+    for (size_t i = 0; i < t->item_count; i++) {
+        const struct item *item = &t->items[i];
+
+        if ((item->place.count > 1) == are_shared && item->place.reader == t->control->rank)
+            t->reads[t->ahead.count++] = (struct read_ahead_chunk){item->pack, item->chunk};
     }
-    if (!t->pack)
-        DS_TRY(ds_checkpoint_open_pack(t->fs, t->root, t->manifest, item->pack, &t->pack));
-    t->pack_at = item->pack;
-    return ds_checkpoint_read_chunk(t->fs, t->root, t->manifest, t->pack, item->chunk, to);
 }
 
-/* Reads what is this rank's to read of a turn. How many ranks want the chunk that most want. */
-static uint32_t read_turn(struct together *t, struct item *const *turn, uint32_t count)
+static ds_status start_reading(struct together *t)
 {
-    uint32_t most = 0;
+    t->ahead = (struct read_ahead){.fs = t->fs,
+                                   .root = t->root,
+                                   .manifest = t->manifest,
+                                   .chunks = t->reads,
+                                   .buffers = t->buffers + (size_t)SHARE_SLOTS * BUFFER_BYTES,
+                                   .buffer_bytes = BUFFER_BYTES};
+    list_reads(t, 1);
+    list_reads(t, 0);
+    return read_ahead_start(&t->ahead);
+}
 
-    for (uint32_t slot = 0; slot < count; slot++) {
-        const struct item *item = turn[slot];
-        uint8_t *buffer = t->buffers + (size_t)slot * BUFFER_BYTES;
+/* ---- one turn */
 
+/* Puts everything in its place; what is this rank's to read is read. How many that is. */
+static uint32_t read_turn(struct together *t, struct turn *turn)
+{
+    uint32_t read_count = 0;
+
+    for (uint32_t slot = 0; slot < turn->count; slot++) {
+        const struct item *item = turn->items[slot];
+
+        turn->at[slot] = t->buffers + (size_t)slot * BUFFER_BYTES;
         (void)share_wanters(&t->share, item->number, t->ranks + (size_t)slot * t->control->size);
-        most = item->place.count > most ? item->place.count : most;
         if (item->place.reader != t->control->rank)
             continue;
-        const int32_t st = (int32_t)read_item(t, item, buffer);
-        memcpy(buffer + item->stored_bytes, &st, sizeof st);
+        if (t->st == DS_OK) {
+            t->st = read_ahead_next(&t->ahead, &turn->at[slot]);
+            read_count++;
+        }
+        const int32_t st = (int32_t)t->st;
+        memcpy(turn->at[slot] + item->stored_bytes, &st, sizeof st);
     }
-    return most;
+    return read_count;
 }
 
 /* collective among those that want the chunks of the turn */
-static ds_status hand_on(struct together *t, struct item *const *turn, uint32_t count,
-                         uint32_t reach)
+static ds_status hand_on(struct together *t, const struct turn *turn, uint32_t reach)
 {
     struct ds_message messages[SHARE_SLOTS];
     uint32_t message_count = 0;
 
-    for (uint32_t slot = 0; slot < count; slot++) {
-        const struct item *item = turn[slot];
+    for (uint32_t slot = 0; slot < turn->count; slot++) {
+        const struct item *item = turn->items[slot];
         uint32_t peer = 0;
         const int hop = share_hop(t->ranks + (size_t)slot * t->control->size, item->place.count,
                                   item->place.reader, t->control->rank, reach, &peer);
 
         if (hop != 0)
             messages[message_count++] =
-                (struct ds_message){.data = t->buffers + (size_t)slot * BUFFER_BYTES,
+                (struct ds_message){.data = turn->at[slot],
                                     .bytes = item->stored_bytes + sizeof(int32_t),
                                     .peer = peer,
                                     .is_send = hop > 0};
@@ -176,29 +202,33 @@ static ds_status hand_on(struct together *t, struct item *const *turn, uint32_t 
     return ds_comm_exchange(t->control, messages, message_count, NULL);
 }
 
-static void take_turn(struct together *t, struct item *const *turn, uint32_t count)
+static void take_turn(struct together *t, const struct turn *turn)
 {
-    for (uint32_t slot = 0; slot < count; slot++) {
-        const struct item *item = turn[slot];
-        const uint8_t *buffer = t->buffers + (size_t)slot * BUFFER_BYTES;
+    for (uint32_t slot = 0; slot < turn->count; slot++) {
+        const struct item *item = turn->items[slot];
         int32_t st;
 
-        memcpy(&st, buffer + item->stored_bytes, sizeof st);
+        memcpy(&st, turn->at[slot] + item->stored_bytes, sizeof st);
         if (t->st == DS_OK)
             t->st = (ds_status)st;
         if (t->st == DS_OK)
-            t->st = load_wants_take(&t->wants, &item->piece, item->dtype, buffer);
+            t->st = load_wants_take(&t->wants, &item->piece, item->dtype, turn->at[slot]);
     }
 }
 
 /* DS_OK: talking has worked; what else has failed is in t->st */
-static ds_status pass_turn(struct together *t, struct item *const *turn, uint32_t count)
+static ds_status pass_turn(struct together *t, struct turn *turn)
 {
-    const uint32_t most = read_turn(t, turn, count);
+    const uint32_t read_count = read_turn(t, turn);
+    uint32_t most = 0; /* ranks that want the same chunk */
 
+    for (uint32_t slot = 0; slot < turn->count; slot++)
+        most = turn->items[slot]->place.count > most ? turn->items[slot]->place.count : most;
     for (uint32_t reach = 1; reach < most; reach *= 2)
-        DS_TRY(hand_on(t, turn, count, reach));
-    take_turn(t, turn, count);
+        DS_TRY(hand_on(t, turn, reach));
+    take_turn(t, turn);
+    read_ahead_give_back(&t->ahead, read_count);
+    turn->count = 0;
     return DS_OK;
 }
 
@@ -206,31 +236,28 @@ static ds_status pass_turn(struct together *t, struct item *const *turn, uint32_
 
 static ds_status load_shared(struct together *t)
 {
-    struct item *turn[SHARE_SLOTS];
-    uint32_t count = 0;
+    struct turn turn = {.count = 0};
 
     for (size_t i = 0; i < t->item_count; i++) {
         struct item *item = &t->items[i];
 
         if (item->place.count < 2)
             continue;
-        if (count > 0 && item->place.turn != turn[0]->place.turn) {
-            DS_TRY(pass_turn(t, turn, count));
-            count = 0;
-        }
-        DS_ASSERT(count < SHARE_SLOTS);
-        turn[count++] = item;
+        if (turn.count > 0 && item->place.turn != turn.items[0]->place.turn)
+            DS_TRY(pass_turn(t, &turn));
+        DS_ASSERT(turn.count < SHARE_SLOTS);
+        turn.items[turn.count++] = item;
     }
-    return pass_turn(t, turn, count);
+    return pass_turn(t, &turn);
 }
 
 static ds_status load_own(struct together *t)
 {
     for (size_t i = 0; i < t->item_count && t->st == DS_OK; i++) {
-        struct item *item = &t->items[i];
+        struct turn turn = {.items = {&t->items[i]}, .count = 1};
 
-        if (item->place.count < 2)
-            DS_TRY(pass_turn(t, &item, 1));
+        if (t->items[i].place.count < 2)
+            DS_TRY(pass_turn(t, &turn));
     }
     return t->st;
 }
@@ -240,6 +267,7 @@ static ds_status load(struct together *t, const struct ds_piece *wants, size_t c
 {
     DS_TRY(ds_comm_agreed(t->control, list_items(t, wants, count, sink)));
     DS_TRY(place_items(t));
+    t->st = start_reading(t);
     DS_TRY(load_shared(t));
     DS_TRY(load_own(t));
     return load_wants_check(&t->wants);
@@ -253,11 +281,12 @@ ds_status ds_checkpoint_load_together(struct ds_comm *control, struct ds_fs *fs,
     struct together t = {.control = control, .fs = fs, .root = root, .manifest = manifest};
     const ds_status st = load(&t, wants, count, sink);
 
-    ds_pack_close(t.pack);
+    read_ahead_stop(&t.ahead);
     load_wants_fini(&t.wants);
     share_fini(&t.share);
     free(t.items);
     free(t.ranks);
+    free(t.reads);
     free(t.buffers);
     return st;
 }

@@ -221,7 +221,7 @@ DS_CHECKED ds_status ds_checkpoint_load(struct ds_fs *fs, const char *root,
                                         const struct ds_checkpoint_sink *sink);
 /* collective over a control group: the same on all ranks at once, each with what it wants. A chunk that several want
  * something of is read and checked by one of them, whose turn it is, and goes from rank to rank; so each is read once
- * in the group. Every rank reads every table, 96 bytes a chunk, and takes memory for four chunks, for a bit of every
+ * in the group. Every rank reads every table, 96 bytes a chunk, and takes memory for eight chunks, for a bit of every
  * chunk and rank and for some 200 bytes of each chunk that it wants something of. The status is this rank's, unless
  * looking at tables has failed on one: agree. It may be DS_OK on a rank that wants nothing of what is damaged. */
 DS_CHECKED ds_status ds_checkpoint_load_together(struct ds_comm *control, struct ds_fs *fs,

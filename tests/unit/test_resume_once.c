@@ -1,5 +1,4 @@
 // link: launch
-// tsan
 /* A launch that goes on reads each stored byte of its checkpoint once, however many ranks want it; and where the rank that
  * reads for the others finds a byte wrong, all of them take the checkpoint before. */
 #include "capture.h"
