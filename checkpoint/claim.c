@@ -167,7 +167,9 @@ static ds_status go_without_mirror(struct ds_checkpoint_dir *dir)
     uint64_t epoch = 0;
     size_t i = 0;
 
-    DS_TRY(ds_checkpoint_list_both(dir->fs, dir->root, mirror->root, &list));
+    const ds_status st = ds_checkpoint_list_both(dir->fs, dir->root, mirror->root, &list);
+    if (st != DS_OK)
+        return st == DS_ERR_IO ? DS_OK : st; /* it cannot be read, either */
     while (i < list.count && list.entries[i].standing != DS_CHECKPOINT_GOOD)
         i++;
     const int is_newer_there = i < list.count && list.entries[i].root == 1;

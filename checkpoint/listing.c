@@ -324,14 +324,40 @@ static ds_status take_all_manifests(struct listing *l)
     return DS_OK;
 }
 
+/* Nobody can say which of the second directory's still hold. */
+static void leave_mirror(struct listing *l)
+{
+    struct ds_checkpoint_list *list = &l->list;
+    size_t kept = 0;
+
+    ds_warn("%s: its checkpoints are not looked at", l->roots[1]);
+    for (size_t i = 0; i < list->count; i++)
+        if (list->entries[i].root == 0)
+            list->entries[kept++] = list->entries[i];
+    list->count = kept;
+    l->root_count = 1;
+}
+
+static ds_status take_all_bases(struct listing *l)
+{
+    const uint64_t oldest = oldest_epoch(&l->list);
+
+    for (uint32_t i = 0; i < l->root_count; i++) {
+        l->root = l->roots[i];
+        const ds_status st = take_bases(l, oldest);
+
+        if (st != DS_ERR_IO || i == 0)
+            DS_TRY(st);
+        else
+            leave_mirror(l);
+    }
+    return DS_OK;
+}
+
 static ds_status take_all(struct listing *l)
 {
     DS_TRY(take_all_manifests(l));
-    const uint64_t oldest = oldest_epoch(&l->list);
-    for (uint32_t i = 0; i < l->root_count; i++) {
-        l->root = l->roots[i];
-        DS_TRY(take_bases(l, oldest));
-    }
+    DS_TRY(take_all_bases(l));
     for (size_t i = 0; i < l->list.count; i++)
         l->list.entries[i].standing = standing_of(l, &l->list.entries[i].id);
     qsort(l->list.entries, l->list.count, sizeof *l->list.entries, by_age);
