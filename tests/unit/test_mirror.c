@@ -300,14 +300,27 @@ static void what_is_damaged_here_is_loaded_from_there(void **state)
     forget_all();
 }
 
-static void both_keep_what_they_should(void **state)
+/* A hint that cannot be written: there is a folder of its name. */
+static void spoil_hint(const char *at)
+{
+    char path[600];
+
+    snprintf(path, sizeof path, "%s/latest", at);
+    assert_int_equal(ds_fs_unlink(ds_fs_posix(), path), 0);
+    assert_int_equal(ds_fs_mkdir(ds_fs_posix(), path, 0750), 0);
+}
+
+static void keep_what_should_be(int has_hint)
 {
     size_t count;
 
-    (void)state;
     keep = 1;
     for (uint64_t step = 1; step <= STEPS; step += 2) {
         run(step);
+        if (step == 1 && !has_hint) {
+            spoil_hint(root);
+            spoil_hint(mirror);
+        }
         assert_int_equal(verify(root, &count), step);
         assert_true(count <= 3);
         assert_int_equal(verify(mirror, &count), step);
@@ -316,6 +329,13 @@ static void both_keep_what_they_should(void **state)
     assert_true(count_files(mirror, "P-") <= 6);
     keep = 3;
     forget_all();
+}
+
+static void both_keep_what_they_should(void **state)
+{
+    (void)state;
+    keep_what_should_be(1);
+    keep_what_should_be(0);
 }
 
 /* From every call on: the copy ends there, as if the program had. */
