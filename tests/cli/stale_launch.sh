@@ -44,14 +44,14 @@ num_attention_heads = 4
 [data]
 train = t.txt
 [train]
-steps = 200
+steps = 1000
 global_batch_size = 4
 micro_batch_size = 2
 seq_length = 64
 [optimizer]
 learning_rate = 0.001
 [checkpoint]
-interval = 5
+interval = 10
 keep = 3
 [zero]
 stage = 3
