@@ -148,13 +148,16 @@ static ds_status write_part(struct writer *w, uint32_t part, struct ds_manifest_
     const struct ds_saver_start *start = w->start;
     char path[DS_CHECKPOINT_PATH_BYTES];
     uint32_t count;
-    struct ds_pack_new pack = {
-        .path = path,
-        .id = {.epoch = start->epoch, .step = w->step, .rank = w->rank, .part = part},
-        .others = w->others,
-        .other_count = w->other_count,
-        .done = on_written,
-        .user = w};
+    struct ds_pack_new pack = {.path = path,
+                               .id = {.epoch = start->epoch,
+                                      .step = w->step,
+                                      .rank = w->rank,
+                                      .part = part,
+                                      .attempt = w->attempt},
+                               .others = w->others,
+                               .other_count = w->other_count,
+                               .done = on_written,
+                               .user = w};
 
     memcpy(pack.run, start->run, sizeof pack.run);
     *out = (struct ds_manifest_pack){.dir = dir_of(&pack.id)};

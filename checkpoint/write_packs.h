@@ -36,6 +36,7 @@ struct writer {
     /* of the task */
     const struct ds_manifest *manifest;
     uint64_t step, committed_step; /* the last one of this launch; 0: none yet */
+    uint32_t attempt; /* at `step`: packs of one that could not be committed may still be there */
     int drops_packs;
     uint32_t made_count, spare_count;
     const struct ds_pack_other *others; /* that packs may refer to */

@@ -140,6 +140,7 @@ static void give(struct writer *w, enum writer_task task)
 
 void writer_begin(struct writer *w, uint64_t step)
 {
+    w->attempt = step == w->step ? w->attempt + 1 : 0;
     w->step = step;
     give(w, TASK_PACKS);
 }

@@ -16,7 +16,8 @@ DS_CHECKED ds_status writer_open(const struct ds_saver_start *start,
  * time go on with what it was given, until it sees that it should end, and all of that is its own now. */
 int writer_close(struct writer *writer, uint64_t grace_ns);
 
-/* local: the packs of `step` */
+/* local: the packs of `step`, which is above 0; begun again, directly behind a failure, they get names of their own: a
+ * commit that failed leaves those that it could not name */
 void writer_begin(struct writer *writer, uint64_t step);
 /* local: so many pieces, from the first on, may be read */
 void writer_release(struct writer *writer, uint32_t piece_count);

@@ -29,7 +29,8 @@
 
 struct ds_pack_id {
     uint64_t epoch, step;
-    uint32_t rank, part, attempt;
+    uint32_t rank, part;
+    uint32_t attempt; /* of one epoch at one step, from 0: none takes the name of another */
 };
 
 /* A pack that somebody relies on: enough to find it and to know it again. */

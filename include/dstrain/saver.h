@@ -78,7 +78,7 @@ struct ds_saver_start {
 DS_CHECKED ds_status ds_saver_start(struct ds_saver *saver, const struct ds_saver_start *start);
 
 /* collective: saves the states that `step` leaves, all of which is queued. `is_last`: waits for an earlier save,
- * which otherwise lets this one be left out. */
+ * which otherwise lets this one be left out. A step whose save has failed may be saved again. */
 DS_CHECKED ds_status ds_saver_begin(struct ds_saver *saver, uint64_t step, int is_last);
 /* local: what else the manifest of the save of `step` is to say, while it may be changed: until the step's numbers
  * have come. NULL: it is not being saved. */

@@ -140,7 +140,8 @@ DS_CHECKED ds_status ds_zero_write_moment(struct ds_zero *zero, uint32_t unit,
 /* local: a view of the owned shard as it is stored; no element where there is none of that kind */
 struct ds_tensor ds_zero_shard(const struct ds_zero *zero, uint32_t unit, enum ds_zero_kind kind);
 /* local: the unit's next update waits, on the compute stream, until this event, which is recorded, has come: what
- * is read of the owned states until then is what they are now. Not while another one holds the unit. */
+ * is read of the owned states until then is what they are now. Not while another one holds the unit; the same
+ * one may have been recorded again, behind what it stood for. */
 void ds_zero_hold(struct ds_zero *zero, uint32_t unit, struct ds_event *until);
 /* local: is there a unit whose next update waits? Such a step cannot be captured, nor launched as a graph. */
 int ds_zero_is_held(const struct ds_zero *zero);

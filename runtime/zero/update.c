@@ -144,9 +144,9 @@ void ds_zero_hold(struct ds_zero *zero, uint32_t unit, struct ds_event *until)
 {
     struct zero_unit *u = unit_at(zero, unit);
 
-    DS_ASSERT(!u->held && until);
+    DS_ASSERT(until && (!u->held || u->held == until));
+    zero->held_count += !u->held;
     u->held = until;
-    zero->held_count++;
 }
 
 int ds_zero_is_held(const struct ds_zero *zero)

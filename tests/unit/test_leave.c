@@ -9,6 +9,7 @@
 #include "dstrain/checkpoint.h"
 #include "dstrain/random.h"
 
+#include <errno.h>
 #include <stdatomic.h>
 #include <stdio.h>
 
@@ -124,6 +125,62 @@ static void all_ranks_leave_behind_the_same_step(void **state)
     }
 }
 
+/* ---- storage that fails for a moment */
+
+static atomic_uint manifests; /* that were to get their names */
+static unsigned fail_count;   /* the first of them do not */
+
+static int bad_rename(struct ds_fs *fs, const char *from, const char *to)
+{
+    if (strstr(to, "/manifests/") && atomic_fetch_add(&manifests, 1) < fail_count)
+        return -EIO;
+    return ds_fs_posix()->ops->rename(fs, from, to);
+}
+
+static struct ds_fs *bad_disk(void)
+{
+    static struct ds_fs_ops ops;
+    static struct ds_fs fs = {&ops};
+
+    ops = *ds_fs_posix()->ops;
+    ops.rename = bad_rename;
+    return &fs;
+}
+
+/* The packs of the first try stay, since nobody knows whether the manifest will. */
+static void a_commit_that_fails_once_does_not_keep_it(void **state)
+{
+    struct tiny_case c = {.ranks = RANKS,
+                          .stage = 3,
+                          .steps = STEPS,
+                          .global_batch = 8,
+                          .micro_batch = 1,
+                          .seed = seed,
+                          .data = data,
+                          .adjust = with_checkpoints,
+                          .leave = ask,
+                          .fs = bad_disk()};
+
+    (void)state;
+    for (fail_count = 0; fail_count <= 2; fail_count++) {
+        struct tiny_result result;
+        struct capture capture;
+
+        interval = STEPS;
+        atomic_store(&manifests, 0);
+        ask_at(1, 4);
+        capture_begin(&capture);
+        tiny_run(&c, &result);
+        const char *said = capture_end(&capture);
+        if (result.status != (fail_count < 2 ? DS_LEAVE : DS_ERR_IO))
+            fail_msg("%u commits fail: %s: %s", fail_count, ds_status_text(result.status), said);
+        assert_int_equal(atomic_load(&manifests), fail_count < 2 ? fail_count + 1 : 2);
+        assert_int_equal(newest(), fail_count < 2 ? result.steps : 0);
+        assert_int_equal(ds_fs_remove_tree(ds_fs_posix(), root), 0);
+        tiny_result_fini(&result);
+    }
+}
+
 static void without_checkpoints_it_says_so_and_goes_on(void **state)
 {
     struct tiny_case c = {.ranks = 1,
@@ -152,6 +209,7 @@ int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(all_ranks_leave_behind_the_same_step),
+        cmocka_unit_test(a_commit_that_fails_once_does_not_keep_it),
         cmocka_unit_test(without_checkpoints_it_says_so_and_goes_on),
     };
     int failed;
