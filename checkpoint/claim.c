@@ -11,21 +11,58 @@
 #define CLAIM_TRIES 1000
 #define CLAIM_BYTES 64
 
-static ds_status highest_epoch(const struct ds_checkpoint_dir *dir, uint64_t *out)
+/* 0: this name says nothing of an epoch; both */
+static uint64_t epoch_of_claim(const char *name)
+{
+    uint64_t epoch = 0;
+
+    return directory_epoch_parse(name, "", &epoch) ? epoch : 0;
+}
+
+static uint64_t epoch_of_manifest(const char *name)
+{
+    struct ds_manifest_id id;
+
+    return directory_manifest_parse(name, ".json", &id) ||
+                   directory_manifest_parse(name, ".bad", &id)
+               ? id.epoch
+               : 0;
+}
+
+static ds_status highest_in(const struct ds_checkpoint_dir *dir, const char *folder,
+                            uint64_t (*epoch_of)(const char *name), uint64_t *out)
 {
     char path[DS_CHECKPOINT_PATH_BYTES], **names;
-    uint64_t highest = 0, epoch;
+    uint64_t highest = 0;
     size_t count;
 
-    directory_path(dir->root, "", "epochs", path);
+    directory_path(dir->root, "", folder, path);
     const int code = ds_fs_readdir(dir->fs, path, &names, &count);
     if (code != 0)
         return ds_fail(DS_ERR_IO, "list %s: %s", path, strerror(-code));
-    for (size_t i = 0; i < count; i++)
-        if (directory_epoch_parse(names[i], "", &epoch) && epoch > highest)
-            highest = epoch;
+    for (size_t i = 0; i < count; i++) {
+        const uint64_t epoch = epoch_of(names[i]);
+
+        highest = epoch > highest ? epoch : highest;
+    }
     free(names);
     *out = highest;
+    return DS_OK;
+}
+
+static ds_status highest_claim(const struct ds_checkpoint_dir *dir, uint64_t *out)
+{
+    return highest_in(dir, "epochs", epoch_of_claim, out);
+}
+
+/* Claims may have been lost while manifests were not. */
+static ds_status highest_epoch(const struct ds_checkpoint_dir *dir, uint64_t *out)
+{
+    uint64_t claimed = 0, committed = 0;
+
+    DS_TRY(highest_claim(dir, &claimed));
+    DS_TRY(highest_in(dir, "manifests", epoch_of_manifest, &committed));
+    *out = committed > claimed ? committed : claimed;
     return DS_OK;
 }
 
@@ -209,7 +246,7 @@ ds_status ds_checkpoint_check_fence(const struct ds_checkpoint_dir *dir)
     uint64_t epoch = 0;
     int is_ours = 0;
 
-    DS_TRY(highest_epoch(dir, &epoch));
+    DS_TRY(highest_claim(dir, &epoch));
     if (epoch > dir->epoch)
         return fenced(dir, epoch);
     DS_TRY(look_at_claim(dir, dir->epoch, &is_ours));

@@ -61,7 +61,7 @@ uint64_t ds_checkpoint_dir_epoch(const struct ds_checkpoint_dir *dir);     /* 0:
 void ds_checkpoint_join(struct ds_checkpoint_dir *dir, struct ds_checkpoint_dir *mirror);
 int ds_checkpoint_has_mirror(const struct ds_checkpoint_dir *dir);
 
-/* local: the next epoch is ours, in the mirror, too; one that cannot be claimed is left, with a warning. Who has an
+/* local: the next epoch, behind all that were claimed or have a manifest in either, is ours, in the mirror, too; one that cannot be claimed is left, with a warning. Who has an
  * epoch already gets the one behind it, or DS_ERR_FENCED: another has it. DS_ERR_CONFIG: the mirror is the same
  * directory by another name, or cannot be claimed when a program starts, and has what is newest. */
 DS_CHECKED ds_status ds_checkpoint_claim(struct ds_checkpoint_dir *dir);

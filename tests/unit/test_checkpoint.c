@@ -369,6 +369,39 @@ static void a_rollback_does_not_take_the_run_back(void **state)
     launch_fini(&new);
 }
 
+/* A manifest speaks for its epoch where the claims were lost, in whichever directory it lies, buried or not. */
+static void no_epoch_is_claimed_that_has_a_manifest(void **state)
+{
+    static const struct ds_manifest_id bad = {7, 10};
+    static const uint8_t nonces[2][16] = {{1}, {2}};
+    struct ds_fs *fs = *state;
+    struct ds_checkpoint_dir *dir = NULL, *mirror = NULL;
+    struct launch l;
+
+    start(&l, fs, 0);
+    assert_ok(launch_start(&l, UINT64_MAX));
+    save(&l, 10); /* of epoch 2 */
+    launch_fini(&l);
+    assert_int_equal(ds_fs_remove_tree(fs, RIG_ROOT "/epochs"), 0);
+    assert_int_equal(ds_fs_mkdir(fs, RIG_ROOT "/epochs", 0755), 0);
+    start(&l, fs, 0);
+    assert_int_equal(ds_checkpoint_dir_epoch(l.dir), 3);
+    save(&l, 20);
+    assert_string_equal(listed(fs), "3/20 2/10");
+    launch_fini(&l);
+    verify_all(fs);
+
+    assert_ok(ds_checkpoint_dir_open(fs, RIG_ROOT, rig_run, nonces[0], &rig_keys, &dir));
+    assert_ok(ds_checkpoint_dir_open(fs, "/run/mirror", rig_run, nonces[1], &rig_keys, &mirror));
+    assert_ok(ds_checkpoint_bury(mirror, &bad, "a test"));
+    ds_checkpoint_join(dir, mirror);
+    assert_ok(ds_checkpoint_claim(dir));
+    assert_int_equal(ds_checkpoint_dir_epoch(dir), 8);
+    assert_int_equal(ds_checkpoint_dir_epoch(mirror), 8);
+    assert_ok(ds_checkpoint_check_fence(dir));
+    ds_checkpoint_dir_close(dir);
+}
+
 /* Of the newest epoch that has a base which reads. */
 static void what_is_left_out_is_what_the_newest_base_says(void **state)
 {
@@ -530,6 +563,7 @@ static const struct CMUnitTest tests[] = {
     ON_DISK(a_stale_launch_commits_nothing_and_removes_nothing),
     ON_DISK(a_stale_launch_knows_a_directory_that_was_made_anew),
     ON_DISK(a_rollback_does_not_take_the_run_back),
+    ON_DISK(no_epoch_is_claimed_that_has_a_manifest),
     ON_DISK(what_is_left_out_is_what_the_newest_base_says),
     ON_DISK(all_ranks_vote_and_prove_together),
     ON_DISK(all_ranks_find_the_same_checkpoint),
