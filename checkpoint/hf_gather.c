@@ -45,14 +45,20 @@ static struct ds_span owned_of(const struct ds_hf_gather *g, const struct ds_mod
 
 /* ---- a piece from where it lies to where it belongs */
 
+/* Behind a failure nothing is read, and there are zeros: whoever has them next complains of numbers that are none. */
 static ds_status read_own(struct ds_hf_gather *g, const struct ds_param *param,
-                          struct ds_span piece)
+                          struct ds_span piece, ds_status before)
 {
     const struct ds_zero_layout *layout = ds_zero_unit_layout(g->parts.zero, param->unit);
+    const uint64_t begin = ds_zero_layout_shard(layout, g->shard_rank).start;
+    ds_status st = before;
 
-    return ds_zero_read_shard(g->parts.zero, param->unit,
-                              piece.start - ds_zero_layout_shard(layout, g->shard_rank).start,
-                              piece.count, g->piece);
+    if (st == DS_OK)
+        st = ds_zero_read_shard(g->parts.zero, param->unit, piece.start - begin, piece.count,
+                                g->piece);
+    if (st != DS_OK)
+        memset(g->piece, 0, (size_t)piece.count * sizeof *g->piece);
+    return st;
 }
 
 static ds_status pass_on(struct ds_hf_gather *g, uint64_t count, uint32_t peer, int is_send)
@@ -93,8 +99,7 @@ static ds_status send_owned(struct ds_hf_gather *g, uint32_t index)
 
     while (owned.count > 0) {
         struct ds_span piece = first_piece(owned);
-        if (st == DS_OK)
-            st = read_own(g, param, piece);
+        st = read_own(g, param, piece, st);
         DS_TRY(pass_on(g, piece.count, 0, 1));
         owned = behind(owned, piece);
     }
@@ -112,8 +117,8 @@ static ds_status receive_owned(struct ds_hf_gather *g, uint32_t index, uint32_t 
         struct ds_span piece = first_piece(owned);
         if (from > 0)
             DS_TRY(pass_on(g, piece.count, from, 0));
-        else if (st == DS_OK)
-            st = read_own(g, param, piece);
+        else
+            st = read_own(g, param, piece, st);
         place(param, piece, g->piece, to);
         owned = behind(owned, piece);
     }
