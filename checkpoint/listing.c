@@ -23,7 +23,7 @@ struct base {
 
 static void put_base(struct text *text, const struct ds_checkpoint_dir *dir,
                      const struct ds_manifest_id *base, const struct ds_checkpoint_skip *skips,
-                     uint32_t skip_count)
+                     uint32_t skip_count, const char *past)
 {
     text_put(text, BASE_FORMAT);
     document_put_hex(text, dir->run);
@@ -37,20 +37,27 @@ static void put_base(struct text *text, const struct ds_checkpoint_dir *dir,
     text_put(text, ",\n\"skip_count\":%u,\"skips\":[", skip_count);
     for (uint32_t i = 0; i < skip_count; i++)
         text_put(text, "%s[%" PRIu64 ",%" PRIu64 "]", i ? "," : "", skips[i].begin, skips[i].end);
-    text_put(text, "]}\n");
+    text_put(text, "]");
+    if (past[0]) {
+        text_put(text, ",\n\"past\":");
+        document_put_string(text, past);
+    }
+    text_put(text, "}\n");
     document_seal(text);
 }
 
 static ds_status write_base(struct ds_checkpoint_dir *dir, const struct ds_manifest_id *base,
-                            const struct ds_checkpoint_skip *skips, uint32_t skip_count)
+                            const struct ds_checkpoint_skip *skips, uint32_t skip_count,
+                            const char *past)
 {
     char name[DIRECTORY_NAME_BYTES], path[DS_CHECKPOINT_PATH_BYTES];
     struct text text = {.at = malloc(BASE_BYTES_MAX), .capacity = BASE_BYTES_MAX};
 
-    DS_ASSERT(dir->epoch > 0 && skip_count <= DS_CHECKPOINT_SKIPS_MAX);
+    DS_ASSERT(dir->epoch > 0 && skip_count <= DS_CHECKPOINT_SKIPS_MAX &&
+              strlen(past) < DS_CHECKPOINT_PAST_BYTES);
     if (!text.at)
         return ds_fail(DS_ERR_NO_MEMORY, "no memory for the base of an epoch");
-    put_base(&text, dir, base, skips, skip_count);
+    put_base(&text, dir, base, skips, skip_count, past);
     DS_ASSERT(!text.is_full);
     snprintf(name, sizeof name, "E-%016" PRIu64 ".base.json", dir->epoch);
     directory_path(dir->root, "epochs", name, path);
@@ -60,10 +67,11 @@ static ds_status write_base(struct ds_checkpoint_dir *dir, const struct ds_manif
 }
 
 ds_status ds_checkpoint_write_base(struct ds_checkpoint_dir *dir, const struct ds_manifest_id *base,
-                                   const struct ds_checkpoint_skip *skips, uint32_t skip_count)
+                                   const struct ds_checkpoint_skip *skips, uint32_t skip_count,
+                                   const char *past)
 {
-    DS_TRY(write_base(dir, base, skips, skip_count));
-    if (dir->mirror && write_base(dir->mirror, base, skips, skip_count) != DS_OK)
+    DS_TRY(write_base(dir, base, skips, skip_count, past));
+    if (dir->mirror && write_base(dir->mirror, base, skips, skip_count, past) != DS_OK)
         ds_warn("%s: where this launch goes on from is not said there", dir->mirror->root);
     return DS_OK;
 }
@@ -96,12 +104,21 @@ static ds_status parse_skips(struct document *doc, struct ds_checkpoint_skip *to
     }
     if (to)
         *to_count = (uint32_t)count;
-    return document_expect(doc, "]}\n");
+    return document_expect(doc, "]");
+}
+
+/* Where nobody has gone back there is none, nor where an older version wrote. */
+static ds_status parse_past(struct document *doc, char to[DS_CHECKPOINT_PAST_BYTES])
+{
+    to[0] = '\0';
+    if (document_take(doc, ",\n\"past\":"))
+        DS_TRY(document_string(doc, to, DS_CHECKPOINT_PAST_BYTES));
+    return document_expect(doc, "}\n");
 }
 
 static ds_status parse_base(const char *path, const char *text, size_t bytes, uint64_t epoch,
                             struct base *out, struct ds_checkpoint_skip *skips,
-                            uint32_t *skip_count)
+                            uint32_t *skip_count, char past[DS_CHECKPOINT_PAST_BYTES])
 {
     struct base base = {0};
     uint8_t run[16];
@@ -117,6 +134,7 @@ static ds_status parse_base(const char *path, const char *text, size_t bytes, ui
     DS_TRY(document_expect(&doc, ",\"base\":"));
     DS_TRY(parse_base_id(&doc, &base));
     DS_TRY(parse_skips(&doc, skips, skip_count));
+    DS_TRY(parse_past(&doc, past));
     DS_TRY(document_end(&doc));
     if (base.epoch != epoch)
         return document_refuse(&doc, "the base of another epoch");
@@ -142,13 +160,13 @@ struct listing {
 /* One that cannot be read constrains nothing: the manifests of its epoch, which come first, say more. */
 static ds_status read_base(struct listing *l, const char *name, uint64_t epoch)
 {
-    char path[DS_CHECKPOINT_PATH_BYTES], *text = NULL;
+    char path[DS_CHECKPOINT_PATH_BYTES], past[DS_CHECKPOINT_PAST_BYTES], *text = NULL;
     size_t bytes = 0;
 
     directory_path(l->root, "epochs", name, path);
     ds_status st = ds_fs_read_file(l->fs, path, BASE_BYTES_MAX, &text, &bytes);
     if (st == DS_OK)
-        st = parse_base(path, text, bytes, epoch, &l->bases[l->base_count], NULL, NULL);
+        st = parse_base(path, text, bytes, epoch, &l->bases[l->base_count], NULL, NULL, past);
     free(text);
     l->base_count += st == DS_OK;
     return st == DS_ERR_NO_MEMORY ? st : DS_OK;
@@ -198,8 +216,9 @@ static ds_status take_bases(struct listing *l, uint64_t oldest)
 
 /* The newest base in one directory that reads, if its epoch is above *newest. One that cannot be read was never
  * finished, or is damaged: the one before it says what held until then. */
-static ds_status read_skips(struct listing *l, struct ds_checkpoint_skip *skips, uint32_t *count,
-                            uint64_t *newest)
+static ds_status read_rollbacks(struct listing *l, struct ds_checkpoint_skip *skips,
+                                uint32_t *count, char past[DS_CHECKPOINT_PAST_BYTES],
+                                uint64_t *newest)
 {
     const uint64_t least = *newest;
     uint64_t below = UINT64_MAX;
@@ -226,7 +245,7 @@ static ds_status read_skips(struct listing *l, struct ds_checkpoint_skip *skips,
         directory_path(l->root, "epochs", name, path);
         st = ds_fs_read_file(l->fs, path, BASE_BYTES_MAX, &text, &bytes);
         if (st == DS_OK)
-            st = parse_base(path, text, bytes, best, &base, skips, count);
+            st = parse_base(path, text, bytes, best, &base, skips, count, past);
         free(text);
         *newest = st == DS_OK ? best : *newest;
         below = best;
@@ -235,18 +254,20 @@ static ds_status read_skips(struct listing *l, struct ds_checkpoint_skip *skips,
     return st == DS_ERR_NO_MEMORY ? st : DS_OK;
 }
 
-ds_status ds_checkpoint_read_skips(struct ds_fs *fs, const char *root, const char *mirror,
-                                   struct ds_checkpoint_skip *skips, uint32_t *count)
+ds_status ds_checkpoint_read_rollbacks(struct ds_fs *fs, const char *root, const char *mirror,
+                                       struct ds_checkpoint_skip *skips, uint32_t *count,
+                                       char past[DS_CHECKPOINT_PAST_BYTES])
 {
     struct listing l = {.fs = fs, .root = root};
     uint64_t newest = 0;
 
     *count = 0;
-    DS_TRY(read_skips(&l, skips, count, &newest));
+    past[0] = '\0';
+    DS_TRY(read_rollbacks(&l, skips, count, past, &newest));
     if (!mirror)
         return DS_OK;
     l.root = mirror;
-    const ds_status st = read_skips(&l, skips, count, &newest);
+    const ds_status st = read_rollbacks(&l, skips, count, past, &newest);
     if (st == DS_ERR_IO)
         ds_warn("%s: what is left out is not looked for there", mirror);
     return st == DS_ERR_IO ? DS_OK : st;

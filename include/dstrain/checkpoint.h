@@ -3,7 +3,7 @@
  *
  *   RUN.json                         whose directory this is
  *   epochs/E-<n>                     claimed by one launch (or rollback), exclusively; the highest owns the run
- *   epochs/E-<n>.base.json           what that epoch goes on from, and which steps of data it leaves out
+ *   epochs/E-<n>.base.json           what that epoch goes on from, what data it leaves out, and why
  *   data/<dir>/P-....safetensors     packs (pack.h), never changed once a rank has voted for them
  *   manifests/M-<epoch>-<step>.json  a checkpoint (manifest.h)
  *   manifests/M-....bad              one that must not be loaded
@@ -71,18 +71,21 @@ DS_CHECKED ds_status ds_checkpoint_check_fence(const struct ds_checkpoint_dir *d
 struct ds_checkpoint_skip { /* batches [begin, end) are left out, counted from 1 (data.h) */
     uint64_t begin, end;
 };
-#define DS_CHECKPOINT_SKIPS_MAX 1024
-/* local: our epoch goes on from `base`; NULL: from the beginning. Once an epoch, after base has been loaded. */
+#define DS_CHECKPOINT_SKIPS_MAX  1024
+#define DS_CHECKPOINT_PAST_BYTES 256
+/* local: our epoch goes on from `base`; NULL: from the beginning. Once an epoch, after base has been loaded. `past`: what
+ * going back was tried, as its owner writes it; "": nothing. */
 DS_CHECKED ds_status ds_checkpoint_write_base(struct ds_checkpoint_dir *dir,
                                               const struct ds_manifest_id *base,
                                               const struct ds_checkpoint_skip *skips,
-                                              uint32_t skip_count);
+                                              uint32_t skip_count, const char *past);
 
-/* local: what the newest epoch that has a base, in either directory, leaves out; *count 0 where there is no base.
- * `mirror` may be NULL; `skips` has DS_CHECKPOINT_SKIPS_MAX. */
-DS_CHECKED ds_status ds_checkpoint_read_skips(struct ds_fs *fs, const char *root,
-                                              const char *mirror, struct ds_checkpoint_skip *skips,
-                                              uint32_t *count);
+/* local: what the newest epoch that has a base, in either directory, leaves out, and what was tried; *count 0 and ""
+ * where there is no base. `mirror` may be NULL; `skips` has DS_CHECKPOINT_SKIPS_MAX. */
+DS_CHECKED ds_status ds_checkpoint_read_rollbacks(struct ds_fs *fs, const char *root,
+                                                  const char *mirror,
+                                                  struct ds_checkpoint_skip *skips, uint32_t *count,
+                                                  char past[DS_CHECKPOINT_PAST_BYTES]);
 
 enum ds_checkpoint_standing {
     DS_CHECKPOINT_GOOD, /* may be loaded, if it verifies */

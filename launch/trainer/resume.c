@@ -272,6 +272,7 @@ ds_status trainer_write_base(struct ds_trainer *t)
     const struct trainer_launch *launch = &t->launch;
     const struct ds_skips *from = &t->rollback.skips;
     struct ds_checkpoint_skip skips[DS_SKIPS_MAX];
+    char past[ROLLBACK_TEXT_BYTES];
 
     if (t->options.world->rank != 0)
         return DS_OK;
@@ -281,19 +282,24 @@ ds_status trainer_write_base(struct ds_trainer *t)
         ds_checkpoint_trust(t->checkpoint_dir, &launch->base);
     for (uint32_t i = 0; i < from->count; i++)
         skips[i] = (struct ds_checkpoint_skip){from->ranges[i].begin, from->ranges[i].end};
+    rollback_print_past(&t->rollback, past);
     return ds_checkpoint_write_base(t->checkpoint_dir, launch->has_base ? &launch->base : NULL,
-                                    skips, from->count);
+                                    skips, from->count, past);
 }
 
-/* Rank 0: what the checkpoint says is left out, and what a rollback since then has added. */
-static ds_status recall_skips(struct ds_trainer *t)
+/* Rank 0: what the checkpoint says is left out and was tried, and what a rollback since then has added. */
+static ds_status recall_rollbacks(struct ds_trainer *t)
 {
     struct ds_checkpoint_skip skips[DS_CHECKPOINT_SKIPS_MAX];
+    char past[DS_CHECKPOINT_PAST_BYTES];
     uint32_t count = 0;
 
     DS_TRY(rollback_read(&t->loaded.state, &t->rollback));
-    DS_TRY(ds_checkpoint_read_skips(t->options.fs, t->config->checkpoint.dir, mirror_of(t), skips,
-                                    &count));
+    DS_TRY(ds_checkpoint_read_rollbacks(t->options.fs, t->config->checkpoint.dir, mirror_of(t),
+                                        skips, &count, past));
+    if (!rollback_recall_past(&t->rollback, past))
+        return ds_fail(DS_ERR_DATA, "%s: what the newest epoch says was tried cannot be read",
+                       t->config->checkpoint.dir);
     for (uint32_t i = 0; i < count; i++)
         if (!ds_skips_add(&t->rollback.skips,
                           (struct ds_batch_range){skips[i].begin, skips[i].end}))
@@ -309,7 +315,7 @@ static ds_status go_on_from_newest(struct ds_trainer *t, int *found)
 
     DS_TRY(trainer_load_checkpoint(t, UINT64_MAX, found));
     t->first_step = t->next_step;
-    DS_TRY(ds_comm_agreed(world, world->rank == 0 ? recall_skips(t) : DS_OK));
+    DS_TRY(ds_comm_agreed(world, world->rank == 0 ? recall_rollbacks(t) : DS_OK));
     DS_TRY(ds_comm_broadcast(world, &t->rollback.skips, sizeof t->rollback.skips, 0, NULL));
     ds_loader_skip(t->train_loader, &t->rollback.skips);
     return DS_OK;

@@ -38,7 +38,7 @@ void rollback_watch(struct ds_trainer *t, const struct ds_step_record *r)
 
 /* ---- in manifests */
 
-static void print_past(const struct rollback *r, char to[ROLLBACK_TEXT_BYTES])
+void rollback_print_past(const struct rollback *r, char to[ROLLBACK_TEXT_BYTES])
 {
     size_t used = 0;
 
@@ -61,8 +61,26 @@ static int parse_past(const char *text, struct rollback *out)
             return 0;
         out->past_count++;
     }
-    print_past(out, again);
+    rollback_print_past(out, again);
     return strcmp(again, text) == 0;
+}
+
+/* Who knows what the other one tried last is ahead, or as far: a base of an older version knows nothing. */
+int rollback_recall_past(struct rollback *r, const char *past)
+{
+    struct rollback base = {.past_count = 0};
+    int is_ahead = r->past_count == 0;
+
+    if (!parse_past(past, &base))
+        return 0;
+    for (uint32_t i = 0; i < base.past_count && !is_ahead; i++)
+        is_ahead = base.past[i].step == r->past[r->past_count - 1].step &&
+                   base.past[i].attempt == r->past[r->past_count - 1].attempt;
+    if (is_ahead) {
+        memcpy(r->past, base.past, sizeof r->past);
+        r->past_count = base.past_count;
+    }
+    return 1;
 }
 
 ds_status rollback_write(const struct rollback *r, struct ds_values *values)
@@ -72,7 +90,7 @@ ds_status rollback_write(const struct rollback *r, struct ds_values *values)
 
     spikes_print(&r->spikes, losses, norms);
     ds_skips_print(&r->skips, skips);
-    print_past(r, past);
+    rollback_print_past(r, past);
     DS_TRY(ds_values_set(values, "rollback.losses", losses));
     DS_TRY(ds_values_set(values, "rollback.norms", norms));
     DS_TRY(ds_values_set(values, "rollback.past", past));

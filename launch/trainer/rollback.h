@@ -37,6 +37,10 @@ void rollback_watch(struct ds_trainer *t, const struct ds_step_record *record);
 /* local: what a manifest says of all this, and back. DS_ERR_DATA */
 DS_CHECKED ds_status rollback_write(const struct rollback *rollback, struct ds_values *values);
 DS_CHECKED ds_status rollback_read(const struct ds_values *values, struct rollback *out);
+/* local: what was tried, for the base of an epoch, and back: manifests of the launches that tried may never have come to
+ * be. 0: it is no such text */
+void rollback_print_past(const struct rollback *rollback, char to[ROLLBACK_TEXT_BYTES]);
+int rollback_recall_past(struct rollback *rollback, const char *past);
 /* collective, between two steps: DS_ERR_DIVERGED, on all ranks: it has not helped, or cannot */
 DS_CHECKED ds_status trainer_roll_back(struct ds_trainer *t);
 

@@ -132,7 +132,7 @@ static inline ds_status launch_start(struct launch *l, uint64_t step_max)
     if (st == DS_OK && l->has_base)
         ds_checkpoint_trust(l->dir, &l->base);
     if (st == DS_OK)
-        st = ds_checkpoint_write_base(l->dir, l->has_base ? &l->base : NULL, NULL, 0);
+        st = ds_checkpoint_write_base(l->dir, l->has_base ? &l->base : NULL, NULL, 0, "");
     for (uint32_t rank = 0; rank < RIG_RANKS; rank++)
         ds_delta_forget(l->deltas[rank]); /* the first save of a launch is whole */
     return st;

@@ -409,22 +409,25 @@ static void what_is_left_out_is_what_the_newest_base_says(void **state)
     const struct ds_checkpoint_skip skips[] = {{5, 9}, {20, 21}};
     struct ds_fs *fs = *state;
     struct launch l;
+    char past[DS_CHECKPOINT_PAST_BYTES] = "?";
     uint32_t count = 7;
 
     start(&l, fs, 0);
-    assert_ok(ds_checkpoint_read_skips(fs, RIG_ROOT, NULL, got, &count));
+    assert_ok(ds_checkpoint_read_rollbacks(fs, RIG_ROOT, NULL, got, &count, past));
     assert_int_equal(count, 0);
+    assert_string_equal(past, "");
     assert_ok(ds_checkpoint_claim(l.dir));
-    assert_ok(ds_checkpoint_write_base(l.dir, NULL, skips, 2));
+    assert_ok(ds_checkpoint_write_base(l.dir, NULL, skips, 2, "47:1"));
     assert_ok(ds_checkpoint_claim(l.dir)); /* and is killed */
-    assert_ok(ds_checkpoint_read_skips(fs, RIG_ROOT, NULL, got, &count));
+    assert_ok(ds_checkpoint_read_rollbacks(fs, RIG_ROOT, NULL, got, &count, past));
     assert_int_equal(count, 2);
     assert_memory_equal(got, skips, sizeof skips);
     assert_ok(ds_fs_write_file(fs, RIG_ROOT "/epochs/E-0000000000000003.base.json", "torn", 4));
     ds_log.terminal = -1;
-    assert_ok(ds_checkpoint_read_skips(fs, RIG_ROOT, NULL, got, &count));
+    assert_ok(ds_checkpoint_read_rollbacks(fs, RIG_ROOT, NULL, got, &count, past));
     ds_log.terminal = 2;
     assert_int_equal(count, 2);
+    assert_string_equal(past, "47:1");
     launch_fini(&l);
 }
 

@@ -370,6 +370,37 @@ static void what_does_not_help_ends_the_run(void **state)
     expect_diverged(&c, "there is no checkpoint from before", 0);
 }
 
+/* Each launch goes back once and is killed before it has saved anything behind that. */
+static void what_was_tried_counts_in_later_launches(void **state)
+{
+    struct tiny_case c = base_case();
+    struct incident incident = {.first = 1}; /* nothing is left out so far */
+    struct capture capture;
+    char text[64];
+
+    (void)state;
+    c.steps = 60;
+    for (uint64_t tried = 1; tried <= 2; tried++) {
+        const uint64_t at = 47 + incident.last + 1 - incident.first; /* of step 47 */
+        struct tiny_result result;
+
+        snprintf(text, sizeof text, "labels:all:%llu-%llu", (unsigned long long)at,
+                 (unsigned long long)at + 4);
+        inject = text;
+        capture_begin(&capture);
+        tiny_run(&c, &result);
+        const char *said = capture_end(&capture);
+        incident = read_incident();
+        if (result.status != DS_OK || incident.count != tried)
+            fail_msg("%s, %zu incidents: %s", ds_status_text(result.status), incident.count, said);
+        assert_int_equal(number_behind(incident.text, "\"attempt\": "), tried);
+        tiny_result_fini(&result);
+        remove_saves_of(2 * tried);
+    }
+    inject = "rate:all:47-47";
+    expect_diverged(&c, "going back and leaving data out has not helped", 2);
+}
+
 static void off_is_off(void **state)
 {
     struct tiny_case c = base_case();
@@ -419,6 +450,7 @@ int main(void)
         cmocka_unit_test(what_was_saved_behind_a_spike_is_buried),
         cmocka_unit_test(a_later_launch_leaves_out_the_same),
         cmocka_unit_test(what_does_not_help_ends_the_run),
+        cmocka_unit_test(what_was_tried_counts_in_later_launches),
         cmocka_unit_test(off_is_off),
         cmocka_unit_test(every_spike_is_found_and_nothing_else_is),
     };
