@@ -59,8 +59,9 @@ static void forget_start(struct ds_saver *s)
 /* 0: one has not ended, and may look at anything of ours at any time. */
 static int close_threads(struct ds_saver *s, uint64_t grace_ns)
 {
-    const int has_mirror_ended = mirror_close(s->mirror, LEAVE_NS);
+    /* in this order: a writer asks the mirror what it reads */
     const int has_writer_ended = writer_close(s->writer, grace_ns);
+    const int has_mirror_ended = has_writer_ended && mirror_close(s->mirror, LEAVE_NS);
 
     s->mirror = NULL;
     s->writer = NULL;
