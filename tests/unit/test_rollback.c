@@ -14,6 +14,16 @@
 
 #include <stdio.h>
 
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+enum {
+    FIRST_ROW = 1,
+    ROW_STRIDE = 4,
+    LASTS = 1,
+    IS_SHORT = 1
+}; /* every thread and every wait is in it */
+#else
+enum { FIRST_ROW = 0, ROW_STRIDE = 1, LASTS = 4, IS_SHORT = 0 };
+#endif
 enum { STEPS = 80, INTERVAL = 10, SKIP = 12, BATCH = 8, SAMPLES = (STEPS + 40) * BATCH };
 
 static char *folder, *data, *root, *run_dir;
@@ -189,7 +199,7 @@ static void a_spike_is_gone_behind_and_left_out(void **state)
                 {4, 1, 2, 2, DS_DEVICE_DEFERRED, DS_PRECISION_FP16}};
 
     (void)state;
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+    for (size_t i = FIRST_ROW; i < sizeof rows / sizeof *rows; i += ROW_STRIDE) {
         struct tiny_case c = base_case();
 
         c.ranks = rows[i].ranks;
@@ -214,7 +224,7 @@ static void a_spike_in_the_last_steps_is_seen(void **state)
 
     (void)state;
     c.ranks = 2;
-    for (uint64_t last = STEPS; last > STEPS - 4; last--) {
+    for (uint64_t last = STEPS; last > STEPS - LASTS; last--) {
         char text[64];
 
         snprintf(text, sizeof text, "labels:all:%llu-%llu", (unsigned long long)last - 2,
@@ -454,6 +464,9 @@ int main(void)
         cmocka_unit_test(off_is_off),
         cmocka_unit_test(every_spike_is_found_and_nothing_else_is),
     };
+    static const struct CMUnitTest of_threads[] = {
+        cmocka_unit_test(a_spike_is_gone_behind_and_left_out),
+    };
     int failed;
 
     ds_log.is_leader = 0;
@@ -467,7 +480,8 @@ int main(void)
     snprintf(mirror, 512, "%s/mirror", folder);
     snprintf(root, 512, "%s/checkpoints", folder);
     snprintf(run_dir, 512, "%s/run", folder);
-    failed = cmocka_run_group_tests(tests, NULL, NULL);
+    failed = IS_SHORT ? cmocka_run_group_tests(of_threads, NULL, NULL)
+                      : cmocka_run_group_tests(tests, NULL, NULL);
     free(root);
     free(run_dir);
     free(mirror);
