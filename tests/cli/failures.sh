@@ -91,22 +91,12 @@ again() {
     launch mpirun -n "$ranks" "$program" c.ini "$@"
 }
 
-# Five seconds, and on a machine with other work what mpirun alone takes right now for ranks that fail at once.
-in_time() {
-    [ $took -gt 500 ] || return 0
-    began=$(now)
-    mpirun -n 3 sh -c 'exit 65' >/dev/null 2>&1
-    alone=$(($(now) - began))
-    [ $took -le $((500 + alone)) ] ||
-        fail "$what: it took $took hundredths of a second from the line that says why, mpirun alone takes $alone"
-}
-
 # ended CODE: with this exit code, soon where it says why; nothing half-made lies about
 ended() {
     [ "$code" = "$1" ] || fail "$what: exit code $code, not $1"
     [ "$1" = 0 ] || [ ! -e r/export ] || fail "$what: there is an export"
     [ "$1" = 0 ] || [ -s decided ] || fail "$what: does not say why"
-    in_time
+    [ $took -le 500 ] || fail "$what: it took $took hundredths of a second from the line that says why"
     half=$(find . -name '*.tmp' -o -name '*.old' -o -name '*.part')
     [ -z "$half" ] || fail "$what: left $half"
     if [ -s r/metrics.jsonl ]; then
@@ -474,7 +464,7 @@ test_launches() {
     others=
     [ "$code" = 73 ] || fail "$what: exit code $code, not 73"
     said 'run.dir: r: another launch is at work there (process '
-    in_time
+    [ $took -le 500 ] || fail "$what: it took $took hundredths of a second from the line that says why"
     kill -0 $first || fail "the first launch has ended"
     before=$(wc -l <r/metrics.jsonl)
     sleep 1
