@@ -151,7 +151,7 @@ for _ in $(seq $turns); do
     sent=$(date +%s%N)
     kill -TERM $ranks
     await_end $ranks
-    [ $took -lt 50 ] || fail "ranks end $took tenths of a second after SIGTERM"
+    [ $took -lt 15 ] || fail "ranks end $took tenths of a second after SIGTERM"
     wait $job 2>/dev/null
     code=$?
     [ $code -eq 143 ] || fail "SIGTERM ends with $code"
@@ -167,7 +167,7 @@ for pair in TERM:143 INT:130; do
     await_step 3
     signal ${pair%:*}
     finish
-    [ $code -eq ${pair#*:} ] && [ $took -lt 50 ] || fail "SIG${pair%:*} ends one process with $code, $took"
+    [ $code -eq ${pair#*:} ] && [ $took -lt 10 ] || fail "SIG${pair%:*} ends one process with $code, $took"
     rm -rf r
 done
 
