@@ -34,7 +34,14 @@ struct allocations {
     } kept[ALLOCATIONS_KEPT];
 };
 static struct allocations allocations;
-static _Thread_local int allocations_mark;
+
+/* Of this thread: whether it counts where only_marked is set. */
+static inline int *allocations_mark(void)
+{
+    static _Thread_local int is_marked;
+
+    return &is_marked;
+}
 
 static inline void allocations_begin(void)
 {
@@ -125,7 +132,8 @@ static inline void note_allocation(const char *call, size_t bytes, const void *c
 
     if (!atomic_load_explicit(&allocations.is_counting, memory_order_relaxed) || is_noting)
         return;
-    if (!allocations_mark && atomic_load_explicit(&allocations.only_marked, memory_order_relaxed))
+    if (!*allocations_mark() &&
+        atomic_load_explicit(&allocations.only_marked, memory_order_relaxed))
         return;
     is_noting = 1;
     place = who_asked(caller);
