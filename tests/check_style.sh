@@ -49,7 +49,7 @@ exits() {
         { print }'
 }
 
-# A file sees the contracts and its own folder (in launch, launch's sub-folders too). What climbs undoes the layers, and so does
+# A file sees the contracts and its own folder (in launch, launch's sub-folders too; in checkpoint, the floors below). What climbs undoes the layers, and so does
 # reaching for the private header of another folder. Two things are one module in several folders: a backend below a module of
 # runtime (runtime/MODULE/BACKEND), which also sees the private headers of that module, as "../NAME.h", one step up and no
 # further; and a plugin: all see its host, those of the CUDA plugin its device.
@@ -62,6 +62,11 @@ climbing_includes() {
             [ -n "$folder" ] && [ "$header" = "../$name" ] && [ -f "${folder%/*}/$name" ] || echo "$file:$line:#include \"$header\""
         done
 }
+# The floors of checkpoint, from the ground: a file sees the private headers of those below its own.
+is_floor_below() {
+    [ -f "checkpoint/$2" ] || return
+    case ' logical  format  directory  load  hf  save ' in *" ${2%%/*} "*" ${1%%/*} "*) ;; *) false ;; esac
+}
 foreign_includes() {
     echo "$code" | sed -nE 's/^([^:]*):([0-9]+):[[:space:]]*#[[:space:]]*include[[:space:]]+"([^"]+)".*/\1 \2 \3/p' |
         while read -r file line header; do
@@ -70,7 +75,8 @@ foreign_includes() {
             dstrain/*) [ -f "include/$header" ] ;;
             plugin_host.h) case $file in runtime/device/plugin_*|runtime/device/cuda/*) ;; *) false ;; esac ;;
             device_cuda.h) case $file in runtime/device/cuda/*|runtime/kernels/cuda/*|runtime/comm/nccl/*) ;; *) false ;; esac ;;
-            *) [ -f "${file%/*}/$header" ] || { [ "${file%%/*}" = launch ] && [ -f "launch/$header" ]; } ;;
+            *) [ -f "${file%/*}/$header" ] || { [ "${file%%/*}" = launch ] && [ -f "launch/$header" ]; } ||
+                { [ "${file%%/*}" = checkpoint ] && is_floor_below "${file#checkpoint/}" "$header"; } ;;
             esac || echo "$file:$line:#include \"$header\""
         done
 }

@@ -1,7 +1,7 @@
 // link: checkpoint storage base
 // private: checkpoint
 /* Any text with a good checksum as a manifest: refused, or the one spelling of what was read. */
-#include "document.h"
+#include "format/document.h"
 
 #include "dstrain/manifest.h"
 

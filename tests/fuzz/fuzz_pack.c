@@ -2,7 +2,7 @@
 // private: checkpoint
 /* Any bytes as the end of a pack, as they are and with sums made good: refused, or a table whose chunks lie inside
  * the file. The first two bytes of an input say how many pages the file has before its end. */
-#include "pack_format.h"
+#include "format/pack_format.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -3,7 +3,7 @@
 /* Manifests: what is written comes back to the bit, in one spelling; whatever else stands in a file is refused. */
 #include "test.h"
 
-#include "document.h"
+#include "format/document.h"
 
 #include "dstrain/manifest.h"
 #include "dstrain/random.h"

@@ -4,7 +4,7 @@
  * can change, move, go or come without being noticed. */
 #include "pack_case.h"
 
-#include "pack_format.h"
+#include "format/pack_format.h"
 
 #include "dstrain/safetensors.h"
 

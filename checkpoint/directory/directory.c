@@ -1,8 +1,8 @@
 /* directory.c - whose directory it is, and what in it is called how. */
 #include "directory.h"
 
-#include "document.h"
-#include "names.h"
+#include "format/document.h"
+#include "format/names.h"
 
 #include <errno.h>
 #include <inttypes.h>

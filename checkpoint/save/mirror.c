@@ -1,8 +1,8 @@
 /* mirror.c - see mirror.h. */
 #include "mirror.h"
 
-#include "copy_pack.h"
-#include "directory.h"
+#include "directory/copy_pack.h"
+#include "directory/directory.h"
 
 #include <pthread.h>
 #include <signal.h>

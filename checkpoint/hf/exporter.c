@@ -1,5 +1,5 @@
 /* exporter.c - see exporter.h. */
-#include "names.h"
+#include "format/names.h"
 
 #include "dstrain/exporter.h"
 

@@ -1,7 +1,7 @@
 /* listing.c - what each epoch goes on from, and which manifests may be loaded by that. */
 #include "directory.h"
 
-#include "document.h"
+#include "format/document.h"
 
 #include <errno.h>
 #include <inttypes.h>

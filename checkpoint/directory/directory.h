@@ -4,7 +4,7 @@
 
 #include "dstrain/checkpoint.h"
 
-#include "text.h"
+#include "format/text.h"
 
 #define DIRECTORY_TRUSTED_MAX 256u
 #define DIRECTORY_NAME_BYTES  64

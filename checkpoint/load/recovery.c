@@ -1,7 +1,7 @@
 /* recovery.c - the newest checkpoint that verifies. Rank 0 has the list and reads manifests; every rank parses what
  * it is told and looks at its share of the packs. Nothing on the disk changes: a checkpoint that fails is passed
  * over, and the base that the launch writes later says so for ever. */
-#include "directory.h"
+#include "directory/directory.h"
 
 #include <stdio.h>
 #include <stdlib.h>
