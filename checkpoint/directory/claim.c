@@ -32,14 +32,11 @@ static uint64_t epoch_of_manifest(const char *name)
 static ds_status highest_in(const struct ds_checkpoint_dir *dir, const char *folder,
                             uint64_t (*epoch_of)(const char *name), uint64_t *out)
 {
-    char path[DS_CHECKPOINT_PATH_BYTES], **names;
     uint64_t highest = 0;
     size_t count;
+    char **names;
 
-    directory_path(dir->root, "", folder, path);
-    const int code = ds_fs_readdir(dir->fs, path, &names, &count);
-    if (code != 0)
-        return ds_fail(DS_ERR_IO, "list %s: %s", path, strerror(-code));
+    DS_TRY(directory_list(dir->fs, dir->root, folder, &names, &count));
     for (size_t i = 0; i < count; i++) {
         const uint64_t epoch = epoch_of(names[i]);
 

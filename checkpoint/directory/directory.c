@@ -85,6 +85,18 @@ void ds_checkpoint_pack_path(const char *root, uint32_t dir, const struct ds_pac
     directory_path(root, folder, name, to);
 }
 
+ds_status directory_list(struct ds_fs *fs, const char *root, const char *folder, char ***names,
+                         size_t *count)
+{
+    char path[DS_CHECKPOINT_PATH_BYTES];
+
+    directory_path(root, "", folder, path);
+    const int code = ds_fs_readdir(fs, path, names, count);
+    if (code != 0)
+        return ds_fail(DS_ERR_IO, "list %s: %s", path, strerror(-code));
+    return DS_OK;
+}
+
 int directory_create(struct ds_fs *fs, const char *path, const char *text, size_t bytes)
 {
     int file = ds_fs_open(fs, path, DS_FS_WRITE | DS_FS_CREATE | DS_FS_EXCLUSIVE, FILE_MODE);

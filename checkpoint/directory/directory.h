@@ -28,6 +28,9 @@ void directory_manifest_name(const struct ds_manifest_id *id, const char *ending
 int directory_manifest_parse(const char *name, const char *ending, struct ds_manifest_id *out);
 void directory_epoch_name(uint64_t epoch, const char *ending, char *to);
 int directory_epoch_parse(const char *name, const char *ending, uint64_t *out);
+/* local: the names in a folder of `root`, as ds_fs_readdir gives them */
+DS_CHECKED ds_status directory_list(struct ds_fs *fs, const char *root, const char *folder,
+                                    char ***names, size_t *count);
 /* The whole of a small file that must not be there yet: written, synced, closed; its name is not synced. 0 or
  * -errno. */
 int directory_create(struct ds_fs *fs, const char *path, const char *text, size_t bytes);

@@ -210,15 +210,12 @@ static ds_status sweep_folder(const struct retain *r, const char *folder)
 
 static ds_status sweep(const struct retain *r)
 {
-    char path[DS_CHECKPOINT_PATH_BYTES], **names;
     ds_status st = DS_OK;
     size_t count;
+    char **names;
 
     DS_TRY(ds_checkpoint_check_fence(r->dir));
-    directory_path(r->dir->root, "", "data", path);
-    const int code = ds_fs_readdir(r->dir->fs, path, &names, &count);
-    if (code != 0)
-        return ds_fail(DS_ERR_IO, "list %s: %s", path, strerror(-code));
+    DS_TRY(directory_list(r->dir->fs, r->dir->root, "data", &names, &count));
     for (size_t i = 0; i < count && st == DS_OK; i++)
         st = sweep_folder(r, names[i]);
     free(names);
