@@ -1,18 +1,8 @@
 #!/bin/sh
 # What a person hears who gets something wrong: exactly one line on stderr, nothing on stdout, the exit
 # code. Called with the program; no rank is started for most of it, two for the last part.
-set -u
-program=${1:?the dstrain program}
-work=$(mktemp -d) || exit 2
-trap 'rm -rf "$work"' EXIT
-cd "$work" || exit 2
-bad=0
+. "$(dirname "$0")/../support/cli.sh"
 count=0
-
-fail() {
-    echo "FAILED: $*"
-    bad=1
-}
 
 # refused CODE "the line" arguments...: the program ends with CODE and says this line alone
 refused() {

@@ -1,20 +1,9 @@
 #!/bin/sh
 # The configurations in examples/ are what the program takes, and with DSTRAIN_TEST_LONG the quickstart goes
 # through from corpus to sample, in 20 steps on a corpus of its own. Called with the program.
-set -u
-program=${1:?the dstrain program}
-examples=$(cd "$(dirname "$0")/../../examples" && pwd) || exit 2
-work=$(mktemp -d) || exit 2
-trap 'rm -rf "$work"' EXIT
-cd "$work" || exit 2
-bad=0
+. "$(dirname "$0")/../support/cli.sh"
+examples=$root/examples
 count=0
-
-fail() {
-    echo "FAILED: $*"
-    sed 's/^/    /' err
-    bad=1
-}
 
 for file in "$examples"/*.ini; do
     case ${file##*/} in # what a person names on the command line

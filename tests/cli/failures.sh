@@ -3,49 +3,16 @@
 # and input that cannot be used. Called with the program and the part: ranks, input, model or launches.
 # Every run ends within 5 s of the line that says why, as a person starts it (no setting of Open MPI), with
 # the exit code of the README, and leaves nothing half-made.
-set -u
-program=$(readlink -f "${1:?the dstrain program}")
+. "$(dirname "$0")/../support/cli.sh"
 part=${2:?ranks, input, model or launches}
-work=$(readlink -f "$(mktemp -d)") || exit 2
-trap 'rm -rf "$work"' EXIT
-. "$(dirname "$0")/moments.sh"
-cd "$work" || exit 2
-command -v mpirun >/dev/null || exit 77
+need_mpirun
 export CUDA_VISIBLE_DEVICES= # what is asked for here is what a machine without GPUs answers
-export ASAN_OPTIONS="${ASAN_OPTIONS:-}:detect_leaks=0" # MPI leaks from libraries that it has unloaded
-bad=0
 count=0
 longest=0
 
-fail() {
-    echo "FAILED: $*"
-    sed 's/^/    /' err
-    bad=1
-}
-
-# One thread a rank: many tests run at once, and a late rank is what deadlines of seconds are about here.
-awk 'BEGIN { for (i = 0; i < 2000; i++) print "line " i " of a small text" }' >t.txt
-cat >c.ini <<'EOT'
-[run]
-dir = r
-device = cpu
-deadline = 20
-threads = 1
-[model]
-hidden_size = 16
-intermediate_size = 32
-num_hidden_layers = 2
-num_attention_heads = 2
-[data]
-train = t.txt
-[train]
-steps = 6
-global_batch_size = 12
-micro_batch_size = 1
-seq_length = 16
-[zero]
-stage = 3
-EOT
+small_text 2000 >t.txt
+small_config run.deadline=20 model.hidden_size=16 model.intermediate_size=32 model.num_attention_heads=2 train.steps=6 \
+    train.global_batch_size=12 train.micro_batch_size=1 train.seq_length=16 zero.stage=3 >c.ini
 
 # ---- running, and when what happened
 

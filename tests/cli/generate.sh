@@ -2,18 +2,7 @@
 # `dstrain generate` and `dstrain eval` on what a run left: from the run's directory or from the export,
 # whatever the vocabulary, as long as the tokenizer is ours; the answer and nothing else is written.
 # Called with the program.
-set -u
-program=${1:?the dstrain program}
-work=$(mktemp -d) || exit 2
-trap 'rm -rf "$work"' EXIT
-cd "$work" || exit 2
-bad=0
-
-fail() {
-    echo "FAILED: $*"
-    sed 's/^/    /' err
-    bad=1
-}
+. "$(dirname "$0")/../support/cli.sh"
 
 # refused CODE "words" MODEL: one line, nothing drawn
 refused() {
@@ -23,27 +12,10 @@ refused() {
         fail "generate $3: exit code $got, not the one line '$2'"
 }
 
-awk 'BEGIN { for (i = 0; i < 200; i++) print "line " i " of a small text" }' >t.txt
-cat >c.ini <<'EOT'
-[run]
-dir = r
-device = cpu
-[model]
-vocab_size = 400
-hidden_size = 16
-intermediate_size = 32
-num_hidden_layers = 1
-num_attention_heads = 2
-[data]
-train = t.txt
-eval = t.txt
-[train]
-steps = 2
-global_batch_size = 2
-micro_batch_size = 1
-seq_length = 16
-eval_samples = 4
-EOT
+small_text 200 >t.txt
+small_config model.vocab_size=400 model.hidden_size=16 model.intermediate_size=32 model.num_hidden_layers=1 \
+    model.num_attention_heads=2 data.eval=t.txt train.steps=2 train.global_batch_size=2 train.micro_batch_size=1 \
+    train.seq_length=16 train.eval_samples=4 >c.ini
 "$program" c.ini >out 2>err || fail "training"
 
 # what config.json calls a special token, tokenizer.json does
@@ -86,7 +58,7 @@ sed 's/"<bos>"/"<s>"/' r/export/tokenizer.json >other/tokenizer.json
 refused 64 "other: its tokenizer is another one than the byte tokenizer" other
 awk '/^\[model\]/ { print; print "path = other"; skip = 1; next } /^\[/ { skip = 0 } !skip' c.ini >other.ini
 "$program" eval other.ini run.dir=none >out 2>err
-[ $? = 64 ] && grep -q "error: other.ini:5: \[model\] path = other: its tokenizer is another one than the byte tokenizer" err && [ ! -s out ] ||
+[ $? = 64 ] && grep -q "error: other.ini:7: \[model\] path = other: its tokenizer is another one than the byte tokenizer" err && [ ! -s out ] ||
     fail "eval of text with another tokenizer: not refused"
 # an evaluation is held to the limits, too: to its own bytes, which are fewer than those of training
 "$program" eval c.ini memory.device_limit=1000 >out 2>err

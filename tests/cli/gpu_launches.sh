@@ -3,51 +3,17 @@
 # where there is but one. Losses are those of one rank to rounding, those of ZeRO's stages to the bit when
 # that is asked for; what cannot be is refused in one line; a rank that hangs, dies or cannot talk ends the run.
 # Called with the program; 77 where there is no GPU.
-set -u
-program=$(readlink -f "${1:?the dstrain program}")
-work=$(readlink -f "$(mktemp -d)") || exit 2
-trap 'rm -rf "$work"' EXIT
-cd "$work" || exit 2
-command -v mpirun >/dev/null || exit 77
+. "$(dirname "$0")/../support/cli.sh"
+need_mpirun
 all_gpus=${CUDA_VISIBLE_DEVICES:-$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | paste -sd, -)}
 export CUDA_VISIBLE_DEVICES="${all_gpus:-0}"
 CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES%%,*}
-bad=0
 count=0
 
-awk 'BEGIN { for (i = 0; i < 2000; i++) print "line " i " of a small text" }' >t.txt
-cat >c.ini <<'EOT'
-[run]
-dir = r
-device = cuda
-deadline = 60
-export = none
-[model]
-hidden_size = 64
-intermediate_size = 192
-num_hidden_layers = 4
-num_attention_heads = 4
-num_key_value_heads = 2
-tie_word_embeddings = true
-[data]
-train = t.txt
-eval = t.txt
-[train]
-steps = 4
-global_batch_size = 16
-micro_batch_size = 4
-seq_length = 64
-eval_samples = 8
-[optimizer]
-learning_rate = 1e-3
-eps = 1e-5
-EOT
-
-fail() {
-    echo "FAILED: $*"
-    sed 's/^/    /' err
-    bad=1
-}
+small_text 2000 >t.txt
+small_config run.device=cuda run.export=none model.intermediate_size=192 model.num_hidden_layers=4 \
+    model.num_key_value_heads=2 model.tie_word_embeddings=true data.eval=t.txt train.steps=4 train.global_batch_size=16 \
+    train.micro_batch_size=4 train.seq_length=64 train.eval_samples=8 optimizer.learning_rate=1e-3 optimizer.eps=1e-5 >c.ini
 
 # launch RANKS arguments...: a run in a fresh r; sets code and took, in seconds
 launch() {
@@ -59,11 +25,6 @@ launch() {
     code=$?
     took=$(($(date +%s) - began))
     count=$((count + 1))
-}
-
-# figures NAME: of every step, and the evaluation
-figures() {
-    sed -n "s/.*\"$1\": \([^,}]*\).*/\1/p" r/metrics.jsonl
 }
 
 # ends CODE SECONDS TEXT: the last launch ended so, with a line that says so
@@ -88,8 +49,8 @@ fi
 
 launch 1
 [ $code = 0 ] || fail "one rank: exit code $code"
-figures loss >want
-figures eval_loss >>want
+figures loss r >want
+figures eval_loss r >>want
 [ "$(wc -l <want)" = 5 ] || fail "one rank: not 4 losses and an evaluation"
 
 # same RANKS arguments...: the losses of one rank, to rounding in fp32
@@ -97,7 +58,7 @@ same() {
     what="$*"
     launch "$@" run.share_device=true
     [ $code = 0 ] || { fail "$what: exit code $code"; return; }
-    { figures loss; figures eval_loss; } >got
+    { figures loss r; figures eval_loss r; } >got
     paste want got | awk -v tolerance=2e-5 '
         function abs(x) { return x < 0 ? -x : x }
         NF != 2 || abs($1 - $2) > tolerance * abs($1) { print "step " NR ": " $2 ", one rank has " $1; bad = 1 }
@@ -122,7 +83,7 @@ bits() {
     what="$*"
     launch "$@" run.share_device=$sharing run.deterministic=true
     [ $code = 0 ] || fail "$what: exit code $code"
-    { figures loss; figures grad_norm; } >got
+    { figures loss r; figures grad_norm r; } >got
 }
 
 bits 4 zero.stage=3

@@ -1,19 +1,9 @@
 #!/bin/sh
 # tests/bench/gpu_peers.sh takes turns with a peer, holds medians against each other and does not hide a failure.
 # The peer here is a script that says what it is told to; dstrain is real. Called with the program.
-set -u
-program=${1:?the dstrain program}
-script=$(cd "$(dirname "$0")/../bench" && pwd)/gpu_peers.sh || exit 2
-work=$(mktemp -d) || exit 2
-trap 'rm -rf "$work"' EXIT
-cd "$work" || exit 2
-bad=0
-
-fail() {
-    echo "FAILED: $*"
-    cat out err
-    bad=1
-}
+. "$(dirname "$0")/../support/cli.sh"
+script=$root/tests/bench/gpu_peers.sh
+shown="out err"
 
 cat >tiny.ini <<'INI'
 [model]

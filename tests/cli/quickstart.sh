@@ -2,20 +2,9 @@
 # What examples/quickstart.sh does when it is run again: it trains once, keeps a model until there is a new one,
 # and builds what install needs. Its own script with everything slow played: a corpus that is there, stand-ins
 # for cmake and mpirun; configurations and the program are real. Called with the program and cmake.
-set -u
-program=${1:?the dstrain program}
+. "$(dirname "$0")/../support/cli.sh"
 cmake=${2:?cmake}
-root=$(cd "$(dirname "$0")/../.." && pwd) || exit 2
-work=$(mktemp -d) || exit 2
-trap 'rm -rf "$work"' EXIT
-cd "$work" || exit 2
-bad=0
-
-fail() {
-    echo "FAILED: $*"
-    sed 's/^/    /' said
-    bad=1
-}
+shown=said
 
 mkdir -p clone/build clone/runs/quickstart-corpus play
 cp -r "$root/examples" clone

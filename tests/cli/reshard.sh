@@ -3,54 +3,16 @@
 # and nothing is left to train, its export is the saved run's to the byte; trained on, its losses are those that the
 # layout that saved it would have had, to rounding. Called with the program. 4 pairs of layouts, drawn;
 # DSTRAIN_TEST_LONG: 40.
-set -u
-program=$(readlink -f "${1:?the dstrain program}")
-work=$(readlink -f "$(mktemp -d)") || exit 2
-trap 'rm -rf "$work"' EXIT
-cd "$work" || exit 2
-command -v mpirun >/dev/null || exit 77
-export ASAN_OPTIONS="${ASAN_OPTIONS:-}:detect_leaks=0" # MPI leaks from libraries that it has unloaded
-seed=${DSTRAIN_TEST_SEED:-$(date +%s)}
-echo "reshard: seed $seed (DSTRAIN_TEST_SEED)"
-pairs=4
-[ -z "${DSTRAIN_TEST_LONG:-}" ] || pairs=40
+. "$(dirname "$0")/../support/cli.sh"
+need_mpirun
+seed_draws
+pairs=$(short_or_long 4 40)
 
-# draw N: sets drawn to 0..N-1
-state=$seed
-draw() {
-    state=$(((state * 1103515245 + 12345) % 2147483648))
-    drawn=$((state / 65536 % $1))
-}
-
-awk 'BEGIN { for (i = 0; i < 500; i++) print "line " i " of a small text" }' >t.txt
-cat >c.ini <<'EOT'
-[run]
-device = cpu
-deadline = 60
-threads = 1
-[model]
-hidden_size = 48
-intermediate_size = 72
-num_hidden_layers = 6
-num_attention_heads = 8
-num_key_value_heads = 2
-head_dim = 8
-tie_word_embeddings = true
-[data]
-train = t.txt
-[train]
-global_batch_size = 24
-micro_batch_size = 1
-seq_length = 24
-steps = 6
-[optimizer]
-learning_rate = 0.001
-[schedule]
-kind = constant
-[checkpoint]
-interval = 3
-keep = 9
-EOT
+small_text 500 >t.txt
+small_config model.hidden_size=48 model.intermediate_size=72 model.num_hidden_layers=6 model.num_attention_heads=8 \
+    model.num_key_value_heads=2 model.head_dim=8 model.tie_word_embeddings=true train.steps=6 \
+    train.global_batch_size=24 train.micro_batch_size=1 train.seq_length=24 optimizer.learning_rate=0.001 \
+    schedule.kind=constant checkpoint.interval=3 checkpoint.keep=9 >c.ini
 
 # data tensor pipeline schedule
 layouts='1 1 1 1f1b
@@ -74,10 +36,8 @@ layouts='1 1 1 1f1b
 1 4 2 gpipe'
 count=$(echo "$layouts" | wc -l)
 
-fail() {
-    echo "FAILED: $saver -> $loader: $*"
-    sed 's/^/    /' err
-    exit 1
+lost() {
+    die "$saver -> $loader: $*"
 }
 
 # run LAYOUT OPTION ...: of layout number LAYOUT, stage 0 to 3
@@ -94,7 +54,7 @@ run() {
     [ "$schedule" != interleaved ] || chunks=2
     mpirun -n $((data * tensor * pipeline)) "$program" c.ini parallel.data=$data parallel.tensor=$tensor \
         parallel.pipeline=$pipeline parallel.schedule=$schedule parallel.chunks=$chunks zero.stage=$stage "$@" \
-        >out 2>err || fail "exit code $? of $data x $tensor x $pipeline $schedule, stage $stage"
+        >out 2>err || lost "exit code $? of $data x $tensor x $pipeline $schedule, stage $stage"
 }
 
 losses() { sed 's/^{"step": *\([0-9]*\),.*"loss": *\([^,]*\),.*/\1 \2/' "$1"; }
@@ -116,19 +76,19 @@ while [ $done_pairs -lt $pairs ]; do
     mkdir saved
     mv whole/checkpoints saved/
     run "$loader" "$loader_stage" run.dir=saved
-    grep -q 'checkpoint of step 6 .* loaded' err || fail "step 6 was not loaded"
-    cmp whole/export/model.safetensors saved/export/model.safetensors || fail "other weights"
+    grep -q 'checkpoint of step 6 .* loaded' err || lost "step 6 was not loaded"
+    must_be_alike whole saved "$saver -> $loader"
     rm -rf saved
     mkdir saved
     mv kept saved/checkpoints
     rm saved/checkpoints/manifests/M-*6.json
     run "$loader" "$loader_stage" run.dir=saved
-    grep -q 'checkpoint of step 3 .* loaded' err || fail "step 3 was not loaded"
+    grep -q 'checkpoint of step 3 .* loaded' err || lost "step 3 was not loaded"
     losses whole/metrics.jsonl >whole.losses
     losses saved/metrics.jsonl >saved.losses
     awk 'NR == FNR { loss[$1] = $2; next }
          { d = ($2 - loss[$1]) / loss[$1]; seen++; if (!(d * d <= 4e-12)) { print "step " $1 ": " $2 ", not " loss[$1]; bad = 1 } }
-         END { exit bad || seen != 3 }' whole.losses saved.losses || fail "other losses"
+         END { exit bad || seen != 3 }' whole.losses saved.losses || lost "other losses"
     done_pairs=$((done_pairs + 1))
 done
 echo "$done_pairs pairs of layouts: the same weights where they are loaded, the same losses behind it"

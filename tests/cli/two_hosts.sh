@@ -3,15 +3,13 @@
 # its own, as real hosts have. Called with the program. mpirun starts two ranks on each: inside a host they
 # talk through shared memory, between hosts through MPI, and the numbers are those of one host to the bit.
 # Faults on the other host end the run on both. Needs root; what it makes goes with it, however it ends.
-set -u
-program=$(readlink -f "${1:?the dstrain program}")
-command -v mpirun >/dev/null || { echo "no mpirun"; exit 77; }
-command -v ip >/dev/null || { echo "no ip (iproute2)"; exit 77; }
-[ "$(id -u)" = 0 ] || { echo "only root may make network namespaces"; exit 77; }
+. "$(dirname "$0")/../support/cli.sh"
+need_mpirun
+command -v ip >/dev/null || { echo "skipped: no ip (iproute2)"; exit 77; }
+[ "$(id -u)" = 0 ] || { echo "skipped: only root may make network namespaces"; exit 77; }
 
 first=dstrain-test-$$-a
 second=dstrain-test-$$-b
-work=$(readlink -f "$(mktemp -d)") || exit 2
 remove() { # HOST...
     for host in "$@"; do
         # shellcheck disable=SC2046
@@ -25,8 +23,6 @@ clean_up() {
 }
 trap clean_up EXIT
 trap 'exit 2' HUP INT PIPE TERM
-. "$(dirname "$0")/moments.sh"
-cd "$work" || exit 2
 
 # Hosts of a test that was killed and so could not remove them.
 ip netns list 2>/dev/null | sed -n 's/^dstrain-test-\([0-9]*\)-[ab].*/\1/p' | sort -u | while read -r pid; do
@@ -51,41 +47,15 @@ exec ip netns exec "$host" unshare --uts --mount sh -c \
 EOT2
 chmod +x on_host
 { make_hosts && ./on_host $first true; } 2>err || {
-    echo "no namespaces here: $(tail -1 err)"
+    echo "skipped: no namespaces here: $(tail -1 err)"
     exit 77
 }
 
-bad=0
 count=0
-fail() {
-    echo "FAILED: $*"
-    sed 's/^/    /' err
-    bad=1
-}
-
-awk 'BEGIN { for (i = 0; i < 2000; i++) print "line " i " of a small text" }' >t.txt
-cat >c.ini <<'EOT2'
-[run]
-device = cpu
-deadline = 20
-threads = 1
-[model]
-hidden_size = 32
-intermediate_size = 72
-num_hidden_layers = 3
-num_attention_heads = 4
-num_key_value_heads = 2
-[data]
-train = t.txt
-eval = t.txt
-cache = cache
-[train]
-steps = 12
-global_batch_size = 8
-micro_batch_size = 1
-seq_length = 16
-eval_interval = 5
-EOT2
+small_text 2000 >t.txt
+small_config run.deadline=20 model.hidden_size=32 model.intermediate_size=72 model.num_hidden_layers=3 \
+    model.num_key_value_heads=2 data.eval=t.txt data.cache=cache train.steps=12 train.global_batch_size=8 \
+    train.micro_batch_size=1 train.seq_length=16 train.eval_interval=5 >c.ini
 
 # ---- running
 
