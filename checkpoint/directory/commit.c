@@ -160,31 +160,3 @@ ds_status ds_checkpoint_write_latest(struct ds_checkpoint_dir *dir, const struct
     directory_path(dir->root, "", "latest", path);
     return ds_fs_write_file(dir->fs, path, name, strlen(name));
 }
-
-/* ---- all in one */
-
-ds_status ds_checkpoint_commit(struct ds_comm *control, struct ds_checkpoint_dir *dir,
-                               struct ds_manifest *manifest, ds_status prepared,
-                               const struct ds_manifest_pack *packs, uint32_t count, int *committed)
-{
-    ds_status verdict = DS_OK;
-    struct ds_votes all = {0};
-    int32_t told = DS_OK;
-
-    *committed = 0;
-    ds_status st = ds_checkpoint_vote(control, prepared, packs, count, &verdict, &all);
-    if (st != DS_OK || verdict != DS_OK || control->rank != 0)
-        free(all.packs);
-    DS_TRY(st);
-    if (verdict != DS_OK)
-        return verdict == DS_ERR_FENCED ? verdict : DS_OK;
-    if (control->rank == 0) {
-        free(manifest->packs);
-        manifest->packs = all.packs;
-        manifest->pack_count = all.count;
-        told = (int32_t)ds_checkpoint_commit_manifest(dir, manifest);
-    }
-    DS_TRY(ds_comm_broadcast(control, &told, sizeof told, 0, NULL));
-    *committed = told == DS_OK;
-    return told == DS_ERR_FENCED ? DS_ERR_FENCED : DS_OK;
-}

@@ -168,13 +168,6 @@ struct ds_votes {
 DS_CHECKED ds_status ds_checkpoint_vote(struct ds_comm *control, ds_status prepared,
                                         const struct ds_manifest_pack *packs, uint32_t count,
                                         ds_status *verdict, struct ds_votes *all);
-/* collective: all three in one: vote, commit, tell. `manifest`, on rank 0 alone: everything but packs, which are put
- * there. `*committed`: 0 where storage has failed on some rank, which stops nothing but this checkpoint. The status
- * is DS_OK, DS_ERR_FENCED, or that talking failed. */
-DS_CHECKED ds_status ds_checkpoint_commit(struct ds_comm *control, struct ds_checkpoint_dir *dir,
-                                          struct ds_manifest *manifest, ds_status prepared,
-                                          const struct ds_manifest_pack *packs, uint32_t count,
-                                          int *committed);
 
 /* ---- loading: the newest that verifies */
 

@@ -3,6 +3,7 @@
 #ifndef DSTRAIN_TEST_SAVED_SPREAD_H
 #define DSTRAIN_TEST_SAVED_SPREAD_H
 
+#include "commit_alone.h"
 #include "spread.h"
 
 #include "dstrain/checkpoint.h"
@@ -152,16 +153,13 @@ static inline void save(struct rig *rig, const struct spread_case *c, uint64_t s
     struct ds_manifest manifest = {.id = {ds_checkpoint_dir_epoch(rig->dir), step}};
     struct ds_model *whole;
     uint32_t count = 0;
-    int committed = 0;
 
     for (uint32_t i = 0; i < ds_mesh_rank_count(&c->mesh); i++)
         count += (uint32_t)save_rank(rig, c, i, step, &packs[count]);
     assert_ok(ds_model_open(&c->config, NULL, &whole));
     assert_ok(ds_states_catalogue(whole, &rig->dtypes, &manifest.catalogue));
     memcpy(manifest.run, run_name, sizeof run_name);
-    assert_ok(
-        ds_checkpoint_commit(rig->self, rig->dir, &manifest, DS_OK, packs, count, &committed));
-    assert_true(committed);
+    assert_ok(commit_alone(rig->self, rig->dir, &manifest, packs, count));
     ds_manifest_fini(&manifest);
     ds_model_close(whole);
 }
