@@ -14,6 +14,8 @@
     "num_attention_heads = 4\n[data]\ntrain = a.txt\n[train]\nsteps = 10\nglobal_batch_size = 8\n" \
     "seq_length = 32\n"
 
+#define SAYS(line) "dstrain: error: " line
+
 enum { OVERRIDES_MAX = 48 };
 
 struct load {

@@ -1,60 +1,11 @@
 // link: device kernels base
 // tsan
 /* test_device_work.c - works on the cpu device: arguments, failures, progress, memory. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "allocations.h"
 #include "device_rig.h"
-
-#include <sys/mman.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
-/* ---- allocations are counted while `is_counting`; a sanitizer's allocator is left alone */
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define CAN_COUNT 0
-#else
-#define CAN_COUNT 1
-#define VISIBLE   __attribute__((visibility("default")))
-void *__libc_malloc(size_t bytes);
-void *__libc_calloc(size_t count, size_t bytes);
-void *__libc_realloc(void *at, size_t bytes);
-VISIBLE void *malloc(size_t bytes);
-VISIBLE void *calloc(size_t count, size_t bytes);
-VISIBLE void *realloc(void *at, size_t bytes);
-#endif
-static atomic_int is_counting;
-static atomic_int allocation_count;
-
-#if CAN_COUNT
-static void count_one(void)
-{
-    if (is_counting)
-        allocation_count++;
-}
-
-void *malloc(size_t bytes)
-{
-    count_one();
-    return __libc_malloc(bytes);
-}
-
-void *calloc(size_t count, size_t bytes)
-{
-    count_one();
-    return __libc_calloc(count, bytes);
-}
-
-void *realloc(void *at, size_t bytes)
-{
-    count_one();
-    return __libc_realloc(at, bytes);
-}
-
-VISIBLE void *mmap(void *at, size_t bytes, int protection, int flags, int file, off_t offset)
-{
-    count_one();
-    return (void *)syscall(SYS_mmap, at, bytes, protection, flags, file, offset);
-}
-#endif
 
 /* ---- arguments, failures, progress */
 
@@ -285,21 +236,20 @@ static void a_steady_step_allocates_nothing(void **state)
     int result = 0;
     atomic_int flag = 0;
 
-    if (!CAN_COUNT) {
+    if (!ALLOCATIONS_ARE_COUNTED) {
         rig_close(&rig);
         skip(); /* the sanitizer owns malloc */
     }
     small_step(&rig, cell, &result, &flag);
-    allocation_count = 0;
-    is_counting = 1;
+    allocations_begin();
     for (int i = 0; i < 100; i++)
         small_step(&rig, cell, &result, &flag);
-    is_counting = 0;
-    assert_int_equal(allocation_count, 0);
-    is_counting = 1; /* and the count does see one */
+    allocations_end();
+    assert_int_equal(allocations_told("a steady step") + atomic_load(&allocations.foreign), 0);
+    allocations_begin(); /* and the count does see one */
     assert_non_null(take(&rig, DS_MEMORY_DEVICE, 4096));
-    is_counting = 0;
-    assert_true(allocation_count > 0);
+    allocations_end();
+    assert_true(atomic_load(&allocations.own) > 0);
     rig_close(&rig);
 }
 
