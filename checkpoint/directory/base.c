@@ -61,9 +61,11 @@ static ds_status write_base(struct ds_checkpoint_dir *dir, const struct ds_manif
     put_base(&text, dir, base, skips, skip_count, past);
     DS_ASSERT(!text.is_full);
     base_path(dir->root, dir->epoch, path);
-    ds_status st = ds_fs_write_file(dir->fs, path, text.at, text.bytes);
+    const int code = directory_replace(dir->fs, path, text.at, text.bytes);
     free(text.at);
-    return st;
+    return code == 0
+               ? DS_OK
+               : directory_refuse(dir->root, "what this launch goes on from is not said", code);
 }
 
 ds_status ds_checkpoint_write_base(struct ds_checkpoint_dir *dir, const struct ds_manifest_id *base,
@@ -212,7 +214,8 @@ ds_status ds_checkpoint_read_rollbacks(struct ds_fs *fs, const char *root, const
     if (!mirror)
         return DS_OK;
     const ds_status st = read_rollbacks(fs, mirror, skips, count, past, &newest);
-    if (st == DS_ERR_IO)
-        ds_warn("%s: what is left out is not looked for there", mirror);
-    return st == DS_ERR_IO ? DS_OK : st;
+    if (!directory_is_unlisted(st))
+        return st;
+    ds_warn("%s: what is left out is not looked for there", mirror);
+    return DS_OK;
 }

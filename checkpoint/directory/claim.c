@@ -77,14 +77,19 @@ static void name_claim(const struct ds_checkpoint_dir *dir, uint64_t epoch,
     directory_path(dir->root, "epochs", name, path);
 }
 
-/* 0: it is ours, durably; or -errno */
+/* 0: it is ours, durably; or -errno: then we have not taken it from anybody who goes on */
 static int claim(const struct ds_checkpoint_dir *dir, uint64_t epoch)
 {
     char path[DS_CHECKPOINT_PATH_BYTES], text[CLAIM_BYTES];
+    int is_made = 0;
 
     name_claim(dir, epoch, path, text);
-    const int code = directory_create(dir->fs, path, text, strlen(text));
-    return code == 0 ? ds_fs_fsync_parent(dir->fs, path) : code;
+    int code = directory_create(dir->fs, path, text, strlen(text), &is_made);
+    if (code == 0)
+        code = ds_fs_fsync_parent(dir->fs, path);
+    if (code != 0 && is_made)
+        (void)ds_fs_unlink(dir->fs, path);
+    return code;
 }
 
 /* `*is_ours`: this launch has claimed the epoch, and not one that has claimed the same number. */
@@ -112,11 +117,8 @@ static ds_status fenced(const struct ds_checkpoint_dir *dir, uint64_t epoch)
 
 static ds_status end_claim(struct ds_checkpoint_dir *dir, uint64_t epoch, int code)
 {
-    if (code == -EACCES || code == -EPERM || code == -EROFS)
-        return ds_fail(DS_ERR_CONFIG, "%s: cannot be written to: %s", dir->root, strerror(-code));
     if (code != 0)
-        return ds_fail(DS_ERR_IO, "%s: cannot claim epoch %" PRIu64 ": %s", dir->root, epoch,
-                       strerror(-code));
+        return directory_refuse(dir->root, "this launch cannot claim it", code);
     dir->epoch = epoch;
     dir->trusted_count = 0;
     return DS_OK;
@@ -203,7 +205,7 @@ static ds_status go_without_mirror(struct ds_checkpoint_dir *dir)
 
     const ds_status st = ds_checkpoint_list_both(dir->fs, dir->root, mirror->root, &list);
     if (st != DS_OK)
-        return st == DS_ERR_IO ? DS_OK : st; /* it cannot be read, either */
+        return directory_is_unlisted(st) ? DS_OK : st; /* it cannot be read, either */
     while (i < list.count && list.entries[i].standing != DS_CHECKPOINT_GOOD)
         i++;
     const int is_newer_there = i < list.count && list.entries[i].root == 1;

@@ -1,8 +1,7 @@
-/* directory.c - whose directory it is, and what in it is called how. */
+/* directory.c - whose directory it is, and its folders. */
 #include "directory.h"
 
 #include "format/document.h"
-#include "format/names.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -14,101 +13,10 @@
 #define RUN_VERSION 1u
 #define SMALL_BYTES 4096
 #define FOLDER_MODE 0750
-#define FILE_MODE   0640
 
-void directory_path(const char *root, const char *folder, const char *name, char *to)
-{
-    snprintf(to, DS_CHECKPOINT_PATH_BYTES, "%s/%s%s%s", root, folder, *folder ? "/" : "", name);
-}
-
-void directory_manifest_name(const struct ds_manifest_id *id, const char *ending, char *to)
-{
-    snprintf(to, DIRECTORY_NAME_BYTES, "M-%06" PRIu64 "-%012" PRIu64 "%s", id->epoch, id->step,
-             ending);
-}
-
-int directory_manifest_parse(const char *name, const char *ending, struct ds_manifest_id *out)
-{
-    char pattern[DIRECTORY_NAME_BYTES], again[DIRECTORY_NAME_BYTES];
-    uint64_t numbers[2];
-
-    snprintf(pattern, sizeof pattern, "M-#-#%s", ending);
-    if (!names_parse(name, pattern, numbers, 2))
-        return 0;
-    const struct ds_manifest_id id = {numbers[0], numbers[1]};
-    directory_manifest_name(&id, ending, again);
-    if (strcmp(again, name) != 0)
-        return 0;
-    *out = id;
-    return 1;
-}
-
-int ds_checkpoint_manifest_name_parse(const char *name, struct ds_manifest_id *out)
-{
-    return directory_manifest_parse(name, ".json", out);
-}
-
-void directory_epoch_name(uint64_t epoch, const char *ending, char *to)
-{
-    snprintf(to, DIRECTORY_NAME_BYTES, "E-%016" PRIu64 "%s", epoch, ending);
-}
-
-int directory_epoch_parse(const char *name, const char *ending, uint64_t *out)
-{
-    char pattern[DIRECTORY_NAME_BYTES], again[DIRECTORY_NAME_BYTES];
-    uint64_t epoch;
-
-    snprintf(pattern, sizeof pattern, "E-#%s", ending);
-    if (!names_parse(name, pattern, &epoch, 1))
-        return 0;
-    directory_epoch_name(epoch, ending, again);
-    if (strcmp(again, name) != 0)
-        return 0;
-    *out = epoch;
-    return 1;
-}
-
-void ds_checkpoint_manifest_path(const char *root, const struct ds_manifest_id *id, char *to)
-{
-    char name[DIRECTORY_NAME_BYTES];
-
-    directory_manifest_name(id, ".json", name);
-    directory_path(root, "manifests", name, to);
-}
-
-void ds_checkpoint_pack_path(const char *root, uint32_t dir, const struct ds_pack_id *id, char *to)
-{
-    char folder[32], name[DS_PACK_NAME_BYTES];
-
-    snprintf(folder, sizeof folder, "data/%u", dir);
-    ds_pack_name(id, name);
-    directory_path(root, folder, name, to);
-}
-
-ds_status directory_list(struct ds_fs *fs, const char *root, const char *folder, char ***names,
-                         size_t *count)
-{
-    char path[DS_CHECKPOINT_PATH_BYTES];
-
-    directory_path(root, "", folder, path);
-    const int code = ds_fs_readdir(fs, path, names, count);
-    if (code != 0)
-        return ds_fail(DS_ERR_IO, "list %s: %s", path, strerror(-code));
-    return DS_OK;
-}
-
-int directory_create(struct ds_fs *fs, const char *path, const char *text, size_t bytes)
-{
-    int file = ds_fs_open(fs, path, DS_FS_WRITE | DS_FS_CREATE | DS_FS_EXCLUSIVE, FILE_MODE);
-
-    if (file < 0)
-        return file;
-    int code = ds_fs_write_all(fs, file, text, bytes, 0);
-    if (code == 0)
-        code = ds_fs_fsync(fs, file);
-    const int closed = ds_fs_close(fs, file);
-    return code != 0 ? code : closed;
-}
+enum { FOLDER_EPOCHS, FOLDER_DATA, FOLDER_MANIFESTS, FOLDER_COUNT };
+static const char *const folders[FOLDER_COUNT] = {
+    [FOLDER_EPOCHS] = "epochs", [FOLDER_DATA] = "data", [FOLDER_MANIFESTS] = "manifests"};
 
 /* ---- whose it is */
 
@@ -173,18 +81,7 @@ ds_status ds_checkpoint_read_run(struct ds_fs *fs, const char *root, uint8_t run
     return DS_OK;
 }
 
-static ds_status check_run(struct ds_checkpoint_dir *dir, const struct ds_digest *keys)
-{
-    struct ds_digest keys_there = {{0}};
-
-    DS_TRY(read_run(dir->fs, dir->root, dir->run, &keys_there));
-    if (!ds_digest_equal(keys, &keys_there))
-        return ds_fail(DS_ERR_CONFIG,
-                       "%s: belongs to another run: its model, data, seed or optimisation is not "
-                       "this one's; take another checkpoint.dir",
-                       dir->root);
-    return DS_OK;
-}
+/* ---- its folders */
 
 static int make_folder(struct ds_fs *fs, const char *path)
 {
@@ -196,28 +93,16 @@ static int make_folder(struct ds_fs *fs, const char *path)
 /* The folders, their names durable. RUN.json comes after them: where it is, they are. */
 static int make_folders(struct ds_fs *fs, const char *root)
 {
-    static const char *const folders[] = {"epochs", "data", "manifests"};
     char path[DS_CHECKPOINT_PATH_BYTES];
     int code = make_folder(fs, root);
 
     if (code == 0)
         code = ds_fs_fsync_parent(fs, root);
-    for (size_t i = 0; i < sizeof folders / sizeof folders[0] && code == 0; i++) {
+    for (size_t i = 0; i < FOLDER_COUNT && code == 0; i++) {
         directory_path(root, "", folders[i], path);
         code = make_folder(fs, path);
     }
     return code == 0 ? ds_fs_fsync_dir(fs, root) : code;
-}
-
-/* What a launch may have left that ended before RUN.json was there. */
-static int may_be_ours(const char *name)
-{
-    static const char *const names[] = {"epochs", "data", "manifests", "latest", "RUN.json.tmp"};
-
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
-        if (strcmp(name, names[i]) == 0)
-            return 1;
-    return 0;
 }
 
 static int has_names(struct ds_fs *fs, const char *root, const char *folder,
@@ -234,6 +119,88 @@ static int has_names(struct ds_fs *fs, const char *root, const char *folder,
         others |= !is_fine(names[i]);
     free(names);
     return others;
+}
+
+static int is_no_pack(const char *name)
+{
+    struct ds_pack_id id;
+
+    return !ds_pack_name_parse(name, &id);
+}
+
+static int has_packs(struct ds_fs *fs, const char *root)
+{
+    char path[DS_CHECKPOINT_PATH_BYTES], folder[DIRECTORY_NAME_BYTES + 8], **names = NULL;
+    int found = 0;
+    size_t count;
+
+    directory_path(root, "", "data", path);
+    if (ds_fs_readdir(fs, path, &names, &count) != 0)
+        return 0;
+    for (size_t i = 0; i < count && !found; i++) {
+        snprintf(folder, sizeof folder, "data/%.*s", DIRECTORY_NAME_BYTES, names[i]);
+        found = has_names(fs, root, folder, is_no_pack);
+    }
+    free(names);
+    return found;
+}
+
+/* Somebody has removed or not copied one, since it was there before RUN.json. Claims and packs are made anew: what they
+ * said is lost already, the next epoch is above those of all manifests, and who holds a claim that is gone commits no more.
+ * Without manifests everything else would go as what nobody needs: they are asked for. */
+static ds_status mend_folders(struct ds_fs *fs, const char *root)
+{
+    int is_missing[FOLDER_COUNT] = {0}, missing_count = 0;
+    char path[DS_CHECKPOINT_PATH_BYTES];
+    struct ds_fs_stat stat;
+
+    for (size_t i = 0; i < FOLDER_COUNT; i++) {
+        directory_path(root, "", folders[i], path);
+        is_missing[i] = ds_fs_stat(fs, path, &stat) == -ENOENT;
+        missing_count += is_missing[i];
+    }
+    if (missing_count == 0)
+        return DS_OK;
+    if (is_missing[FOLDER_MANIFESTS] && has_packs(fs, root))
+        return ds_fail(DS_ERR_CONFIG,
+                       "%s: has packs of checkpoints, but its folder manifests is missing; put it "
+                       "back, or remove the folder data with them",
+                       root);
+    const int code = make_folders(fs, root);
+    if (code != 0)
+        return directory_refuse(root, "a folder is missing, and cannot be made", code);
+    for (size_t i = 0; i < FOLDER_COUNT; i++)
+        if (is_missing[i])
+            ds_warn("%s: its folder %s was missing, and is made anew, empty", root, folders[i]);
+    return DS_OK;
+}
+
+/* ---- a run that is there */
+
+static ds_status check_run(struct ds_checkpoint_dir *dir, const struct ds_digest *keys)
+{
+    struct ds_digest keys_there = {{0}};
+
+    DS_TRY(read_run(dir->fs, dir->root, dir->run, &keys_there));
+    if (!ds_digest_equal(keys, &keys_there))
+        return ds_fail(DS_ERR_CONFIG,
+                       "%s: belongs to another run: its model, data, seed or optimisation is not "
+                       "this one's; take another checkpoint.dir",
+                       dir->root);
+    return mend_folders(dir->fs, dir->root);
+}
+
+/* ---- a new one */
+
+/* What a launch may have left that ended before RUN.json was there. */
+static int may_be_ours(const char *name)
+{
+    static const char *const names[] = {"epochs", "data", "manifests", "latest", "RUN.json.tmp"};
+
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (strcmp(name, names[i]) == 0)
+            return 1;
+    return 0;
 }
 
 static int is_no_manifest(const char *name)
@@ -272,7 +239,9 @@ static ds_status make_run(struct ds_checkpoint_dir *dir, const char *path,
         return ds_fail(DS_ERR_CONFIG, "%s: cannot be made a directory of checkpoints: %s",
                        dir->root, strerror(-code));
     memcpy(dir->run, fresh_run, sizeof dir->run);
-    return ds_fs_write_file(dir->fs, path, text, bytes);
+    const int written = directory_replace(dir->fs, path, text, bytes);
+    return written == 0 ? DS_OK
+                        : directory_refuse(dir->root, "nothing says yet whose it is", written);
 }
 
 static ds_status open_run(struct ds_checkpoint_dir *dir, const uint8_t fresh_run[16],

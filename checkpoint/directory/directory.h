@@ -28,11 +28,19 @@ void directory_manifest_name(const struct ds_manifest_id *id, const char *ending
 int directory_manifest_parse(const char *name, const char *ending, struct ds_manifest_id *out);
 void directory_epoch_name(uint64_t epoch, const char *ending, char *to);
 int directory_epoch_parse(const char *name, const char *ending, uint64_t *out);
-/* local: the names in a folder of `root`, as ds_fs_readdir gives them */
+/* local: the names in a folder of `root`, as ds_fs_readdir gives them. DS_ERR_CONFIG: it is missing; DS_ERR_IO */
 DS_CHECKED ds_status directory_list(struct ds_fs *fs, const char *root, const char *folder,
                                     char ***names, size_t *count);
+/* pure: did directory_list say that this cannot be listed? */
+int directory_is_unlisted(ds_status st);
+/* `root` has not taken what was to be written, by `code`. DS_ERR_CONFIG: only a person can help, and is told how; else
+ * DS_ERR_IO. `what` follows from it. */
+DS_CHECKED ds_status directory_refuse(const char *root, const char *what, int code);
 /* The whole of a small file that must not be there yet: written, synced, closed; its name is not synced. 0 or
- * -errno. */
-int directory_create(struct ds_fs *fs, const char *path, const char *text, size_t bytes);
+ * -errno, and `*is_made`: the file is there all the same. */
+int directory_create(struct ds_fs *fs, const char *path, const char *text, size_t bytes,
+                     int *is_made);
+/* A small file that is whole or as it was, durable with its name; 0 or -errno. */
+int directory_replace(struct ds_fs *fs, const char *path, const char *text, size_t bytes);
 
 #endif

@@ -114,7 +114,7 @@ static ds_status take_all_manifests(struct listing *l)
         l->root = l->roots[i];
         const ds_status st = take_manifests(l, i);
 
-        if (st != DS_ERR_IO || i == 0) {
+        if (!directory_is_unlisted(st) || i == 0) {
             DS_TRY(st);
             continue;
         }
@@ -146,7 +146,7 @@ static ds_status take_all_bases(struct listing *l)
         l->root = l->roots[i];
         const ds_status st = take_bases(l, oldest);
 
-        if (st != DS_ERR_IO || i == 0)
+        if (!directory_is_unlisted(st) || i == 0)
             DS_TRY(st);
         else
             leave_mirror(l);
@@ -219,10 +219,11 @@ static ds_status bury(const struct ds_checkpoint_dir *dir, const struct ds_manif
                       const char *why)
 {
     char name[DIRECTORY_NAME_BYTES], path[DS_CHECKPOINT_PATH_BYTES];
+    int is_made;
 
     directory_manifest_name(id, ".bad", name);
     directory_path(dir->root, "manifests", name, path);
-    int code = directory_create(dir->fs, path, why, strlen(why));
+    int code = directory_create(dir->fs, path, why, strlen(why), &is_made);
     if (code == 0 || code == -EEXIST)
         code = ds_fs_fsync_parent(dir->fs, path);
     if (code != 0)

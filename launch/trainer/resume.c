@@ -59,6 +59,18 @@ static int is_a_directory_of_ours(const struct ds_trainer *t, const char *root)
     return root[0] != '\0' && ds_fs_stat(t->options.fs, path, &stat) == 0;
 }
 
+static int has_folders(const struct ds_trainer *t, const char *root)
+{
+    char path[DS_TEXT_MAX + 16];
+    struct ds_fs_stat stat;
+
+    snprintf(path, sizeof path, "%s/epochs", root);
+    if (ds_fs_stat(t->options.fs, path, &stat) != 0)
+        return 0;
+    snprintf(path, sizeof path, "%s/manifests", root);
+    return ds_fs_stat(t->options.fs, path, &stat) == 0;
+}
+
 /* *is_used: there is one, or there should be. One in the run's own directory without a single checkpoint belongs to
  * nobody yet: a launch that failed at once claims nothing. Elsewhere it may be that of a run that goes on right now. */
 static ds_status look_at_directory(struct ds_trainer *t, int32_t *is_used)
@@ -72,7 +84,7 @@ static ds_status look_at_directory(struct ds_trainer *t, int32_t *is_used)
     int code = ds_fs_stat(t->options.fs, path, &stat);
     *is_used = code == 0 || t->config->checkpoint.interval > 0 ||
                is_a_directory_of_ours(t, t->config->checkpoint.mirror);
-    if (code != 0 || !is_in_run_dir(t->config))
+    if (code != 0 || !is_in_run_dir(t->config) || !has_folders(t, root))
         return DS_OK; /* what is wrong with it is said when it is opened */
     DS_TRY(ds_checkpoint_list_make(t->options.fs, root, &list));
     if (list.count == 0)

@@ -380,6 +380,27 @@ static void a_launch_that_failed_at_once_claims_nothing(void **state)
     forget_checkpoints();
 }
 
+/* In the run's own directory, too, where one without a checkpoint would belong to nobody. */
+static void a_folder_that_is_missing_is_asked_for_or_made(void **state)
+{
+    struct tiny_case c = case_of(STEPS);
+    char path[1024], aside[1024];
+
+    (void)state;
+    c.adjust = in_run_dir;
+    expect(&c, DS_OK, "");
+    snprintf(path, sizeof path, "%s/manifests", root);
+    snprintf(aside, sizeof aside, "%s-manifests", root);
+    assert_int_equal(ds_fs_rename(ds_fs_posix(), path, aside), 0);
+    c.steps = STEPS + MORE;
+    expect(&c, DS_ERR_CONFIG, "its folder manifests is missing; put it back");
+    assert_int_equal(ds_fs_rename(ds_fs_posix(), aside, path), 0);
+    snprintf(path, sizeof path, "%s/epochs", root);
+    assert_int_equal(ds_fs_remove_tree(ds_fs_posix(), path), 0);
+    expect(&c, DS_OK, "its folder epochs was missing, and is made anew");
+    forget_checkpoints();
+}
+
 static void beginning_again_leaves_what_was_there_behind(void **state)
 {
     struct tiny_case c = case_of(1);
@@ -433,6 +454,7 @@ int main(void)
         cmocka_unit_test(none_that_verifies_is_said),
         cmocka_unit_test(another_run_is_refused),
         cmocka_unit_test(a_launch_that_failed_at_once_claims_nothing),
+        cmocka_unit_test(a_folder_that_is_missing_is_asked_for_or_made),
         cmocka_unit_test(beginning_again_leaves_what_was_there_behind),
         cmocka_unit_test(a_newer_launch_fences_this_one_off),
     };
