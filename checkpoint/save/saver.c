@@ -1,6 +1,7 @@
 /* saver.c - see saver.h: which phase a save is in, the same on all ranks, since they go on together. */
 #include "saver_parts.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -74,15 +75,27 @@ static const char *why_not(struct ds_saver *s, int is_last)
     return "was not written, and the next try is later";
 }
 
+/* A disk that is too slow is so all the time: a reason is told once, until there is another one, and the next
+ * checkpoint says how many were left out. */
+static void tell_left_out(struct ds_saver *s, uint64_t step, const char *why)
+{
+    s->untold++;
+    if (why == s->told_why)
+        return;
+    s->told_why = why;
+    if (s->start.control->rank == 0)
+        ds_warn("checkpoint of step %llu left out: that of step %llu %s; the next one that is "
+                "written says how many were",
+                (unsigned long long)step, (unsigned long long)s->step, why);
+}
+
 ds_status ds_saver_begin(struct ds_saver *s, uint64_t step, int is_last)
 {
     if (s->phase != IDLE && is_last)
         DS_TRY(ds_saver_wait(s));
     const char *why = why_not(s, is_last);
     if (why) {
-        if (s->start.control->rank == 0)
-            ds_warn("checkpoint of step %llu left out: that of step %llu %s",
-                    (unsigned long long)step, (unsigned long long)s->step, why);
+        tell_left_out(s, step, why);
         return DS_OK;
     }
     s->phase = WRITING;
@@ -126,6 +139,7 @@ static void tell_written(const struct ds_saver *s, uint64_t took_ns)
 {
     const struct ds_manifest *manifest = &s->manifest;
     uint64_t written_bytes = 0, state_bytes = 0;
+    char left_out[64] = "";
 
     for (uint32_t i = 0; i < manifest->pack_count; i++)
         if (ds_checkpoint_owns(manifest, &manifest->packs[i].pack.id))
@@ -135,9 +149,12 @@ static void tell_written(const struct ds_saver *s, uint64_t took_ns)
 
         state_bytes += ds_logical_elems(tensor) * ds_dtype_bytes(tensor->dtype);
     }
-    ds_info("checkpoint of step %llu is written: %s: %.6g MB for %.6g MB of states in %.3g s",
+    if (s->untold > 0)
+        snprintf(left_out, sizeof left_out, "; %u save%s before it %s left out", s->untold,
+                 s->untold == 1 ? "" : "s", s->untold == 1 ? "was" : "were");
+    ds_info("checkpoint of step %llu is written: %s: %.6g MB for %.6g MB of states in %.3g s%s",
             (unsigned long long)s->step, s->start.root, (double)written_bytes * 1e-6,
-            (double)state_bytes * 1e-6, (double)took_ns * 1e-9);
+            (double)state_bytes * 1e-6, (double)took_ns * 1e-9, left_out);
 }
 
 /* It came to be. */
@@ -160,6 +177,7 @@ static void end_save(struct ds_saver *s)
     }
     if (s->start.control->rank == 0)
         tell_written(s, took_ns);
+    s->untold = 0;
 }
 
 /* What is left of it goes, and some saves are not tried: a disk that is full takes nothing the next minute, either. */

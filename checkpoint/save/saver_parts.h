@@ -31,6 +31,8 @@ struct ds_saver {
     int is_given_up;   /* on all ranks: nobody waits for the phase to end, nothing begins before */
     uint32_t failures; /* in a row */
     uint32_t left_out; /* saves that are still not tried because of them */
+    uint32_t untold;   /* saves that were left out since the last one that came to be */
+    const char *told_why; /* the last reason that was told; NULL: none yet */
 };
 
 /* how long a save may take before it is given up */
