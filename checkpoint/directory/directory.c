@@ -317,13 +317,20 @@ uint64_t ds_checkpoint_dir_epoch(const struct ds_checkpoint_dir *dir)
 
 /* ---- what is known to be good */
 
+void directory_distrust(struct ds_checkpoint_dir *dir, uint32_t index)
+{
+    struct ds_manifest_id *at = dir->trusted + index;
+
+    memmove(at, at + 1, (--dir->trusted_count - index) * sizeof *at);
+}
+
 void ds_checkpoint_trust(struct ds_checkpoint_dir *dir, const struct ds_manifest_id *id)
 {
     for (uint32_t i = 0; i < dir->trusted_count; i++)
         if (ds_manifest_id_compare(&dir->trusted[i], id) == 0)
             return;
-    if (dir->trusted_count == DIRECTORY_TRUSTED_MAX)
-        memmove(dir->trusted, dir->trusted + 1, --dir->trusted_count * sizeof *dir->trusted);
+    if (dir->trusted_count == DIRECTORY_TRUSTED_MAX) /* the oldest matter, and the newest */
+        directory_distrust(dir, DIRECTORY_TRUSTED_MAX / 2);
     dir->trusted[dir->trusted_count++] = *id;
 }
 

@@ -13,7 +13,7 @@ struct ds_checkpoint_dir {
     /* owns */
     char *root;
     struct ds_checkpoint_dir *mirror;                     /* or NULL */
-    struct ds_manifest_id trusted[DIRECTORY_TRUSTED_MAX]; /* the newest */
+    struct ds_manifest_id trusted[DIRECTORY_TRUSTED_MAX]; /* oldest first */
     uint32_t trusted_count;
     /* borrows */
     struct ds_fs *fs;
@@ -28,6 +28,7 @@ void directory_manifest_name(const struct ds_manifest_id *id, const char *ending
 int directory_manifest_parse(const char *name, const char *ending, struct ds_manifest_id *out);
 void directory_epoch_name(uint64_t epoch, const char *ending, char *to);
 int directory_epoch_parse(const char *name, const char *ending, uint64_t *out);
+void directory_distrust(struct ds_checkpoint_dir *dir, uint32_t index); /* of `trusted` */
 /* local: the names in a folder of `root`, as ds_fs_readdir gives them. DS_ERR_CONFIG: it is missing; DS_ERR_IO */
 DS_CHECKED ds_status directory_list(struct ds_fs *fs, const char *root, const char *folder,
                                     char ***names, size_t *count);

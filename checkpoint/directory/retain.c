@@ -14,6 +14,7 @@ struct retain {
     const struct ds_checkpoint_retention *keep;
     uint64_t committed_step;
     struct ds_checkpoint_list list;
+    uint64_t newest_step;            /* of the list */
     uint8_t *is_kept;                /* of list.entries */
     struct ds_manifest_pack *needed; /* of what is kept, sorted */
     size_t needed_count, needed_capacity;
@@ -38,6 +39,37 @@ static int is_wanted(const struct ds_checkpoint_retention *keep, const struct ds
         if (ds_manifest_id_compare(&keep->pinned[i], id) == 0)
             return 1;
     return 0;
+}
+
+/* As much older than the newest as the margin wants. */
+static int is_old_enough(const struct retain *r, const struct ds_manifest_id *id)
+{
+    return r->keep->margin > 0 && id->step + r->keep->margin <= r->newest_step;
+}
+
+static int is_good(const struct retain *r, size_t index)
+{
+    return r->list.entries[index].standing == DS_CHECKPOINT_GOOD;
+}
+
+static uint64_t newest_step(const struct retain *r)
+{
+    for (size_t i = 0; i < r->list.count; i++)
+        if (is_good(r, i))
+            return r->list.entries[i].id.step;
+    return 0;
+}
+
+/* Of those that are not old enough yet the one that will be first; list.count: there is none. */
+static size_t next_old(const struct retain *r)
+{
+    for (size_t i = r->list.count; i-- > 0 && r->keep->margin > 0;) {
+        const struct ds_manifest_id *id = &r->list.entries[i].id;
+
+        if (is_good(r, i) && is_trusted(r->dir, id) && !is_old_enough(r, id))
+            return i;
+    }
+    return r->list.count;
 }
 
 /* The packs of a checkpoint that stays. */
@@ -80,19 +112,21 @@ static ds_status keep_one(struct retain *r, size_t index, int *is_there)
 /* `*trusted_count`: of those that stay, how many are known to be good; no more than two are counted. */
 static ds_status choose(struct retain *r, uint32_t *trusted_count)
 {
-    uint32_t good_count = 0;
+    uint32_t good_count = 0, old_count = 0; /* old enough, and known to be good */
+    const size_t next = next_old(r);
 
     for (size_t i = 0; i < r->list.count; i++) {
-        const struct ds_checkpoint_entry *entry = &r->list.entries[i];
-        const int is_known = *trusted_count < 2 && is_trusted(r->dir, &entry->id);
+        const struct ds_manifest_id *id = &r->list.entries[i].id;
+        const int is_known = is_trusted(r->dir, id), is_old = is_old_enough(r, id);
         int is_there = 0;
 
-        if (entry->standing != DS_CHECKPOINT_GOOD ||
-            !(is_known || is_wanted(r->keep, &entry->id, good_count)))
+        if (!is_good(r, i) || !((is_known && *trusted_count < 2) || i == next ||
+                                (is_old && old_count == 0) || is_wanted(r->keep, id, good_count)))
             continue;
         DS_TRY(keep_one(r, i, &is_there));
         good_count += (uint32_t)is_there;
-        *trusted_count += (uint32_t)(is_there && is_known);
+        *trusted_count += (uint32_t)(is_there && is_known && *trusted_count < 2);
+        old_count += (uint32_t)(is_there && is_known && is_old);
     }
     return DS_OK;
 }
@@ -126,6 +160,14 @@ static int remove_manifest(const struct retain *r, const struct ds_manifest_id *
     return code == -ENOENT ? 0 : code;
 }
 
+/* What is gone makes room for what is known of others. */
+static void forget_trusted(const struct retain *r, const struct ds_manifest_id *id)
+{
+    for (uint32_t i = r->dir->trusted_count; i-- > 0;)
+        if (ds_manifest_id_compare(&r->dir->trusted[i], id) == 0)
+            directory_distrust(r->dir, i);
+}
+
 /* What marks a manifest as bad goes only after it is durably gone. */
 static ds_status remove_manifests(struct retain *r)
 {
@@ -137,6 +179,7 @@ static ds_status remove_manifests(struct retain *r)
     for (size_t i = 0; i < r->list.count && code == 0; i++)
         if (!r->is_kept[i]) {
             code = remove_manifest(r, &r->list.entries[i].id, ".json");
+            forget_trusted(r, &r->list.entries[i].id);
             removed++;
         }
     directory_path(r->dir->root, "", "manifests", path);
@@ -230,6 +273,7 @@ static ds_status retain(struct retain *r)
     r->is_kept = calloc(r->list.count + 1, 1);
     if (!r->is_kept)
         return ds_fail(DS_ERR_NO_MEMORY, "no memory to choose checkpoints to keep");
+    r->newest_step = newest_step(r);
     DS_TRY(choose(r, &trusted_count));
     if (trusted_count < 2)
         DS_TRY(keep_the_rest(r, &is_complete));

@@ -80,8 +80,8 @@ static ds_status commit(const struct mirror *m)
 {
     const struct ds_saver_start *start = m->options.start;
     struct ds_checkpoint_dir *dir = start->dir->mirror;
-    const struct ds_checkpoint_retention keep = {.keep_last = start->keep,
-                                                 .keep_every = start->keep_every};
+    const struct ds_checkpoint_retention keep = {
+        .keep_last = start->keep, .keep_every = start->keep_every, .margin = start->keep_margin};
     struct ds_manifest manifest;
 
     DS_TRY(ds_checkpoint_read_manifest(start->fs, start->root, &m->now.id, &manifest));

@@ -49,8 +49,10 @@ static ds_status retain(struct writer *w)
 {
     struct ds_exporter *exporter = exporter_of(w);
     struct ds_manifest_id pinned[2];
-    struct ds_checkpoint_retention keep = {
-        .keep_last = w->start->keep, .keep_every = w->start->keep_every, .pinned = pinned};
+    struct ds_checkpoint_retention keep = {.keep_last = w->start->keep,
+                                           .keep_every = w->start->keep_every,
+                                           .pinned = pinned,
+                                           .margin = w->start->keep_margin};
 
     if (exporter)
         keep.pinned_count = (uint32_t)ds_exporter_reads(exporter, pinned);

@@ -66,7 +66,7 @@ struct ds_saver_start {
     const struct ds_manifest *loaded; /* the same in full, read by start alone; NULL: nothing was */
     struct ds_values values;          /* what else the manifests say; taken over */
     uint32_t keep;
-    uint64_t keep_every;
+    uint64_t keep_every, keep_margin; /* struct ds_checkpoint_retention */
     struct ds_exporter *exporter; /* rank 0's, or NULL: is told of what is committed; borrowed */
     uint64_t
         stall_ns_max; /* how long a step may stand still for a save: other ranks wait for it; 0: any time */

@@ -178,6 +178,7 @@ ds_status trainer_start_saver(struct ds_trainer *t)
         .loaded = t->launch.has_base && !t->launch.is_from_mirror ? &t->loaded : NULL,
         .keep = (uint32_t)t->config->checkpoint.keep,
         .keep_every = t->config->checkpoint.keep_every,
+        .keep_margin = rollback_margin(t->config),
         .stall_ns_max = (uint64_t)(t->config->run.deadline * 0.5e9),
         .beat = trainer_beat,
         .user = t,

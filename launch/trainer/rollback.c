@@ -116,6 +116,17 @@ ds_status rollback_read(const struct ds_values *values, struct rollback *out)
 
 /* ---- deciding: rank 0 */
 
+#define HEEDED_LATE \
+    4 /* steps from where it is sure to where it is done, at most: their numbers are read later */
+
+/* Half of what is left out lies before the first bad step, and that before the one at which it was sure. */
+uint64_t rollback_margin(const struct ds_config *config)
+{
+    if (config->checkpoint.rollback == DS_ROLLBACK_OFF)
+        return 0;
+    return config->checkpoint.rollback_skip / 2 + 1 + SPIKES_LATE + HEEDED_LATE;
+}
+
 struct plan {
     uint64_t step_max; /* newer checkpoints are buried */
     uint64_t attempt;

@@ -29,6 +29,10 @@ struct rollback {
 
 struct ds_trainer;
 struct ds_step_record;
+struct ds_config;
+
+/* pure: as many steps older than the newest checkpoint is one that no rollback finds too new; 0: there are none */
+uint64_t rollback_margin(const struct ds_config *config);
 
 /* pure: the attempt that this is, 1 or more; 0: one too many */
 uint64_t rollback_attempt(const struct rollback *rollback, uint64_t step, uint64_t reach);

@@ -10,6 +10,8 @@
 #define SPIKES_LEAST      32  /* with fewer, nothing is unusual */
 #define SPIKES_ROW        3   /* unusual steps in a row */
 #define SPIKES_NOT_FINITE 9   /* steps in a row that had to be skipped */
+/* steps at most from where a row begins to where it is sure: others may be skipped in between */
+#define SPIKES_LATE (SPIKES_ROW * SPIKES_NOT_FINITE)
 
 struct spikes {                                        /* all zero: nothing has been seen yet */
     float losses[SPIKES_WINDOW], norms[SPIKES_WINDOW]; /* of usual steps, oldest first */

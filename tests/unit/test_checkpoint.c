@@ -256,6 +256,50 @@ static void retention_keeps_the_last_and_every_nth(void **state)
     launch_fini(&l);
 }
 
+static uint64_t newest_until(struct ds_fs *fs, uint64_t step, size_t *count)
+{
+    struct ds_checkpoint_list list;
+    uint64_t found = 0;
+
+    assert_ok(ds_checkpoint_list_make(fs, RIG_ROOT, &list));
+    for (size_t i = list.count; i-- > 0;)
+        found = list.entries[i].id.step <= step ? list.entries[i].id.step : found;
+    *count = list.count;
+    ds_checkpoint_list_fini(&list);
+    return found;
+}
+
+/* One that this launch knows to be good is always as old as the margin, once there has been one, in later launches, too;
+ * and no more stay for it than two. */
+static void retention_keeps_one_behind_the_margin(void **state)
+{
+    enum { MARGIN = 12, EACH = 2, LAUNCHES = 4, SAVES = 25 };
+    const struct ds_checkpoint_retention keep = {.keep_last = 2, .margin = MARGIN};
+    struct ds_fs *fs = *state;
+    uint64_t step = 0;
+    size_t count;
+
+    for (int launch = 0; launch < LAUNCHES; launch++) {
+        const uint64_t begin = step;
+        struct launch l;
+
+        start(&l, fs, 0);
+        for (int i = 0; i < SAVES; i++) {
+            save(&l, step += EACH);
+            assert_ok(ds_checkpoint_retain(l.dir, &keep, step));
+            const uint64_t old = step > MARGIN ? newest_until(fs, step - MARGIN, &count)
+                                               : newest_until(fs, 0, &count);
+            if (step > MARGIN + EACH && (old == 0 || old + 3 * MARGIN < step))
+                fail_msg("step %llu: the newest that is old enough is of step %llu: %s",
+                         (unsigned long long)step, (unsigned long long)old, listed(fs));
+            if (step > begin + MARGIN + 2 * EACH && count > 4)
+                fail_msg("step %llu: %s", (unsigned long long)step, listed(fs));
+        }
+        launch_fini(&l);
+    }
+    verify_all(fs);
+}
+
 static void packs_that_are_referred_to_stay(void **state)
 {
     const struct ds_checkpoint_retention keep = {.keep_last = 1};
@@ -561,6 +605,7 @@ static const struct CMUnitTest tests[] = {
     ON_DISK(a_directory_of_another_run_is_refused),
     ON_DISK(a_directory_that_is_not_ours_is_refused),
     ON_DISK(retention_keeps_the_last_and_every_nth),
+    ON_DISK(retention_keeps_one_behind_the_margin),
     ON_DISK(packs_that_are_referred_to_stay),
     ON_DISK(orphans_go_and_what_is_being_written_stays),
     ON_DISK(a_stale_launch_commits_nothing_and_removes_nothing),

@@ -30,6 +30,7 @@ static char *folder, *data, *root, *run_dir;
 static uint64_t seed, run_seed;
 static const char *inject;
 static int rollback, compute, has_mirror;
+static uint64_t interval = INTERVAL, keep = 100, skip = SKIP;
 static char *mirror;
 
 /* Numbers that go on as they began: a few dozen steps learn that. Without samples [begin, end). */
@@ -64,10 +65,10 @@ static void with_checkpoints(struct ds_config *config)
     config->optimizer.learning_rate = 1e-2;
     config->schedule.kind = DS_LR_CONSTANT;
     config->precision.compute = compute;
-    config->checkpoint.interval = INTERVAL;
-    config->checkpoint.keep = 100;
+    config->checkpoint.interval = interval;
+    config->checkpoint.keep = keep;
     config->checkpoint.rollback = rollback;
-    config->checkpoint.rollback_skip = SKIP;
+    config->checkpoint.rollback_skip = skip;
     snprintf(config->checkpoint.dir, sizeof config->checkpoint.dir, "%s", root);
     if (has_mirror)
         snprintf(config->checkpoint.mirror, sizeof config->checkpoint.mirror, "%s", mirror);
@@ -178,8 +179,8 @@ static void check_spike(const struct tiny_case *c, uint64_t at)
         fail_msg("%u ranks, labels of batch %llu: %s, %zu incidents: %s", c->ranks,
                  (unsigned long long)at, ds_status_text(result.status), incident.count, said);
     assert_non_null(strstr(said, "back to the checkpoint of step"));
-    assert_true(incident.to_step < at && incident.to_step % INTERVAL == 0);
-    assert_int_equal(incident.first, at - SKIP / 2);
+    assert_true(incident.to_step < at && incident.to_step % interval == 0);
+    assert_int_equal(incident.first, at - skip / 2);
     assert_true(incident.last >= at + 4);
     assert_int_equal(result.steps, STEPS);
     inject = NULL;
@@ -213,6 +214,34 @@ static void a_spike_is_gone_behind_and_left_out(void **state)
         check_spike(&c, 46 + i);
         forget();
     }
+}
+
+static void let_it_be_saved(const struct ds_step_report *report)
+{
+    (void)report;
+    ds_clock_sleep_ns(ds_clock_system(), 10000000u);
+}
+
+/* Where the newest checkpoints are all from where it went wrong, or from what is left out before: an older one stays. */
+static void retention_leaves_one_to_go_back_to(void **state)
+{
+    (void)state;
+    interval = 1;
+    keep = 1;
+    skip = 40;
+    for (uint32_t ranks = 1; ranks <= 2; ranks++) {
+        struct tiny_case c = base_case();
+
+        c.ranks = ranks;
+        c.step = let_it_be_saved;
+        run_seed = seed + ranks;
+        has_mirror = ranks == 2;
+        check_spike(&c, 56 + 5 * ranks);
+        forget();
+    }
+    interval = INTERVAL;
+    keep = 100;
+    skip = SKIP;
 }
 
 /* The last steps have no step behind them that could tell. */
@@ -456,6 +485,7 @@ int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_spike_is_gone_behind_and_left_out),
+        cmocka_unit_test(retention_leaves_one_to_go_back_to),
         cmocka_unit_test(a_spike_in_the_last_steps_is_seen),
         cmocka_unit_test(what_was_saved_behind_a_spike_is_buried),
         cmocka_unit_test(a_later_launch_leaves_out_the_same),
