@@ -1,6 +1,6 @@
 /* disk_shim.c - preloaded before the program: a disk as slow as a test wants it, and a signal that comes at a call. What
  * it looks at are the calls of the C library, so there is no io_uring with it.
- *   DISK_BYTES_PER_S=N    a write to a file below checkpoints/ takes as long as it would at that rate
+ *   DISK_BYTES_PER_S=N    a rank's writes to files below checkpoints/ take as long as they would at that rate
  *   DISK_SIGNAL=NUMBER    sent to this process before call number DISK_NTH (1) of the kind DISK_CALL (open, pread,
  *                         pwrite, mkdir, rename) whose path has DISK_PATH in it, and DISK_TIMES (1) times from then on. */
 #ifndef _GNU_SOURCE
@@ -9,6 +9,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -61,15 +62,19 @@ static void path_of(int file, char *to, size_t bytes)
     to[length > 0 ? length : 0] = '\0';
 }
 
+/* One write after the other, whichever threads they come from. */
 static void take_time(size_t bytes)
 {
+    static pthread_mutex_t disk = PTHREAD_MUTEX_INITIALIZER;
     const unsigned long rate = number_of("DISK_BYTES_PER_S", 0);
 
     if (rate == 0)
         return;
     struct timespec left = {(time_t)(bytes / rate), (long)(bytes % rate * 1000000000u / rate)};
+    pthread_mutex_lock(&disk);
     while (nanosleep(&left, &left) != 0 && errno == EINTR)
         ;
+    pthread_mutex_unlock(&disk);
 }
 
 /* ---- calls */
