@@ -247,6 +247,7 @@ void tiny_run_on(struct ds_comm *world, const struct tiny_case *c, struct tiny_r
 
     DS_ASSERT(world->size <= TINY_RANKS_MAX);
     memset(out, 0, sizeof *out);
+    out->of = *c;
     out->status = run_rank(world, &rank);
 }
 
@@ -275,6 +276,7 @@ void tiny_run(const struct tiny_case *c, struct tiny_result *out)
 
     DS_ASSERT(c->ranks <= TINY_RANKS_MAX);
     memset(out, 0, sizeof *out);
+    out->of = *c;
     if (!run_ranks(c->ranks, 60000000000u, run_thread, &job))
         out->status = DS_ERR_COMM;
 }

@@ -44,7 +44,8 @@ struct tiny_param {
 };
 
 struct tiny_result {
-    ds_status status; /* the worst of all ranks */
+    struct tiny_case of; /* what was run */
+    ds_status status;    /* the worst of all ranks */
     uint64_t steps, skipped;
     double loss[TINY_STEPS_MAX], norm[TINY_STEPS_MAX], eval_loss;
     float *params; /* all of them, in model order; freed by tiny_result_fini */

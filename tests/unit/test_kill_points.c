@@ -6,11 +6,9 @@
  * that was acknowledged, or from one that was about to be, and ends with the bits of a run that nobody disturbed; what
  * is committed verifies, two of them once there have been two, and what the dead launch left behind goes.
  * Every 4th call, drawn; DSTRAIN_TEST_LONG: all. */
+#include "saved_run.h"
 #include "split_fs.h"
-#include "test.h"
-#include "tiny_run.h"
 
-#include "dstrain/checkpoint.h"
 #include "dstrain/random.h"
 
 #include <stdatomic.h>
@@ -23,13 +21,12 @@ enum { STRIDE = 4 };
 #endif
 enum { RANKS = 4, INTERVAL = 3, BEFORE = 6, STEPS = 12, KEEP = 2, KILLS_MAX = 512 };
 
-static char *folder, *data;
 static const char *const root = "/run/checkpoints";
-static uint64_t seed, drawn;
+static uint64_t drawn;
 
 static uint64_t draw(uint64_t bound)
 {
-    return ds_random_below(ds_random_of(seed, DS_RANDOM_TEST, 5), drawn++, bound);
+    return ds_random_below(ds_random_of(saved.seed, DS_RANDOM_TEST, 5), drawn++, bound);
 }
 
 /* ---- kills: the disk as the dead leave it */
@@ -110,23 +107,12 @@ static void after_call(void *user, const struct split_call *call)
 
 /* ---- runs */
 
-static void with_checkpoints(struct ds_config *config)
+static void on_the_simulated_disk(struct ds_config *config)
 {
-    config->schedule.decay_steps = STEPS;
-    config->checkpoint.interval = INTERVAL;
-    config->checkpoint.keep = KEEP;
     snprintf(config->checkpoint.dir, sizeof config->checkpoint.dir, "%s", root);
 }
 
-static void without_checkpoints(struct ds_config *config)
-{
-    with_checkpoints(config);
-    config->checkpoint.dir[0] = '\0';
-    config->checkpoint.interval = 0;
-}
-
-static struct tiny_result run(struct ds_fs *fs, uint64_t steps,
-                              void (*adjust)(struct ds_config *config))
+static struct tiny_result run(struct ds_fs *fs, uint64_t steps, saved_adjust *adjust)
 {
     const struct tiny_case c = {.ranks = RANKS,
                                 .stage = 3,
@@ -134,8 +120,7 @@ static struct tiny_result run(struct ds_fs *fs, uint64_t steps,
                                 .global_batch = 4,
                                 .micro_batch = 1,
                                 .layers = 1,
-                                .seed = seed,
-                                .data = data,
+                                .data = saved.data,
                                 .fs = fs,
                                 .adjust = adjust};
     struct tiny_result result;
@@ -201,7 +186,6 @@ static void check_kill(struct kill *kill, const struct tiny_result *whole)
 {
     struct split_fs split;
     size_t pack_count;
-    uint64_t from = 0;
 
     ds_log.terminal = -1;
     if (verify(kill->disk, kill->call, &pack_count) < 2)
@@ -211,8 +195,7 @@ static void check_kill(struct kill *kill, const struct tiny_result *whole)
     ds_log.terminal = 2;
     if (rest.status != DS_OK)
         fail_msg("%s: it does not go on: %s", kill->call, ds_status_text(rest.status));
-    while (from < STEPS && rest.loss[from] == 0)
-        from++;
+    const uint64_t behind = saved_went_on_from(&rest), from = behind < STEPS ? behind : STEPS;
     if (from < kill->acked || from % INTERVAL != 0)
         fail_msg("%s: it goes on behind step %llu, and %llu was acknowledged", kill->call,
                  (unsigned long long)from, (unsigned long long)kill->acked);
@@ -235,7 +218,7 @@ static void check_launch(struct ds_fs *before, uint64_t first, const struct tiny
     assert_non_null(w->kills = calloc(KILLS_MAX, sizeof *w->kills));
     w->first = first;
     w->named = w->acked = BEFORE;
-    w->random = ds_random_of(seed, DS_RANDOM_TEST, 6 + first);
+    w->random = ds_random_of(saved.seed, DS_RANDOM_TEST, 6 + first);
     struct ds_fs *disk;
     assert_ok(ds_fs_sim_copy(before, &disk));
     split_init(&w->split, disk, root);
@@ -281,12 +264,12 @@ int main(void)
     };
     int failed;
 
-    ds_log.is_leader = 0;
-    seed = test_seed("test_kill_points");
-    folder = tiny_folder();
-    data = tiny_data(folder, seed, 64);
+    saved_begin("test_kill_points", 64);
+    saved.interval = INTERVAL;
+    saved.keep = KEEP;
+    saved.decay_steps = STEPS;
+    saved.also = on_the_simulated_disk;
     failed = cmocka_run_group_tests(tests, NULL, NULL);
-    free(data);
-    tiny_remove(folder);
+    saved_end();
     return failed;
 }

@@ -2,16 +2,13 @@
 // tsan
 /* A run that is asked to leave, on whichever rank and at whatever moment, ends on all of them behind the same step, with
  * its checkpoint committed; another launch goes on from there with the bits of the run that nobody disturbed. */
-#include "capture.h"
-#include "test.h"
-#include "tiny_run.h"
+#include "hooked_disk.h"
+#include "saved_run.h"
 
-#include "dstrain/checkpoint.h"
 #include "dstrain/random.h"
 
 #include <errno.h>
 #include <stdatomic.h>
-#include <stdio.h>
 
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 enum { ROW_STRIDE = 2, STEP_STRIDE = 6 }; /* every thread and every wait is in each */
@@ -19,25 +16,6 @@ enum { ROW_STRIDE = 2, STEP_STRIDE = 6 }; /* every thread and every wait is in e
 enum { ROW_STRIDE = 1, STEP_STRIDE = 3 };
 #endif
 enum { STEPS = 16, RANKS = 4 };
-
-static char *folder, *data, *root;
-static uint64_t seed;
-static uint64_t interval;
-
-static void with_checkpoints(struct ds_config *config)
-{
-    config->schedule.decay_steps = STEPS - 3;
-    config->checkpoint.interval = interval;
-    config->checkpoint.keep = 100;
-    snprintf(config->checkpoint.dir, sizeof config->checkpoint.dir, "%s", root);
-}
-
-static void without_checkpoints(struct ds_config *config)
-{
-    with_checkpoints(config);
-    config->checkpoint.dir[0] = '\0';
-    config->checkpoint.interval = 0;
-}
 
 /* ---- asking: rank r in its n-th step, counted from 0 */
 
@@ -57,18 +35,6 @@ static void ask_at(uint32_t rank, uint32_t step)
     atomic_store(&asked_step, step);
 }
 
-static uint64_t newest(void)
-{
-    struct ds_checkpoint_list all;
-    uint64_t step = 0;
-
-    assert_ok(ds_checkpoint_list_make(ds_fs_posix(), root, &all));
-    if (all.count > 0)
-        step = all.entries[0].id.step;
-    ds_checkpoint_list_fini(&all);
-    return step;
-}
-
 static void check(struct tiny_case c, const struct tiny_result *whole, uint32_t rank, uint32_t step)
 {
     struct tiny_result first, rest;
@@ -82,15 +48,13 @@ static void check(struct tiny_case c, const struct tiny_result *whole, uint32_t 
     if (first.status == DS_LEAVE && first.steps != step + 2)
         fail_msg("asked in step %u it leaves behind step %llu", step + 1,
                  (unsigned long long)first.steps);
-    assert_int_equal(newest(), first.steps);
+    assert_int_equal(saved_newest(saved.root), first.steps);
     assert_memory_equal(first.loss, whole->loss, first.steps * sizeof *whole->loss);
     c.leave = NULL;
     tiny_run(&c, &rest);
     assert_int_equal(rest.status, DS_OK);
-    assert_memory_equal(rest.loss + first.steps, whole->loss + first.steps,
-                        (STEPS - first.steps) * sizeof *whole->loss);
-    assert_memory_equal(rest.params, whole->params, whole->param_elems * sizeof *whole->params);
-    assert_int_equal(ds_fs_remove_tree(ds_fs_posix(), root), 0);
+    assert_same_run(&rest, whole, first.steps);
+    saved_forget(saved.root);
     tiny_result_fini(&first);
     tiny_result_fini(&rest);
 }
@@ -114,16 +78,15 @@ static void all_ranks_leave_behind_the_same_step(void **state)
                               .steps = STEPS,
                               .global_batch = 8,
                               .micro_batch = 1,
-                              .seed = seed,
-                              .data = data,
+                              .data = saved.data,
                               .adjust = without_checkpoints};
         struct tiny_result whole;
 
         tiny_run(&c, &whole);
         assert_int_equal(whole.status, DS_OK);
-        interval = 4; /* one is due where it leaves, is being written there, or none is */
+        saved.interval = 4; /* one is due where it leaves, is being written there, or none is */
         for (uint32_t step = 0; step < STEPS; step += test_is_long() ? 1 : STEP_STRIDE) {
-            const struct ds_random random = ds_random_of(seed, DS_RANDOM_TEST, 3);
+            const struct ds_random random = ds_random_of(saved.seed, DS_RANDOM_TEST, 3);
             check(c, &whole, (uint32_t)ds_random_below(random, drawn++, RANKS), step);
         }
         tiny_result_fini(&whole);
@@ -135,21 +98,12 @@ static void all_ranks_leave_behind_the_same_step(void **state)
 static atomic_uint manifests; /* that were to get their names */
 static unsigned fail_count;   /* the first of them do not */
 
-static int bad_rename(struct ds_fs *fs, const char *from, const char *to)
+static int fail_commits(const struct disk_call *call)
 {
-    if (strstr(to, "/manifests/") && atomic_fetch_add(&manifests, 1) < fail_count)
-        return -EIO;
-    return ds_fs_posix()->ops->rename(fs, from, to);
-}
-
-static struct ds_fs *bad_disk(void)
-{
-    static struct ds_fs_ops ops;
-    static struct ds_fs fs = {&ops};
-
-    ops = *ds_fs_posix()->ops;
-    ops.rename = bad_rename;
-    return &fs;
+    return disk_call_is(call, "rename", "/manifests/") &&
+                   atomic_fetch_add(&manifests, 1) < fail_count
+               ? -EIO
+               : 0;
 }
 
 /* The packs of the first try stay, since nobody knows whether the manifest will. */
@@ -160,18 +114,17 @@ static void a_commit_that_fails_once_does_not_keep_it(void **state)
                           .steps = STEPS,
                           .global_batch = 8,
                           .micro_batch = 1,
-                          .seed = seed,
-                          .data = data,
+                          .data = saved.data,
                           .adjust = with_checkpoints,
                           .leave = ask,
-                          .fs = bad_disk()};
+                          .fs = hooked_disk(fail_commits)};
 
     (void)state;
     for (fail_count = 0; fail_count <= 2; fail_count++) {
         struct tiny_result result;
         struct capture capture;
 
-        interval = STEPS;
+        saved.interval = STEPS;
         atomic_store(&manifests, 0);
         ask_at(1, 4);
         capture_begin(&capture);
@@ -180,8 +133,8 @@ static void a_commit_that_fails_once_does_not_keep_it(void **state)
         if (result.status != (fail_count < 2 ? DS_LEAVE : DS_ERR_IO))
             fail_msg("%u commits fail: %s: %s", fail_count, ds_status_text(result.status), said);
         assert_int_equal(atomic_load(&manifests), fail_count < 2 ? fail_count + 1 : 2);
-        assert_int_equal(newest(), fail_count < 2 ? result.steps : 0);
-        assert_int_equal(ds_fs_remove_tree(ds_fs_posix(), root), 0);
+        assert_int_equal(saved_newest(saved.root), fail_count < 2 ? result.steps : 0);
+        saved_forget(saved.root);
         tiny_result_fini(&result);
     }
 }
@@ -193,8 +146,7 @@ static void without_checkpoints_it_says_so_and_goes_on(void **state)
                           .steps = 4,
                           .global_batch = 2,
                           .micro_batch = 2,
-                          .seed = seed,
-                          .data = data,
+                          .data = saved.data,
                           .adjust = without_checkpoints,
                           .leave = ask};
     struct capture capture;
@@ -219,15 +171,9 @@ int main(void)
     };
     int failed;
 
-    ds_log.is_leader = 0;
-    seed = test_seed("test_leave");
-    folder = tiny_folder();
-    data = tiny_data(folder, seed, 64);
-    root = malloc(512);
-    snprintf(root, 512, "%s/checkpoints", folder);
+    saved_begin("test_leave", 64);
+    saved.decay_steps = STEPS - 3;
     failed = cmocka_run_group_tests(tests, NULL, NULL);
-    free(root);
-    free(data);
-    tiny_remove(folder);
+    saved_end();
     return failed;
 }

@@ -3,11 +3,8 @@
 /* Storage that does not answer costs checkpoints, never the run: a save is given up after its deadline, later ones are
  * left out, and go on when storage answers again. At the end nobody waits for it any longer than that. A disk that is
  * full is not asked every time, and what failed saves leave on it goes; one that is slow has fewer checkpoints. */
-#include "capture.h"
-#include "test.h"
-#include "tiny_run.h"
-
-#include "dstrain/checkpoint.h"
+#include "hooked_disk.h"
+#include "saved_run.h"
 
 #include <errno.h>
 #include <stdatomic.h>
@@ -16,91 +13,29 @@
 
 enum { STEPS = 24, INTERVAL = 2 };
 
-static char *folder, *data, *root;
-static uint64_t seed, interval = INTERVAL;
-
 /* ---- a disk on which one call does not return until it is let go */
 
 static const char *stuck_call; /* its name; NULL: none */
 static const char *stuck_path; /* what its path has in it */
 static atomic_int is_stuck, is_let_go;
 
-static int is_meant(const char *path)
-{
-    return stuck_call && strstr(path, stuck_path);
-}
-
-static void pass(const char *call, int is_of_path)
-{
-    if (!is_of_path || !stuck_call || strcmp(call, stuck_call) != 0)
-        return;
-    atomic_store(&is_stuck, 1);
-    while (!atomic_load(&is_let_go))
-        usleep(1000);
-}
-
-static atomic_char is_of_stuck[4096], is_of_full[4096]; /* descriptors */
 static const char *full_for; /* of packs with this in their name none has room; NULL: all have */
 static atomic_int full_count;
 static uint64_t slow_bytes_per_s, deadline_s = 60; /* 0: as fast as the disk is */
 
-#define INNER ds_fs_posix()->ops
-
-static int slow_open(struct ds_fs *fs, const char *path, uint32_t flags, uint32_t mode)
+static int slow_disk(const struct disk_call *call)
 {
-    pass("open", is_meant(path));
-    const int file = INNER->open(fs, path, flags, mode);
-    assert_true(file < 4096);
-    if (file >= 0) {
-        atomic_store(&is_of_stuck[file], is_meant(path) != 0);
-        atomic_store(&is_of_full[file], full_for && strstr(path, full_for));
+    if (stuck_call && disk_call_is(call, stuck_call, stuck_path)) {
+        atomic_store(&is_stuck, 1);
+        while (!atomic_load(&is_let_go))
+            usleep(1000);
     }
-    return file;
-}
-
-static int64_t slow_pwrite(struct ds_fs *fs, int file, const void *from, size_t bytes,
-                           uint64_t offset)
-{
-    pass("pwrite", atomic_load(&is_of_stuck[file]));
-    if (slow_bytes_per_s > 0)
-        usleep((useconds_t)(bytes * 1000000 / slow_bytes_per_s));
-    return INNER->pwrite(fs, file, from, bytes, offset);
-}
-
-static int slow_fallocate(struct ds_fs *fs, int file, uint64_t bytes)
-{
-    if (atomic_load(&is_of_full[file])) {
-        atomic_fetch_add(&full_count, 1);
-        return -ENOSPC;
-    }
-    return INNER->fallocate(fs, file, bytes);
-}
-
-static int slow_fsync(struct ds_fs *fs, int file)
-{
-    pass("fsync", atomic_load(&is_of_stuck[file]));
-    return INNER->fsync(fs, file);
-}
-
-static int slow_rename(struct ds_fs *fs, const char *from, const char *to)
-{
-    pass("rename", is_meant(to));
-    return INNER->rename(fs, from, to);
-}
-
-static struct ds_fs *slow_disk(void)
-{
-    static struct ds_fs_ops ops;
-    static struct ds_fs fs = {&ops};
-
-    ops = *INNER;
-    ops.open = slow_open;
-    ops.pwrite = slow_pwrite;
-    ops.fallocate = slow_fallocate;
-    ops.fsync = slow_fsync;
-    ops.rename = slow_rename;
-    ops.native = NULL; /* so that writes come through here */
-    return &fs;
+    if (slow_bytes_per_s > 0 && strcmp(call->what, "pwrite") == 0)
+        usleep((useconds_t)(call->bytes * 1000000 / slow_bytes_per_s));
+    if (!full_for || !disk_call_is(call, "fallocate", full_for))
+        return 0;
+    atomic_fetch_add(&full_count, 1);
+    return -ENOSPC;
 }
 
 /* ---- time: while a call is stuck, who sleeps sleeps long; and a test may let it go by */
@@ -132,91 +67,33 @@ static const struct ds_clock clock_of_test = {mono_ns, real_ns, sleep_ns, NULL};
 
 /* ---- runs */
 
-static void with_checkpoints(struct ds_config *config)
+static void with_deadline(struct ds_config *config)
 {
-    config->run.seed = seed;
-    config->schedule.decay_steps = STEPS + 2;
     config->run.deadline = (double)deadline_s;
-    config->checkpoint.interval = interval;
-    config->checkpoint.keep = 100;
-    snprintf(config->checkpoint.dir, sizeof config->checkpoint.dir, "%s", root);
 }
 
-static void without_checkpoints(struct ds_config *config)
-{
-    with_checkpoints(config);
-    config->checkpoint.dir[0] = '\0';
-    config->checkpoint.interval = 0;
-}
-
-static struct tiny_result run(uint64_t steps, void (*adjust)(struct ds_config *config),
+static struct tiny_result run(uint64_t steps, saved_adjust *adjust,
                               void (*step)(const struct ds_step_report *report))
 {
-    const struct tiny_case c = {.ranks = 2,
-                                .stage = 3,
-                                .steps = steps,
-                                .global_batch = 4,
-                                .micro_batch = 2,
-                                .layers = 1,
-                                .data = data,
-                                .fs = slow_disk(),
-                                .clock = &clock_of_test,
-                                .step = step,
-                                .adjust = adjust};
-    struct tiny_result result;
+    struct tiny_case c = saved_case();
 
-    tiny_run(&c, &result);
-    assert_int_equal(result.status, DS_OK);
-    return result;
+    c.fs = hooked_disk(slow_disk);
+    c.clock = &clock_of_test;
+    c.step = step;
+    return saved_run(c, steps, adjust);
 }
 
 static void assert_undisturbed(const struct tiny_result *result, uint64_t steps)
 {
     struct tiny_result whole = run(steps, without_checkpoints, NULL);
 
-    assert_memory_equal(result->loss, whole.loss, steps * sizeof *whole.loss);
-    assert_memory_equal(result->params, whole.params, whole.param_elems * sizeof *whole.params);
+    assert_same_run(result, &whole, 0);
     tiny_result_fini(&whole);
-}
-
-/* ---- what there is */
-
-static int has_step(uint64_t step)
-{
-    static uint8_t buffer[DS_PACK_CHUNK_BYTES];
-    struct ds_checkpoint_list list;
-    int has = 0;
-
-    assert_ok(ds_checkpoint_list_make(ds_fs_posix(), root, &list));
-    for (size_t i = 0; i < list.count; i++) {
-        struct ds_manifest manifest;
-
-        assert_ok(ds_checkpoint_read_manifest(ds_fs_posix(), root, &list.entries[i].id, &manifest));
-        assert_ok(ds_checkpoint_verify(ds_fs_posix(), root, &manifest, buffer));
-        ds_manifest_fini(&manifest);
-        has |= list.entries[i].id.step == step;
-    }
-    ds_checkpoint_list_fini(&list);
-    return has;
-}
-
-static size_t count_packs(const char *with)
-{
-    char path[DS_CHECKPOINT_PATH_BYTES], **names;
-    size_t count, found = 0;
-
-    snprintf(path, sizeof path, "%s/data/0", root);
-    if (ds_fs_readdir(ds_fs_posix(), path, &names, &count) != 0)
-        return 0;
-    for (size_t i = 0; i < count; i++)
-        found += strstr(names[i], with) != NULL;
-    free(names);
-    return found;
 }
 
 static void forget(void)
 {
-    assert_int_equal(ds_fs_remove_tree(ds_fs_posix(), root), 0);
+    saved_forget(saved.root);
     atomic_store(&is_stuck, 0);
     atomic_store(&is_let_go, 0);
     atomic_store(&gone_by, 0);
@@ -266,9 +143,9 @@ static void a_stuck_save_is_given_up_and_later_ones_go_on(void **state)
         stuck_call = NULL;
         assert_undisturbed(&result, STEPS);
         tiny_result_fini(&result);
-        assert_true(has_step(STEPS));
-        assert_int_equal(has_step(2), rows[i].comes_late);
-        assert_int_equal(count_packs("-000000000002-"), rows[i].comes_late ? 2 : 0);
+        assert_true(saved_has(saved.root, STEPS));
+        assert_int_equal(saved_has(saved.root, 2), rows[i].comes_late);
+        assert_int_equal(saved_packs_of(saved.root, 2, NULL), rows[i].comes_late ? 2 : 0);
         forget();
     }
 }
@@ -278,19 +155,19 @@ static void a_full_disk_is_not_asked_every_time(void **state)
 {
     (void)state;
     full_for = "-00001-";
-    interval = 1;
+    saved.interval = 1;
     atomic_store(&full_count, 0);
     struct tiny_result result = run(STEPS, with_checkpoints, NULL);
     assert_undisturbed(&result, STEPS);
     tiny_result_fini(&result);
     /* at best of steps 1, 2, 4, 8, 16 and 24; a try that is late is later */
     assert_true(atomic_load(&full_count) >= 2 && atomic_load(&full_count) <= 6);
-    assert_int_equal(count_packs("P-"), 0);
+    assert_int_equal(saved_packs(saved.root, "P-", NULL), 0);
     full_for = NULL;
-    interval = INTERVAL;
+    saved.interval = INTERVAL;
     result = run(STEPS + 2, with_checkpoints, NULL);
     tiny_result_fini(&result);
-    assert_true(has_step(STEPS + 2));
+    assert_true(saved_has(saved.root, STEPS + 2));
     forget();
 }
 
@@ -343,8 +220,8 @@ static void a_slow_disk_costs_checkpoints_and_not_a_step(void **state)
     deadline_s = 60;
     assert_undisturbed(&result, STEPS);
     tiny_result_fini(&result);
-    assert_true(has_step(STEPS));
-    assert_int_equal(count_packs("P-"), 2 * written);
+    assert_true(saved_has(saved.root, STEPS));
+    assert_int_equal(saved_packs(saved.root, "P-", NULL), 2 * written);
     forget();
 }
 
@@ -365,7 +242,7 @@ static void the_end_waits_for_nobody(void **state)
     stuck_call = NULL;
     assert_undisturbed(&result, STEPS);
     tiny_result_fini(&result);
-    assert_false(has_step(STEPS));
+    assert_false(saved_has(saved.root, STEPS));
 }
 
 int main(void)
@@ -378,15 +255,11 @@ int main(void)
     };
     int failed;
 
-    ds_log.is_leader = 0;
-    seed = test_seed("test_resume_stuck");
-    folder = tiny_folder();
-    data = tiny_data(folder, seed, 64);
-    root = malloc(512);
-    snprintf(root, 512, "%s/checkpoints", folder);
+    saved_begin("test_resume_stuck", 64);
+    saved.interval = INTERVAL;
+    saved.decay_steps = STEPS + 2;
+    saved.also = with_deadline;
     failed = cmocka_run_group_tests(tests, NULL, NULL);
-    free(root);
-    free(data);
-    tiny_remove(folder);
+    saved_end();
     return failed;
 }

@@ -6,9 +6,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
-#include "capture.h"
-#include "test.h"
-#include "tiny_run.h"
+#include "saved_run.h"
 
 #include "dstrain/random.h"
 
@@ -16,9 +14,6 @@
 #include <unistd.h>
 
 enum { STEPS = 8, INTERVAL = 3, MORE = 2, TRIES = 40 };
-
-static char *folder, *data, *root;
-static uint64_t seed;
 
 /* ---- the n-th request */
 
@@ -76,36 +71,15 @@ static void arm(const struct ds_step_report *report)
 
 /* ---- runs */
 
-static void with_checkpoints(struct ds_config *config)
-{
-    config->schedule.decay_steps = STEPS;
-    config->checkpoint.interval = INTERVAL;
-    config->checkpoint.keep = 2;
-    snprintf(config->checkpoint.dir, sizeof config->checkpoint.dir, "%s", root);
-}
-
-static void without_checkpoints(struct ds_config *config)
-{
-    with_checkpoints(config);
-    config->checkpoint.dir[0] = '\0';
-    config->checkpoint.interval = 0;
-}
-
-static struct tiny_result run(uint64_t steps, void (*adjust)(struct ds_config *config),
+static struct tiny_result run(uint64_t steps, saved_adjust *adjust,
                               void (*step)(const struct ds_step_report *report))
 {
-    const struct tiny_case c = {.ranks = 2,
-                                .stage = 3,
-                                .steps = steps,
-                                .global_batch = 4,
-                                .micro_batch = 2,
-                                .layers = 1,
-                                .seed = seed,
-                                .data = data,
-                                .step = step,
-                                .adjust = adjust};
+    struct tiny_case c = saved_case();
     struct tiny_result result;
 
+    c.steps = steps;
+    c.adjust = adjust;
+    c.step = step;
     tiny_run(&c, &result);
     atomic_store(&is_armed, 0);
     return result;
@@ -128,9 +102,8 @@ static unsigned long try_refusal(unsigned long number, const struct tiny_result 
         fail_msg("request %lu refused: %s: %s", number, ds_status_text(result.status), said);
     struct tiny_result rest = run(STEPS + MORE, with_checkpoints, NULL);
     assert_int_equal(rest.status, DS_OK);
-    assert_memory_equal(rest.loss + STEPS, whole->loss + STEPS, MORE * sizeof *whole->loss);
-    assert_memory_equal(rest.params, whole->params, whole->param_elems * sizeof *whole->params);
-    assert_int_equal(ds_fs_remove_tree(ds_fs_posix(), root), 0);
+    assert_same_run(&rest, whole, STEPS);
+    saved_forget(saved.root);
     tiny_result_fini(&result);
     tiny_result_fini(&rest);
     return count;
@@ -138,7 +111,7 @@ static unsigned long try_refusal(unsigned long number, const struct tiny_result 
 
 static void memory_that_is_refused_costs_a_checkpoint_or_ends_all(void **state)
 {
-    const struct ds_random random = ds_random_of(seed, DS_RANDOM_TEST, 0);
+    const struct ds_random random = ds_random_of(saved.seed, DS_RANDOM_TEST, 0);
     struct tiny_result whole = run(STEPS + MORE, without_checkpoints, NULL);
     const unsigned long count = try_refusal(0, &whole);
 
@@ -164,15 +137,11 @@ int main(void)
         fprintf(stderr, "skipped: the sanitizer has malloc for itself\n");
         return 77;
     }
-    ds_log.is_leader = 0;
-    seed = test_seed("test_save_memory");
-    folder = tiny_folder();
-    data = tiny_data(folder, seed, 64);
-    root = malloc(512);
-    snprintf(root, 512, "%s/checkpoints", folder);
+    saved_begin("test_save_memory", 64);
+    saved.interval = INTERVAL;
+    saved.keep = 2;
+    saved.decay_steps = STEPS;
     failed = cmocka_run_group_tests(tests, NULL, NULL);
-    free(root);
-    free(data);
-    tiny_remove(folder);
+    saved_end();
     return failed;
 }
