@@ -115,13 +115,17 @@ static ds_status fenced(const struct ds_checkpoint_dir *dir, uint64_t epoch)
                    dir->root, epoch, dir->epoch);
 }
 
+/* A number that is free may have been claimed before, and tidied away by who has a higher one. */
 static ds_status end_claim(struct ds_checkpoint_dir *dir, uint64_t epoch, int code)
 {
+    uint64_t highest = 0;
+
     if (code != 0)
         return directory_refuse(dir->root, "this launch cannot claim it", code);
     dir->epoch = epoch;
     dir->trusted_count = 0;
-    return DS_OK;
+    DS_TRY(highest_claim(dir, &highest));
+    return highest > epoch ? fenced(dir, highest) : DS_OK;
 }
 
 /* The next epoch, but not below `least`. */

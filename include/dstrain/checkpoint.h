@@ -80,6 +80,10 @@ DS_CHECKED ds_status ds_checkpoint_write_base(struct ds_checkpoint_dir *dir,
                                               const struct ds_checkpoint_skip *skips,
                                               uint32_t skip_count, const char *past);
 
+/* local: behind that: claims, bases and unfinished files of earlier epochs go that nothing rests on. Not where a mirror
+ * that belongs to the run is missing: what is there may rest on them. DS_ERR_FENCED; what cannot be removed stays. */
+DS_CHECKED ds_status ds_checkpoint_tidy(const struct ds_checkpoint_dir *dir);
+
 /* local: what the newest epoch that has a base, in either directory, leaves out, and what was tried; *count 0 and ""
  * where there is no base. `mirror` may be NULL; `skips` has DS_CHECKPOINT_SKIPS_MAX. */
 DS_CHECKED ds_status ds_checkpoint_read_rollbacks(struct ds_fs *fs, const char *root,

@@ -295,8 +295,10 @@ ds_status trainer_write_base(struct ds_trainer *t)
     for (uint32_t i = 0; i < from->count; i++)
         skips[i] = (struct ds_checkpoint_skip){from->ranges[i].begin, from->ranges[i].end};
     rollback_print_past(&t->rollback, past);
-    return ds_checkpoint_write_base(t->checkpoint_dir, launch->has_base ? &launch->base : NULL,
-                                    skips, from->count, past);
+    DS_TRY(ds_checkpoint_write_base(t->checkpoint_dir, launch->has_base ? &launch->base : NULL,
+                                    skips, from->count, past));
+    const int is_whole = t->config->checkpoint.mirror[0] == '\0' || launch->has_mirror;
+    return is_whole ? ds_checkpoint_tidy(t->checkpoint_dir) : DS_OK;
 }
 
 /* Rank 0: what the checkpoint says is left out and was tried, and what a rollback since then has added. */

@@ -134,6 +134,8 @@ static inline ds_status launch_start(struct launch *l, uint64_t step_max)
         ds_checkpoint_trust(l->dir, &l->base);
     if (st == DS_OK)
         st = ds_checkpoint_write_base(l->dir, l->has_base ? &l->base : NULL, NULL, 0, "");
+    if (st == DS_OK)
+        st = ds_checkpoint_tidy(l->dir);
     for (uint32_t rank = 0; rank < RIG_RANKS; rank++)
         ds_delta_forget(l->deltas[rank]); /* the first save of a launch is whole */
     return st;

@@ -14,14 +14,17 @@
 #define STATES_WANTED 100000
 #endif
 #define SNAPSHOTS_MAX 512
+#define RULINGS_MAX   16
 #define CASES_ALL     8 /* up to as many undecided things, all their combinations */
 
 /* What must hold after a crash now. */
 struct truth {
     struct ds_manifest_id newest; /* acknowledged, or what a rollback goes back to */
     int has_newest;
-    int acked_count;                    /* of the way that leads to `newest` */
-    uint64_t ruling_epoch, ruling_step; /* of older epochs nothing newer than this may be loaded */
+    int acked_count; /* of the way that leads to `newest` */
+    /* rollbacks: of older epochs nothing newer than this may be loaded */
+    struct ds_manifest_id rulings[RULINGS_MAX];
+    size_t ruling_count;
 };
 
 struct snapshot {
@@ -56,15 +59,26 @@ struct model {
 
 /* ---- one crash state */
 
+static int is_ruled_out(const struct truth *truth, const struct ds_manifest_id *id)
+{
+    for (size_t i = 0; i < truth->ruling_count; i++)
+        if (id->epoch < truth->rulings[i].epoch && id->step > truth->rulings[i].step)
+            return 1;
+    return 0;
+}
+
 static const char *check_two(struct ds_fs *disk, const struct truth *truth, int is_delta)
 {
     const int wanted = truth->acked_count < 2 ? truth->acked_count : 2;
     struct ds_checkpoint_list list;
-    int good = 0;
+    int good = 0, undone = 0;
 
     if (ds_checkpoint_list_make(disk, RIG_ROOT, &list) != DS_OK)
         return "the directory cannot be listed";
-    for (size_t i = 0; i < list.count && good < wanted; i++) {
+    for (size_t i = 0; i < list.count && !undone; i++)
+        undone = list.entries[i].standing == DS_CHECKPOINT_GOOD &&
+                 is_ruled_out(truth, &list.entries[i].id);
+    for (size_t i = 0; i < list.count && good < wanted && !undone; i++) {
         struct ds_manifest manifest;
 
         if (list.entries[i].standing != DS_CHECKPOINT_GOOD ||
@@ -74,6 +88,8 @@ static const char *check_two(struct ds_fs *disk, const struct truth *truth, int 
         ds_manifest_fini(&manifest);
     }
     ds_checkpoint_list_fini(&list);
+    if (undone)
+        return "a rollback is undone";
     return good < wanted ? "fewer checkpoints verify than there should be" : NULL;
 }
 
@@ -81,7 +97,7 @@ static const char *check_found(const struct truth *truth, const struct ds_manife
 {
     if (truth->has_newest && (!found || ds_manifest_id_compare(found, &truth->newest) < 0))
         return "an acknowledged checkpoint is lost";
-    if (found && found->epoch < truth->ruling_epoch && found->step > truth->ruling_step)
+    if (found && is_ruled_out(truth, found))
         return "a rollback is undone";
     return NULL;
 }
@@ -283,6 +299,12 @@ static int good_until(struct model *m, uint64_t step, struct ds_manifest_id *new
     return good;
 }
 
+static void rule(struct model *m, uint64_t epoch, uint64_t step)
+{
+    assert_true(m->truth.ruling_count < RULINGS_MAX);
+    m->truth.rulings[m->truth.ruling_count++] = (struct ds_manifest_id){epoch, step};
+}
+
 /* Behind `step`: while it happens, either is right; once it has, only the older. */
 static void roll_back(struct model *m, uint64_t step)
 {
@@ -298,8 +320,7 @@ static void roll_back(struct model *m, uint64_t step)
         m->violation = "a rollback fails";
     else if (ds_manifest_id_compare(&base, &m->launch->base) != 0)
         m->violation = "a rollback goes elsewhere";
-    m->truth.ruling_epoch = ds_checkpoint_dir_epoch(m->launch->dir);
-    m->truth.ruling_step = base.step;
+    rule(m, ds_checkpoint_dir_epoch(m->launch->dir), base.step);
     take_snapshot(m);
     check_snapshots(m);
 }
@@ -326,7 +347,8 @@ static int save(struct model *m, uint64_t step)
 
 static void retain(struct model *m, uint32_t keep_last, uint64_t step)
 {
-    const struct ds_checkpoint_retention keep = {.keep_last = keep_last};
+    const struct ds_checkpoint_retention keep = {.keep_last = keep_last,
+                                                 .margin = keep_last == 2 ? 15 : 0};
 
     if (!m->launch || m->violation)
         return;
@@ -401,6 +423,23 @@ static void script_full_disk(struct model *m)
     retain(m, 1, 35);
 }
 
+/* What overruled checkpoints that are gone goes with them, and not before. */
+static void script_tidies(struct model *m)
+{
+    begin_launch(m);
+    save(m, 10);
+    save(m, 20);
+    save(m, 30);
+    roll_back(m, 25);
+    begin_launch(m);
+    save(m, 28);
+    save(m, 35);
+    retain(m, 1, 35);
+    begin_launch(m);
+    begin_launch(m);
+    save(m, 40);
+}
+
 /* By a seed: whatever may come after one another. */
 static void script_random(struct model *m)
 {
@@ -442,7 +481,7 @@ static void run(script *play, int is_delta, uint64_t seed, uint64_t *states)
 static void no_loss_of_power_loses_what_was_acknowledged(void **state)
 {
     static script *const scripts[] = {script_saves, script_launches, script_rollbacks,
-                                      script_full_disk};
+                                      script_full_disk, script_tidies};
     const uint64_t wanted = test_is_long() ? 10000000 : STATES_WANTED;
     const uint64_t seed = test_seed("test_checkpoint_crash");
     uint64_t states = 0, i;
@@ -468,11 +507,10 @@ static const struct mutant mutants[] = {
     {"/run", 1, 0, 1},         /* and its own name */
     {".base.json", 0, 0, 1},   /* what a rollback goes back to */
     {"/epochs", 1, 0, 1},      /* and that it is there */
-    /* These may go: a hint is never trusted; of a claim only the name counts, and the base's barrier holds it, too;
-     * a manifest that comes back without its packs is passed over. */
+    {"/manifests", 1, 1, 1},   /* that what was overruled is gone, before what has overruled it */
+    /* These may go: a hint is never trusted; of a claim only the name counts, and the base's barrier holds it, too. */
     {"/latest", 0, 0, 0},
     {"/E-0000000000000001", 0, 0, 0},
-    {"/manifests", 1, 1, 0},
 };
 
 static const char *violation_of(const struct mutant *mutant, script *play, uint64_t seed)
@@ -500,6 +538,8 @@ static void every_barrier_that_carries_something_is_missed(void **state)
 
         if (!violation)
             violation = violation_of(&mutants[i], script_rollbacks, seed + 1);
+        if (!violation)
+            violation = violation_of(&mutants[i], script_tidies, seed + 2);
         printf("  without %s of %s%s: %s\n", mutants[i].is_name ? "fsync_dir" : "fsync",
                mutants[i].path, mutants[i].only_in_retention ? " in retention" : "",
                violation ? violation : "nothing is lost");
@@ -534,7 +574,8 @@ struct race {
     struct launch new;
     int left; /* calls until the second begins; -1: not now */
     int has_begun, is_beginning;
-    int epoch_looks, is_blind; /* a mutant: the look behind the commit sees no epochs */
+    int epoch_looks,
+        is_blind; /* a mutant: the look behind the commit sees no epochs, nor that its own has gone */
 };
 
 static void maybe_begin(void *user, const char *path)
@@ -555,8 +596,7 @@ static void maybe_begin(void *user, const char *path)
         return;
     }
     race->m.truth.newest = race->new.base;
-    race->m.truth.ruling_epoch = ds_checkpoint_dir_epoch(race->new.dir);
-    race->m.truth.ruling_step = race->new.base.step;
+    rule(&race->m, ds_checkpoint_dir_epoch(race->new.dir), race->new.base.step);
 }
 
 static int is_blind_now(void *user, const char *path)
@@ -581,9 +621,13 @@ static int run_race(struct race *race, int n, int is_blind, uint64_t *states, in
     m->watch.user = race; /* the model is its first member */
     m->watch.before = maybe_begin;
     m->watch.hides = is_blind_now;
+    m->fail_what = is_blind ? "unlink" : NULL;
+    m->fail_path = "/epochs/E-0000000000000001";
+    m->fail_code = -EIO;
     ds_log.terminal = -1;
     ds_status st = launch_save(m->launch, 30, &committed);
     ds_log.terminal = 2;
+    m->fail_what = NULL;
     race->left = -1;
     m->watch.before = NULL;
     m->watch.hides = NULL;
