@@ -3,6 +3,7 @@
 
 #include "dstrain/exporter.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -57,13 +58,20 @@ static ds_status export_manifest(struct ds_exporter *e, const struct ds_manifest
     return ds_export_checkpoint(&from, &to);
 }
 
+static void export_path(const struct ds_exporter *e, uint64_t step, const char *ending,
+                        char to[DS_CHECKPOINT_PATH_BYTES])
+{
+    snprintf(to, DS_CHECKPOINT_PATH_BYTES, "%s/export-%llu%s", e->folder, (unsigned long long)step,
+             ending);
+}
+
 static void export_one(struct ds_exporter *e, const struct ds_manifest_id *id)
 {
     const unsigned long long step = id->step;
     char path[DS_CHECKPOINT_PATH_BYTES];
     struct ds_manifest manifest;
 
-    snprintf(path, sizeof path, "%s/export-%llu", e->folder, step);
+    export_path(e, step, "", path);
     ds_status st = ds_checkpoint_read_manifest(e->options.fs, e->root, id, &manifest);
     if (st == DS_OK) {
         st = export_manifest(e, &manifest, path);
@@ -104,9 +112,14 @@ static void *exporter_main(void *arg)
 
 /* ---- from other threads */
 
+static int is_due(const struct ds_exporter *e, uint64_t step)
+{
+    return step % e->options.every == 0;
+}
+
 void ds_exporter_offer(struct ds_exporter *e, const struct ds_manifest_id *id)
 {
-    if (id->step % e->options.every != 0)
+    if (!is_due(e, id->step))
         return;
     pthread_mutex_lock(&e->lock);
     const unsigned long long before = e->is_busy ? e->id.step : 0;
@@ -131,6 +144,15 @@ int ds_exporter_reads(struct ds_exporter *e, struct ds_manifest_id *out)
     return is_busy;
 }
 
+int ds_exporter_lacks(const struct ds_exporter *e, const struct ds_manifest_id *id)
+{
+    char path[DS_CHECKPOINT_PATH_BYTES];
+    struct ds_fs_stat stat;
+
+    export_path(e, id->step, "", path);
+    return is_due(e, id->step) && ds_fs_stat(e->options.fs, path, &stat) == -ENOENT;
+}
+
 int ds_exporter_is_idle(struct ds_exporter *e)
 {
     struct ds_manifest_id id;
@@ -150,8 +172,10 @@ static ds_status remove_unfinished(const struct ds_exporter *e)
 
     for (size_t i = 0; i < count && code == 0; i++)
         if (names_parse(names[i], "export-#.tmp", &step, 1)) {
-            snprintf(path, sizeof path, "%s/export-%llu.tmp", e->folder, (unsigned long long)step);
+            export_path(e, step, ".tmp", path);
             code = ds_fs_remove_tree(e->options.fs, path);
+            if (code == 0)
+                ds_info("%s: was not finished, and is removed", path);
         }
     free(names);
     if (code != 0)

@@ -21,6 +21,8 @@ struct ds_exporter_options {
 /* local: memory and the thread; what a killed process has left half-made in `folder` goes */
 DS_CHECKED ds_status ds_exporter_open(const struct ds_exporter_options *options,
                                       struct ds_exporter **out);
+/* local: should this checkpoint have a folder, and has none? It was cut off, or left out. */
+int ds_exporter_lacks(const struct ds_exporter *exporter, const struct ds_manifest_id *id);
 /* local: what is under way is abandoned, and nothing of it stays; NULL is allowed */
 void ds_exporter_close(struct ds_exporter *exporter);
 

@@ -136,6 +136,24 @@ static ds_status describe(const struct ds_trainer *t, struct ds_values *values)
     return describe_model(t, values);
 }
 
+/* The launch before this one was ended while it exported what this one goes on from. */
+static void export_again(const struct ds_trainer *t)
+{
+    const struct trainer_launch *launch = &t->launch;
+    const unsigned long long step = launch->base.step;
+
+    if (!launch->has_base || !ds_exporter_lacks(t->exporter, &launch->base))
+        return;
+    if (launch->is_from_mirror) {
+        ds_warn("the export of the checkpoint of step %llu is missing, and not made again, since "
+                "that lies in %s alone: 'dstrain export %s' makes it",
+                step, t->config->checkpoint.mirror, t->config->checkpoint.mirror);
+        return;
+    }
+    ds_info("the export of the checkpoint of step %llu is missing: it is made now", step);
+    ds_exporter_offer(t->exporter, &launch->base);
+}
+
 /* Rank 0; it stays through all that becomes of the saver. */
 static ds_status open_exporter(struct ds_trainer *t)
 {
@@ -152,7 +170,9 @@ static ds_status open_exporter(struct ds_trainer *t)
         .companions = config->model.path[0] ? config->model.path : NULL,
         .has_byte_tokens = config->data.format == DS_DATA_TEXT,
     };
-    return ds_exporter_open(&options, &t->exporter);
+    DS_TRY(ds_exporter_open(&options, &t->exporter));
+    export_again(t);
+    return DS_OK;
 }
 
 ds_status trainer_start_saver(struct ds_trainer *t)

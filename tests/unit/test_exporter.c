@@ -217,6 +217,39 @@ static void what_is_read_stays_and_what_comes_meanwhile_is_left_out(void **state
     assert_false(has("export-2.tmp"));
 }
 
+/* Whether the launch that goes on has steps left, and on whatever the one before it was ended. */
+static void what_was_cut_off_is_made_by_the_next_launch(void **state)
+{
+    (void)state;
+    forget();
+    train((struct run){.steps = 4, .interval = 2, .exports_itself = 1});
+    for (uint64_t steps = 4; steps <= 5; steps++) {
+        char path[2 * PATH];
+        struct capture capture;
+
+        forget();
+        train((struct run){.steps = 4, .interval = 2, .export = 4});
+        snprintf(path, sizeof path, "%s/export-4", dir);
+        assert_int_equal(ds_fs_remove_tree(ds_fs_posix(), path), 0);
+        snprintf(path, sizeof path, "%s/export-4.tmp/x", dir);
+        assert_int_equal(ds_fs_mkdirs(ds_fs_posix(), path, 0750), 0);
+        capture_begin(&capture);
+        ds_log.is_leader = 1;
+        train((struct run){.steps = steps, .interval = 2, .export = 4, .ranks = 2, .keep = 1});
+        ds_log.is_leader = 0;
+        const char *said = capture_end(&capture);
+        assert_non_null(strstr(said, "export-4.tmp: was not finished"));
+        assert_non_null(strstr(said, "export of the checkpoint of step 4 is missing"));
+        assert_is_expected("export-4");
+        assert_false(has("export-4.tmp"));
+        capture_begin(&capture);
+        ds_log.is_leader = 1;
+        train((struct run){.steps = steps, .interval = 2, .export = 4});
+        ds_log.is_leader = 0;
+        assert_null(strstr(capture_end(&capture), "export")); /* not again */
+    }
+}
+
 static void what_is_abandoned_leaves_nothing(void **state)
 {
     struct ds_export_model model;
@@ -281,6 +314,7 @@ int main(void)
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_step_has_the_bytes_that_the_run_would_export),
         cmocka_unit_test(what_is_read_stays_and_what_comes_meanwhile_is_left_out),
+        cmocka_unit_test(what_was_cut_off_is_made_by_the_next_launch),
         cmocka_unit_test(what_is_abandoned_leaves_nothing),
     };
 
