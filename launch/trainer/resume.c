@@ -140,6 +140,7 @@ static ds_status open_mirror(struct ds_trainer *t, const uint8_t fresh_run[16],
 static ds_status open_directories(struct ds_trainer *t, const struct ds_digest *keys)
 {
     const char *root = t->config->checkpoint.dir;
+    const int has_mirror = is_a_directory_of_ours(t, t->config->checkpoint.mirror);
     struct ds_checkpoint_dir *mirror = NULL;
     uint8_t run[16];
 
@@ -155,8 +156,10 @@ static ds_status open_directories(struct ds_trainer *t, const struct ds_digest *
                               t->config->checkpoint.mirror, root);
     if (mirror)
         memcpy(run, ds_checkpoint_dir_run(mirror), sizeof run);
-    if (st == DS_OK && !t->checkpoint_dir)
+    if (st == DS_OK && !t->checkpoint_dir) {
+        t->launch.is_adopted = mirror && has_mirror;
         st = open_directory(t, root, run, keys, &t->checkpoint_dir);
+    }
     if (st == DS_OK && mirror)
         ds_checkpoint_join(t->checkpoint_dir, mirror);
     else
@@ -335,6 +338,24 @@ static ds_status go_on_from_newest(struct ds_trainer *t, int *found)
     return DS_OK;
 }
 
+/* Another host goes on with the run; or somebody began a new one, and did not know that there is one. */
+static void tell_adopted(const struct ds_trainer *t)
+{
+    const struct trainer_launch *launch = &t->launch;
+    const char *root = t->config->checkpoint.dir, *mirror = t->config->checkpoint.mirror;
+
+    if (!launch->is_adopted)
+        return;
+    if (launch->has_base)
+        ds_warn("%s is new, and checkpoint.mirror = %s holds a run of the same keys: this is that "
+                "run, from step %llu on; to begin a new one, name another mirror",
+                root, mirror, (unsigned long long)launch->base.step);
+    else if (t->config->checkpoint.resume == DS_RESUME_NONE)
+        ds_warn("%s is new, and checkpoint.mirror = %s holds a run of the same keys: this is that "
+                "run, from the beginning, and what is there goes; to keep it, name another mirror",
+                root, mirror);
+}
+
 ds_status trainer_resume(struct ds_trainer *t, int *found)
 {
     struct ds_comm *world = t->options.world;
@@ -348,5 +369,7 @@ ds_status trainer_resume(struct ds_trainer *t, int *found)
         return DS_OK;
     if (t->config->checkpoint.resume == DS_RESUME_AUTO)
         DS_TRY(go_on_from_newest(t, found));
+    if (world->rank == 0)
+        tell_adopted(t);
     return trainer_together(t, trainer_write_base);
 }

@@ -33,6 +33,7 @@ struct trainer_launch {
     int32_t has_mirror, is_from_mirror; /* a second one; the base was loaded from there */
     struct ds_manifest_id base;
     int32_t has_base, is_used;
+    int32_t is_adopted; /* the first directory is new, and the run is what the mirror holds */
 };
 
 struct ds_trainer {

@@ -18,6 +18,7 @@ enum { STEPS = 12, FIRST = 8, INTERVAL = 4 };
 static char *folder, *data;
 static char root[512], mirror[512];
 static const char *local; /* the first directory now */
+static int resume = DS_RESUME_AUTO;
 static uint64_t seed, keep = 3, interval = INTERVAL;
 
 /* ---- a second disk that fails from one call on */
@@ -131,6 +132,7 @@ static void with_checkpoints(struct ds_config *config)
     config->schedule.decay_steps = STEPS;
     config->checkpoint.interval = interval;
     config->checkpoint.keep = keep;
+    config->checkpoint.resume = resume;
     snprintf(config->checkpoint.dir, sizeof config->checkpoint.dir, "%s", local);
     snprintf(config->checkpoint.mirror, sizeof config->checkpoint.mirror, "%s", mirror);
 }
@@ -266,6 +268,41 @@ static void a_new_host_goes_on_from_the_mirror(void **state)
     assert_int_equal(newest_in(root), STEPS);
     assert_int_equal(newest_in(mirror), STEPS);
     forget_all();
+}
+
+/* Who is on a new host wants that; who began a new run, and did not know, is told how. */
+static void that_a_new_directory_takes_the_run_of_the_mirror_is_said(void **state)
+{
+    struct tiny_result result;
+    struct capture capture;
+    char words[2048];
+
+    (void)state;
+    for (int begins = 0; begins < 2; begins++) {
+        capture_begin(&capture);
+        result = run_on(NULL, FIRST, with_checkpoints);
+        assert_null(strstr(capture_end(&capture), "a run of the same keys")); /* both are new */
+        tiny_result_fini(&result);
+        forget(root);
+        resume = begins ? DS_RESUME_NONE : DS_RESUME_AUTO;
+        capture_begin(&capture);
+        result = run_on(NULL, STEPS, with_checkpoints);
+        const char *said = capture_end(&capture);
+        assert_int_equal(result.status, DS_OK);
+        tiny_result_fini(&result);
+        snprintf(words, sizeof words,
+                 "%s is new, and checkpoint.mirror = %s holds a run of the same keys: this is that "
+                 "run, from %s",
+                 root, mirror, begins ? "the beginning" : "step 8 on");
+        if (!strstr(said, words) || !strstr(said, "name another mirror"))
+            fail_msg("not '%s': %s", words, said);
+        resume = DS_RESUME_AUTO;
+        capture_begin(&capture);
+        result = run_on(NULL, STEPS, with_checkpoints);
+        assert_null(strstr(capture_end(&capture), "a run of the same keys")); /* it is known */
+        tiny_result_fini(&result);
+        forget_all();
+    }
 }
 
 static void a_mirror_that_is_gone_is_made_again(void **state)
@@ -591,6 +628,7 @@ int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_new_host_goes_on_from_the_mirror),
+        cmocka_unit_test(that_a_new_directory_takes_the_run_of_the_mirror_is_said),
         cmocka_unit_test(a_mirror_that_is_gone_is_made_again),
         cmocka_unit_test(what_is_damaged_here_is_loaded_from_there),
         cmocka_unit_test(both_keep_what_they_should),
