@@ -16,6 +16,8 @@ macro(ds_need prefix module package)
 endmacro()
 ds_need(JANSSON jansson libjansson-dev)
 ds_need(XXHASH libxxhash libxxhash-dev)
+ds_need(PCRE2 libpcre2-8>=10.40 "libpcre2-dev (10.40 or newer)") # patterns of tokenizers; properties by name
+ds_need(UTF8PROC libutf8proc libutf8proc-dev) # their normal forms
 if(NOT MPI_C_FOUND)
   list(APPEND missing "libopenmpi-dev openmpi-bin")
 endif()

@@ -98,6 +98,11 @@ static const struct bytes tokens[] = {
     TOKEN("auto"),
     TOKEN("steps = "),
     TOKEN("family = llama\n"),
+    TOKEN("\"type\":\"Sequence\""),
+    TOKEN("\"type\":\"Metaspace\""),
+    TOKEN("{\"Regex\":\""),
+    TOKEN("\\\\p{L}"),
+    TOKEN("(?!"),
 };
 
 static size_t below(struct trial *trial, size_t bound)
