@@ -2,6 +2,8 @@
  * from where they lie. */
 #include "write_packs.h"
 
+#include "finite.h"
+
 #include "dstrain/clones.h"
 #include "dstrain/master.h"
 
@@ -72,8 +74,13 @@ static ds_status put_chunk(struct writer *w, uint32_t index)
 {
     const struct snapshot *s = w->snapshot;
     void *body = body_of(w, index);
+    const ds_status finite = finite_check(s->plan.catalogue, &s->plan.chunks[index], body);
     struct ds_pack_chunk where;
 
+    if (finite != DS_OK) {
+        on_written(w, body);
+        return finite;
+    }
     if (!ds_delta_knows(w->delta, index))
         return ds_pack_put(w->packs, body, NULL, NULL);
     const struct ds_digest digest = ds_digest_of(body, s->plan.chunks[index].body_bytes);
