@@ -2,11 +2,8 @@
 /* A second directory of checkpoints: whatever becomes of either, a launch goes on from the newest that is whole in one
  * of them, with the bits of a run that nobody disturbed; trouble with the second costs copies, never the run; and who
  * was overtaken in one of them can no longer add to it. */
-#include "capture.h"
-#include "test.h"
-#include "tiny_run.h"
-
-#include "dstrain/checkpoint.h"
+#include "hooked_disk.h"
+#include "saved_run.h"
 
 #include <errno.h>
 #include <stdatomic.h>
@@ -15,133 +12,43 @@
 
 enum { STEPS = 12, FIRST = 8, INTERVAL = 4 };
 
-static char *folder, *data;
-static char root[512], mirror[512];
+static char mirror[512];
 static const char *local; /* the first directory now */
 static int resume = DS_RESUME_AUTO;
-static uint64_t seed, keep = 3, interval = INTERVAL;
 
 /* ---- a second disk that fails from one call on */
 
 static atomic_ulong calls;
-static atomic_ulong fail_from; /* 0: never */
-static atomic_char is_mirrors[4096];
+static atomic_ulong fail_from;  /* 0: never */
 static atomic_int is_read_only; /* without that */
 
-static int fails(void)
+static int fail_in_mirror(const struct disk_call *call)
 {
-    return fail_from > 0 && atomic_fetch_add(&calls, 1) + 1 >= fail_from;
-}
+    const int is_open = strcmp(call->what, "open") == 0;
 
-static int fails_at(const char *path)
-{
-    return strncmp(path, mirror, strlen(mirror)) == 0 && fails();
-}
-
-static int fails_in(int file)
-{
-    return file >= 0 && file < 4096 && atomic_load(&is_mirrors[file]) && fails();
-}
-
-#define INNER ds_fs_posix()->ops
-
-static int bad_open(struct ds_fs *fs, const char *path, uint32_t flags, uint32_t mode)
-{
-    if (fails_at(path))
-        return -EACCES;
-    if (is_read_only && (flags & DS_FS_WRITE) && strncmp(path, mirror, strlen(mirror)) == 0)
-        return -EROFS;
-    const int file = INNER->open(fs, path, flags, mode);
-    if (file >= 0 && file < 4096)
-        atomic_store(&is_mirrors[file], strncmp(path, mirror, strlen(mirror)) == 0);
-    return file;
-}
-
-static int64_t bad_pwrite(struct ds_fs *fs, int file, const void *from, size_t bytes,
-                          uint64_t offset)
-{
-    return fails_in(file) ? -EIO : INNER->pwrite(fs, file, from, bytes, offset);
-}
-
-static int64_t bad_pread(struct ds_fs *fs, int file, void *to, size_t bytes, uint64_t offset)
-{
-    return fails_in(file) ? -EIO : INNER->pread(fs, file, to, bytes, offset);
-}
-
-static int bad_fallocate(struct ds_fs *fs, int file, uint64_t bytes)
-{
-    return fails_in(file) ? -ENOSPC : INNER->fallocate(fs, file, bytes);
-}
-
-static int bad_fsync(struct ds_fs *fs, int file)
-{
-    return fails_in(file) ? -EIO : INNER->fsync(fs, file);
-}
-
-static int bad_fsync_dir(struct ds_fs *fs, const char *path)
-{
-    return fails_at(path) ? -EIO : INNER->fsync_dir(fs, path);
-}
-
-static int bad_rename(struct ds_fs *fs, const char *from, const char *to)
-{
-    return fails_at(from) ? -EIO : INNER->rename(fs, from, to);
-}
-
-static int bad_unlink(struct ds_fs *fs, const char *path)
-{
-    return fails_at(path) ? -EIO : INNER->unlink(fs, path);
-}
-
-static int bad_mkdir(struct ds_fs *fs, const char *path, uint32_t mode)
-{
-    return fails_at(path) ? -EACCES : INNER->mkdir(fs, path, mode);
-}
-
-static int bad_readdir(struct ds_fs *fs, const char *path, char ***names, size_t *count)
-{
-    return fails_at(path) ? -EIO : INNER->readdir(fs, path, names, count);
+    if (strncmp(call->path, mirror, strlen(mirror)) != 0)
+        return 0;
+    if (fail_from > 0 && atomic_fetch_add(&calls, 1) + 1 >= fail_from)
+        return is_open || strcmp(call->what, "mkdir") == 0 ? -EACCES
+               : strcmp(call->what, "fallocate") == 0      ? -ENOSPC
+                                                           : -EIO;
+    return is_read_only && is_open && (call->flags & DS_FS_WRITE) ? -EROFS : 0;
 }
 
 static struct ds_fs *bad_disk(unsigned long from)
 {
-    static struct ds_fs_ops ops;
-    static struct ds_fs fs = {&ops};
-
-    ops = *INNER;
-    ops.open = bad_open;
-    ops.pwrite = bad_pwrite;
-    ops.pread = bad_pread;
-    ops.fallocate = bad_fallocate;
-    ops.fsync = bad_fsync;
-    ops.fsync_dir = bad_fsync_dir;
-    ops.rename = bad_rename;
-    ops.unlink = bad_unlink;
-    ops.mkdir = bad_mkdir;
-    ops.readdir = bad_readdir;
     fail_from = from;
     atomic_store(&calls, 0);
-    return &fs;
+    return hooked_disk(fail_in_mirror);
 }
 
 /* ---- runs */
 
-static void with_checkpoints(struct ds_config *config)
+static void in_both(struct ds_config *config)
 {
-    config->run.seed = seed;
-    config->schedule.decay_steps = STEPS;
-    config->checkpoint.interval = interval;
-    config->checkpoint.keep = keep;
     config->checkpoint.resume = resume;
     snprintf(config->checkpoint.dir, sizeof config->checkpoint.dir, "%s", local);
     snprintf(config->checkpoint.mirror, sizeof config->checkpoint.mirror, "%s", mirror);
-}
-
-static void without_checkpoints(struct ds_config *config)
-{
-    with_checkpoints(config);
-    config->checkpoint.dir[0] = config->checkpoint.mirror[0] = '\0';
-    config->checkpoint.interval = 0;
 }
 
 static int is_lost_on_the_way; /* the mirror, when a launch has begun */
@@ -153,74 +60,46 @@ static void wait_a_little(const struct ds_step_report *report)
     usleep(5000); /* so that what goes on in the background has its time in between, too */
 }
 
-static struct tiny_result run_on(struct ds_fs *fs, uint64_t steps,
-                                 void (*adjust)(struct ds_config *config))
+static struct tiny_case case_on(struct ds_fs *fs)
 {
-    const struct tiny_case c = {.ranks = 2,
-                                .stage = 3,
-                                .steps = steps,
-                                .global_batch = 4,
-                                .micro_batch = 2,
-                                .layers = 1,
-                                .data = data,
-                                .fs = fs,
-                                .step = wait_a_little,
-                                .adjust = adjust};
-    struct tiny_result result;
+    struct tiny_case c = saved_case();
 
-    tiny_run(&c, &result);
-    return result;
+    c.fs = fs;
+    c.step = wait_a_little;
+    return c;
+}
+
+static void run_on(struct ds_fs *fs, uint64_t steps)
+{
+    struct tiny_result result = saved_run(case_on(fs), steps, with_checkpoints);
+
+    tiny_result_fini(&result);
 }
 
 static void run(uint64_t steps)
 {
-    struct tiny_result result = run_on(NULL, steps, with_checkpoints);
-
-    assert_int_equal(result.status, DS_OK);
-    tiny_result_fini(&result);
+    run_on(NULL, steps);
 }
 
 /* The rest, from behind step `from`: what it would have been. */
 static void assert_goes_on_from(uint64_t from)
 {
-    struct tiny_result whole = run_on(NULL, STEPS, without_checkpoints);
-    struct tiny_result rest = run_on(NULL, STEPS, with_checkpoints);
+    struct tiny_result whole = saved_run(case_on(NULL), STEPS, without_checkpoints);
+    struct tiny_result rest = saved_run(case_on(NULL), STEPS, with_checkpoints);
 
-    assert_int_equal(rest.status, DS_OK);
-    for (uint64_t i = 0; i < STEPS; i++)
-        if (rest.loss[i] != (i < from ? 0 : whole.loss[i]))
-            fail_msg("from %llu: step %llu has loss %.17g, undisturbed %.17g",
-                     (unsigned long long)from, (unsigned long long)i + 1, rest.loss[i],
-                     whole.loss[i]);
-    assert_memory_equal(rest.params, whole.params, whole.param_elems * sizeof *whole.params);
+    assert_int_equal(saved_went_on_from(&rest), from);
+    assert_same_run(&rest, &whole, from);
     tiny_result_fini(&whole);
     tiny_result_fini(&rest);
 }
 
-/* ---- directories */
-
 /* Every byte of what may be loaded is checked; the newest step, 0: there is none. */
 static uint64_t verify(const char *at, size_t *count)
 {
-    static uint8_t buffer[DS_PACK_CHUNK_BYTES];
-    struct ds_checkpoint_list list;
-    uint64_t newest = 0;
+    struct ds_manifest_id ids[SAVED_MAX];
 
-    *count = 0;
-    assert_ok(ds_checkpoint_list_make(ds_fs_posix(), at, &list));
-    for (size_t i = 0; i < list.count; i++) {
-        struct ds_manifest manifest;
-
-        if (list.entries[i].standing != DS_CHECKPOINT_GOOD)
-            continue;
-        assert_ok(ds_checkpoint_read_manifest(ds_fs_posix(), at, &list.entries[i].id, &manifest));
-        assert_ok(ds_checkpoint_verify(ds_fs_posix(), at, &manifest, buffer));
-        ds_manifest_fini(&manifest);
-        newest = *count == 0 ? list.entries[i].id.step : newest;
-        (*count)++;
-    }
-    ds_checkpoint_list_fini(&list);
-    return newest;
+    *count = saved_verify(at, ids);
+    return *count > 0 ? ids[0].step : 0;
 }
 
 static uint64_t newest_in(const char *at)
@@ -230,28 +109,10 @@ static uint64_t newest_in(const char *at)
     return verify(at, &count);
 }
 
-static size_t count_files(const char *at, const char *with)
-{
-    char path[DS_CHECKPOINT_PATH_BYTES], **names;
-    size_t count, found = 0;
-
-    snprintf(path, sizeof path, "%s/data/0", at);
-    assert_int_equal(ds_fs_readdir(ds_fs_posix(), path, &names, &count), 0);
-    for (size_t i = 0; i < count; i++)
-        found += strstr(names[i], with) != NULL;
-    free(names);
-    return found;
-}
-
-static void forget(const char *at)
-{
-    assert_int_equal(ds_fs_remove_tree(ds_fs_posix(), at), 0);
-}
-
 static void forget_all(void)
 {
-    forget(root);
-    forget(mirror);
+    saved_forget(saved.root);
+    saved_forget(mirror);
     fail_from = 0;
 }
 
@@ -261,46 +122,43 @@ static void a_new_host_goes_on_from_the_mirror(void **state)
 {
     (void)state;
     run(FIRST);
-    assert_int_equal(newest_in(root), FIRST);
+    assert_int_equal(newest_in(saved.root), FIRST);
     assert_int_equal(newest_in(mirror), FIRST);
-    forget(root);
+    saved_forget(saved.root);
     assert_goes_on_from(FIRST);
-    assert_int_equal(newest_in(root), STEPS);
+    assert_int_equal(newest_in(saved.root), STEPS);
     assert_int_equal(newest_in(mirror), STEPS);
     forget_all();
+}
+
+static const char *said_by_run(uint64_t steps)
+{
+    static struct capture capture;
+
+    capture_begin(&capture);
+    run(steps);
+    return capture_end(&capture);
 }
 
 /* Who is on a new host wants that; who began a new run, and did not know, is told how. */
 static void that_a_new_directory_takes_the_run_of_the_mirror_is_said(void **state)
 {
-    struct tiny_result result;
-    struct capture capture;
     char words[2048];
 
     (void)state;
     for (int begins = 0; begins < 2; begins++) {
-        capture_begin(&capture);
-        result = run_on(NULL, FIRST, with_checkpoints);
-        assert_null(strstr(capture_end(&capture), "a run of the same keys")); /* both are new */
-        tiny_result_fini(&result);
-        forget(root);
+        assert_null(strstr(said_by_run(FIRST), "a run of the same keys")); /* both are new */
+        saved_forget(saved.root);
         resume = begins ? DS_RESUME_NONE : DS_RESUME_AUTO;
-        capture_begin(&capture);
-        result = run_on(NULL, STEPS, with_checkpoints);
-        const char *said = capture_end(&capture);
-        assert_int_equal(result.status, DS_OK);
-        tiny_result_fini(&result);
+        const char *said = said_by_run(STEPS);
         snprintf(words, sizeof words,
                  "%s is new, and checkpoint.mirror = %s holds a run of the same keys: this is that "
                  "run, from %s",
-                 root, mirror, begins ? "the beginning" : "step 8 on");
+                 saved.root, mirror, begins ? "the beginning" : "step 8 on");
         if (!strstr(said, words) || !strstr(said, "name another mirror"))
             fail_msg("not '%s': %s", words, said);
         resume = DS_RESUME_AUTO;
-        capture_begin(&capture);
-        result = run_on(NULL, STEPS, with_checkpoints);
-        assert_null(strstr(capture_end(&capture), "a run of the same keys")); /* it is known */
-        tiny_result_fini(&result);
+        assert_null(strstr(said_by_run(STEPS), "a run of the same keys")); /* it is known */
         forget_all();
     }
 }
@@ -309,30 +167,27 @@ static void a_mirror_that_is_gone_is_made_again(void **state)
 {
     (void)state;
     run(FIRST);
-    forget(mirror);
+    saved_forget(mirror);
     assert_goes_on_from(FIRST);
     assert_int_equal(newest_in(mirror), STEPS);
-    forget(root);
+    saved_forget(saved.root);
     run(STEPS);
     forget_all();
 }
 
+static void damage(const char *path)
+{
+    const int file = ds_fs_open(ds_fs_posix(), path, DS_FS_READ | DS_FS_WRITE, 0);
+
+    assert_int_equal(ds_fs_pwrite(ds_fs_posix(), file, "\x5a\xa5", 2, 3 * 4096 + 8), 2);
+    assert_int_equal(ds_fs_close(ds_fs_posix(), file), 0);
+}
+
 static void what_is_damaged_here_is_loaded_from_there(void **state)
 {
-    char path[DS_CHECKPOINT_PATH_BYTES], **names;
-    size_t count;
-
     (void)state;
     run(FIRST);
-    snprintf(path, sizeof path, "%s/data/0", root);
-    assert_int_equal(ds_fs_readdir(ds_fs_posix(), path, &names, &count), 0);
-    for (size_t i = 0; i < count; i++) {
-        snprintf(path, sizeof path, "%s/data/0/%s", root, names[i]);
-        const int file = ds_fs_open(ds_fs_posix(), path, DS_FS_READ | DS_FS_WRITE, 0);
-        assert_int_equal(ds_fs_pwrite(ds_fs_posix(), file, "\x5a\xa5", 2, 3 * 4096 + 8), 2);
-        assert_int_equal(ds_fs_close(ds_fs_posix(), file), 0);
-    }
-    free(names);
+    assert_true(saved_packs(saved.root, "", damage) > 0);
     assert_goes_on_from(FIRST);
     forget_all();
 }
@@ -351,20 +206,20 @@ static void keep_what_should_be(int has_hint)
 {
     size_t count;
 
-    keep = 1;
+    saved.keep = 1;
     for (uint64_t step = 1; step <= STEPS; step += 2) {
         run(step);
         if (step == 1 && !has_hint) {
-            spoil_hint(root);
+            spoil_hint(saved.root);
             spoil_hint(mirror);
         }
-        assert_int_equal(verify(root, &count), step);
+        assert_int_equal(verify(saved.root, &count), step);
         assert_true(count <= 3);
         assert_int_equal(verify(mirror, &count), step);
         assert_true(count <= 3);
     }
-    assert_true(count_files(mirror, "P-") <= 6);
-    keep = 3;
+    assert_true(saved_packs(mirror, "P-", NULL) <= 6);
+    saved.keep = 3;
     forget_all();
 }
 
@@ -379,7 +234,7 @@ static void both_keep_what_they_should(void **state)
 static void a_copy_may_end_anywhere(void **state)
 {
     const unsigned long stride = test_is_long() ? 1 : 9;
-    unsigned long from = 1 + seed % stride;
+    unsigned long from = 1 + saved.seed % stride;
     int warned = 0, was_hit = 1;
 
     (void)state;
@@ -388,13 +243,11 @@ static void a_copy_may_end_anywhere(void **state)
         size_t count;
 
         capture_begin(&capture);
-        struct tiny_result result = run_on(bad_disk(from), FIRST, with_checkpoints);
+        run_on(bad_disk(from), FIRST);
         warned += strstr(capture_end(&capture), "copied") != NULL;
         was_hit = atomic_load(&calls) >= from;
         fail_from = 0;
-        assert_int_equal(result.status, DS_OK);
-        tiny_result_fini(&result);
-        assert_int_equal(newest_in(root), FIRST);
+        assert_int_equal(newest_in(saved.root), FIRST);
         /* what is there is whole, and the next launch has no less */
         struct ds_fs_stat stat;
         char path[DS_CHECKPOINT_PATH_BYTES];
@@ -403,10 +256,10 @@ static void a_copy_may_end_anywhere(void **state)
         const uint64_t copied = is_there ? verify(mirror, &count) : 0;
         assert_true(copied == 0 || copied == INTERVAL || copied == FIRST);
         if (is_there)
-            forget(root);
+            saved_forget(saved.root);
         assert_goes_on_from(is_there ? copied : FIRST);
         assert_int_equal(newest_in(mirror), STEPS);
-        assert_int_equal(count_files(mirror, ".tmp"), 0);
+        assert_int_equal(saved_packs(mirror, ".tmp", NULL), 0);
         forget_all();
     }
     assert_true(warned > 3);
@@ -414,15 +267,8 @@ static void a_copy_may_end_anywhere(void **state)
 
 static void a_mirror_that_cannot_be_written_costs_a_line(void **state)
 {
-    struct capture capture;
-
     (void)state;
-    capture_begin(&capture);
-    struct tiny_result result = run_on(bad_disk(1), FIRST, with_checkpoints);
-    const char *said = capture_end(&capture);
-    assert_int_equal(result.status, DS_OK);
-    assert_non_null(strstr(said, "no checkpoints are copied there"));
-    tiny_result_fini(&result);
+    saved_expect(case_on(bad_disk(1)), FIRST, DS_OK, "no checkpoints are copied there");
     fail_from = 0;
     assert_goes_on_from(FIRST);
     forget_all();
@@ -432,28 +278,19 @@ static void a_mirror_that_cannot_be_written_costs_a_line(void **state)
  * line, and what is saved meanwhile is the newest when it is back. */
 static void a_mirror_that_can_only_be_read_does_not_cost_the_run(void **state)
 {
-    struct tiny_result result;
-    struct capture capture;
-
     (void)state;
     forget_all();
     run(4);
     run(5);
-    forget(root);
+    saved_forget(saved.root);
     is_read_only = 1;
-    capture_begin(&capture);
-    result = run_on(bad_disk(0), FIRST, with_checkpoints);
-    const char *said = capture_end(&capture);
-    assert_int_equal(result.status, DS_ERR_CONFIG);
-    assert_non_null(strstr(said, "has the newest checkpoint, of step 5"));
-    tiny_result_fini(&result);
+    saved_expect(case_on(bad_disk(0)), FIRST, DS_ERR_CONFIG,
+                 "has the newest checkpoint, of step 5");
     is_read_only = 0;
     run(6);
     is_read_only = 1;
-    result = run_on(bad_disk(0), FIRST, with_checkpoints);
+    run_on(bad_disk(0), FIRST);
     is_read_only = 0;
-    assert_int_equal(result.status, DS_OK);
-    tiny_result_fini(&result);
     assert_int_equal(newest_in(mirror), 6);
     assert_goes_on_from(FIRST);
     forget_all();
@@ -462,37 +299,17 @@ static void a_mirror_that_can_only_be_read_does_not_cost_the_run(void **state)
 /* Another launch, on a host with a first directory of its own, claims the mirror. */
 static void claim_mirror(const struct ds_step_report *report)
 {
-    char path[DS_CHECKPOINT_PATH_BYTES];
-
-    snprintf(path, sizeof path, "%s/epochs/E-%016d", mirror, 2);
-    if (report->step == 1) {
-        const int file = ds_fs_open(ds_fs_posix(), path, DS_FS_WRITE | DS_FS_CREATE, 0640);
-        assert_true(file >= 0);
-        (void)ds_fs_close(ds_fs_posix(), file);
-    }
+    if (report->step == 1)
+        saved_claim(mirror, 2);
 }
 
 static void who_was_overtaken_in_the_mirror_goes(void **state)
 {
-    const struct tiny_case c = {.ranks = 2,
-                                .stage = 3,
-                                .steps = FIRST,
-                                .global_batch = 4,
-                                .micro_batch = 2,
-                                .layers = 1,
-                                .data = data,
-                                .step = claim_mirror,
-                                .adjust = with_checkpoints};
-    struct tiny_result result;
-    struct capture capture;
+    struct tiny_case c = saved_case();
 
     (void)state;
-    capture_begin(&capture);
-    tiny_run(&c, &result);
-    const char *said = capture_end(&capture);
-    assert_int_equal(result.status, DS_ERR_FENCED);
-    assert_non_null(strstr(said, "another launch owns the run"));
-    tiny_result_fini(&result);
+    c.step = claim_mirror;
+    saved_expect(c, FIRST, DS_ERR_FENCED, "another launch owns the run");
     assert_int_equal(newest_in(mirror), 0);
     forget_all();
 }
@@ -503,7 +320,7 @@ static void who_was_overtaken_cannot_claim_again(void **state)
     const uint8_t run_name[16] = "one run", nonces[3][16] = {{1}, {1}, {2}};
     const struct ds_digest keys = {{1}};
     struct ds_checkpoint_dir *dirs[3];
-    const char *const roots[3] = {root, mirror, mirror};
+    const char *const roots[3] = {saved.root, mirror, mirror};
 
     (void)state;
     for (int i = 0; i < 3; i++)
@@ -534,44 +351,34 @@ static void what_was_overruled_elsewhere_stays_so(void **state)
     (void)state;
     run(4);
     is_lost_on_the_way = 1;
-    struct tiny_result result = run_on(bad_disk(0), FIRST, with_checkpoints);
+    run_on(bad_disk(0), FIRST);
     is_lost_on_the_way = 0;
     fail_from = 0;
-    assert_int_equal(result.status, DS_OK);
-    tiny_result_fini(&result);
-    assert_int_equal(newest_in(root), FIRST);
+    assert_int_equal(newest_in(saved.root), FIRST);
     assert_int_equal(newest_in(mirror), 4);
-    snprintf(other, sizeof other, "%s-2", root);
+    snprintf(other, sizeof other, "%s-2", saved.root);
     local = other;
-    interval = 0;
+    saved.interval = 0;
     run(5); /* goes on behind step 4, and saves nothing */
-    interval = INTERVAL;
-    local = root;
+    saved.interval = INTERVAL;
+    local = saved.root;
     assert_goes_on_from(4);
-    forget(other);
+    saved_forget(other);
     forget_all();
 }
 
 static void two_runs_are_not_mixed(void **state)
 {
-    struct tiny_result result;
-    struct capture capture;
-
     (void)state;
     run(4);
     char kept[600];
     snprintf(kept, sizeof kept, "%s-kept", mirror);
     assert_int_equal(ds_fs_rename(ds_fs_posix(), mirror, kept), 0);
-    forget(root);
+    saved_forget(saved.root);
     run(4);
-    forget(mirror);
+    saved_forget(mirror);
     assert_int_equal(ds_fs_rename(ds_fs_posix(), kept, mirror), 0);
-    capture_begin(&capture);
-    result = run_on(NULL, FIRST, with_checkpoints);
-    const char *said = capture_end(&capture);
-    assert_int_equal(result.status, DS_ERR_CONFIG);
-    assert_non_null(strstr(said, "holds another run than"));
-    tiny_result_fini(&result);
+    saved_expect(saved_case(), FIRST, DS_ERR_CONFIG, "holds another run than");
     forget_all();
 }
 
@@ -583,43 +390,25 @@ static int leave_at_once(uint32_t rank)
 /* The next launch may be on a host that has the mirror alone. */
 static void who_is_asked_to_leave_copies_first(void **state)
 {
-    const struct tiny_case c = {.ranks = 2,
-                                .stage = 3,
-                                .steps = FIRST,
-                                .global_batch = 4,
-                                .micro_batch = 2,
-                                .layers = 1,
-                                .data = data,
-                                .leave = leave_at_once,
-                                .adjust = with_checkpoints};
-    struct tiny_result result;
+    struct tiny_case c = saved_case();
 
     (void)state;
     forget_all();
-    tiny_run(&c, &result);
-    assert_int_equal(result.status, DS_LEAVE);
-    tiny_result_fini(&result);
-    assert_true(newest_in(root) > 0);
-    assert_int_equal(newest_in(mirror), newest_in(root));
+    c.leave = leave_at_once;
+    saved_expect(c, FIRST, DS_LEAVE, "");
+    assert_true(newest_in(saved.root) > 0);
+    assert_int_equal(newest_in(mirror), newest_in(saved.root));
     forget_all();
 }
 
 /* By a link, here; a mount does the same. Nothing is copied onto itself, and nobody else is blamed. */
 static void one_directory_under_two_names_is_refused(void **state)
 {
-    struct tiny_result result;
-    struct capture capture;
-
     (void)state;
     forget_all();
-    assert_int_equal(ds_fs_mkdirs(ds_fs_posix(), root, 0750), 0);
-    assert_int_equal(symlink(root, mirror), 0);
-    capture_begin(&capture);
-    result = run_on(NULL, FIRST, with_checkpoints);
-    const char *said = capture_end(&capture);
-    assert_int_equal(result.status, DS_ERR_CONFIG);
-    assert_non_null(strstr(said, "is the same directory as"));
-    tiny_result_fini(&result);
+    assert_int_equal(ds_fs_mkdirs(ds_fs_posix(), saved.root, 0750), 0);
+    assert_int_equal(symlink(saved.root, mirror), 0);
+    saved_expect(saved_case(), FIRST, DS_ERR_CONFIG, "is the same directory as");
     assert_int_equal(unlink(mirror), 0);
     forget_all();
 }
@@ -644,15 +433,14 @@ int main(void)
     };
     int failed;
 
-    ds_log.is_leader = 0;
-    seed = test_seed("test_mirror");
-    folder = tiny_folder();
-    data = tiny_data(folder, seed, 64);
-    snprintf(root, sizeof root, "%s/checkpoints", folder);
-    snprintf(mirror, sizeof mirror, "%s/mirror", folder);
-    local = root;
+    saved_begin("test_mirror", 64);
+    saved.interval = INTERVAL;
+    saved.keep = 3;
+    saved.decay_steps = STEPS;
+    saved.also = in_both;
+    snprintf(mirror, sizeof mirror, "%s/mirror", saved.folder);
+    local = saved.root;
     failed = cmocka_run_group_tests(tests, NULL, NULL);
-    free(data);
-    tiny_remove(folder);
+    saved_end();
     return failed;
 }

@@ -5,11 +5,8 @@
  * run that nobody disturbed, whatever the stage, the schedule, the precision and the streams, and whether its
  * checkpoint was written at the end or while training went on. On another layout every weight has the same bits where
  * it is loaded, and losses go on within rounding. */
-#include "capture.h"
-#include "test.h"
-#include "tiny_run.h"
+#include "saved_run.h"
 
-#include "dstrain/checkpoint.h"
 #include "dstrain/random.h"
 
 #include <math.h>
@@ -23,39 +20,27 @@ enum { STRIDE = 1, SOURCES = 10, LOADS = 10, INTERVAL = 4, STEPS = 14 };
 #endif
 enum { FIRST = 2 * INTERVAL };
 
-static char *folder, *data, *root;
-static uint64_t seed, drawn;
+static uint64_t drawn;
 
 static uint64_t draw(uint64_t bound)
 {
-    return ds_random_below(ds_random_of(seed, DS_RANDOM_TEST, 11), drawn++, bound);
+    return ds_random_below(ds_random_of(saved.seed, DS_RANDOM_TEST, 11), drawn++, bound);
 }
 
 /* ---- runs. Rates do not depend on where a run ends. */
 
-static uint64_t interval, buffer;
+static uint64_t buffer;
 static struct {
     int compute, master, exp_avg, exp_avg_sq;
 } precision;
 
-static void with_checkpoints(struct ds_config *config)
+static void with_precision(struct ds_config *config)
 {
-    config->schedule.decay_steps = STEPS - 3;
     config->precision.compute = precision.compute;
     config->precision.master = precision.master;
     config->precision.exp_avg = precision.exp_avg;
     config->precision.exp_avg_sq = precision.exp_avg_sq;
-    config->checkpoint.interval = interval;
-    config->checkpoint.keep = 100;
     config->checkpoint.buffer = buffer;
-    snprintf(config->checkpoint.dir, sizeof config->checkpoint.dir, "%s", root);
-}
-
-static void without_checkpoints(struct ds_config *config)
-{
-    with_checkpoints(config);
-    config->checkpoint.dir[0] = '\0';
-    config->checkpoint.interval = 0;
 }
 
 static struct tiny_case base_case(void)
@@ -64,50 +49,17 @@ static struct tiny_case base_case(void)
                               .stage = 3,
                               .global_batch = 8,
                               .micro_batch = 1,
-                              .seed = seed,
-                              .data = data,
+                              .data = saved.data,
                               .layers = 4};
-}
-
-static struct tiny_result run(struct tiny_case c, uint64_t steps,
-                              void (*adjust)(struct ds_config *config))
-{
-    struct tiny_result result;
-
-    c.steps = steps;
-    c.adjust = adjust;
-    tiny_run(&c, &result);
-    if (result.status != DS_OK)
-        fail_msg("%u ranks, stage %d: %s", c.ranks, c.stage, ds_status_text(result.status));
-    return result;
-}
-
-static void forget_checkpoints(void)
-{
-    assert_int_equal(ds_fs_remove_tree(ds_fs_posix(), root), 0);
-}
-
-/* Newest first. */
-static size_t list(struct ds_manifest_id ids[32])
-{
-    struct ds_checkpoint_list all;
-    size_t count = 0;
-
-    assert_ok(ds_checkpoint_list_make(ds_fs_posix(), root, &all));
-    for (size_t i = 0; i < all.count && count < 32; i++)
-        if (all.entries[i].standing == DS_CHECKPOINT_GOOD)
-            ids[count++] = all.entries[i].id;
-    ds_checkpoint_list_fini(&all);
-    return count;
 }
 
 static void remove_newest(void)
 {
     char path[DS_CHECKPOINT_PATH_BYTES];
-    struct ds_manifest_id ids[32];
+    struct ds_manifest_id ids[SAVED_MAX];
 
-    assert_true(list(ids) > 0);
-    ds_checkpoint_manifest_path(root, &ids[0], path);
+    assert_true(saved_list(saved.root, ids) > 0);
+    ds_checkpoint_manifest_path(saved.root, &ids[0], path);
     assert_int_equal(ds_fs_unlink(ds_fs_posix(), path), 0);
 }
 
@@ -116,43 +68,34 @@ static void remove_newest(void)
 static void assert_goes_on(const struct tiny_case *c, const struct tiny_result *whole,
                            uint64_t from)
 {
-    struct tiny_result rest = run(*c, STEPS, with_checkpoints);
+    struct tiny_result rest = saved_run(*c, STEPS, with_checkpoints);
 
-    for (uint64_t i = 0; i < STEPS; i++) {
-        const double loss = i < from ? 0 : whole->loss[i], norm = i < from ? 0 : whole->norm[i];
-
-        if (memcmp(&rest.loss[i], &loss, sizeof loss) != 0 ||
-            memcmp(&rest.norm[i], &norm, sizeof norm) != 0)
-            fail_msg("%u ranks, stage %d, mode %d, from step %llu: step %llu has loss %.17g norm "
-                     "%.9g, undisturbed %.17g, %.9g",
-                     c->ranks, c->stage, c->mode, (unsigned long long)from,
-                     (unsigned long long)i + 1, rest.loss[i], rest.norm[i], loss, norm);
-    }
+    assert_int_equal(saved_went_on_from(&rest), from);
+    assert_same_run(&rest, whole, from);
     assert_int_equal(rest.steps, STEPS);
     assert_int_equal(rest.skipped, whole->skipped);
     assert_int_equal(rest.last.tokens, whole->last.tokens);
-    assert_memory_equal(rest.params, whole->params, whole->param_elems * sizeof *whole->params);
     tiny_result_fini(&rest);
 }
 
 /* From the checkpoint behind the last step, and from the one before it, that was written while training went on. */
 static void check(struct tiny_case c)
 {
-    struct tiny_result whole = run(c, STEPS, without_checkpoints);
-    struct tiny_result first = run(c, FIRST, with_checkpoints);
-    struct ds_manifest_id ids[32];
+    struct tiny_result whole = saved_run(c, STEPS, without_checkpoints);
+    struct tiny_result first = saved_run(c, FIRST, with_checkpoints);
+    struct ds_manifest_id ids[SAVED_MAX];
 
     assert_memory_equal(first.loss, whole.loss,
                         FIRST * sizeof *whole.loss); /* saving is not seen */
-    assert_int_equal(list(ids), FIRST / INTERVAL);
+    assert_int_equal(saved_list(saved.root, ids), FIRST / INTERVAL);
     assert_int_equal(ids[0].step, FIRST);
     remove_newest();
     assert_goes_on(&c, &whole, FIRST - INTERVAL);
-    forget_checkpoints();
+    saved_forget(saved.root);
     tiny_result_fini(&first);
-    first = run(c, FIRST, with_checkpoints);
+    first = saved_run(c, FIRST, with_checkpoints);
     assert_goes_on(&c, &whole, FIRST);
-    forget_checkpoints();
+    saved_forget(saved.root);
     tiny_result_fini(&first);
     tiny_result_fini(&whole);
 }
@@ -247,11 +190,11 @@ static void a_save_in_turns_is_one_step(void **state)
         c.mode = mode;
         check(c);
     }
-    struct tiny_result one = run(c, FIRST, with_checkpoints);
+    struct tiny_result one = saved_run(c, FIRST, with_checkpoints);
     const uint64_t taken = one.bytes[0][DS_MEMORY_PINNED][DS_MEMORY_LABEL_SNAPSHOT];
     assert_true(taken > 0 && taken <= buffer);
     tiny_result_fini(&one);
-    forget_checkpoints();
+    saved_forget(saved.root);
     buffer = 0;
 }
 
@@ -305,24 +248,25 @@ static void describe(const struct layout *a, const struct layout *b, char *to, s
 
 enum { LOADED = 3, MORE = 1 };
 
-/* `whole`: of `from`, LOADED steps and MORE; `saved`: the weights after LOADED. */
+/* `whole`: of `from`, LOADED steps and MORE; `source`: the weights after LOADED. */
 static void check_pair(const struct layout *from, const struct layout *to,
-                       const struct tiny_result *whole, const struct tiny_result *saved)
+                       const struct tiny_result *whole, const struct tiny_result *source)
 {
     const struct tiny_case c = case_of(to);
     char what[128];
 
     describe(from, to, what, sizeof what);
     if (test_is_long() || draw(2) == 0) {
-        struct tiny_result loaded = run(c, LOADED, with_checkpoints);
+        struct tiny_result loaded = saved_run(c, LOADED, with_checkpoints);
 
         if (loaded.steps != 0)
             fail_msg("%s: it began again", what);
-        if (memcmp(loaded.params, saved->params, saved->param_elems * sizeof *saved->params) != 0)
+        if (memcmp(loaded.params, source->params, source->param_elems * sizeof *source->params) !=
+            0)
             fail_msg("%s: other weights", what);
         tiny_result_fini(&loaded);
     }
-    struct tiny_result rest = run(c, LOADED + MORE, with_checkpoints);
+    struct tiny_result rest = saved_run(c, LOADED + MORE, with_checkpoints);
     for (uint64_t i = LOADED; i < LOADED + MORE; i++)
         if (!(fabs(rest.loss[i] - whole->loss[i]) <= 2e-6 * fabs(whole->loss[i])))
             fail_msg("%s: step %llu: loss %.9g, %.9g where it was saved", what,
@@ -335,21 +279,21 @@ static void check_source(const struct layout *layouts, uint32_t layout_count, st
                          uint32_t count)
 {
     const struct tiny_case c = case_of(&from);
-    struct tiny_result whole = run(c, LOADED + MORE, without_checkpoints);
+    struct tiny_result whole = saved_run(c, LOADED + MORE, without_checkpoints);
 
-    interval = LOADED;
-    struct tiny_result saved = run(c, LOADED, with_checkpoints);
-    interval = 0; /* others load, and leave it as it is */
+    saved.interval = LOADED;
+    struct tiny_result source = saved_run(c, LOADED, with_checkpoints);
+    saved.interval = 0; /* others load, and leave it as it is */
     for (uint32_t i = 0; i < (count ? count : layout_count); i++) {
         struct layout to = layouts[count ? draw(layout_count) : i];
 
         to.stage = (int)draw(4);
-        check_pair(&from, &to, &whole, &saved);
+        check_pair(&from, &to, &whole, &source);
     }
-    forget_checkpoints();
-    interval = INTERVAL;
+    saved_forget(saved.root);
+    saved.interval = INTERVAL;
     tiny_result_fini(&whole);
-    tiny_result_fini(&saved);
+    tiny_result_fini(&source);
 }
 
 static void every_layout_loads_what_another_has_saved(void **state)
@@ -381,21 +325,21 @@ static void other_precisions_load(void **state)
             memcpy(&precision,
                    (int[]){DS_PRECISION_BF16, masters[from], DS_PRECISION_BF16, DS_PRECISION_FP32},
                    sizeof precision);
-            struct tiny_result saved = run(c, LOADED, with_checkpoints);
+            struct tiny_result source = saved_run(c, LOADED, with_checkpoints);
             precision.master = masters[to];
             precision.exp_avg = DS_PRECISION_FP32;
             c.ranks = 2;
-            struct tiny_result loaded = run(c, LOADED, with_checkpoints);
+            struct tiny_result loaded = saved_run(c, LOADED, with_checkpoints);
             assert_int_equal(loaded.steps, 0);
             if (masters[to] != DS_MASTER_KEY_NONE)
-                assert_memory_equal(loaded.params, saved.params,
-                                    saved.param_elems * sizeof *saved.params);
+                assert_memory_equal(loaded.params, source.params,
+                                    source.param_elems * sizeof *source.params);
             tiny_result_fini(&loaded);
-            loaded = run(c, LOADED + 1, with_checkpoints);
+            loaded = saved_run(c, LOADED + 1, with_checkpoints);
             assert_int_equal(loaded.steps, LOADED + 1);
-            forget_checkpoints();
+            saved_forget(saved.root);
             tiny_result_fini(&loaded);
-            tiny_result_fini(&saved);
+            tiny_result_fini(&source);
         }
     memset(&precision, 0, sizeof precision);
 }
@@ -412,16 +356,11 @@ int main(void)
     };
     int failed;
 
-    ds_log.is_leader = 0;
-    interval = INTERVAL;
-    seed = test_seed("test_resume");
-    folder = tiny_folder();
-    data = tiny_data(folder, seed, 64);
-    root = malloc(512);
-    snprintf(root, 512, "%s/checkpoints", folder);
+    saved_begin("test_resume", 64);
+    saved.interval = INTERVAL;
+    saved.decay_steps = STEPS - 3;
+    saved.also = with_precision;
     failed = cmocka_run_group_tests(tests, NULL, NULL);
-    free(root);
-    free(data);
-    tiny_remove(folder);
+    saved_end();
     return failed;
 }

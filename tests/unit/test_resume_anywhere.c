@@ -3,10 +3,8 @@
 /* A run may be stopped behind any of its steps: across warm-up and decay, borders of epochs and gradients that are
  * accumulated, the launches that follow one another give the bits of one launch, whatever the clock on the wall says
  * meanwhile. A step that is not finite on one rank changes nothing on any, and nothing of it is in a checkpoint. */
-#include "test.h"
-#include "tiny_run.h"
+#include "saved_run.h"
 
-#include "dstrain/checkpoint.h"
 #include "dstrain/random.h"
 
 #include <math.h>
@@ -15,12 +13,11 @@
 
 enum { STEPS = 200, WARMUP = 40, DECAY = 150, STOPS = 10, BATCH = 8, SAMPLES = 8 * BATCH - 3 };
 
-static char *folder, *data, *root;
-static uint64_t seed, drawn;
+static uint64_t drawn;
 
 static uint64_t draw(uint64_t bound)
 {
-    return ds_random_below(ds_random_of(seed, DS_RANDOM_TEST, 3), drawn++, bound);
+    return ds_random_below(ds_random_of(saved.seed, DS_RANDOM_TEST, 3), drawn++, bound);
 }
 
 /* ---- a clock on the wall that is set again and again, by an hour or a year */
@@ -52,22 +49,9 @@ static const struct ds_clock set_clock = {mono_ns, real_ns, sleep_ns, NULL};
 
 /* ---- runs */
 
-static uint64_t interval;
-
-static void with_checkpoints(struct ds_config *config)
+static void with_warmup(struct ds_config *config)
 {
     config->schedule.warmup_steps = WARMUP;
-    config->schedule.decay_steps = DECAY;
-    config->checkpoint.interval = interval;
-    config->checkpoint.keep = 2;
-    snprintf(config->checkpoint.dir, sizeof config->checkpoint.dir, "%s", root);
-}
-
-static void without_checkpoints(struct ds_config *config)
-{
-    with_checkpoints(config);
-    config->checkpoint.dir[0] = '\0';
-    config->checkpoint.interval = 0;
 }
 
 static struct tiny_case case_of(int stage)
@@ -78,38 +62,7 @@ static struct tiny_case case_of(int stage)
                               .global_batch = BATCH,
                               .micro_batch = 1,
                               .layers = 1,
-                              .seed = seed,
-                              .data = data};
-}
-
-static struct tiny_result run(struct tiny_case c, uint64_t steps,
-                              void (*adjust)(struct ds_config *config))
-{
-    struct tiny_result result;
-
-    c.steps = steps;
-    c.adjust = adjust;
-    tiny_run(&c, &result);
-    if (result.status != DS_OK)
-        fail_msg("stage %d, %llu steps: %s", c.stage, (unsigned long long)steps,
-                 ds_status_text(result.status));
-    return result;
-}
-
-static uint64_t newest_step(void)
-{
-    struct ds_checkpoint_list list;
-
-    assert_ok(ds_checkpoint_list_make(ds_fs_posix(), root, &list));
-    assert_true(list.count > 0);
-    const uint64_t step = list.entries[0].id.step;
-    ds_checkpoint_list_fini(&list);
-    return step;
-}
-
-static void forget_checkpoints(void)
-{
-    assert_int_equal(ds_fs_remove_tree(ds_fs_posix(), root), 0);
+                              .data = saved.data};
 }
 
 /* ---- stops */
@@ -118,7 +71,7 @@ static void forget_checkpoints(void)
 static void launch(const struct tiny_case *c, uint64_t from, uint64_t to,
                    const struct tiny_result *whole)
 {
-    struct tiny_result part = run(*c, to, with_checkpoints);
+    struct tiny_result part = saved_run(*c, to, with_checkpoints);
 
     for (uint64_t i = 0; i < to; i++) {
         const double loss = i < from ? 0 : whole->loss[i], norm = i < from ? 0 : whole->norm[i];
@@ -134,21 +87,21 @@ static void launch(const struct tiny_case *c, uint64_t from, uint64_t to,
     if (to == STEPS)
         assert_memory_equal(part.params, whole->params, whole->param_elems * sizeof(float));
     tiny_result_fini(&part);
-    assert_int_equal(newest_step(), to);
+    assert_int_equal(saved_newest(saved.root), to);
 }
 
 static void check_stops(struct tiny_case c, const uint8_t is_stop[STEPS])
 {
-    struct tiny_result whole = run(c, STEPS, without_checkpoints);
+    struct tiny_result whole = saved_run(c, STEPS, without_checkpoints);
     uint64_t from = 0;
 
-    interval = 2 * STEPS; /* at the end of each launch */
+    saved.interval = 2 * STEPS; /* at the end of each launch */
     for (uint64_t to = 1; to <= STEPS; to++)
         if (is_stop[to - 1] || to == STEPS) {
             launch(&c, from, to, &whole);
             from = to;
         }
-    forget_checkpoints();
+    saved_forget(saved.root);
     tiny_result_fini(&whole);
 }
 
@@ -186,12 +139,12 @@ static void a_clock_that_is_set_changes_nothing(void **state)
 static void the_last_step_is_saved_however_late_the_one_before_it_is(void **state)
 {
     (void)state;
-    interval = 1;
+    saved.interval = 1;
     for (int i = 0; i < 4; i++) {
-        struct tiny_result result = run(case_of(i), 3, with_checkpoints);
+        struct tiny_result result = saved_run(case_of(i), 3, with_checkpoints);
 
-        assert_int_equal(newest_step(), 3);
-        forget_checkpoints();
+        assert_int_equal(saved_newest(saved.root), 3);
+        saved_forget(saved.root);
         tiny_result_fini(&result);
     }
 }
@@ -213,21 +166,21 @@ static void nothing_that_is_not_finite_is_kept(void **state)
         char inject[32];
 
         c.ranks = 4;
-        interval = 1;
-        struct tiny_result before = run(c, bad - 1, with_checkpoints);
+        saved.interval = 1;
+        struct tiny_result before = saved_run(c, bad - 1, with_checkpoints);
         snprintf(inject, sizeof inject, "nan:%u:%u", (unsigned)draw(4), (unsigned)bad);
         c.inject = inject;
-        struct tiny_result at = run(c, bad, with_checkpoints); /* saved behind the bad step */
+        struct tiny_result at = saved_run(c, bad, with_checkpoints); /* saved behind the bad step */
         c.inject = NULL;
         assert_int_equal(at.skipped, 1);
-        assert_int_equal(newest_step(), bad);
+        assert_int_equal(saved_newest(saved.root), bad);
         assert_false(isfinite(at.loss[bad - 1]) && isfinite(at.norm[bad - 1]));
         assert_memory_equal(at.params, before.params, at.param_elems * sizeof *at.params);
-        struct tiny_result after = run(c, bad + 2, with_checkpoints);
+        struct tiny_result after = saved_run(c, bad + 2, with_checkpoints);
         assert_int_equal(after.skipped, 1);
         assert_true(isfinite(after.loss[bad + 1]) && isfinite(after.norm[bad + 1]));
         assert_finite(&after); /* weights and moments were */
-        forget_checkpoints();
+        saved_forget(saved.root);
         tiny_result_fini(&before);
         tiny_result_fini(&at);
         tiny_result_fini(&after);
@@ -244,15 +197,11 @@ int main(void)
     };
     int failed;
 
-    ds_log.is_leader = 0;
-    seed = test_seed("test_resume_anywhere");
-    folder = tiny_folder();
-    data = tiny_data(folder, seed, SAMPLES);
-    root = malloc(512);
-    snprintf(root, 512, "%s/checkpoints", folder);
+    saved_begin("test_resume_anywhere", SAMPLES);
+    saved.keep = 2;
+    saved.decay_steps = DECAY;
+    saved.also = with_warmup;
     failed = cmocka_run_group_tests(tests, NULL, NULL);
-    free(root);
-    free(data);
-    tiny_remove(folder);
+    saved_end();
     return failed;
 }

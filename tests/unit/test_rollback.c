@@ -4,11 +4,8 @@
 /* Training that goes wrong goes back, on all ranks together, and on without the data that it went wrong with: it ends with
  * the bits of a run on data that lack what was left out. Where going back does not help, or there is nothing to go back
  * to, the run ends with a status of its own. Training that goes well is left alone. */
-#include "capture.h"
-#include "test.h"
-#include "tiny_run.h"
+#include "saved_run.h"
 
-#include "dstrain/checkpoint.h"
 #include "dstrain/random.h"
 #include "dstrain/safetensors.h"
 
@@ -26,12 +23,11 @@ enum { FIRST_ROW = 0, ROW_STRIDE = 1, LASTS = 4, IS_SHORT = 0 };
 #endif
 enum { STEPS = 80, INTERVAL = 10, SKIP = 12, BATCH = 8, SAMPLES = (STEPS + 40) * BATCH };
 
-static char *folder, *data, *root, *run_dir;
-static uint64_t seed, run_seed;
+static char run_dir[512], mirror[512];
+static uint64_t seed; /* of the data, and the first of runs */
 static const char *inject;
 static int rollback, compute, has_mirror;
-static uint64_t interval = INTERVAL, keep = 100, skip = SKIP;
-static char *mirror;
+static uint64_t skip = SKIP;
 
 /* Numbers that go on as they began: a few dozen steps learn that. Without samples [begin, end). */
 static char *make_data(const char *name, uint64_t begin, uint64_t end)
@@ -47,7 +43,7 @@ static char *make_data(const char *name, uint64_t begin, uint64_t end)
     for (uint64_t i = 0; i < SAMPLES; i++)
         for (uint64_t t = 0; t < TINY_SEQ && !(i >= begin && i < end); t++)
             *at++ = (int64_t)((ds_random_below(random, i, TINY_VOCAB) + t) % TINY_VOCAB);
-    snprintf(path, 512, "%s/%s.safetensors", folder, name);
+    snprintf(path, 512, "%s/%s.safetensors", saved.folder, name);
     assert_ok(ds_safetensors_create(ds_fs_posix(), path, items, 2, NULL, &writer));
     assert_ok(ds_safetensors_write(writer, 0, 0, samples * TINY_SEQ, ids));
     assert_ok(ds_safetensors_write(writer, 1, 0, samples * TINY_SEQ, ids));
@@ -58,29 +54,24 @@ static char *make_data(const char *name, uint64_t begin, uint64_t end)
 
 /* ---- runs */
 
-static void with_checkpoints(struct ds_config *config)
+static void with_rollback(struct ds_config *config)
 {
-    config->run.seed = run_seed;
     config->data.shuffle = 0; /* batch b is samples [(b - 1) * BATCH, b * BATCH) */
     config->optimizer.learning_rate = 1e-2;
     config->schedule.kind = DS_LR_CONSTANT;
     config->precision.compute = compute;
-    config->checkpoint.interval = interval;
-    config->checkpoint.keep = keep;
     config->checkpoint.rollback = rollback;
     config->checkpoint.rollback_skip = skip;
-    snprintf(config->checkpoint.dir, sizeof config->checkpoint.dir, "%s", root);
     if (has_mirror)
         snprintf(config->checkpoint.mirror, sizeof config->checkpoint.mirror, "%s", mirror);
     snprintf(config->run.dir, sizeof config->run.dir, "%s", run_dir);
     snprintf(config->debug.inject, sizeof config->debug.inject, "%s", inject ? inject : "");
 }
 
-static void without_checkpoints(struct ds_config *config)
+static void undisturbed(struct ds_config *config)
 {
-    with_checkpoints(config);
-    config->checkpoint.dir[0] = config->checkpoint.mirror[0] = config->debug.inject[0] = '\0';
-    config->checkpoint.interval = 0;
+    without_checkpoints(config);
+    config->debug.inject[0] = '\0';
 }
 
 static struct tiny_case base_case(void)
@@ -91,15 +82,15 @@ static struct tiny_case base_case(void)
                               .global_batch = BATCH,
                               .micro_batch = 1,
                               .layers = 2,
-                              .data = data,
+                              .data = saved.data,
                               .adjust = with_checkpoints};
 }
 
 static void forget(void)
 {
-    assert_int_equal(ds_fs_remove_tree(ds_fs_posix(), root), 0);
-    assert_int_equal(ds_fs_remove_tree(ds_fs_posix(), mirror), 0);
-    assert_int_equal(ds_fs_remove_tree(ds_fs_posix(), run_dir), 0);
+    saved_forget(saved.root);
+    saved_forget(mirror);
+    saved_forget(run_dir);
     inject = NULL;
     compute = DS_PRECISION_FP32;
     has_mirror = 0;
@@ -147,17 +138,10 @@ static void assert_ends_as_without(struct tiny_case c, const struct tiny_result 
                                    const struct incident *incident, uint64_t from)
 {
     char *rest = make_data("rest", (incident->first - 1) * BATCH, incident->last * BATCH);
-    struct tiny_result want;
 
     c.data = rest;
-    c.adjust = without_checkpoints;
-    tiny_run(&c, &want);
-    assert_int_equal(want.status, DS_OK);
-    for (uint64_t i = from; i < STEPS; i++)
-        if (memcmp(&got->loss[i], &want.loss[i], sizeof want.loss[i]) != 0)
-            fail_msg("%u ranks, stage %d: step %llu has loss %.17g, %.17g without those batches",
-                     c.ranks, c.stage, (unsigned long long)i + 1, got->loss[i], want.loss[i]);
-    assert_memory_equal(got->params, want.params, want.param_elems * sizeof *want.params);
+    struct tiny_result want = saved_run(c, STEPS, undisturbed);
+    assert_same_run(got, &want, from);
     tiny_result_fini(&want);
     free(rest);
 }
@@ -179,7 +163,7 @@ static void check_spike(const struct tiny_case *c, uint64_t at)
         fail_msg("%u ranks, labels of batch %llu: %s, %zu incidents: %s", c->ranks,
                  (unsigned long long)at, ds_status_text(result.status), incident.count, said);
     assert_non_null(strstr(said, "back to the checkpoint of step"));
-    assert_true(incident.to_step < at && incident.to_step % interval == 0);
+    assert_true(incident.to_step < at && incident.to_step % saved.interval == 0);
     assert_int_equal(incident.first, at - skip / 2);
     assert_true(incident.last >= at + 4);
     assert_int_equal(result.steps, STEPS);
@@ -209,7 +193,7 @@ static void a_spike_is_gone_behind_and_left_out(void **state)
         c.stage = rows[i].stage;
         c.mode = rows[i].mode;
         compute = rows[i].precision;
-        run_seed = seed + i;
+        saved.seed = seed + i;
         has_mirror = i == 1;
         check_spike(&c, 46 + i);
         forget();
@@ -226,21 +210,21 @@ static void let_it_be_saved(const struct ds_step_report *report)
 static void retention_leaves_one_to_go_back_to(void **state)
 {
     (void)state;
-    interval = 1;
-    keep = 1;
+    saved.interval = 1;
+    saved.keep = 1;
     skip = 40;
     for (uint32_t ranks = 1; ranks <= 2; ranks++) {
         struct tiny_case c = base_case();
 
         c.ranks = ranks;
         c.step = let_it_be_saved;
-        run_seed = seed + ranks;
+        saved.seed = seed + ranks;
         has_mirror = ranks == 2;
         check_spike(&c, 56 + 5 * ranks);
         forget();
     }
-    interval = INTERVAL;
-    keep = 100;
+    saved.interval = INTERVAL;
+    saved.keep = 100;
     skip = SKIP;
 }
 
@@ -279,9 +263,9 @@ static void remove_saves_of(uint64_t epoch)
     char path[DS_CHECKPOINT_PATH_BYTES];
     struct ds_checkpoint_list all;
 
-    assert_ok(ds_checkpoint_list_make(ds_fs_posix(), root, &all));
+    assert_ok(ds_checkpoint_list_make(ds_fs_posix(), saved.root, &all));
     for (size_t i = 0; i < all.count; i++) {
-        ds_checkpoint_manifest_path(root, &all.entries[i].id, path);
+        ds_checkpoint_manifest_path(saved.root, &all.entries[i].id, path);
         if (all.entries[i].id.epoch == epoch)
             assert_int_equal(ds_fs_unlink(ds_fs_posix(), path), 0);
     }
@@ -295,7 +279,7 @@ static size_t count_behind(uint64_t step, size_t *buried)
     size_t count = 0;
 
     *buried = 0;
-    assert_ok(ds_checkpoint_list_make(ds_fs_posix(), root, &all));
+    assert_ok(ds_checkpoint_list_make(ds_fs_posix(), saved.root, &all));
     for (size_t i = 0; i < all.count; i++) {
         const int is_behind = all.entries[i].id.epoch == 1 && all.entries[i].id.step > step;
 
@@ -365,7 +349,7 @@ static void a_later_launch_leaves_out_the_same(void **state)
         if (was_killed == 1)
             remove_saves_of(2);
         if (was_killed == 2)
-            assert_int_equal(ds_fs_remove_tree(ds_fs_posix(), root), 0);
+            saved_forget(saved.root);
         c.steps = STEPS;
         tiny_run(&c, &result);
         assert_int_equal(result.status, DS_OK);
@@ -469,7 +453,7 @@ static void every_spike_is_found_and_nothing_else_is(void **state)
         struct tiny_result result;
 
         c.ranks = 1 + (uint32_t)i % 2;
-        run_seed = seed + 100 + i;
+        saved.seed = seed + 100 + i;
         check_spike(&c, 40 + ds_random_below(ds_random_of(seed, DS_RANDOM_TEST, 9), i, 30));
         forget();
         c.steps = test_is_long() ? TINY_STEPS_MAX : 2 * STEPS; /* several epochs of it */
@@ -499,23 +483,15 @@ int main(void)
     };
     int failed;
 
-    ds_log.is_leader = 0;
-    seed = test_seed("test_rollback");
-    run_seed = seed;
-    folder = tiny_folder();
-    data = make_data("all", 0, 0);
-    root = malloc(512);
-    run_dir = malloc(512);
-    mirror = malloc(512);
-    snprintf(mirror, 512, "%s/mirror", folder);
-    snprintf(root, 512, "%s/checkpoints", folder);
-    snprintf(run_dir, 512, "%s/run", folder);
+    saved_begin("test_rollback", 0);
+    saved.interval = INTERVAL;
+    saved.also = with_rollback;
+    seed = saved.seed;
+    saved.data = make_data("all", 0, 0);
+    snprintf(mirror, sizeof mirror, "%s/mirror", saved.folder);
+    snprintf(run_dir, sizeof run_dir, "%s/run", saved.folder);
     failed = IS_SHORT ? cmocka_run_group_tests(of_threads, NULL, NULL)
                       : cmocka_run_group_tests(tests, NULL, NULL);
-    free(root);
-    free(run_dir);
-    free(mirror);
-    free(data);
-    tiny_remove(folder);
+    saved_end();
     return failed;
 }
