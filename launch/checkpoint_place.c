@@ -1,7 +1,10 @@
 /* checkpoint_place.c - see checkpoint_place.h. */
 #include "checkpoint_place.h"
 
+#include "config/ini.h"
+
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static ds_status too_long(const char *path)
@@ -54,6 +57,72 @@ static ds_status find_root(struct ds_fs *fs, const char *path, struct ds_checkpo
     return DS_OK;
 }
 
+/* ---- what config.ini of a run directory says */
+
+struct told {
+    char dir[DS_CHECKPOINT_PATH_BYTES - 256], mirror[DS_CHECKPOINT_PATH_BYTES - 256];
+};
+
+static ds_status take_key(void *user, const struct ds_ini_item *item)
+{
+    struct told *told = user;
+
+    if (item->key && strcmp(item->section, "checkpoint") == 0) {
+        if (strcmp(item->key, "dir") == 0)
+            snprintf(told->dir, sizeof told->dir, "%s", item->value);
+        if (strcmp(item->key, "mirror") == 0)
+            snprintf(told->mirror, sizeof told->mirror, "%s", item->value);
+    }
+    return DS_OK;
+}
+
+/* One that is not there, or cannot be read, says nothing. */
+static void read_told(struct ds_fs *fs, const char *path, struct told *told)
+{
+    char file[DS_CHECKPOINT_PATH_BYTES], *text = NULL;
+    struct ds_fs_stat stat;
+    size_t bytes = 0;
+
+    *told = (struct told){.dir = ""};
+    snprintf(file, sizeof file, "%s/config.ini", path);
+    if (ds_fs_stat(fs, file, &stat) != 0 ||
+        ds_fs_read_file(fs, file, DS_INI_BYTES_MAX, &text, &bytes) != DS_OK)
+        return;
+    if (ds_ini_parse(file, text, bytes, take_key, told) != DS_OK)
+        *told = (struct told){.dir = ""};
+    free(text);
+}
+
+/* Where the directory does not have its checkpoints in it. */
+static void find_told(struct ds_fs *fs, const char *path, struct ds_checkpoint_place *place,
+                      int *found)
+{
+    struct told told;
+
+    read_told(fs, path, &told);
+    if (!*found && told.dir[0] != '\0' && is_root(fs, told.dir)) {
+        memcpy(place->root, told.dir, sizeof told.dir);
+        *found = 1;
+    }
+    if (*found) {
+        memcpy(place->mirror, told.mirror, sizeof told.mirror);
+    } else if (told.mirror[0] != '\0' && is_root(fs, told.mirror)) {
+        ds_warn("%s: its checkpoints are not there; these are those of its mirror", path);
+        memcpy(place->root, told.mirror, sizeof told.mirror);
+        *found = 1;
+    }
+}
+
+/* ---- what a path is */
+
+static ds_status find_directory(struct ds_fs *fs, const char *path,
+                                struct ds_checkpoint_place *place, int *found)
+{
+    DS_TRY(find_root(fs, path, place, found));
+    find_told(fs, path, place, found);
+    return DS_OK;
+}
+
 static ds_status find_manifest(const char *path, struct ds_checkpoint_place *place, int *found)
 {
     const char *name = strrchr(path, '/');
@@ -73,7 +142,7 @@ static ds_status find(struct ds_fs *fs, const char *path, struct ds_checkpoint_p
     if (code < 0)
         return ds_fail(DS_ERR_DATA, "%s: %s", path, strerror(-code));
     *is_directory = stat.is_directory;
-    DS_TRY(stat.is_directory ? find_root(fs, path, &place, found)
+    DS_TRY(stat.is_directory ? find_directory(fs, path, &place, found)
                              : find_manifest(path, &place, found));
     if (*found)
         DS_TRY(ds_checkpoint_read_run(fs, place.root, place.run));
@@ -119,4 +188,13 @@ ds_status ds_checkpoint_place_read(struct ds_fs *fs, const struct ds_checkpoint_
     }
     *out = manifest;
     return DS_OK;
+}
+
+ds_status ds_checkpoint_place_end(const struct ds_checkpoint_place *place, ds_status st)
+{
+    const int has_nothing = st == DS_ERR_NO_CHECKPOINT || st == DS_ERR_CORRUPT;
+
+    if (has_nothing && place->mirror[0] != '\0')
+        ds_warn("%s is its mirror: name that to look there", place->mirror);
+    return st;
 }

@@ -1,5 +1,6 @@
 /* checkpoint_place.h (private to launch) - what a person names on a command line, as a checkpoint: a run directory, its
- * checkpoints/, or a manifest in there. local: everything here; nothing is changed. */
+ * checkpoints/, or a manifest in there. Of a run directory its config.ini says where its checkpoints are, if not in it, and
+ * where their mirror is, which stands in for them where they are gone. local: everything here; nothing is changed. */
 #ifndef DSTRAIN_LAUNCH_CHECKPOINT_PLACE_H
 #define DSTRAIN_LAUNCH_CHECKPOINT_PLACE_H
 
@@ -9,7 +10,8 @@ struct ds_checkpoint_place {
     char root[DS_CHECKPOINT_PATH_BYTES - 256];
     uint8_t run[16]; /* RUN.json's */
     struct ds_manifest_id id;
-    int has_id; /* a manifest was named */
+    int has_id;                                  /* a manifest was named */
+    char mirror[DS_CHECKPOINT_PATH_BYTES - 256]; /* what was not looked at; "": none is known */
 };
 
 /* *found 0: something else is there. DS_ERR_DATA: nothing is; DS_ERR_CONFIG: a directory that is not ours after all */
@@ -23,5 +25,7 @@ DS_CHECKED ds_status ds_checkpoint_place_read(struct ds_fs *fs,
                                               const struct ds_checkpoint_place *place,
                                               const struct ds_manifest_id *id,
                                               struct ds_manifest *out);
+/* Behind a command that ended with `st`: where else it may look, if it should. Returns `st`. */
+DS_CHECKED ds_status ds_checkpoint_place_end(const struct ds_checkpoint_place *place, ds_status st);
 
 #endif

@@ -283,5 +283,5 @@ ds_status ds_export_main(struct ds_command *command)
         return ds_fail(DS_ERR_NO_MEMORY, "no memory for a chunk of %u bytes", DS_PACK_CHUNK_BYTES);
     ds_status st = e.place.has_id ? export_one(&e, &e.place.id) : export_listed(&e);
     free(e.buffer);
-    return st;
+    return ds_checkpoint_place_end(&e.place, st);
 }

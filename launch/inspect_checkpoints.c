@@ -238,6 +238,8 @@ static ds_status show_list(struct inspect *in)
     ds_digest_text(&run, hex);
     printf("%s: run %s, %zu checkpoint%s\n", in->place->root, hex, list.count,
            list.count == 1 ? "" : "s");
+    if (in->place->mirror[0] != '\0')
+        printf("its mirror, not looked at: %s\n", in->place->mirror);
     if (list.count > 0)
         printf("%12s %6s %16s %16s\n", "step", "epoch", "bytes", "tokens");
     for (size_t i = 0; i < list.count && st == DS_OK; i++)
@@ -270,5 +272,5 @@ ds_status inspect_checkpoints(struct ds_fs *fs, const struct ds_checkpoint_place
 {
     struct inspect in = {.fs = fs, .place = place, .is_verbose = is_verbose};
 
-    return place->has_id ? show_one(&in) : show_list(&in);
+    return ds_checkpoint_place_end(place, place->has_id ? show_one(&in) : show_list(&in));
 }

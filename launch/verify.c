@@ -71,6 +71,8 @@ static ds_status verify_all(struct verify *v)
     ds_status st = DS_OK;
 
     DS_TRY(ds_checkpoint_list_make(v->fs, v->place.root, &list));
+    if (v->place.mirror[0] != '\0')
+        printf("its mirror, not looked at: %s\n", v->place.mirror);
     for (size_t i = 0; i < list.count && st == DS_OK; i++)
         st = verify_entry(v, &list.entries[i]);
     const int is_empty = list.count == 0;
@@ -105,7 +107,8 @@ static ds_status verify_path(struct verify *v, const char *path)
 
     DS_TRY(ds_checkpoint_place_find(v->fs, path, &v->place, &found));
     if (found)
-        return v->place.has_id ? verify_manifest(v, &v->place.id) : verify_all(v);
+        return ds_checkpoint_place_end(&v->place, v->place.has_id ? verify_manifest(v, &v->place.id)
+                                                                  : verify_all(v));
     if (ds_fs_stat(v->fs, path, &stat) == 0 && !stat.is_directory)
         return verify_pack(v, path);
     return ds_checkpoint_place_need(v->fs, path, &v->place); /* says what is missing */

@@ -192,6 +192,47 @@ static void a_list_has_a_line_for_each(void **state)
     ds_fs_sim_close(disk);
 }
 
+static void write_config(const char *text)
+{
+    assert_ok(ds_fs_write_file(disk, "/run/config.ini", text, strlen(text)));
+}
+
+/* Of a run directory: where its checkpoints are, if not in it, and their mirror, which stands in for them. */
+static void what_the_configuration_says_is_looked_at(void **state)
+{
+    static const char words[] = "its mirror, not looked at: /run/mirror\n";
+    struct capture capture;
+
+    (void)state;
+    save_some();
+    write_config("[checkpoint]\ndir = /run/checkpoints\nmirror = /run/mirror\n");
+    assert_ok(call(ds_inspect_main, "/run", NULL));
+    assert_non_null(strstr(printed, words));
+    assert_ok(call(ds_verify_main, "/run", NULL));
+    assert_non_null(strstr(printed, words));
+    assert_ok(call(ds_inspect_main, RIG_ROOT, NULL)); /* no run directory */
+    assert_null(strstr(printed, "mirror"));
+
+    damage_all_manifests();
+    capture_begin(&capture);
+    assert_int_equal(call(ds_verify_main, "/run", NULL), DS_ERR_NO_CHECKPOINT);
+    assert_non_null(strstr(capture_end(&capture), "/run/mirror is its mirror: name that"));
+    ds_fs_sim_close(disk);
+
+    save_some();
+    assert_int_equal(ds_fs_rename(disk, RIG_ROOT, "/run/mirror"), 0);
+    write_config("[checkpoint]\ndir = /run/mirror\n");
+    assert_ok(call(ds_inspect_main, "/run", NULL));
+    assert_non_null(strstr(printed, "/run/mirror: run 6120"));
+    write_config("[checkpoint]\ndir = /run/checkpoints\nmirror = /run/mirror\n");
+    capture_begin(&capture);
+    const ds_status st = call(ds_verify_main, "/run", NULL);
+    assert_non_null(strstr(capture_end(&capture), "these are those of its mirror"));
+    assert_int_equal(st, DS_OK);
+    assert_non_null(strstr(printed, "step 30 (epoch 1): good"));
+    ds_fs_sim_close(disk);
+}
+
 static void what_may_not_be_loaded_is_said(void **state)
 {
     struct launch l;
@@ -230,6 +271,7 @@ static void a_pack_is_a_file_of_tensors(void **state)
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(the_exit_code_says_what_is_wrong),
     cmocka_unit_test(a_list_has_a_line_for_each),
+    cmocka_unit_test(what_the_configuration_says_is_looked_at),
     cmocka_unit_test(what_may_not_be_loaded_is_said),
     cmocka_unit_test(a_pack_is_a_file_of_tensors),
 };
