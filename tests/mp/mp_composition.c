@@ -7,8 +7,6 @@
 
 #include <math.h>
 
-static struct mp_data data;
-
 struct row {
     uint32_t data, tensor, pipeline;
     int stage, schedule, recompute, sequence_parallel;
@@ -189,25 +187,10 @@ static void layouts_of_processes_agree_with_threads_to_the_bit(void **state)
     tiny_result_fini(&one);
 }
 
-static int make_data(void **state)
-{
-    (void)state;
-    mp_data_make(&data, "mp_composition");
-    return 0;
-}
-
-static int remove_data(void **state)
-{
-    (void)state;
-    mp_data_remove(&data);
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(layouts_of_processes_agree_with_threads_to_the_bit,
-                                        make_data, remove_data),
+        ON_DATA(layouts_of_processes_agree_with_threads_to_the_bit),
     };
 
     return mp_run(tests, 60000000000u);

@@ -8,8 +8,6 @@
 
 #include <math.h>
 
-static struct mp_data data;
-
 /* The more ranks, the fewer steps: a machine with few cores gives each a small part of its time. A wrong
  * bit in a gradient or a state is in the parameters after one step, and in the loss of the next. */
 static uint64_t step_count(void)
@@ -149,28 +147,12 @@ static void a_named_transport_is_obeyed(void **state)
     }
 }
 
-static int make_data(void **state)
-{
-    (void)state;
-    mp_data_make(&data, "mp_equivalence");
-    return 0;
-}
-
-static int remove_data(void **state)
-{
-    (void)state;
-    mp_data_remove(&data);
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_named_transport_is_obeyed),
-        cmocka_unit_test_setup_teardown(stages_and_transports_agree_with_threads_to_the_bit,
-                                        make_data, remove_data),
-        cmocka_unit_test_setup_teardown(hybrid_sharding_agrees_with_threads_to_the_bit, make_data,
-                                        remove_data),
+        ON_DATA(stages_and_transports_agree_with_threads_to_the_bit),
+        ON_DATA(hybrid_sharding_agrees_with_threads_to_the_bit),
     };
 
     return mp_run(tests, 60000000000u);

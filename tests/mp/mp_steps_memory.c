@@ -10,8 +10,6 @@
 
 enum { STEPS = 20 };
 
-static struct mp_data data;
-
 static void watch_step(const struct ds_step_report *report)
 {
     if (report->step == 2)
@@ -54,27 +52,11 @@ static void a_step_takes_no_memory_over_messages(void **state)
     a_step_takes_no_memory_over(DS_TRANSPORT_MPI);
 }
 
-static int make_data(void **state)
-{
-    (void)state;
-    mp_data_make(&data, "mp_steps_memory");
-    return 0;
-}
-
-static int remove_data(void **state)
-{
-    (void)state;
-    mp_data_remove(&data);
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(a_step_takes_no_memory_over_shared_memory, make_data,
-                                        remove_data),
-        cmocka_unit_test_setup_teardown(a_step_takes_no_memory_over_messages, make_data,
-                                        remove_data),
+        ON_DATA(a_step_takes_no_memory_over_shared_memory),
+        ON_DATA(a_step_takes_no_memory_over_messages),
     };
 
     if (!ALLOCATIONS_ARE_COUNTED) {

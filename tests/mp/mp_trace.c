@@ -10,7 +10,6 @@
 
 enum { STEPS = 4, FIRST = 2, LAST = 3 };
 
-static struct mp_data data;
 static uint64_t span_count; /* of this rank, in the traced steps */
 static uint64_t begin_ns, end_ns;
 
@@ -111,24 +110,10 @@ static void processes_are_in_one_picture(void **state)
     }
 }
 
-static int make_data(void **state)
-{
-    (void)state;
-    mp_data_make(&data, "mp_trace");
-    return 0;
-}
-
-static int remove_data(void **state)
-{
-    (void)state;
-    mp_data_remove(&data);
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(processes_are_in_one_picture, make_data, remove_data),
+        ON_DATA(processes_are_in_one_picture),
     };
 
     return mp_run(tests, 60000000000u);

@@ -5,34 +5,42 @@
 #include "mp.h"
 #include "tiny_run.h"
 
-struct mp_data {
+#include <errno.h> /* program_invocation_short_name */
+
+static struct mp_data {
     char *folder; /* rank 0 */
     char path[512];
     uint64_t seed;
-};
+} data;
 
-/* collective: `name` is of the test that prints the seed */
-static inline void mp_data_make(struct mp_data *data, const char *name)
+/* collective */
+static inline int mp_make_data(void **state)
 {
     char *path;
 
-    memset(data, 0, sizeof *data);
+    (void)state;
+    memset(&data, 0, sizeof data);
     ds_log.is_leader = world->rank == 0;
-    data->seed = mp_seed(name);
+    data.seed = mp_seed(program_invocation_short_name);
     if (world->rank == 0) {
-        data->folder = tiny_folder();
-        path = tiny_data(data->folder, data->seed, 64);
-        snprintf(data->path, sizeof data->path, "%s", path);
+        data.folder = tiny_folder();
+        path = tiny_data(data.folder, data.seed, 64);
+        snprintf(data.path, sizeof data.path, "%s", path);
         free(path);
     }
-    MPI_Bcast(data->path, sizeof data->path, MPI_BYTE, 0, MPI_COMM_WORLD);
+    MPI_Bcast(data.path, sizeof data.path, MPI_BYTE, 0, MPI_COMM_WORLD);
+    return 0;
 }
 
-static inline void mp_data_remove(struct mp_data *data)
+static inline int mp_remove_data(void **state)
 {
+    (void)state;
     MPI_Barrier(MPI_COMM_WORLD);
     if (world->rank == 0)
-        tiny_remove(data->folder);
+        tiny_remove(data.folder);
+    return 0;
 }
+
+#define ON_DATA(test) cmocka_unit_test_setup_teardown(test, mp_make_data, mp_remove_data)
 
 #endif
