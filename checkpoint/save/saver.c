@@ -150,8 +150,8 @@ static void tell_written(const struct ds_saver *s, uint64_t took_ns)
         state_bytes += ds_logical_elems(tensor) * ds_dtype_bytes(tensor->dtype);
     }
     if (s->untold > 0)
-        snprintf(left_out, sizeof left_out, "; %u save%s before it %s left out", s->untold,
-                 s->untold == 1 ? "" : "s", s->untold == 1 ? "was" : "were");
+        snprintf(left_out, sizeof left_out, "; %u save%s left out until then", s->untold,
+                 s->untold == 1 ? " was" : "s were");
     ds_info("checkpoint of step %llu is written: %s: %.6g MB for %.6g MB of states in %.3g s%s",
             (unsigned long long)s->step, s->start.root, (double)written_bytes * 1e-6,
             (double)state_bytes * 1e-6, (double)took_ns * 1e-9, left_out);

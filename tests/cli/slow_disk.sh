@@ -35,7 +35,7 @@ must_be_alike calm slow "at 1 MB/s"
 
 # skipped, not queued
 written=$(grep -c '^checkpoint of step .* is written' err)
-left_out=$(sed -n "s/.* s; \([0-9]*\) saves* before it w[a-z]* left out$/\1/p" err | awk '{ s += $1 } END { print s + 0 }')
+left_out=$(sed -n "s/.* s; \([0-9]*\) saves* w[a-z]* left out until then$/\1/p" err | awk '{ s += $1 } END { print s + 0 }')
 [ "$written" -ge 2 ] && [ "$left_out" -ge $((due / 2)) ] && [ $((written + left_out)) -eq $due ] ||
     die "$written written, $left_out left out, of $due"
 grep -qE 'given up|stands still|waited ' err && die "somebody thinks that something hangs"

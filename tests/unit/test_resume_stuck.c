@@ -183,7 +183,7 @@ static size_t count_words(const char *in, const char *words)
 /* What the lines about checkpoints that were written say of those that were not. */
 static size_t sum_left_out(const char *in)
 {
-    static const char words[] = " before it w";
+    static const char words[] = " left out until then";
     size_t sum = 0;
 
     for (const char *at = in; (at = strstr(at, words)); at++) {
