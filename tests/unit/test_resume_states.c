@@ -75,7 +75,7 @@ static struct tiny_case case_of(const struct kind *kind)
     c.mode = kind->mode;
     c.global_batch = BATCH;
     c.micro_batch = 1;
-    c.layers = 2;
+    c.layers = 4; /* each pipeline stage has one, so that it sees what is injected */
     c.heads = 12;
     c.kv_heads = 1;
     c.head_dim = 4;
