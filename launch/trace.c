@@ -94,6 +94,8 @@ static const char *const wait_names[DS_TIMELINE_WHAT_COUNT] = {
     [DS_TIMELINE_WAIT_STAGE] = "wait for stage",
     [DS_TIMELINE_WAIT_COMPUTE] = "wait for arithmetic",
     [DS_TIMELINE_WAIT_COPY] = "wait for copy",
+    [DS_TIMELINE_WAIT_OFFLOAD] = "wait for offload",
+    [DS_TIMELINE_FETCH] = "fetch",
     [DS_TIMELINE_COLLECTIVE] = "collective of tensor ranks",
 };
 
@@ -138,7 +140,8 @@ static void put_span(struct ds_trace *trace, const struct ds_step_report *report
     if (span->what == DS_TIMELINE_ACTION)
         put_name(trace, action);
     else
-        put(trace, "\"cat\":\"wait\",\"name\":\"%s\"", wait_names[span->what]);
+        put(trace, "\"cat\":\"%s\",\"name\":\"%s\"",
+            span->what == DS_TIMELINE_FETCH ? "copy" : "wait", wait_names[span->what]);
     put(trace, ",\"args\":{\"step\":%llu,\"action\":%u", (unsigned long long)report->step,
         span->action);
     if (span->what == DS_TIMELINE_ACTION)
@@ -149,7 +152,7 @@ static void put_span(struct ds_trace *trace, const struct ds_step_report *report
 /* Names of the rank and its rows, and what its clock is worth. */
 static void put_rank(struct ds_trace *trace)
 {
-    static const char *const rows[DS_TIMELINE_ROW_COUNT] = {"compute", "communication"};
+    static const char *const rows[DS_TIMELINE_ROW_COUNT] = {"compute", "communication", "offload"};
     const uint32_t rank = trace->options.world->rank;
     const long long offset_ns = trace->clock.offset_ns;
     const unsigned long long error_ns = trace->clock.error_ns;

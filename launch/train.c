@@ -72,6 +72,7 @@ static ds_status write_metrics(struct train *train, const struct ds_step_report 
                                        .host_peak_bytes = r->host_peak_bytes,
                                        .wait_data_s = r->wait_data_s,
                                        .wait_comm_s = r->wait_comm_s,
+                                       .wait_offload_s = r->wait_offload_s,
                                        .wait_checkpoint_s = r->wait_checkpoint_s,
                                        .bubble_s = r->bubble_s,
                                        .has_eval_loss = r->has_eval,

@@ -10,6 +10,8 @@ int ds_action_is_arithmetic(enum ds_action_kind kind)
 
 enum ds_timeline_row ds_action_row(enum ds_action_kind kind)
 {
+    if (kind == DS_ACTION_FETCH || kind == DS_ACTION_EVICT)
+        return DS_TIMELINE_ROW_COUNT;
     return kind == DS_ACTION_PREFETCH || kind == DS_ACTION_REDUCE || kind == DS_ACTION_EXCHANGE ||
                    kind == DS_ACTION_TIED_REDUCE
                ? DS_TIMELINE_COMM
@@ -40,6 +42,8 @@ static void add_wait(const struct ds_timeline_span *span, struct ds_accounts *ac
         accounts->bubble_ns += ns;
     else if (span->what == DS_TIMELINE_WAIT_COPY)
         accounts->wait_copy_ns += ns;
+    else if (span->what == DS_TIMELINE_WAIT_OFFLOAD)
+        accounts->wait_offload_ns += ns;
     else
         accounts->wait_comm_ns += ns;
 }

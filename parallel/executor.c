@@ -375,9 +375,21 @@ static ds_status do_norm(struct ds_executor *x, const struct ds_action *action)
     return ds_optim_verdict(x->options.optim, x->options.record);
 }
 
+static ds_status do_fetch(struct ds_executor *x, const struct ds_action *action)
+{
+    return ds_zero_fetch(x->options.zero, action->unit, action->strip, action->slot);
+}
+
 static ds_status do_update(struct ds_executor *x, const struct ds_action *action)
 {
-    return ds_optim_update(x->options.optim, action->unit, x->options.record);
+    const struct ds_optim_strip strip = {action->unit, action->strip, action->slot};
+
+    return ds_optim_update(x->options.optim, &strip, x->options.record);
+}
+
+static ds_status do_evict(struct ds_executor *x, const struct ds_action *action)
+{
+    return ds_zero_evict(x->options.zero, action->unit, action->strip, action->slot);
 }
 
 /* ---- the list */
@@ -399,7 +411,9 @@ static executor_do *const executor_table[DS_ACTION_KIND_COUNT] = {
     [DS_ACTION_REDUCE] = do_reduce,
     [DS_ACTION_TIED_REDUCE] = do_tied_reduce,
     [DS_ACTION_NORM] = do_norm,
+    [DS_ACTION_FETCH] = do_fetch,
     [DS_ACTION_UPDATE] = do_update,
+    [DS_ACTION_EVICT] = do_evict,
 };
 
 /* All memory was taken for the plan. */
@@ -407,7 +421,8 @@ static int has_slots_for(const struct ds_schedule *plan, const struct ds_schedul
 {
     int has = list->saved_slot_count <= plan->saved_slot_count &&
               list->held_slot_count <= plan->held_slot_count &&
-              list->stream_slot_count <= plan->stream_slot_count;
+              list->stream_slot_count <= plan->stream_slot_count &&
+              list->slots.strip_count <= plan->slots.strip_count;
 
     for (uint32_t c = 0; c < DS_ZERO_SLOT_CLASSES; c++)
         has = has && list->slots.weight_count[c] <= plan->slots.weight_count[c] &&
@@ -487,6 +502,7 @@ static ds_status capture(struct ds_executor *x, const struct ds_executor_step *s
     DS_TRY(rejoin(x));
     DS_TRY(obey_marked(x, step));
     DS_TRY(ds_stream_after(x->options.compute, x->options.comm, x->handover));
+    DS_TRY(ds_zero_join(x->options.zero));
     return ops->capture_end(x->options.compute, out);
 }
 
@@ -504,13 +520,14 @@ static ds_status have_graph(struct ds_executor *x, const struct ds_executor_step
     return capture(x, step, graph);
 }
 
-/* Before it all that the comm stream still has, behind it whatever the comm stream gets next. */
+/* Before it all that other streams still have, behind it whatever the comm stream gets next. */
 ds_status ds_executor_step_graph(struct ds_executor *x, const struct ds_executor_step *step)
 {
     struct ds_stream *compute = x->options.compute, *comm = x->options.comm;
 
     DS_ASSERT(step->turn < 2 && x->options.device->ops->capture_begin);
     DS_TRY(ds_stream_after(compute, comm, x->handover));
+    DS_TRY(ds_zero_join(x->options.zero));
     DS_TRY(have_graph(x, step));
     x->is_behind_graph = 1;
     DS_TRY(x->options.device->ops->graph_launch(compute, x->graphs[step->turn]));

@@ -271,43 +271,6 @@ static ds_status play_exchange(struct checker *c, const struct ds_action *action
     return DS_OK;
 }
 
-/* ---- the end of the step */
-
-static int needs_tied_reduce(const struct ds_schedule_shape *shape)
-{
-    return shape->is_training && shape->stage_count > 1 && shape->tied_unit != DS_NO_UNIT &&
-           (shape->stage == 0 || shape->stage + 1 == shape->stage_count);
-}
-
-static int all_reduced(const struct checker *c, uint32_t unit)
-{
-    return c->user_count[unit] == 0 || c->reduced[unit] == c->shape->micro_count;
-}
-
-static ds_status play_end(struct checker *c, const struct ds_action *action)
-{
-    if (action->kind == DS_ACTION_TIED_REDUCE) {
-        PROMISE(c, needs_tied_reduce(c->shape) && action->unit == c->shape->tied_unit,
-                "the unit is not tied here");
-        PROMISE(c, all_reduced(c, action->unit), "a gradient is missing");
-        PROMISE(c, !c->tied_count++ && !c->is_decided, "tied twice or too late");
-        return DS_OK;
-    }
-    if (action->kind == DS_ACTION_NORM) {
-        for (uint32_t i = 0; i < c->shape->unit_count; i++)
-            PROMISE(c, all_reduced(c, i), "a gradient is missing");
-        PROMISE(c, c->tied_count || !needs_tied_reduce(c->shape), "the tied gradient is half");
-        c->is_decided = 1;
-        return DS_OK;
-    }
-    while (c->update_count < c->shape->unit_count && c->user_count[c->update_count] == 0)
-        c->update_count++; /* another stage's */
-    PROMISE(c, c->is_decided, "state would change before the verdict");
-    PROMISE(c, action->unit == c->update_count, "units are updated once, in order");
-    c->update_count++;
-    return DS_OK;
-}
-
 /* ---- all of it */
 
 static ds_status play(struct checker *c, const struct ds_action *action)
@@ -333,8 +296,10 @@ static ds_status play(struct checker *c, const struct ds_action *action)
         return play_exchange(c, action);
     case DS_ACTION_TIED_REDUCE:
     case DS_ACTION_NORM:
+    case DS_ACTION_FETCH:
     case DS_ACTION_UPDATE:
-        return play_end(c, action);
+    case DS_ACTION_EVICT:
+        return checker_play_end(c);
     case DS_ACTION_KIND_COUNT:
         break;
     }
@@ -360,9 +325,7 @@ ds_status checker_end(struct checker *c)
         for (uint32_t m = 0; block_is_here(shape, b) && m < shape->micro_count; m++)
             PROMISE(c, (c->done[cell_of(c, m, b)] & done) == done, "a block was left out");
     PROMISE(c, c->transfer_count == c->list->transfer_count, "a message was left out");
-    for (uint32_t i = 0; shape->is_training && i < shape->unit_count; i++)
-        PROMISE(c, c->user_count[i] == 0 || i < c->update_count, "a unit was not updated");
-    return DS_OK;
+    return checker_all_updated(c);
 }
 
 /* Tables one after another in two allocations. */
@@ -405,7 +368,8 @@ ds_status checker_init(struct checker *c, const struct ds_schedule_shape *shape,
     *c = (struct checker){.shape = shape, .list = list};
     c->numbers = calloc(numbers, sizeof *c->numbers);
     c->flags = calloc(4 * units + 5 * cells, 1);
-    if (!c->numbers || !c->flags)
+    c->strips = calloc(list->slots.strip_count + 1u, sizeof *c->strips);
+    if (!c->numbers || !c->flags || !c->strips)
         return ds_fail(DS_ERR_NO_MEMORY, "to check a schedule of %zu units", units);
     cut_tables(c);
     for (uint32_t b = 0; b < shape->block_count; b++)
@@ -418,6 +382,7 @@ void checker_fini(struct checker *c)
 {
     free(c->numbers);
     free(c->flags);
+    free(c->strips);
     *c = (struct checker){0};
 }
 

@@ -8,6 +8,11 @@
 /* What can lie in a place. A gradient is that of a block's input. */
 enum content { CONTENT_OUTPUT, CONTENT_GRADIENT, CONTENT_SAVED, CONTENT_HELD, CONTENT_COUNT };
 
+/* What is in a slot of strips; what 0: nothing. */
+struct checker_strip {
+    uint32_t what, unit, strip;
+};
+
 struct checker {
     const struct ds_schedule_shape *shape;
     const struct ds_schedule *list;
@@ -15,6 +20,7 @@ struct checker {
     /* owns */
     uint32_t *numbers;
     uint8_t *flags;
+    struct checker_strip *strips; /* [slot] */
     /* borrows: of numbers, per unit */
     uint32_t *weight_slot, *grad_slot, *reduced, *user_count, *added, *grad_micro;
     uint32_t *weight_holder[DS_ZERO_SLOT_CLASSES]; /* [slot] unit + 1, 0: free */
@@ -25,7 +31,8 @@ struct checker {
     /* per (micro, block) */
     uint8_t *done;                  /* bits */
     uint8_t *sent[2], *received[2]; /* outputs, gradients */
-    uint32_t transfer_count, loss_count, update_count, tied_count;
+    uint32_t transfer_count, loss_count, tied_count;
+    uint32_t update_count, updated_strips; /* units that are through, strips of the next one */
     int is_decided;
 };
 
@@ -36,6 +43,10 @@ void checker_fini(struct checker *checker);
 DS_CHECKED ds_status checker_play(struct checker *checker);
 /* the same, where the action is on a unit */
 DS_CHECKED ds_status checker_play_unit(struct checker *checker);
+/* the same, where it belongs to the end of the step */
+DS_CHECKED ds_status checker_play_end(struct checker *checker);
+/* after the last: is every strip updated, and at home? */
+DS_CHECKED ds_status checker_all_updated(struct checker *checker);
 /* after the last: is everything done? */
 DS_CHECKED ds_status checker_end(struct checker *checker);
 /* says what the action at `at` breaks */

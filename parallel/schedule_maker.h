@@ -1,7 +1,8 @@
 /* schedule_maker.h - what the files that make a list hand on: the pieces of each stage in their order
  * (schedule_order), all stages on one clock (schedule_timeline), how long units stay
  * (schedule_windows), the works of one stage (schedule_works), where they find things
- * (schedule_places), and the traffic of units around them (schedule_units).
+ * (schedule_places), the traffic of units around them (schedule_units), and the end of the step
+ * (schedule_updates).
  *
  * A piece is a part of the model, forward or backward, with a group of micro-batches: one of them, or
  * on a single stage as many as a window has. */
@@ -128,6 +129,14 @@ void pool_give(struct pool *pool, uint32_t place);
 /* fills in the works' places; counts go to the list */
 DS_CHECKED ds_status places_assign(const struct ds_schedule_shape *shape, struct works *works,
                                    struct ds_schedule *list);
+
+/* ---- the list itself */
+
+DS_CHECKED ds_status list_append(struct ds_schedule *list, struct ds_action action);
+
+/* ---- updates: from the verdict on; `user_count` [unit]: blocks of this stage that use it */
+DS_CHECKED ds_status updates_emit(const struct ds_schedule_shape *shape, const uint32_t *user_count,
+                                  struct ds_schedule *list);
 
 /* ---- units */
 

@@ -23,10 +23,8 @@ struct emitter {
     uint32_t *missing;    /* blocks that have not added to its local gradient yet */
 };
 
-static ds_status emit(struct emitter *e, struct ds_action action)
+ds_status list_append(struct ds_schedule *list, struct ds_action action)
 {
-    struct ds_schedule *list = e->list;
-
     if (list->action_count == list->action_capacity) {
         uint32_t capacity = list->action_capacity ? 2 * list->action_capacity : 256;
         struct ds_action *more = realloc(list->actions, capacity * sizeof *more);
@@ -37,6 +35,11 @@ static ds_status emit(struct emitter *e, struct ds_action action)
     }
     list->actions[list->action_count++] = action;
     return DS_OK;
+}
+
+static ds_status emit(struct emitter *e, struct ds_action action)
+{
+    return list_append(e->list, action);
 }
 
 static struct ds_action action_of(enum ds_action_kind kind, const struct work *work, uint32_t unit,
@@ -190,22 +193,6 @@ static ds_status emit_work(struct emitter *e, uint32_t index)
     return emit_after(e, index);
 }
 
-/* Who waits here for another stage has nothing left that another stage waits for. */
-static ds_status emit_end(struct emitter *e)
-{
-    const struct ds_schedule_shape *shape = e->shape;
-    const struct work none = {.kind = DS_ACTION_NORM};
-    const int is_end = shape->stage == 0 || shape->stage + 1 == shape->stage_count;
-
-    if (shape->tied_unit != DS_NO_UNIT && shape->stage_count > 1 && is_end)
-        DS_TRY(emit(e, action_of(DS_ACTION_TIED_REDUCE, &none, shape->tied_unit, DS_NO_SLOT)));
-    DS_TRY(emit(e, action_of(DS_ACTION_NORM, &none, 0, DS_NO_SLOT)));
-    for (uint32_t unit = 0; unit < shape->unit_count; unit++)
-        if (e->user_count[unit] > 0)
-            DS_TRY(emit(e, action_of(DS_ACTION_UPDATE, &none, unit, DS_NO_SLOT)));
-    return DS_OK;
-}
-
 static ds_status emit_step(struct emitter *e)
 {
     const struct work none = {.kind = DS_ACTION_BEGIN};
@@ -214,7 +201,7 @@ static ds_status emit_step(struct emitter *e)
         DS_TRY(emit(e, action_of(DS_ACTION_BEGIN, &none, 0, DS_NO_SLOT)));
     for (uint32_t i = 0; i < e->works->count; i++)
         DS_TRY(emit_work(e, i));
-    return e->shape->is_training ? emit_end(e) : DS_OK;
+    return e->shape->is_training ? updates_emit(e->shape, e->user_count, e->list) : DS_OK;
 }
 
 /* ---- the choice of slots. A variant: bit 0: embedding in class 0 with the layers, bit 1: head, bit

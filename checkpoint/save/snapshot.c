@@ -44,11 +44,12 @@ static uint64_t unit_bytes(const struct ds_saver_options *o, uint32_t unit)
     uint64_t bytes = 0;
 
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
-        const struct ds_tensor shard = ds_zero_shard(o->zero, unit, kinds[i]);
+        enum ds_dtype dtype;
+        const uint64_t elems = ds_zero_shard_elems(o->zero, unit, kinds[i], &dtype);
         const int is_copied = kinds[i] >= DS_ZERO_EXP_AVG || kinds[i] == weight || in_two;
 
         if (is_copied)
-            bytes += shard.shape[0] * ds_dtype_bytes(shard.dtype) + param_count * DS_PACK_ALIGN;
+            bytes += elems * ds_dtype_bytes(dtype) + param_count * DS_PACK_ALIGN;
     }
     return bytes;
 }
@@ -73,7 +74,8 @@ static uint64_t unit_chunks(const struct ds_saver_options *o, uint32_t unit)
     uint64_t count = 0;
 
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
-        const uint64_t elems = ds_zero_shard(o->zero, unit, kinds[i]).shape[0];
+        enum ds_dtype dtype;
+        const uint64_t elems = ds_zero_shard_elems(o->zero, unit, kinds[i], &dtype);
 
         count += elems * sizeof(float) / DS_PACK_CHUNK_BYTES + o->unit_param_counts[unit];
     }
@@ -296,21 +298,27 @@ ds_status snapshot_begin(struct snapshot *s)
 
     s->queued_units = s->copied_units = 0;
     DS_TRY(ds_stream_after(s->stream, o->compute, s->before));
+    DS_TRY(ds_zero_evicted(o->zero, s->stream));
     return ds_stream_after(s->stream, o->comm,
                            s->before); /* gathers write a shard's own place, too */
 }
 
+/* What lies at two places comes in two copies. */
 static ds_status copy(struct snapshot *s, const struct snapshot_piece *piece,
                       enum ds_zero_kind kind, uint8_t *to)
 {
     const struct ds_state_piece *from = &piece->from;
-    const struct ds_tensor shard = ds_zero_shard(s->options->zero, from->unit, kind);
-    const size_t elem_bytes = ds_dtype_bytes(shard.dtype);
     const uint64_t elems = from->piece.end - from->piece.begin;
 
-    DS_ASSERT(from->start + elems <= shard.shape[0]);
-    return s->options->device->ops->copy(
-        s->stream, to, (const uint8_t *)shard.data + from->start * elem_bytes, elems * elem_bytes);
+    for (uint64_t done = 0, run; done < elems; done += run) {
+        const struct ds_tensor shard =
+            ds_zero_shard(s->options->zero, from->unit, kind, from->start + done, elems - done);
+        const size_t elem_bytes = ds_dtype_bytes(shard.dtype);
+        run = shard.shape[0];
+        DS_TRY(s->options->device->ops->copy(s->stream, to + done * elem_bytes, shard.data,
+                                             run * elem_bytes));
+    }
+    return DS_OK;
 }
 
 static ds_status copy_unit(struct snapshot *s, const struct snapshot_unit *unit)

@@ -31,6 +31,12 @@ enum ds_pipeline_kind {
 enum ds_gather { DS_GATHER_KERNEL, DS_GATHER_SYMMETRIC, DS_GATHER_COPY_ENGINE };
 enum ds_reshard_when { DS_RESHARD_KEY_AUTO, DS_RESHARD_KEY_ALWAYS, DS_RESHARD_KEY_NEVER };
 
+/* Where a kind of state lives, and which share of it: the rest stays on the device. */
+struct ds_home_key {
+    int64_t home; /* enum ds_home */
+    double share; /* of DS_HOME_DEVICE 0, else more */
+};
+
 /* Where each key was written: a line, DS_PLACE_OVERRIDE, or 0: nowhere, the preset holds; and whether it was
  * left to others: what they have decided, they decide again when they change. For messages and remedies; two
  * configurations may be equal and differ in it. */
@@ -114,6 +120,11 @@ struct ds_config {
         uint64_t device_limit, host_limit; /* bytes a rank may take; DS_AUTO: no limit */
         uint64_t logits;                   /* bytes of a chunk; DS_AUTO: what suits the device */
     } memory;
+    struct {
+        struct ds_home_key master, exp_avg, exp_avg_sq;
+        uint64_t depth;      /* strips on their way or being updated */
+        uint64_t block_size; /* bytes of a strip in fp32 */
+    } offload;
     struct {
         char dir[DS_TEXT_MAX];     /* "": run.dir/checkpoints */
         char mirror[DS_TEXT_MAX];  /* "": none */

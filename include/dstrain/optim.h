@@ -48,8 +48,12 @@ DS_CHECKED ds_status ds_optim_open(const struct ds_optim_options *options, struc
 void ds_optim_close(struct ds_optim *optim);
 /* collective: the verdict of the step in `record`, on every rank */
 DS_CHECKED ds_status ds_optim_verdict(struct ds_optim *optim, struct ds_step_record *record);
-/* collective: update what this rank updates of `unit` */
-DS_CHECKED ds_status ds_optim_update(struct ds_optim *optim, uint32_t unit,
+/* A strip of what this rank updates of a unit (zero.h); slot: DS_ZERO_NO_SLOT where it is near. */
+struct ds_optim_strip {
+    uint32_t unit, strip, slot;
+};
+/* collective: update it */
+DS_CHECKED ds_status ds_optim_update(struct ds_optim *optim, const struct ds_optim_strip *strip,
                                      const struct ds_step_record *record);
 
 #endif

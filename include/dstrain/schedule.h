@@ -44,7 +44,9 @@
     X(GRAD_ACQUIRE, "grad_acquire") X(REDUCE, "reduce")                                    \
     X(TIED_REDUCE, "tied_reduce")  /* a unit of the first and the last stage, summed */    \
     X(NORM, "norm")                /* ends in the verdict; state changes after it */       \
-    X(UPDATE, "update")
+    X(FETCH, "fetch")              /* states of a strip, from their homes */               \
+    X(UPDATE, "update")            /* of a strip of a unit */                              \
+    X(EVICT, "evict")              /* and back */
 /* clang-format on */
 #define DS_ACTION_ENUM(name, text) DS_ACTION_##name,
 enum ds_action_kind { DS_ACTION_LIST(DS_ACTION_ENUM) DS_ACTION_KIND_COUNT };
@@ -59,7 +61,9 @@ struct ds_action {
     uint32_t micro;
     uint32_t block; /* arithmetic; in an EXCHANGE that of the first transfer */
     uint32_t unit;  /* of ZeRO's actions; for arithmetic, the block's first unit */
-    uint32_t slot;  /* of the gathered unit, the local gradient, or the block's saved activations */
+    uint32_t
+        slot; /* of the gathered unit, the local gradient, the block's saved activations, or the strip */
+    uint32_t strip;      /* of the unit: FETCH, UPDATE, EVICT */
     uint32_t x, dy, out; /* places of the residual stream, DS_NO_SLOT where none */
     uint32_t held;       /* from BACKWARD_INPUT to BACKWARD_WEIGHT */
     uint32_t transfer_start, transfer_count; /* EXCHANGE: its part of list->transfers */
@@ -103,6 +107,10 @@ struct ds_schedule_shape {
     /* relative sizes: of several ways to share slots the smallest is taken */
     const uint64_t *unit_cost;
     uint32_t unit_count;
+    /* [unit_count], or NULL: the strips of what is updated here, and slots for those that are away; NULL, and of no
+     * element: one, which is near */
+    const struct ds_zero_strips *strips;
+    uint32_t strip_slots;
     uint32_t micro_count;
     uint32_t zero_stage;
     int is_training; /* 0: forward and loss only */
@@ -149,7 +157,8 @@ DS_CHECKED ds_status ds_schedule_make(const struct ds_schedule_shape *shape,
 void ds_schedule_fini(struct ds_schedule *schedule);
 /* pure: does the list keep its promises: acquire before use, one holder a place and what is read really
  * there, every micro-batch of every block forward once and backward once, every unit reduced once a
- * micro-batch and in their order, nothing held at the end, NORM before UPDATE? What arrives from other
+ * micro-batch and in their order, nothing held at the end, NORM before UPDATE, every strip updated once,
+ * between its fetch and its eviction if it is away? What arrives from other
  * stages is believed. DS_ERR_CONFIG says the first that is broken. */
 DS_CHECKED ds_status ds_schedule_check(const struct ds_schedule_shape *shape,
                                        const struct ds_schedule *schedule);

@@ -3,12 +3,12 @@
  *
  * A stamp costs a GPU a launch, so there are those that somebody reads (enum ds_timeline_marks), and an action
  * that begins where the one before it on its row ended shares that one's stamp. Nobody marks a wait where no
- * other rank can be waited for: a rank alone leaves no span but those of actions.
+ * other rank can be waited for: a rank alone, whose states are all at hand, leaves no span but those of actions.
  *
  * The spans of two steps lie in pinned memory and are used in turn, because the host queues a step before
  * it has read the one before. They may be read when the compute stream has done the step; so what happens
- * on the comm stream is marked only where the compute stream waits for it later in the same step (all that
- * NORM waits for). Between stop and start, in an evaluation for example, marks do nothing. One owner thread.
+ * on the other streams is marked only where the compute stream waits for it later in the same step (all that
+ * NORM and updates wait for; what goes home behind an update is not marked). Between stop and start, in an evaluation for example, marks do nothing. One owner thread.
  * local: everything here. */
 #ifndef DSTRAIN_TIMELINE_H
 #define DSTRAIN_TIMELINE_H
@@ -19,7 +19,12 @@
 
 #include <stdint.h>
 
-enum ds_timeline_row { DS_TIMELINE_COMPUTE, DS_TIMELINE_COMM, DS_TIMELINE_ROW_COUNT };
+enum ds_timeline_row {
+    DS_TIMELINE_COMPUTE,
+    DS_TIMELINE_COMM,
+    DS_TIMELINE_LOAD, /* of states, from their homes */
+    DS_TIMELINE_ROW_COUNT
+};
 
 enum ds_timeline_what {
     DS_TIMELINE_ACTION,
@@ -27,7 +32,9 @@ enum ds_timeline_what {
     DS_TIMELINE_WAIT_STAGE,   /* for what a neighbour stage sends */
     DS_TIMELINE_WAIT_COMPUTE, /* the comm stream, for arithmetic */
     DS_TIMELINE_WAIT_COPY,    /* for the copy of a state that is to change: a checkpoint's */
+    DS_TIMELINE_WAIT_OFFLOAD, /* for a state that is brought from its home */
     DS_TIMELINE_COLLECTIVE,   /* for one of tensor ranks inside a block */
+    DS_TIMELINE_FETCH,        /* no wait: a strip of states comes from its home */
     DS_TIMELINE_WHAT_COUNT
 };
 
@@ -44,7 +51,7 @@ struct ds_timeline_span {
 };
 
 struct ds_timeline_options {
-    struct ds_stream *streams[DS_TIMELINE_ROW_COUNT];
+    struct ds_stream *streams[DS_TIMELINE_ROW_COUNT]; /* NULL: nothing is marked on that row */
     struct ds_memory *memory;
     uint32_t action_count;     /* of the longest list */
     uint32_t collective_count; /* inside its blocks */

@@ -30,6 +30,7 @@ struct ds_step_report {
     double step_s, tokens_per_s;
     double arithmetic_s; /* of blocks on this rank, in a step whose actions are marked; else 0 */
     double wait_data_s, wait_comm_s, bubble_s; /* in every step; the last two of one rank: 0 */
+    double wait_offload_s;    /* of updates, for states that come from their homes */
     double wait_checkpoint_s; /* of the host, and of updates for copies of what they change */
     uint64_t skipped;         /* steps skipped so far */
     int is_skipped, has_eval, has_loss_scale;

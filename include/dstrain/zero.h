@@ -41,6 +41,43 @@ struct ds_span ds_zero_layout_shard(const struct ds_zero_layout *layout, uint32_
 struct ds_span ds_zero_layout_owned(const struct ds_zero_layout *layout, uint32_t shard_rank,
                                     struct ds_span param);
 
+/* ---- homes: pure. Where a kind of state lives between its uses.
+ *
+ *   what a rank has of a unit:  | near: in device memory | away: at its home           |
+ *   the optimizer goes by:      | strip 0                | strip 1 | strip 2 | strip 3 |
+ *
+ * An away strip is fetched into a slot of device memory, updated there, and evicted. Each kind has its own share
+ * away; a strip is near where all kinds are. Where a kind alone is away it alone travels. */
+enum ds_home { DS_HOME_DEVICE, DS_HOME_HOST };
+
+/* The kinds of state of a unit that outlive a step. */
+enum ds_zero_kind { DS_ZERO_PARAM, DS_ZERO_MASTER, DS_ZERO_EXP_AVG, DS_ZERO_EXP_AVG_SQ };
+#define DS_ZERO_KIND_COUNT 4
+
+struct ds_zero_homes {
+    enum ds_home home[DS_ZERO_KIND_COUNT];
+    double share
+        [DS_ZERO_KIND_COUNT]; /* of a kind's elements that is to be away; of DS_HOME_DEVICE none is */
+    uint64_t strip_elems;     /* a multiple of DS_ZERO_CUT_ELEMS */
+};
+
+/* One unit's part of it: near are the first so many elements of each kind. */
+struct ds_zero_strips {
+    uint64_t elems; /* of every kind, what the rank updates */
+    uint64_t strip_elems;
+    uint64_t near_elems[DS_ZERO_KIND_COUNT];
+};
+
+/* Over all units, whose `elems` and `strip_elems` are filled in, in their order: near_elems, such that a kind's share
+ * is away of all units together to half a strip. */
+void ds_zero_strips_share(const struct ds_zero_homes *homes, struct ds_zero_strips *units,
+                          uint32_t unit_count);
+/* How many strips there are, 0 of no element; the first that is away, the count where none is; and strip `index`,
+ * in elements of what the rank updates. */
+uint32_t ds_zero_strip_count(const struct ds_zero_strips *strips);
+uint32_t ds_zero_strip_first_away(const struct ds_zero_strips *strips);
+struct ds_span ds_zero_strip_at(const struct ds_zero_strips *strips, uint32_t index);
+
 /* ---- machinery */
 
 /* A part of a unit's local gradient that is a partial sum over another group, too: of norms where ranks
@@ -60,13 +97,16 @@ struct ds_zero_unit_spec {
     uint32_t sum_count;
     const struct ds_span *foreign; /* copies of what another rank counts in the norm */
     uint32_t foreign_count;
+    struct ds_zero_strips strips; /* of what this rank updates; elems 0: all of it is near */
 };
 
 #define DS_ZERO_SLOT_CLASSES 2
 
-/* How many slots of each class: for gathered weights and for local gradients; made with the list. */
+/* How many slots of each class: for gathered weights and for local gradients; and for strips of states that are
+ * away. Made with the list. */
 struct ds_zero_slots {
     uint32_t weight_count[DS_ZERO_SLOT_CLASSES], grad_count[DS_ZERO_SLOT_CLASSES];
+    uint32_t strip_count;
 };
 
 /* What the optimizer keeps of a weight (kernels.h, ds_adamw_args). Of an fp32 weight itself, always. */
@@ -93,8 +133,9 @@ struct ds_zero_options {
     const struct ds_zero_unit_spec *units;
     uint32_t unit_count;
     struct ds_zero_slots slots;
-    int is_training; /* 0: weights only */
-    int registers;   /* weights lie where the shard group may register them */
+    struct ds_zero_homes homes; /* of param and, in stage 0 of several ranks, of all: the device */
+    int is_training;            /* 0: weights only */
+    int registers;              /* weights lie where the shard group may register them */
     /* Where no sum over ranks stands between a local gradient and the accumulator, backward passes may add
      * straight onto it: no slots and no pass over memory, but products and sums of several micro-batches are
      * rounded otherwise than on several ranks. */
@@ -105,14 +146,13 @@ struct ds_zero_options {
     struct ds_comm *tie;     /* the two stages that hold a tied unit; NULL: none */
     struct ds_device *device;
     struct ds_stream *compute, *comm; /* where arithmetic and where collectives are queued */
-    struct ds_memory *memory;         /* everything is taken here, in open */
-    struct ds_timeline *timeline;     /* where waits are marked; or NULL */
+    struct ds_stream *load,
+        *store;               /* where states come from their homes, and go; NULL: none is away */
+    struct ds_memory *memory; /* everything is taken here, in open */
+    struct ds_timeline *timeline; /* where waits are marked; or NULL */
 };
 
 struct ds_zero;
-
-/* The kinds of state of a unit that outlive a step. */
-enum ds_zero_kind { DS_ZERO_PARAM, DS_ZERO_MASTER, DS_ZERO_EXP_AVG, DS_ZERO_EXP_AVG_SQ };
 
 /* collective: take the memory; parameters are zero until ds_zero_load_* has filled them. */
 DS_CHECKED ds_status ds_zero_open(const struct ds_zero_options *options, struct ds_zero **out);
@@ -137,8 +177,17 @@ DS_CHECKED ds_status ds_zero_read_shard(struct ds_zero *zero, uint32_t unit, uin
 DS_CHECKED ds_status ds_zero_write_moment(struct ds_zero *zero, uint32_t unit,
                                           enum ds_zero_kind kind, uint64_t start, uint64_t count,
                                           const float *from);
-/* local: a view of the owned shard as it is stored; no element where there is none of that kind */
-struct ds_tensor ds_zero_shard(const struct ds_zero *zero, uint32_t unit, enum ds_zero_kind kind);
+/* local: how many elements the owned shard has of a kind, 0 where there is none, and how they are stored */
+uint64_t ds_zero_shard_elems(const struct ds_zero *zero, uint32_t unit, enum ds_zero_kind kind,
+                             enum ds_dtype *dtype);
+/* local: a view of them as they are stored, from `start` on: at most `count`, and fewer where the rest lies elsewhere.
+ * Read on a stream that ds_zero_evicted has been told of. */
+struct ds_tensor ds_zero_shard(const struct ds_zero *zero, uint32_t unit, enum ds_zero_kind kind,
+                               uint64_t start, uint64_t count);
+/* local: `stream` goes on when all that was evicted so far is at home */
+DS_CHECKED ds_status ds_zero_evicted(const struct ds_zero *zero, struct ds_stream *stream);
+/* local: the same of the compute stream: nothing of an earlier list is on its way any more */
+DS_CHECKED ds_status ds_zero_join(struct ds_zero *zero);
 /* local: the unit's next update waits, on the compute stream, until this event, which is recorded, has come: what
  * is read of the owned states until then is what they are now. Not while another one holds the unit; the same
  * one may have been recorded again, behind what it stood for. */
@@ -187,8 +236,15 @@ DS_CHECKED ds_status ds_zero_norm(struct ds_zero *zero, struct ds_step_record *r
 /* collective: trained_tokens of the record summed over both groups */
 DS_CHECKED ds_status ds_zero_sum_tokens(struct ds_zero *zero, struct ds_step_record *record);
 
-/* What the optimizer updates of a unit: views of device memory. Stage 0: the whole unit (after
- * ds_zero_update_begin has gathered its gradient); else the owned shard, `start` in the unit. */
+/* local: bring what is away of a strip into `slot`, behind all that was evicted before. Does not wait. */
+DS_CHECKED ds_status ds_zero_fetch(struct ds_zero *zero, uint32_t unit, uint32_t strip,
+                                   uint32_t slot);
+/* local: and back, when the update that is queued is through; the slot is free */
+DS_CHECKED ds_status ds_zero_evict(struct ds_zero *zero, uint32_t unit, uint32_t strip,
+                                   uint32_t slot);
+
+/* What the optimizer updates of a strip: views of device memory. Stage 0: of the whole unit (after
+ * ds_zero_update_begin has gathered its gradient); else of the owned shard, `start` in the unit. */
 struct ds_zero_state {
     struct ds_tensor master, param, grad, exp_avg, exp_avg_sq; /* master: as ds_adamw_args has it */
     uint64_t start, count;
@@ -197,10 +253,14 @@ struct ds_zero_state {
  * a unit that is elsewhere */
 void ds_zero_update_part(const struct ds_zero *zero, uint32_t unit, uint64_t *start,
                          uint64_t *count);
-/* collective: stage 0 gathers the unit's gradient; gives the views */
-DS_CHECKED ds_status ds_zero_update_begin(struct ds_zero *zero, uint32_t unit,
-                                          struct ds_zero_state *out);
-/* collective: the update is queued: stages 1-2 gather the new parameters */
-DS_CHECKED ds_status ds_zero_update_end(struct ds_zero *zero, uint32_t unit);
+/* local: in which strips; of a unit that is elsewhere: none */
+struct ds_zero_strips ds_zero_update_strips(const struct ds_zero *zero, uint32_t unit);
+/* collective: stage 0 gathers the unit's gradient; gives the views. `slot`: where an away strip was fetched to, else
+ * DS_ZERO_NO_SLOT. Strips come in their order. */
+#define DS_ZERO_NO_SLOT UINT32_MAX
+DS_CHECKED ds_status ds_zero_update_begin(struct ds_zero *zero, uint32_t unit, uint32_t strip,
+                                          uint32_t slot, struct ds_zero_state *out);
+/* collective: the update is queued: after a unit's last strip stages 1-2 gather the new parameters */
+DS_CHECKED ds_status ds_zero_update_end(struct ds_zero *zero, uint32_t unit, uint32_t strip);
 
 #endif

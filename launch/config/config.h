@@ -18,6 +18,7 @@ enum ds_field_kind {
     DS_FIELD_CHOICE, /* int: one of `choices` */
     DS_FIELD_NAME,   /* char[]: one of `choices`, kept as text */
     DS_FIELD_TEXT,   /* char[]: anything that fits a line */
+    DS_FIELD_HOME,   /* struct ds_home_key: one of `choices`, or NAME:SHARE of all but the first */
 };
 
 struct ds_choice {

@@ -380,6 +380,7 @@ static const struct {
              {ds_rule_batches, 1, 0},
              {ds_rule_precision, 1, 0},
              {ds_rule_zero, 1, 0},
+             {ds_rule_homes, 1, 0},
              {schedule_fits, 1, 0},
              {lists_read, 0, 0},
              {evaluations_have_data, 1, 0},

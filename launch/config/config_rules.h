@@ -77,5 +77,6 @@ ds_status ds_rule_sequence_parallel(const struct ds_rule_check *check);
 ds_status ds_rule_batches(const struct ds_rule_check *check);
 ds_status ds_rule_precision(const struct ds_rule_check *check);
 ds_status ds_rule_zero(const struct ds_rule_check *check);
+ds_status ds_rule_homes(const struct ds_rule_check *check);
 
 #endif

@@ -2,6 +2,8 @@
  * refused with its numbers; which keys may help is said, the best first. */
 #include "config_rules.h"
 
+#include <string.h>
+
 /* What is behind a folder's reasons: ": FOLDER". */
 static const char *colon_of(const struct ds_rule_check *check)
 {
@@ -164,5 +166,49 @@ ds_status ds_rule_zero(const struct ds_rule_check *check)
         REFUSE(check, "zero", "window", "zero.window train.global_batch_size",
                "= %" PRIu64 " is more than the %" PRIu64 " micro-batches of a rank in a step",
                c->zero.window, micros);
+    return DS_OK;
+}
+
+/* ---- homes */
+
+/* A kind of state that is away, or NULL; `keys` as in ds_blame. */
+static const char *away_of(const struct ds_config *c, const char **keys)
+{
+    const struct {
+        const struct ds_home_key *home;
+        const char *key, *keys;
+    } kinds[] = {{&c->offload.master, "master", "offload.master zero.stage"},
+                 {&c->offload.exp_avg, "exp_avg", "offload.exp_avg zero.stage"},
+                 {&c->offload.exp_avg_sq, "exp_avg_sq", "offload.exp_avg_sq zero.stage"}};
+
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        if (kinds[i].home->home != DS_HOME_DEVICE) {
+            *keys = kinds[i].keys;
+            return kinds[i].key;
+        }
+    return NULL;
+}
+
+/* What is away must be there, and somebody's own: whole copies are gathered from device memory. */
+ds_status ds_rule_homes(const struct ds_rule_check *check)
+{
+    const struct ds_config *c = check->config;
+    const char *keys = NULL, *key = away_of(c, &keys);
+
+    if (check->use != DS_CONFIG_TRAIN || !key)
+        return DS_OK;
+    if (c->offload.master.home != DS_HOME_DEVICE && c->precision.compute == DS_PRECISION_FP32)
+        REFUSE(
+            check, "offload", "master", "offload.master", "%s",
+            "is for masters beside 16-bit weights; with precision.compute = fp32 the weights are "
+            "all there is");
+    if (c->offload.master.home != DS_HOME_DEVICE && c->precision.master == DS_MASTER_KEY_NONE)
+        REFUSE(check, "offload", "master", "offload.master", "%s",
+               "is for masters, and precision.master = none keeps none");
+    if (c->zero.stage == 0 && c->parallel.shard > 1)
+        REFUSE(check, "offload", key, keys,
+               "is for states that a rank has for itself; with zero.stage = 0 each of the %" PRIu64
+               " shard ranks has all of them",
+               c->parallel.shard);
     return DS_OK;
 }

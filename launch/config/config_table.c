@@ -71,6 +71,9 @@ static const struct ds_choice gathers[] = {{"kernel", DS_GATHER_KERNEL},
                                            {"copy_engine", DS_GATHER_COPY_ENGINE},
                                            {NULL, 0}};
 
+static const struct ds_choice homes[] = {
+    {"device", DS_HOME_DEVICE}, {"host", DS_HOME_HOST}, {NULL, 0}};
+
 #define PLACE(section, key) \
     offsetof(struct ds_config, section.key), sizeof(((struct ds_config *)0)->section.key)
 #define COUNT(section, key, preset, flags, min, max, help, peers)                                 \
@@ -101,6 +104,10 @@ static const struct ds_choice gathers[] = {{"kernel", DS_GATHER_KERNEL},
     {                                                                                           \
 #section, #key, preset, DS_FIELD_NAME, flags, PLACE(section, key), 0, 0, choices, help, \
             peers                                                                               \
+    }
+#define HOME(section, key, help, peers)                                                           \
+    {                                                                                             \
+#section, #key, "device", DS_FIELD_HOME, 0, PLACE(section, key), 0, 1, homes, help, peers \
     }
 #define TEXT(section, key, flags, help, peers)                                                 \
     {                                                                                          \
@@ -196,6 +203,12 @@ const struct ds_field ds_config_fields[] = {
     AUTO(memory, host_limit, 0, 1, COUNT_MAX, "bytes of pinned and other host memory a rank may take, in training and in an evaluation alone; auto: no limit", "max_host_memory cpu_memory_limit"),
     AUTO(memory, logits, FOLLOWS, 1, COUNT_MAX, "bytes of the logits that exist at a time: the head works through a micro-batch in chunks; auto: 1 GiB on a GPU, on the cpu what stays near its caches", "lm_head_chunks chunked_cross_entropy ce_chunk_size logits_chunk_size"),
 
+    HOME(offload, master, "where master weights live between updates; host: pinned host memory; host:0.6: so much of it there, the rest stays on the device", "offload_optimizer cpu_offload optimizer_cpu_offload offload_param offload_optimizer_device offload_master"),
+    HOME(offload, exp_avg, "the same for first moments", "offload_optimizer_states offload_opt_m optimizer_offload_fraction offload_moments"),
+    HOME(offload, exp_avg_sq, "the same for second moments", "offload_opt_v"),
+    COUNT(offload, depth, "3", 0, 1, 64, "strips of states that are on their way or being updated at once, each with memory of the device; 3: one comes, one is worked on, one goes", "buffer_count prefetch_count offload_num_in_group"),
+    COUNT(offload, block_size, "16777216", 0, 8192, 1073741824, "bytes of a strip, were it fp32: so much of a kind of state travels at once", "buffer_size bucket_size sub_group_size"),
+
     TEXT(checkpoint, dir, 0, "directory of the run's checkpoints; empty: checkpoints in run.dir", "checkpoint_dir save_path load checkpoints_path default_local_dir"),
     TEXT(checkpoint, mirror, 0, "a second, slower directory, on a disk that outlives the first one's: every checkpoint is copied there in the background, the newest first, and a launch goes on from the newest one in either; empty: none", "remote_checkpoint_dir remote_save_path save_folder_remote upload_dir non_persistent_local_ckpt_dir s3_checkpoint_dir"),
     COUNT(checkpoint, interval, "0", 0, 0, COUNT_MAX, "steps between checkpoints, which are written while training goes on; one more is written behind the last step; 0: none", "save_steps save_interval checkpoint_interval save_freq save_every checkpoint_every save_every_n_steps"),
@@ -229,6 +242,7 @@ const struct ds_section ds_config_sections[] = {
     {"parallel", "how ranks divide the work; it never changes the result"},
     {"zero", "how ranks divide the memory; it never changes the result"},
     {"memory", "how much a rank may take"},
+    {"offload", "where states live between their uses; it never changes the result"},
     {"checkpoint", "what a run goes on from when it was ended"},
     {"log", "what the console shows"},
     {"debug", "for tests of the program itself"},

@@ -62,6 +62,11 @@ void ds_field_describe(const struct ds_field *field, char *to, size_t bytes)
     case DS_FIELD_TEXT:
         snprintf(to, bytes, "text of at most %zu bytes", field->bytes - 1);
         break;
+    case DS_FIELD_HOME:
+        describe_choices(field->choices, to, bytes);
+        snprintf(to + strlen(to), bytes - strlen(to), ", or %s:SHARE with a share in %s..%s",
+                 field->choices[1].name, min, max);
+        break;
     }
 }
 
@@ -119,6 +124,26 @@ static int parse_text(const struct ds_field *field, const char *text, void *at)
     return 1;
 }
 
+/* No share of it is the first choice, by whatever name. */
+static int parse_home(const struct ds_field *field, const char *text, void *at)
+{
+    const char *colon = strchr(text, ':');
+    struct ds_home_key key = {.share = 1};
+    char name[16];
+
+    snprintf(name, sizeof name, "%.*s", colon ? (int)(colon - text) : (int)sizeof name, text);
+    const struct ds_choice *choice = choice_named(field, name);
+    if (!choice ||
+        (colon && (choice == field->choices || !ds_number_real(colon + 1, &key.share))) ||
+        !(key.share >= field->min && key.share <= field->max))
+        return 0;
+    key.home = choice->value;
+    if (choice == field->choices || key.share == 0)
+        key = (struct ds_home_key){.home = field->choices->value};
+    memcpy(at, &key, sizeof key);
+    return 1;
+}
+
 static int parse_value(const struct ds_field *field, const char *text, void *at)
 {
     switch (field->kind) {
@@ -133,6 +158,8 @@ static int parse_value(const struct ds_field *field, const char *text, void *at)
     case DS_FIELD_NAME:
     case DS_FIELD_TEXT:
         return parse_text(field, text, at);
+    case DS_FIELD_HOME:
+        return parse_home(field, text, at);
     }
     return 0;
 }
@@ -165,6 +192,21 @@ static void print_int(const struct ds_field *field, int value, char *to, size_t 
     snprintf(to, bytes, "%s", name);
 }
 
+static void print_home(const struct ds_field *field, const struct ds_home_key *key, char *to,
+                       size_t bytes)
+{
+    const struct ds_choice *choice = field->choices;
+    char share[DS_NUMBER_BYTES];
+
+    while (choice->value != key->home)
+        choice++;
+    ds_number_print(key->share, share);
+    if (choice == field->choices || key->share == 1)
+        snprintf(to, bytes, "%s", choice->name);
+    else
+        snprintf(to, bytes, "%s:%s", choice->name, share);
+}
+
 void ds_field_print(const struct ds_field *field, const struct ds_config *config, char *to,
                     size_t bytes)
 {
@@ -192,6 +234,9 @@ void ds_field_print(const struct ds_field *field, const struct ds_config *config
     case DS_FIELD_NAME:
     case DS_FIELD_TEXT:
         snprintf(to, bytes, "%s", (const char *)at);
+        break;
+    case DS_FIELD_HOME:
+        print_home(field, at, to, bytes);
         break;
     }
 }

@@ -109,7 +109,9 @@ static uint32_t count_collectives(const struct ds_trainer *t)
 static ds_status open_timeline(struct ds_trainer *t)
 {
     const struct ds_timeline_options options = {
-        .streams = {[DS_TIMELINE_COMPUTE] = t->compute, [DS_TIMELINE_COMM] = t->comm},
+        .streams = {[DS_TIMELINE_COMPUTE] = t->compute,
+                    [DS_TIMELINE_COMM] = t->comm,
+                    [DS_TIMELINE_LOAD] = t->load},
         .memory = &t->memory,
         .action_count = t->train_list.action_count,
         .collective_count = count_collectives(t),
@@ -183,7 +185,9 @@ static ds_status meet_neighbours(struct ds_trainer *t)
 static ds_status take_all(struct ds_trainer *t)
 {
     DS_TRY(open_comm_stream(t));
+    DS_TRY(trainer_place_states(t));
     DS_TRY(trainer_make_lists(t));
+    DS_TRY(trainer_open_travel(t));
     DS_TRY(open_timeline(t));
     DS_TRY(trainer_open_zero(t));
     DS_TRY(trainer_open_optim(t));
@@ -266,6 +270,10 @@ void trainer_dismantle(struct ds_trainer *t)
     ds_hf_close(t->weights);
     if (t->comm)
         t->device->ops->stream_close(t->comm);
+    if (t->load)
+        t->device->ops->stream_close(t->load);
+    if (t->store)
+        t->device->ops->stream_close(t->store);
     if (t->compute)
         t->device->ops->stream_close(t->compute);
     ds_executor_close(t->executor);
@@ -291,6 +299,7 @@ void trainer_dismantle(struct ds_trainer *t)
     free(t->ranges);
     free(t->sums);
     free(t->foreign);
+    free(t->strips);
     free(t->chunk_first);
     free(t->has_unit);
     free(t->stage_of_unit);

@@ -21,6 +21,8 @@ static struct ds_schedule_shape shape_of(const struct ds_trainer *t)
     return (struct ds_schedule_shape){
         .block_count = t->model->block_count,
         .unit_count = t->model->unit_count,
+        .strips = t->strips,
+        .strip_slots = (uint32_t)config->offload.depth,
         .micro_count = (uint32_t)t->micro_count,
         .zero_stage = (uint32_t)config->zero.stage,
         .is_training = is_training(t),

@@ -58,6 +58,7 @@ static void describe_unit(struct ds_trainer *t, uint32_t index)
         .param_count = unit->param_count,
         .sums = &t->sums[unit->param_start],
         .foreign = &t->foreign[unit->param_start],
+        .strips = t->strips[index],
     };
     spec->sum_count = collect_sums(t, unit, &t->sums[unit->param_start]);
     spec->foreign_count = collect_foreign(t, index, &t->foreign[unit->param_start]);
@@ -128,6 +129,7 @@ ds_status trainer_open_zero(struct ds_trainer *t)
         .units = t->unit_specs,
         .unit_count = t->model->unit_count,
         .slots = trainer_plan(t)->slots,
+        .homes = t->homes,
         .is_training = is_training(t),
         .registers = t->config->parallel.gather != DS_GATHER_KERNEL,
         .adds_in_place = t->config->run.deterministic == 0,
@@ -138,6 +140,8 @@ ds_status trainer_open_zero(struct ds_trainer *t)
         .device = t->device,
         .compute = t->compute,
         .comm = t->comm,
+        .load = t->load,
+        .store = t->store,
         .memory = &t->memory,
         .timeline = t->timeline,
     };

@@ -83,6 +83,7 @@ static void fill_accounts(const struct ds_trainer *t, struct ds_step_report *rep
     report->arithmetic_s = (double)accounts.arithmetic_ns * 1e-9;
     report->wait_comm_s = (double)accounts.wait_comm_ns * 1e-9;
     report->bubble_s = (double)accounts.bubble_ns * 1e-9;
+    report->wait_offload_s = (double)accounts.wait_offload_ns * 1e-9;
     report->wait_checkpoint_s += (double)accounts.wait_copy_ns * 1e-9;
 }
 

@@ -42,6 +42,7 @@ struct ds_trainer {
     /* owns */
     struct ds_device *device;
     struct ds_stream *compute, *comm;
+    struct ds_stream *load, *store; /* NULL: no state is away */
     struct ds_event *event;
     struct ds_memory memory;
     struct ds_mesh *mesh;
@@ -54,9 +55,10 @@ struct ds_trainer {
     struct ds_timeline *timeline; /* NULL: nothing is trained */
     struct ds_zero_sum *sums; /* these three: [param_count], a unit's from its first parameter on */
     struct ds_span *foreign;
-    uint32_t *chunk_first;   /* [pipeline * chunks + 1] blocks; see dstrain/schedule.h */
-    uint8_t *has_unit;       /* [unit_count] is it on this stage? */
-    uint32_t *stage_of_unit; /* [unit_count] whose it is; of two stages the first */
+    struct ds_zero_strips *strips; /* [unit_count] of what this rank updates */
+    uint32_t *chunk_first;         /* [pipeline * chunks + 1] blocks; see dstrain/schedule.h */
+    uint8_t *has_unit;             /* [unit_count] is it on this stage? */
+    uint32_t *stage_of_unit;       /* [unit_count] whose it is; of two stages the first */
     struct ds_zero *zero;
     struct ds_optim *optim;
     struct ds_executor *executor;
@@ -87,6 +89,7 @@ struct ds_trainer {
     uint32_t share, share_count, shard_rank;
     struct ds_lr_schedule lr;
     struct ds_zero_dtypes dtypes;
+    struct ds_zero_homes homes;
     struct trainer_launch launch;
     uint64_t first_step; /* of this launch; behind the last one: there is nothing left to do */
     uint64_t next_step;
@@ -129,6 +132,9 @@ DS_CHECKED ds_status trainer_open_device(struct ds_trainer *t);
 DS_CHECKED ds_status trainer_open_model(struct ds_trainer *t);
 enum ds_dtype trainer_dtype(int precision); /* pure: of enum ds_precision */
 DS_CHECKED ds_status trainer_make_lists(struct ds_trainer *t);
+/* local: assemble_homes.c, before the lists and behind them */
+DS_CHECKED ds_status trainer_place_states(struct ds_trainer *t);
+DS_CHECKED ds_status trainer_open_travel(struct ds_trainer *t);
 /* pure: parameter `index` for the optimizer; where rounding is random, its elements go by their places in the whole */
 struct ds_optim_range trainer_range(const struct ds_model *model, uint32_t index,
                                     float weight_decay);

@@ -137,7 +137,7 @@ ds_status ds_timeline_action(struct ds_timeline *timeline, enum ds_timeline_row 
     if (!timeline || !timeline->now)
         return DS_OK;
     timeline->action = action;
-    if (timeline->now->marks != DS_TIMELINE_ALL)
+    if (timeline->now->marks != DS_TIMELINE_ALL || row == DS_TIMELINE_ROW_COUNT)
         return DS_OK;
     return begin(timeline, row, DS_TIMELINE_ACTION,
                  timeline->ended != NO_SPAN && timeline->now->spans[timeline->ended].row == row,

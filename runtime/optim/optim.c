@@ -1,7 +1,7 @@
 /* optim.c - the verdict and AdamW over the parts of units that this rank updates.
  *
- * Which elements decay is a list of spans per unit, cut once to this rank's part and kept in device
- * memory, so that a unit's update is one launch. State changes only after the verdict. */
+ * Which elements decay is a list of spans, cut once to this rank's part of a unit, strip by strip, and kept in
+ * device memory, so that the update of a strip is one launch. State changes only after the verdict. */
 #include "dstrain/optim.h"
 
 #include "dstrain/random.h"
@@ -14,7 +14,7 @@ struct ds_optim {
     struct optim_spans {
         struct ds_adamw_span *spans; /* device memory, of the run's arena */
         size_t count;
-    } * spans; /* [unit_count] */
+    } * *spans; /* [unit_count][strips] */
     /* borrows */
     struct ds_optim_options options;
 };
@@ -62,29 +62,45 @@ static ds_status copy_spans(struct ds_optim *optim, const struct ds_adamw_span *
     return compute->device->ops->stream_sync(compute);
 }
 
-static ds_status open_unit(struct ds_optim *optim, uint32_t unit)
+static ds_status open_strip(struct ds_optim *optim, uint32_t unit, uint64_t start, uint64_t count,
+                            struct optim_spans *out)
 {
     const uint32_t range_count = optim->options.range_counts[unit];
-    struct ds_adamw_span *spans;
-    uint64_t part_start, part_count;
-    size_t count = 0;
+    struct ds_adamw_span *spans = calloc(range_count + 1u, sizeof *spans);
+    size_t span_count = 0;
     ds_status st;
 
-    ds_zero_update_part(optim->options.zero, unit, &part_start, &part_count);
-    if (part_count == 0)
-        return DS_OK; /* another pipeline stage has it */
-    spans = calloc(range_count + 1u, sizeof *spans);
     if (!spans)
         return ds_fail(DS_ERR_NO_MEMORY, "%u spans of a unit", range_count);
     for (uint32_t i = 0; i < range_count; i++) {
         struct ds_adamw_span span =
-            cut(&optim->options.ranges[unit][i], optim->options.seed, part_start, part_count);
+            cut(&optim->options.ranges[unit][i], optim->options.seed, start, count);
         if (span.count > 0)
-            spans[count++] = span;
+            spans[span_count++] = span;
     }
-    st = copy_spans(optim, spans, count, range_count, &optim->spans[unit]);
+    st = copy_spans(optim, spans, span_count, range_count, out);
     free(spans);
     return st;
+}
+
+static ds_status open_unit(struct ds_optim *optim, uint32_t unit)
+{
+    const struct ds_zero_strips strips = ds_zero_update_strips(optim->options.zero, unit);
+    uint64_t part_start, part_count;
+
+    ds_zero_update_part(optim->options.zero, unit, &part_start, &part_count);
+    if (part_count == 0)
+        return DS_OK; /* another pipeline stage has it */
+    const uint32_t count = ds_zero_strip_count(&strips);
+    optim->spans[unit] = calloc(count, sizeof *optim->spans[unit]);
+    if (!optim->spans[unit])
+        return ds_fail(DS_ERR_NO_MEMORY, "%u strips of a unit", count);
+    for (uint32_t i = 0; i < count; i++) {
+        const struct ds_span strip = ds_zero_strip_at(&strips, i);
+        DS_TRY(
+            open_strip(optim, unit, part_start + strip.start, strip.count, &optim->spans[unit][i]));
+    }
+    return DS_OK;
 }
 
 ds_status ds_optim_open(const struct ds_optim_options *options, struct ds_optim **out)
@@ -114,6 +130,8 @@ void ds_optim_close(struct ds_optim *optim)
 {
     if (!optim)
         return;
+    for (uint32_t i = 0; optim->spans && i < optim->options.unit_count; i++)
+        free(optim->spans[i]);
     free(optim->spans);
     free(optim);
 }
@@ -127,26 +145,27 @@ ds_status ds_optim_verdict(struct ds_optim *optim, struct ds_step_record *record
     return o->kernels->verdict(o->compute, &args);
 }
 
-ds_status ds_optim_update(struct ds_optim *optim, uint32_t unit,
+ds_status ds_optim_update(struct ds_optim *optim, const struct ds_optim_strip *strip,
                           const struct ds_step_record *record)
 {
     const struct ds_optim_options *o = &optim->options;
+    const struct optim_spans *spans = &optim->spans[strip->unit][strip->strip];
     struct ds_zero_state state;
 
-    DS_TRY(ds_zero_update_begin(o->zero, unit, &state));
+    DS_TRY(ds_zero_update_begin(o->zero, strip->unit, strip->strip, strip->slot, &state));
     const struct ds_adamw_args args = {
         .master = state.master,
         .param = state.param,
         .grad = state.grad,
         .exp_avg = state.exp_avg,
         .exp_avg_sq = state.exp_avg_sq,
-        .spans = optim->spans[unit].spans,
-        .span_count = optim->spans[unit].count,
+        .spans = spans->spans,
+        .span_count = spans->count,
         .record = record,
         .beta1 = o->beta1,
         .beta2 = o->beta2,
         .epsilon = o->epsilon,
     };
     DS_TRY(o->kernels->adamw(o->compute, &args));
-    return ds_zero_update_end(o->zero, unit);
+    return ds_zero_update_end(o->zero, strip->unit, strip->strip);
 }

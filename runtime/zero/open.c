@@ -72,6 +72,8 @@ uint64_t ds_zero_slot_bytes(const struct ds_zero_options *options, struct ds_zer
         if (needs_weight_slots(options))
             bytes += slots.weight_count[c] * dtype_bytes(options->dtypes.param, elems);
     }
+    if (options->is_training)
+        bytes += slots.strip_count * zero_strip_slot_bytes(options);
     return bytes;
 }
 
@@ -108,10 +110,31 @@ static ds_status take_state(struct ds_zero *zero, const struct zero_unit *unit, 
     take_fn *take_it = state == &unit->param ? take_weights : take;
 
     state->dtype = dtype;
+    state->near_elems = layout->shard_elems;
     if (!is_whole)
         return take_it(zero, label, dtype_bytes(dtype, layout->shard_elems), &state->shard);
     DS_TRY(take_it(zero, label, dtype_bytes(dtype, layout->full_elems), &state->whole));
     state->shard = element(state->whole, dtype, layout->shard_elems * zero->shard_rank);
+    return DS_OK;
+}
+
+/* Of the optimizer alone: some of it may be away. */
+static ds_status take_optim_state(struct ds_zero *zero, const struct zero_unit *unit,
+                                  enum ds_zero_kind kind, enum ds_memory_label label,
+                                  enum ds_dtype dtype, struct zero_state *state)
+{
+    const uint64_t elems = unit->layout.shard_elems, near = unit->strips.near_elems[kind];
+    void *away = NULL;
+
+    if (near >= elems)
+        return take_state(zero, unit, zero->options.stage == 0, label, dtype, state);
+    DS_ASSERT(zero->options.stage > 0 || zero->shard_count == 1);
+    state->dtype = dtype;
+    state->near_elems = near;
+    DS_TRY(take(zero, label, dtype_bytes(dtype, near), &state->shard));
+    DS_TRY(ds_memory_take(zero->options.memory, DS_MEMORY_PINNED, label,
+                          dtype_bytes(dtype, elems - near), &away));
+    state->away = away;
     return DS_OK;
 }
 
@@ -125,12 +148,13 @@ static ds_status take_states(struct ds_zero *zero, struct zero_unit *unit)
     if (!zero->options.is_training)
         return DS_OK;
     if (has_master(d))
-        DS_TRY(take_state(zero, unit, is_whole, DS_MEMORY_LABEL_MASTER,
-                          d->master == DS_MASTER_FP32 ? DS_F32 : DS_I16, &unit->master));
+        DS_TRY(take_optim_state(zero, unit, DS_ZERO_MASTER, DS_MEMORY_LABEL_MASTER,
+                                d->master == DS_MASTER_FP32 ? DS_F32 : DS_I16, &unit->master));
     DS_TRY(take_state(zero, unit, is_whole, DS_MEMORY_LABEL_GRADS, d->gradient, &unit->grad));
-    DS_TRY(take_state(zero, unit, is_whole, DS_MEMORY_LABEL_EXP_AVG, d->exp_avg, &unit->exp_avg));
-    return take_state(zero, unit, is_whole, DS_MEMORY_LABEL_EXP_AVG_SQ, d->exp_avg_sq,
-                      &unit->exp_avg_sq);
+    DS_TRY(take_optim_state(zero, unit, DS_ZERO_EXP_AVG, DS_MEMORY_LABEL_EXP_AVG, d->exp_avg,
+                            &unit->exp_avg));
+    return take_optim_state(zero, unit, DS_ZERO_EXP_AVG_SQ, DS_MEMORY_LABEL_EXP_AVG_SQ,
+                            d->exp_avg_sq, &unit->exp_avg_sq);
 }
 
 /* What lies between parameters is in every sum and so must be zero in every local gradient. */
@@ -191,6 +215,22 @@ static ds_status find_skips(struct ds_zero *zero, const struct ds_zero_unit_spec
     return st;
 }
 
+static struct ds_zero_strips strips_of(const struct ds_zero *zero,
+                                       const struct ds_zero_unit_spec *spec,
+                                       const struct ds_zero_layout *layout)
+{
+    const uint64_t elems = zero->options.stage == 0 ? layout->full_elems : layout->shard_elems;
+    struct ds_zero_strips near = {.elems = elems, .strip_elems = DS_ZERO_CUT_ELEMS};
+
+    if (spec->strips.elems > 0) {
+        DS_ASSERT(spec->strips.elems == elems);
+        return spec->strips;
+    }
+    for (int kind = 0; kind < DS_ZERO_KIND_COUNT; kind++)
+        near.near_elems[kind] = elems;
+    return near;
+}
+
 static ds_status open_unit(struct ds_zero *zero, uint32_t index)
 {
     const struct ds_zero_unit_spec *spec = &zero->options.units[index];
@@ -199,6 +239,7 @@ static ds_status open_unit(struct ds_zero *zero, uint32_t index)
     DS_ASSERT(spec->slot_class < DS_ZERO_SLOT_CLASSES);
     unit->layout = ds_zero_layout_of(spec->elems, zero->shard_count);
     unit->slot_class = spec->slot_class;
+    unit->strips = strips_of(zero, spec, &unit->layout);
     unit->weight_slot = unit->grad_slot = NO_SLOT;
     if (!is_here(unit))
         return DS_OK;
@@ -252,6 +293,7 @@ static ds_status open_all(struct ds_zero *zero)
             take(zero, DS_MEMORY_LABEL_WORKSPACE, dtype_bytes(DS_F64, zero->piece_count), &sums));
     zero->piece_sums = (double *)(void *)sums;
     DS_TRY(zero_staging_open(zero));
+    DS_TRY(zero_travel_open(zero));
     return zero->device_ops->event_open(zero->options.device, &zero->handover);
 }
 
@@ -346,6 +388,7 @@ void ds_zero_close(struct ds_zero *zero)
         close_slots(zero, &zero->grad_slots[c]);
     }
     close_event(zero, zero->handover);
+    zero_travel_close(zero);
     zero_staging_close(zero);
     free(zero->units);
     free(zero);

@@ -76,7 +76,7 @@ static struct piece piece_in(const struct zero_staging *place, const struct zero
         .master = (uint8_t *)place->at + dtype_bytes(u->param.dtype, count + (count & 1)),
         .param_dtype = u->param.dtype,
         .master_dtype = u->master.dtype,
-        .has_master = u->master.shard != NULL,
+        .has_master = u->master.shard || u->master.away,
     };
 }
 
@@ -149,6 +149,20 @@ static void unpack_all(const struct piece *p, float *to)
 
 /* ---- pieces */
 
+/* Between a piece of pinned memory and the elements of a state from `start` on, near and away. */
+static ds_status copy_state(struct ds_zero *zero, const struct zero_state *state, uint64_t start,
+                            uint64_t count, uint8_t *host, int is_write)
+{
+    for (uint64_t done = 0, run; done < count; done += run) {
+        run = count - done;
+        uint8_t *at = zero_state_run(state, start + done, &run);
+        uint8_t *piece = element(host, state->dtype, done);
+        DS_TRY(zero->device_ops->copy(zero->options.compute, is_write ? at : piece,
+                                      is_write ? piece : at, dtype_bytes(state->dtype, run)));
+    }
+    return DS_OK;
+}
+
 static ds_status write_piece(struct ds_zero *zero, const struct zero_unit *u, uint64_t start,
                              uint64_t count, const float *from)
 {
@@ -161,11 +175,9 @@ static ds_status write_piece(struct ds_zero *zero, const struct zero_unit *u, ui
     if (place->is_sent)
         DS_TRY(ops->event_sync(place->sent));
     pack_all(&piece, from);
-    DS_TRY(ops->copy(stream, element(u->param.shard, u->param.dtype, start), piece.param,
-                     dtype_bytes(u->param.dtype, count)));
+    DS_TRY(copy_state(zero, &u->param, start, count, piece.param, 1));
     if (piece.has_master)
-        DS_TRY(ops->copy(stream, element(u->master.shard, u->master.dtype, start), piece.master,
-                         dtype_bytes(u->master.dtype, count)));
+        DS_TRY(copy_state(zero, &u->master, start, count, piece.master, 1));
     place->is_sent = 1;
     return ops->event_record(place->sent, stream);
 }
@@ -179,11 +191,9 @@ static ds_status read_piece(struct ds_zero *zero, const struct zero_unit *u, uin
     struct ds_stream *stream = zero->options.compute;
 
     if (!piece.has_master || piece.master_dtype == DS_I16)
-        DS_TRY(ops->copy(stream, piece.param, element(u->param.shard, u->param.dtype, start),
-                         dtype_bytes(u->param.dtype, count)));
+        DS_TRY(copy_state(zero, &u->param, start, count, piece.param, 0));
     if (piece.has_master)
-        DS_TRY(ops->copy(stream, piece.master, element(u->master.shard, u->master.dtype, start),
-                         dtype_bytes(u->master.dtype, count)));
+        DS_TRY(copy_state(zero, &u->master, start, count, piece.master, 0));
     DS_TRY(ops->stream_sync(stream));
     unpack_all(&piece, to);
     return DS_OK;
@@ -200,6 +210,7 @@ ds_status ds_zero_write_shard(struct ds_zero *zero, uint32_t unit, uint64_t star
     const struct zero_unit *u = unit_at(zero, unit);
 
     DS_ASSERT(start + count <= u->layout.shard_elems);
+    DS_TRY(ds_zero_join(zero));
     for (uint64_t at = 0; at < count; at += zero->staging_elems)
         DS_TRY(write_piece(zero, u, start + at, piece_at(zero, at, count), from + at));
     return DS_OK;
@@ -211,54 +222,64 @@ ds_status ds_zero_read_shard(struct ds_zero *zero, uint32_t unit, uint64_t start
     const struct zero_unit *u = unit_at(zero, unit);
 
     DS_ASSERT(start + count <= u->layout.shard_elems);
+    DS_TRY(ds_zero_join(zero));
     for (uint64_t at = 0; at < count; at += zero->staging_elems)
         DS_TRY(read_piece(zero, u, start + at, piece_at(zero, at, count), to + at));
     return DS_OK;
 }
 
 /* A moment alone, by the same two places. */
-static ds_status write_moment(struct ds_zero *zero, const struct ds_tensor *to, uint64_t start,
+static ds_status write_moment(struct ds_zero *zero, const struct zero_state *to, uint64_t start,
                               uint64_t count, const float *from)
 {
     const struct ds_device_ops *ops = zero->device_ops;
     struct zero_staging *place = &zero->staging[zero->staging_turn];
-    struct ds_stream *stream = zero->options.compute;
 
     zero->staging_turn ^= 1;
     if (place->is_sent)
         DS_TRY(ops->event_sync(place->sent));
     (void)ds_dtype_from_f32(place->at, to->dtype, from, count);
-    DS_TRY(ops->copy(stream, element(to->data, to->dtype, start), place->at,
-                     dtype_bytes(to->dtype, count)));
+    DS_TRY(copy_state(zero, to, start, count, place->at, 1));
     place->is_sent = 1;
-    return ops->event_record(place->sent, stream);
+    return ops->event_record(place->sent, zero->options.compute);
 }
 
 ds_status ds_zero_write_moment(struct ds_zero *zero, uint32_t unit, enum ds_zero_kind kind,
                                uint64_t start, uint64_t count, const float *from)
 {
-    const struct ds_tensor to = ds_zero_shard(zero, unit, kind);
-    const uint64_t most =
-        staged_bytes(&zero->options, zero->staging_elems) / ds_dtype_bytes(to.dtype);
+    struct zero_unit *u = unit_at(zero, unit);
+    const struct zero_state *to = zero_state_of(u, kind);
 
     DS_ASSERT(kind == DS_ZERO_EXP_AVG || kind == DS_ZERO_EXP_AVG_SQ);
-    DS_ASSERT(to.data && start + count <= to.shape[0]);
+    DS_ASSERT(to && start + count <= u->layout.shard_elems);
+    DS_TRY(ds_zero_join(zero));
+    const uint64_t most =
+        staged_bytes(&zero->options, zero->staging_elems) / ds_dtype_bytes(to->dtype);
     for (uint64_t at = 0; at < count; at += most)
         DS_TRY(
-            write_moment(zero, &to, start + at, count - at < most ? count - at : most, from + at));
+            write_moment(zero, to, start + at, count - at < most ? count - at : most, from + at));
     return DS_OK;
 }
 
-struct ds_tensor ds_zero_shard(const struct ds_zero *zero, uint32_t unit, enum ds_zero_kind kind)
+uint64_t ds_zero_shard_elems(const struct ds_zero *zero, uint32_t unit, enum ds_zero_kind kind,
+                             enum ds_dtype *dtype)
 {
-    const struct zero_unit *u = unit_at(zero, unit);
-    const struct zero_state *const states[] = {[DS_ZERO_PARAM] = &u->param,
-                                               [DS_ZERO_MASTER] = &u->master,
-                                               [DS_ZERO_EXP_AVG] = &u->exp_avg,
-                                               [DS_ZERO_EXP_AVG_SQ] = &u->exp_avg_sq};
-    const struct zero_state *state = states[kind];
+    struct zero_unit *u = unit_at(zero, unit);
+    const struct zero_state *state = zero_state_of(u, kind);
 
-    return ds_tensor1(state->shard, state->dtype, state->shard ? u->layout.shard_elems : 0);
+    *dtype = state ? state->dtype : DS_F32;
+    return state ? u->layout.shard_elems : 0;
+}
+
+struct ds_tensor ds_zero_shard(const struct ds_zero *zero, uint32_t unit, enum ds_zero_kind kind,
+                               uint64_t start, uint64_t count)
+{
+    struct zero_unit *u = unit_at(zero, unit);
+    const struct zero_state *state = zero_state_of(u, kind);
+
+    DS_ASSERT(state && start + count <= u->layout.shard_elems);
+    uint8_t *at = zero_state_run(state, start, &count);
+    return ds_tensor1(at, state->dtype, count);
 }
 
 /* The host waits between what was written and what is gathered: no event is needed on either side. */

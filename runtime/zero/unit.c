@@ -85,6 +85,8 @@ ds_status ds_zero_rejoin(struct ds_zero *zero)
         DS_TRY(record_again(zero, &zero->weight_slots[c]));
         DS_TRY(record_again(zero, &zero->grad_slots[c]));
     }
+    if (zero->travel.evicted)
+        DS_TRY(zero->device_ops->event_record(zero->travel.evicted, zero->options.compute));
     return zero_comm_after_compute(zero);
 }
 
@@ -109,7 +111,8 @@ ds_status ds_zero_prefetch(struct ds_zero *zero, uint32_t unit, uint32_t slot)
     u->is_gathering = 1;
     DS_TRY(comm_waits(zero, place->idle));
     DS_TRY(comm_waits(zero, u->updated));
-    const struct zero_state gathered = {u->param.dtype, u->param.shard, place->at};
+    const struct zero_state gathered = {
+        .dtype = u->param.dtype, .shard = u->param.shard, .whole = place->at};
     return zero_gather_ready(zero, u, &gathered);
 }
 

@@ -106,26 +106,43 @@ void ds_zero_update_part(const struct ds_zero *zero, uint32_t unit, uint64_t *st
     *count = is_whole ? layout->full_elems : layout->shard_elems;
 }
 
-static struct ds_tensor part_of(const struct ds_zero *zero, const struct zero_state *state,
-                                uint64_t count)
+struct ds_zero_strips ds_zero_update_strips(const struct ds_zero *zero, uint32_t unit)
 {
-    return ds_tensor1(zero->options.stage == 0 ? state->whole : state->shard, state->dtype, count);
+    DS_ASSERT(unit < zero->options.unit_count);
+    return zero->units[unit].strips;
 }
 
-static struct ds_zero_state state_of(const struct ds_zero *zero, uint32_t unit)
+/* The strip of a kind, in its slot where it is away. */
+static struct ds_tensor strip_of(const struct ds_zero *zero, const struct zero_state *state,
+                                 uint8_t *fetched, struct ds_span strip)
 {
+    if (!state->shard && !state->away)
+        return ds_tensor1(NULL, state->dtype, strip.count);
+    if (strip.start >= state->near_elems && state->away)
+        return ds_tensor1(fetched, state->dtype, strip.count);
+    uint8_t *base = zero->options.stage == 0 && state->whole ? state->whole : state->shard;
+    return ds_tensor1(element(base, state->dtype, strip.start), state->dtype, strip.count);
+}
+
+static struct ds_zero_state state_of(const struct ds_zero *zero, uint32_t unit, uint32_t index,
+                                     uint32_t slot)
+{
+    static const struct zero_strip_slot nowhere;
     const struct zero_unit *u = unit_at(zero, unit);
+    const struct ds_span strip = ds_zero_strip_at(&u->strips, index);
+    uint8_t *const *at = slot == DS_ZERO_NO_SLOT ? nowhere.at : zero->travel.slots[slot].at;
     uint64_t start, count;
 
     ds_zero_update_part(zero, unit, &start, &count);
     return (struct ds_zero_state){
-        .master = part_of(zero, u->param.dtype == DS_F32 ? &u->param : &u->master, count),
-        .param = part_of(zero, &u->param, count),
-        .grad = part_of(zero, &u->grad, count),
-        .exp_avg = part_of(zero, &u->exp_avg, count),
-        .exp_avg_sq = part_of(zero, &u->exp_avg_sq, count),
-        .start = start,
-        .count = count,
+        .master = u->param.dtype == DS_F32 ? strip_of(zero, &u->param, at[DS_ZERO_PARAM], strip)
+                                           : strip_of(zero, &u->master, at[DS_ZERO_MASTER], strip),
+        .param = strip_of(zero, &u->param, at[DS_ZERO_PARAM], strip),
+        .grad = strip_of(zero, &u->grad, NULL, strip),
+        .exp_avg = strip_of(zero, &u->exp_avg, at[DS_ZERO_EXP_AVG], strip),
+        .exp_avg_sq = strip_of(zero, &u->exp_avg_sq, at[DS_ZERO_EXP_AVG_SQ], strip),
+        .start = start + strip.start,
+        .count = strip.count,
     };
 }
 
@@ -169,7 +186,8 @@ static ds_status wait_for_reader(struct ds_zero *zero, struct zero_unit *u)
     return ds_timeline_end(zero->options.timeline, span);
 }
 
-ds_status ds_zero_update_begin(struct ds_zero *zero, uint32_t unit, struct ds_zero_state *out)
+ds_status ds_zero_update_begin(struct ds_zero *zero, uint32_t unit, uint32_t strip, uint32_t slot,
+                               struct ds_zero_state *out)
 {
     const uint32_t next = next_here(zero, unit);
     struct zero_unit *u = unit_at(zero, unit);
@@ -180,15 +198,18 @@ ds_status ds_zero_update_begin(struct ds_zero *zero, uint32_t unit, struct ds_ze
     if (zero->options.stage == 0)
         DS_TRY(zero_wait_ready(zero, u));
     DS_TRY(wait_for_reader(zero, u));
-    *out = state_of(zero, unit);
+    if (slot != DS_ZERO_NO_SLOT)
+        DS_TRY(zero_wait_fetched(zero, unit, strip, slot));
+    *out = state_of(zero, unit, strip, slot);
     return DS_OK;
 }
 
-ds_status ds_zero_update_end(struct ds_zero *zero, uint32_t unit)
+ds_status ds_zero_update_end(struct ds_zero *zero, uint32_t unit, uint32_t strip)
 {
     struct zero_unit *u = unit_at(zero, unit);
 
-    if (zero->options.stage == 0 || zero->shard_count == 1)
+    if (strip + 1 < ds_zero_strip_count(&u->strips) || zero->options.stage == 0 ||
+        zero->shard_count == 1)
         return DS_OK;
     DS_TRY(zero->device_ops->event_record(u->updated, zero->options.compute));
     if (zero->options.stage == 3)

@@ -18,11 +18,29 @@ struct zero_slots {
     uint32_t count;
 };
 
-/* One kind of state of a unit in device memory. `shard` views shard_elems, `whole` full_elems; whole is
- * NULL where a rank has its own part only, both where there is none of that kind. */
+/* One kind of state of a unit. `shard` views its near elements, all but where some are away; `whole` full_elems, which
+ * then are all near. `whole` is NULL where a rank has its own part only, all three where there is none of that kind. */
 struct zero_state {
     enum ds_dtype dtype;
     uint8_t *shard, *whole;
+    uint8_t *away;       /* behind near_elems; host memory that the device reads */
+    uint64_t near_elems; /* of the shard */
+};
+
+/* Where a strip of states lies while it is updated: of each kind that can be away, strip_elems. */
+struct zero_strip_slot {
+    uint8_t *at[DS_ZERO_KIND_COUNT]; /* NULL: that kind is near, everywhere */
+    struct ds_event *fetched;        /* on load */
+    uint32_t unit, strip;            /* what is in it; unit NO_SLOT: nothing */
+};
+
+/* What travels between homes and device memory: offload.c. */
+struct zero_travel {
+    struct zero_strip_slot *slots;
+    uint32_t slot_count;
+    struct ds_event *updated; /* handed over at once: compute to store */
+    struct ds_event *evicted; /* on store, behind the last strip that left */
+    int is_evicting;          /* has the compute stream not waited for that? */
 };
 
 /* Pinned memory through which the host writes and reads shards: shard.c. */
@@ -43,6 +61,7 @@ struct zero_unit {
     struct zero_state grad;   /* the accumulator; whole in stage 0, as are: */
     struct zero_state master; /* where it is not the param itself: F32 or I16 */
     struct zero_state exp_avg, exp_avg_sq;
+    struct ds_zero_strips strips; /* of what is updated */
     /* where it is now */
     uint32_t weight_slot, grad_slot; /* NO_SLOT: in none */
     uint32_t holds;                  /* how many have acquired the weights */
@@ -65,6 +84,7 @@ struct ds_zero {
     struct zero_staging staging[2];
     uint64_t staging_elems; /* what each has room for */
     uint32_t staging_turn;
+    struct zero_travel travel;
     uint32_t held_count; /* units */
     /* borrows */
     struct ds_zero_options options;
@@ -111,6 +131,18 @@ static inline uint8_t *element(uint8_t *base, enum ds_dtype dtype, uint64_t at)
 {
     return base + dtype_bytes(dtype, at);
 }
+
+/* offload.c */
+DS_CHECKED ds_status zero_travel_open(struct ds_zero *zero);
+void zero_travel_close(struct ds_zero *zero);
+uint64_t zero_strip_slot_bytes(const struct ds_zero_options *options);
+/* the kind of a unit, or NULL where there is none of it */
+struct zero_state *zero_state_of(struct zero_unit *unit, enum ds_zero_kind kind);
+/* the compute stream waits for the strip in `slot` */
+DS_CHECKED ds_status zero_wait_fetched(struct ds_zero *zero, uint32_t unit, uint32_t strip,
+                                       uint32_t slot);
+/* elements from `start` on, at most `count`: where they lie, and how many in a row */
+uint8_t *zero_state_run(const struct zero_state *state, uint64_t start, uint64_t *count);
 
 /* shard.c */
 DS_CHECKED ds_status zero_staging_open(struct ds_zero *zero);

@@ -15,6 +15,7 @@ struct schedule_fixture {
     uint64_t cost[BLOCKS_MAX];
     uint32_t first[STAGES_MAX * CHUNKS_MAX + 1];
     struct ds_schedule_part parts[STAGES_MAX * CHUNKS_MAX];
+    struct ds_zero_strips strips[BLOCKS_MAX];
     struct ds_schedule_shape shape;
     struct ds_schedule lists[STAGES_MAX], evals[STAGES_MAX];
     struct ds_schedule_played played[STAGES_MAX];
@@ -27,6 +28,7 @@ struct schedule_case {
     uint32_t is_sharded, recomputes, is_tied;
     uint32_t reshard, window;
     uint32_t parts; /* 0, or which unequal parts the list is made for */
+    uint32_t away;  /* 0, or slots for states: of most units some are away */
 };
 
 /* Some parts ten times as dear as others, and so their pieces. */
@@ -40,6 +42,20 @@ static inline void schedule_parts(struct schedule_fixture *f, const struct sched
                                       1 + (uint32_t)ds_random_below(random, 3 * v + 1, 10),
                                       1 + (uint32_t)ds_random_below(random, 3 * v + 2, 10)};
     f->shape.parts = f->parts;
+}
+
+/* Units without a strip, all near, half away and all away. */
+static inline void schedule_strips(struct schedule_fixture *f, const struct schedule_case *c)
+{
+    for (uint32_t u = 0; u < f->shape.unit_count; u++) {
+        struct ds_zero_strips *strips = &f->strips[u];
+        *strips = (struct ds_zero_strips){DS_ZERO_CUT_ELEMS * (u % 5), DS_ZERO_CUT_ELEMS, {0}};
+        for (int kind = 0; kind < DS_ZERO_KIND_COUNT; kind++)
+            strips->near_elems[kind] = strips->elems;
+        strips->near_elems[DS_ZERO_EXP_AVG] = DS_ZERO_CUT_ELEMS * (u % 5 * (u % 3) / 2);
+    }
+    f->shape.strips = f->strips;
+    f->shape.strip_slots = c->away;
 }
 
 static inline void schedule_shape(struct schedule_fixture *f, const struct schedule_case *c)
@@ -74,6 +90,8 @@ static inline void schedule_shape(struct schedule_fixture *f, const struct sched
                                           .window = c->window};
     if (c->parts)
         schedule_parts(f, c);
+    if (c->away)
+        schedule_strips(f, c);
 }
 
 static inline void schedule_make(struct schedule_fixture *f)

@@ -58,6 +58,8 @@ void tiny_config(const struct tiny_case *c, struct ds_config *config)
     config->zero.stage = (uint64_t)c->stage;
     config->zero.reshard_after_forward = c->reshard;
     config->zero.window = c->window;
+    config->offload.depth = 3;
+    config->offload.block_size = 8192;
     config->checkpoint.keep = 1;
     config->checkpoint.rollback = DS_ROLLBACK_OFF;
     config->checkpoint.rollback_skip = 1;

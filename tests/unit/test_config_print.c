@@ -57,6 +57,12 @@ static void random_value(const struct ds_field *field, struct ds_random random, 
     case DS_FIELD_TEXT:
         random_text(field, random, to);
         return;
+    case DS_FIELD_HOME:
+        if (ds_random_below(random, 0, 2))
+            strcpy(to, field->choices[ds_random_below(random, 1, 2)].name);
+        else
+            sprintf(to, "%s:%.17g", field->choices[1].name, ds_random_unit(random, 0));
+        return;
     }
 }
 

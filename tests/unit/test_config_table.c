@@ -26,6 +26,8 @@ static void every_row_is_sound(void **state)
             assert_int_equal(field->bytes, sizeof(double));
         if (field->kind == DS_FIELD_BOOL || field->kind == DS_FIELD_CHOICE)
             assert_int_equal(field->bytes, sizeof(int));
+        if (field->kind == DS_FIELD_HOME)
+            assert_int_equal(field->bytes, sizeof(struct ds_home_key));
         if (field->choices && field->kind == DS_FIELD_NAME)
             for (const struct ds_choice *choice = field->choices; choice->name; choice++)
                 assert_true(strlen(choice->name) < field->bytes);

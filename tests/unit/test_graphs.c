@@ -167,6 +167,7 @@ static void the_host_does_not_wait_inside_a_capture(void **state)
 struct row {
     int stage, compute, master;
     uint64_t ranks, pipeline, shard;
+    uint64_t away; /* 0, or slots for moments that live on the host */
 };
 
 static struct row row_now;
@@ -180,17 +181,22 @@ static void adjust(struct ds_config *config)
     config->train.eval_interval = 3; /* between steps of either turn */
     config->precision.compute = row_now.compute;
     config->precision.master = row_now.master;
+    if (row_now.away == 0)
+        return;
+    config->offload.exp_avg_sq = (struct ds_home_key){DS_HOME_HOST, 0.6};
+    config->offload.exp_avg = (struct ds_home_key){DS_HOME_HOST, 1};
+    config->offload.depth = row_now.away;
 }
 
 /* A row's spans follow each other, a wait lies in its action, all behind the step before. One rank has none where
- * actions are not marked. */
+ * actions are not marked and no state travels. */
 static void check_spans(const struct ds_step_report *report)
 {
     const struct ds_timeline_span *action[DS_TIMELINE_ROW_COUNT] = {NULL};
     const int is_marked = report->step >= MARKED_FIRST && report->step <= MARKED_LAST;
     uint64_t *end_ns = last_end_ns;
 
-    assert_int_equal(report->span_count > 0, is_marked || row_now.ranks > 1);
+    assert_int_equal(report->span_count > 0, is_marked || row_now.ranks > 1 || row_now.away > 0);
     assert_int_equal(report->arithmetic_s > 0, is_marked);
     for (uint32_t i = 0; i < report->span_count; i++) {
         const struct ds_timeline_span *span = &report->spans[i];
@@ -280,11 +286,11 @@ static void steps_of_one_rank_are_the_same_as_graphs(void **state)
 {
     (void)state;
     for (int stage = 0; stage <= 3; stage++) {
-        check(&(struct row){stage, DS_PRECISION_FP32, DS_MASTER_KEY_FP32, 1, 1, 1});
-        check(&(struct row){stage, DS_PRECISION_BF16, DS_MASTER_KEY_FP32, 1, 1, 1});
+        check(&(struct row){stage, DS_PRECISION_FP32, DS_MASTER_KEY_FP32, 1, 1, 1, 0});
+        check(&(struct row){stage, DS_PRECISION_BF16, DS_MASTER_KEY_FP32, 1, 1, 1, 0});
     }
-    check(&(struct row){0, DS_PRECISION_BF16, DS_MASTER_KEY_NONE, 1, 1, 1});
-    check(&(struct row){3, DS_PRECISION_FP16, DS_MASTER_KEY_FP32, 1, 1, 1});
+    check(&(struct row){0, DS_PRECISION_BF16, DS_MASTER_KEY_NONE, 1, 1, 1, 0});
+    check(&(struct row){3, DS_PRECISION_FP16, DS_MASTER_KEY_FP32, 1, 1, 1, 0});
 }
 
 /* Units travel here, and between stages what a layer gives. */
@@ -292,10 +298,18 @@ static void steps_of_several_ranks_are_the_same_as_graphs(void **state)
 {
     (void)state;
     for (int stage = 0; stage <= 3; stage++)
-        check(&(struct row){stage, DS_PRECISION_FP32, DS_MASTER_KEY_FP32, 2, 1, 2});
-    check(&(struct row){3, DS_PRECISION_BF16, DS_MASTER_KEY_FP32, 2, 1, 2});
-    check(&(struct row){0, DS_PRECISION_FP32, DS_MASTER_KEY_FP32, 2, 2, 1});
-    check(&(struct row){3, DS_PRECISION_FP32, DS_MASTER_KEY_FP32, 4, 2, 2});
+        check(&(struct row){stage, DS_PRECISION_FP32, DS_MASTER_KEY_FP32, 2, 1, 2, 0});
+    check(&(struct row){3, DS_PRECISION_BF16, DS_MASTER_KEY_FP32, 2, 1, 2, 0});
+    check(&(struct row){0, DS_PRECISION_FP32, DS_MASTER_KEY_FP32, 2, 2, 1, 0});
+    check(&(struct row){3, DS_PRECISION_FP32, DS_MASTER_KEY_FP32, 4, 2, 2, 0});
+}
+
+/* Their streams are in the capture, too. */
+static void steps_whose_states_travel_are_the_same_as_graphs(void **state)
+{
+    (void)state;
+    check(&(struct row){2, DS_PRECISION_FP32, DS_MASTER_KEY_FP32, 1, 1, 1, .away = 2});
+    check(&(struct row){3, DS_PRECISION_BF16, DS_MASTER_KEY_FP32, 2, 1, 2, .away = 3});
 }
 
 int main(void)
@@ -308,6 +322,7 @@ int main(void)
         cmocka_unit_test(the_host_does_not_wait_inside_a_capture),
         cmocka_unit_test(steps_of_one_rank_are_the_same_as_graphs),
         cmocka_unit_test(steps_of_several_ranks_are_the_same_as_graphs),
+        cmocka_unit_test(steps_whose_states_travel_are_the_same_as_graphs),
     };
     int failed;
 

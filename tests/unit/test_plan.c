@@ -35,10 +35,21 @@ static const struct layout layouts[] = {{1, 1, 1}, {4, 1, 1}, {1, 2, 1}, {1, 1, 
                                         {1, 1, 4}, {2, 2, 2}, {1, 8, 1}};
 
 /* What may be chosen at a layout, each choice a number. */
-enum choice { STAGE, SCHEDULE, RECOMPUTE, SEQUENCE, PRECISION, RESHARD, SHARD, TIED, CHOICES };
+enum choice {
+    STAGE,
+    SCHEDULE,
+    RECOMPUTE,
+    SEQUENCE,
+    PRECISION,
+    RESHARD,
+    SHARD,
+    TIED,
+    HOMES,
+    CHOICES
+};
 static const uint32_t choice_counts[CHOICES] = {
-    [STAGE] = 4,     [SCHEDULE] = 4, [RECOMPUTE] = 3, [SEQUENCE] = 2,
-    [PRECISION] = 6, [RESHARD] = 4,  [SHARD] = 2,     [TIED] = 2};
+    [STAGE] = 4,   [SCHEDULE] = 4, [RECOMPUTE] = 3, [SEQUENCE] = 2, [PRECISION] = 6,
+    [RESHARD] = 4, [SHARD] = 2,    [TIED] = 2,      [HOMES] = 3};
 
 static const struct {
     int compute, master, exp_avg, gradients, reduce;
@@ -93,6 +104,13 @@ static void config_of(struct layout layout, const uint32_t *choices, struct ds_c
     config->precision.exp_avg = precisions[choices[PRECISION]].exp_avg;
     config->precision.gradients = precisions[choices[PRECISION]].gradients;
     config->precision.reduce = precisions[choices[PRECISION]].reduce;
+    if (choices[HOMES] && (choices[STAGE] > 0 || config->parallel.shard == 1)) {
+        config->offload.exp_avg = (struct ds_home_key){DS_HOME_HOST, choices[HOMES] == 1 ? 1 : 0.4};
+        config->offload.depth = choices[HOMES] + 1;
+        if (config->precision.compute != DS_PRECISION_FP32 &&
+            config->precision.master != DS_MASTER_KEY_NONE)
+            config->offload.master = (struct ds_home_key){DS_HOME_HOST, 1};
+    }
     if (choices[SHARD]) /* replicas save nothing: ranks of a role would differ */
         return;
     config->checkpoint.interval = 1;
@@ -104,10 +122,10 @@ static void describe(struct layout layout, const uint32_t *choices, char *to, si
 {
     snprintf(to, bytes,
              "data %u tensor %u pipeline %u, stage %u schedule %u recompute %u sequence %u "
-             "precision %u reshard %u shard %u tied %u",
+             "precision %u reshard %u shard %u tied %u homes %u",
              layout.data, layout.tensor, layout.pipeline, choices[STAGE], choices[SCHEDULE],
              choices[RECOMPUTE], choices[SEQUENCE], choices[PRECISION], choices[RESHARD],
-             choices[SHARD], choices[TIED]);
+             choices[SHARD], choices[TIED], choices[HOMES]);
 }
 
 static void assert_planned(struct layout layout, const uint32_t *choices, int evaluates)

@@ -47,6 +47,7 @@ struct numbers {
     int is_text, data_is_auto, shard_is_auto, transport, has_eval, decays_all, schedule_kind;
     uint64_t vocabulary, head_dim, positions, logits, threads; /* 0: auto */
     uint64_t eval_interval, warmup, clip, beta1, beta2, decay; /* the last four in hundredths */
+    uint64_t away[3], depth, block_size; /* of master and moments, in hundredths; 0: none */
 };
 
 static struct numbers draw_layout(void)
@@ -99,6 +100,17 @@ static void draw_training(struct numbers *n)
     n->threads = PICK(1, 1, 2);
 }
 
+static void draw_homes(struct numbers *n)
+{
+    const int has_master = n->compute != DS_PRECISION_FP32 && n->master != DS_MASTER_KEY_NONE;
+    const int is_own = n->stage > 0 || n->shard == 1;
+
+    for (int i = 0; i < 3; i++)
+        n->away[i] = (is_own && (i > 0 || has_master)) || draw(40) == 0 ? PICK(0, 0, 40, 100) : 0;
+    n->depth = 1 + draw(3);
+    n->block_size = PICK(8192, 16384, 16777216);
+}
+
 /* Mostly what fits together; now and then one number that does not. */
 static struct numbers draw_numbers(void)
 {
@@ -121,6 +133,7 @@ static struct numbers draw_numbers(void)
     n.exp_avg_sq = draw(3) == 0;
     n.gradients = draw(4) == 0;
     n.reduce = n.compute != DS_PRECISION_FP16 && draw(4) == 0;
+    draw_homes(&n);
     return n;
 }
 
@@ -211,6 +224,19 @@ static size_t write_layout(const struct numbers *n, char *to, size_t bytes)
     return used + write_count(to + used, bytes - used, "logits", n->logits);
 }
 
+static size_t write_homes(const struct numbers *n, char *to, size_t bytes)
+{
+    static const char *const kinds[] = {"master", "exp_avg", "exp_avg_sq"};
+    size_t used = (size_t)snprintf(to, bytes, "[offload]\ndepth = %llu\nblock_size = %llu\n",
+                                   (unsigned long long)n->depth, (unsigned long long)n->block_size);
+
+    for (int i = 0; i < 3; i++)
+        used += (size_t)snprintf(to + used, bytes - used,
+                                 n->away[i] ? "%s = host:%g\n" : "%s = device\n", kinds[i],
+                                 (double)n->away[i] / 100);
+    return used;
+}
+
 static void write_config(const struct numbers *n, char *to, size_t bytes)
 {
     static const char *const modes[] = {"inline", "deferred"};
@@ -223,6 +249,7 @@ static void write_config(const struct numbers *n, char *to, size_t bytes)
     used += write_training(n, to + used, bytes - used);
     used += write_precision(n, to + used, bytes - used);
     used += write_layout(n, to + used, bytes - used);
+    used += write_homes(n, to + used, bytes - used);
     assert_true(used < bytes);
 }
 
@@ -260,6 +287,10 @@ static const char *true_reason(const struct numbers *n)
         return "master";
     if (n->window > 1 && (n->stage != 3 || n->window > n->global / (n->micro * n->data)))
         return "window";
+    if (n->away[0] > 0 && (n->compute == DS_PRECISION_FP32 || n->master == DS_MASTER_KEY_NONE))
+        return "master";
+    if (n->away[0] + n->away[1] + n->away[2] > 0 && n->stage == 0 && n->shard > 1)
+        return n->away[0] ? "master" : n->away[1] ? "exp_avg" : "exp_avg_sq";
     if (n->warmup > STEPS)
         return "warmup_steps";
     return n->eval_interval > 0 && !n->has_eval ? "eval_interval" : NULL;
@@ -311,6 +342,7 @@ static void one_rank(const struct ds_config *config, struct ds_config *one)
     one->parallel.sequence_parallel = 0;
     one->train.activation_checkpointing = DS_RECOMPUTE_NONE;
     one->zero.window = 1;
+    one->offload.master = one->offload.exp_avg = one->offload.exp_avg_sq = (struct ds_home_key){0};
     one->run.cpu_streams = DS_DEVICE_INLINE;
 }
 

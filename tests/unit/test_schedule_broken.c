@@ -7,7 +7,7 @@
 
 static const struct schedule_case cases[] = {
     {.kind = DS_SCHEDULE_1F1B, .stages = 3, .micros = 5, .chunks = 1, .is_tied = 1},
-    {.kind = DS_SCHEDULE_1F1B, .stages = 2, .micros = 3, .chunks = 1, .recomputes = 1},
+    {.kind = DS_SCHEDULE_1F1B, .stages = 2, .micros = 3, .chunks = 1, .recomputes = 1, .away = 2},
     {.kind = DS_SCHEDULE_GPIPE, .stages = 2, .micros = 3, .chunks = 1, .is_tied = 1},
     {.kind = DS_SCHEDULE_INTERLEAVED, .stages = 2, .micros = 4, .chunks = 2, .recomputes = 1},
     {.kind = DS_SCHEDULE_ZERO_BUBBLE, .stages = 3, .micros = 4, .chunks = 1, .is_tied = 1},
@@ -78,6 +78,12 @@ static int is_arithmetic(const struct ds_action *action)
     return action->kind >= DS_ACTION_FORWARD && action->kind <= DS_ACTION_BACKWARD_WEIGHT;
 }
 
+static int travels(const struct ds_action *action)
+{
+    return action->kind == DS_ACTION_FETCH || action->kind == DS_ACTION_UPDATE ||
+           action->kind == DS_ACTION_EVICT;
+}
+
 static void move_place(struct schedule_fixture *f, uint32_t *place, uint32_t count)
 {
     const uint32_t kept = *place;
@@ -100,6 +106,8 @@ static void move_each_place(struct schedule_fixture *f)
         struct ds_schedule *list = &f->lists[stage];
         for (uint32_t i = 0; i < list->action_count; i++) {
             struct ds_action *action = &list->actions[i];
+            if (travels(action))
+                move_place(f, &action->slot, list->slots.strip_count);
             if (!is_arithmetic(action))
                 continue;
             move_place(f, &action->x, list->stream_slot_count);

@@ -99,6 +99,22 @@ static void a_step_takes_no_memory_on_any_layout(void **state)
             }
 }
 
+static void keep_moments_on_the_host(struct ds_config *config)
+{
+    config->offload.exp_avg = (struct ds_home_key){DS_HOME_HOST, 1};
+    config->offload.exp_avg_sq = (struct ds_home_key){DS_HOME_HOST, 0.5};
+}
+
+static void a_step_whose_states_travel_takes_no_memory(void **state)
+{
+    (void)state;
+    for (int mode = DS_DEVICE_INLINE; mode <= DS_DEVICE_DEFERRED; mode++) {
+        struct tiny_case c = case_of(2, 3, mode);
+        c.adjust = keep_moments_on_the_host;
+        expect_none(&c);
+    }
+}
+
 static void read_text(struct ds_config *config)
 {
     config->model.vocab_size = DS_BYTE_VOCAB;
@@ -298,6 +314,7 @@ int main(void)
         cmocka_unit_test(every_way_to_take_memory_is_counted),
         cmocka_unit_test(an_allocation_in_a_step_is_seen),
         cmocka_unit_test(a_step_takes_no_memory_on_any_layout),
+        cmocka_unit_test(a_step_whose_states_travel_takes_no_memory),
         cmocka_unit_test(a_step_with_saves_takes_no_memory),
         cmocka_unit_test(a_step_on_text_takes_no_memory),
         cmocka_unit_test(the_whole_program_takes_no_memory_in_a_step),

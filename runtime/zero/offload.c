@@ -1,0 +1,180 @@
+/* offload.c - strips of states on their way between their homes and the slots in which they are updated. One stream
+ * brings them, another takes them back, so that both directions of a link work at once; nothing here waits on the
+ * host.
+ *
+ * What is fetched waits for all that was evicted before it in the list: the slot is free then, and so is, from the
+ * last step, the strip itself. */
+#include "zero.h"
+
+#include <stdlib.h>
+
+struct zero_state *zero_state_of(struct zero_unit *unit, enum ds_zero_kind kind)
+{
+    struct zero_state *const states[] = {[DS_ZERO_PARAM] = &unit->param,
+                                         [DS_ZERO_MASTER] = &unit->master,
+                                         [DS_ZERO_EXP_AVG] = &unit->exp_avg,
+                                         [DS_ZERO_EXP_AVG_SQ] = &unit->exp_avg_sq};
+
+    return states[kind]->shard || states[kind]->away ? states[kind] : NULL;
+}
+
+uint8_t *zero_state_run(const struct zero_state *state, uint64_t start, uint64_t *count)
+{
+    if (start >= state->near_elems)
+        return element(state->away, state->dtype, start - state->near_elems);
+    if (*count > state->near_elems - start)
+        *count = state->near_elems - start;
+    return element(state->shard, state->dtype, start);
+}
+
+/* ---- slots */
+
+static size_t kind_bytes(const struct ds_zero_options *o, enum ds_zero_kind kind)
+{
+    const struct ds_zero_dtypes *d = &o->dtypes;
+    const enum ds_dtype dtypes[] = {d->param, d->master == DS_MASTER_REMAINDER16 ? DS_I16 : DS_F32,
+                                    d->exp_avg, d->exp_avg_sq};
+
+    if (o->homes.home[kind] == DS_HOME_DEVICE || (kind == DS_ZERO_MASTER && !has_master(d)))
+        return 0;
+    return dtype_bytes(dtypes[kind], o->homes.strip_elems);
+}
+
+uint64_t zero_strip_slot_bytes(const struct ds_zero_options *options)
+{
+    uint64_t bytes = 0;
+
+    for (int kind = 0; kind < DS_ZERO_KIND_COUNT; kind++)
+        bytes += kind_bytes(options, kind);
+    return bytes;
+}
+
+static ds_status open_slot(struct ds_zero *zero, struct zero_strip_slot *slot)
+{
+    slot->unit = NO_SLOT;
+    for (int kind = 0; kind < DS_ZERO_KIND_COUNT; kind++) {
+        void *at = NULL;
+        DS_TRY(ds_memory_take(zero->options.memory, DS_MEMORY_DEVICE, DS_MEMORY_LABEL_SLOTS,
+                              kind_bytes(&zero->options, kind), &at));
+        slot->at[kind] = at;
+    }
+    return zero->device_ops->event_open(zero->options.device, &slot->fetched);
+}
+
+ds_status zero_travel_open(struct ds_zero *zero)
+{
+    const uint32_t count = zero->options.slots.strip_count;
+    const struct ds_device_ops *ops = zero->device_ops;
+    struct ds_device *device = zero->options.device;
+    struct zero_travel *travel = &zero->travel;
+
+    if (count == 0 || !zero->options.is_training)
+        return DS_OK;
+    travel->slots = calloc(count, sizeof *travel->slots);
+    if (!travel->slots)
+        return ds_fail(DS_ERR_NO_MEMORY, "%u slots of states", count);
+    travel->slot_count = count;
+    for (uint32_t i = 0; i < count; i++)
+        DS_TRY(open_slot(zero, &travel->slots[i]));
+    DS_TRY(ops->event_open(device, &travel->updated));
+    return ops->event_open(device, &travel->evicted);
+}
+
+void zero_travel_close(struct ds_zero *zero)
+{
+    const struct ds_device_ops *ops = zero->device_ops;
+    struct zero_travel *travel = &zero->travel;
+
+    for (uint32_t i = 0; i < travel->slot_count; i++)
+        if (travel->slots[i].fetched)
+            ops->event_close(travel->slots[i].fetched);
+    if (travel->updated)
+        ops->event_close(travel->updated);
+    if (travel->evicted)
+        ops->event_close(travel->evicted);
+    free(travel->slots);
+}
+
+/* ---- ways */
+
+static struct zero_strip_slot *strip_slot(struct ds_zero *zero, uint32_t slot)
+{
+    DS_ASSERT(slot < zero->travel.slot_count);
+    return &zero->travel.slots[slot];
+}
+
+/* Every kind of the strip that is away, in one direction. */
+static ds_status move(struct ds_zero *zero, const struct zero_strip_slot *slot, int is_fetch)
+{
+    struct zero_unit *u = unit_at(zero, slot->unit);
+    const struct ds_span strip = ds_zero_strip_at(&u->strips, slot->strip);
+    struct ds_stream *stream = is_fetch ? zero->options.load : zero->options.store;
+
+    for (int kind = 0; kind < DS_ZERO_KIND_COUNT; kind++) {
+        const struct zero_state *state = zero_state_of(u, kind);
+        if (!state || strip.start < state->near_elems)
+            continue;
+        uint8_t *home = element(state->away, state->dtype, strip.start - state->near_elems);
+        DS_TRY(zero->device_ops->copy(stream, is_fetch ? slot->at[kind] : home,
+                                      is_fetch ? home : slot->at[kind],
+                                      dtype_bytes(state->dtype, strip.count)));
+    }
+    return DS_OK;
+}
+
+ds_status ds_zero_fetch(struct ds_zero *zero, uint32_t unit, uint32_t strip, uint32_t slot)
+{
+    struct zero_strip_slot *place = strip_slot(zero, slot);
+    struct zero_travel *travel = &zero->travel;
+    uint32_t span;
+
+    DS_ASSERT(place->unit == NO_SLOT);
+    place->unit = unit;
+    place->strip = strip;
+    DS_TRY(zero->device_ops->stream_wait(zero->options.load, travel->evicted));
+    DS_TRY(ds_timeline_wait(zero->options.timeline, DS_TIMELINE_LOAD, DS_TIMELINE_FETCH, &span));
+    DS_TRY(move(zero, place, 1));
+    DS_TRY(ds_timeline_end(zero->options.timeline, span));
+    return zero->device_ops->event_record(place->fetched, zero->options.load);
+}
+
+ds_status ds_zero_evict(struct ds_zero *zero, uint32_t unit, uint32_t strip, uint32_t slot)
+{
+    struct zero_strip_slot *place = strip_slot(zero, slot);
+    struct zero_travel *travel = &zero->travel;
+
+    DS_ASSERT(place->unit == unit && place->strip == strip);
+    DS_TRY(ds_stream_after(zero->options.store, zero->options.compute, travel->updated));
+    DS_TRY(move(zero, place, 0));
+    place->unit = NO_SLOT;
+    travel->is_evicting = 1;
+    return zero->device_ops->event_record(travel->evicted, zero->options.store);
+}
+
+/* ---- who waits for them */
+
+ds_status zero_wait_fetched(struct ds_zero *zero, uint32_t unit, uint32_t strip, uint32_t slot)
+{
+    const struct zero_strip_slot *place = strip_slot(zero, slot);
+    uint32_t span;
+
+    DS_ASSERT(place->unit == unit && place->strip == strip);
+    DS_TRY(ds_timeline_wait(zero->options.timeline, DS_TIMELINE_COMPUTE, DS_TIMELINE_WAIT_OFFLOAD,
+                            &span));
+    DS_TRY(zero->device_ops->stream_wait(zero->options.compute, place->fetched));
+    return ds_timeline_end(zero->options.timeline, span);
+}
+
+ds_status ds_zero_evicted(const struct ds_zero *zero, struct ds_stream *stream)
+{
+    if (!zero->travel.is_evicting)
+        return DS_OK;
+    return zero->device_ops->stream_wait(stream, zero->travel.evicted);
+}
+
+ds_status ds_zero_join(struct ds_zero *zero)
+{
+    DS_TRY(ds_zero_evicted(zero, zero->options.compute));
+    zero->travel.is_evicting = 0;
+    return DS_OK;
+}

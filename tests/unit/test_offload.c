@@ -1,0 +1,297 @@
+// link: launch
+// timeout: 7200
+// tsan
+/* Where states live changes nothing of what a run computes: any homes, shares, strips and depths, on any layout, inline
+ * and deferred, give the bits of a run that has everything on the device, also from a checkpoint that was written with
+ * other homes. What is away takes no memory of the device but its slots. */
+#include "test.h"
+#include "tiny_run.h"
+
+#include "dstrain/random.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { DRAWS_NORMAL = 10, STEPS_NORMAL = 8, DRAWS_LONG = 40, STEPS_LONG = 30 };
+
+static char *folder, *data, *root;
+static uint64_t seed, drawn;
+
+static uint64_t draw(uint64_t bound)
+{
+    return ds_random_below(ds_random_of(seed, DS_RANDOM_TEST, 11), drawn++, bound);
+}
+
+/* ---- what is drawn */
+
+static struct drawn_homes {
+    struct ds_home_key master, exp_avg, exp_avg_sq;
+    uint64_t depth, block_size;
+    int compute, kept, moment[2]; /* enum ds_precision; enum ds_master_choice */
+    uint64_t interval;            /* of checkpoints; 0: none */
+} now;
+
+static struct ds_home_key draw_home(void)
+{
+    const double shares[] = {1, 1, 0.5, 0.3, 0.75};
+    const uint64_t which = draw(6);
+
+    return which == 0 ? (struct ds_home_key){0}
+                      : (struct ds_home_key){DS_HOME_HOST, shares[which - 1]};
+}
+
+static void draw_homes(void)
+{
+    now.exp_avg = draw_home();
+    now.exp_avg_sq = draw_home();
+    now.master = draw_home();
+    if (now.compute == DS_PRECISION_FP32 || now.kept == DS_MASTER_KEY_NONE)
+        now.master = (struct ds_home_key){0};
+    if (!now.exp_avg.home && !now.master.home)
+        now.exp_avg_sq = (struct ds_home_key){DS_HOME_HOST, 1};
+    now.depth = 1 + draw(4);
+    now.block_size = 8192 << draw(3);
+}
+
+static void draw_precision(void)
+{
+    now.compute = draw(2) ? DS_PRECISION_BF16 : DS_PRECISION_FP32;
+    now.kept = now.compute == DS_PRECISION_FP32 ? DS_MASTER_KEY_FP32 : (int)draw(3);
+    for (int i = 0; i < 2; i++)
+        now.moment[i] = draw(2) ? DS_PRECISION_BF16 : DS_PRECISION_FP32;
+}
+
+static void at_home(struct ds_config *config)
+{
+    config->precision.compute = now.compute;
+    config->precision.master = now.kept;
+    config->precision.exp_avg = now.moment[0];
+    config->precision.exp_avg_sq = now.moment[1];
+    config->schedule.decay_steps = STEPS_LONG;
+    config->checkpoint.interval = now.interval;
+    if (now.interval > 0)
+        snprintf(config->checkpoint.dir, sizeof config->checkpoint.dir, "%s", root);
+}
+
+static void away(struct ds_config *config)
+{
+    at_home(config);
+    config->offload.master = now.master;
+    config->offload.exp_avg = now.exp_avg;
+    config->offload.exp_avg_sq = now.exp_avg_sq;
+    config->offload.depth = now.depth;
+    config->offload.block_size = now.block_size;
+}
+
+/* Large enough that a rank of eight still has several strips. */
+static struct tiny_case draw_case(uint64_t steps)
+{
+    static const struct {
+        uint32_t ranks, tensor, pipeline;
+    } layouts[] = {{1, 1, 1}, {2, 1, 1}, {2, 2, 1}, {2, 1, 2}, {4, 1, 1},
+                   {4, 2, 1}, {4, 2, 2}, {4, 1, 2}, {8, 1, 1}, {8, 2, 2}};
+    const uint64_t which = draw(sizeof layouts / sizeof *layouts);
+    const uint32_t ranks = layouts[which].ranks;
+    const uint32_t shards = ranks / layouts[which].tensor / layouts[which].pipeline;
+
+    return (struct tiny_case){.ranks = ranks,
+                              .tensor = layouts[which].tensor,
+                              .pipeline = layouts[which].pipeline,
+                              .stage = shards > 1 ? 1 + (int)draw(3) : (int)draw(4),
+                              .mode = draw(2) ? DS_DEVICE_DEFERRED : DS_DEVICE_INLINE,
+                              .steps = steps,
+                              .global_batch = 16,
+                              .micro_batch = 1,
+                              .heads = 4,
+                              .kv_heads = 2,
+                              .head_dim = 16,
+                              .seed = seed,
+                              .data = data};
+}
+
+static struct tiny_result run(struct tiny_case c, void (*adjust)(struct ds_config *config))
+{
+    struct tiny_result result;
+
+    c.adjust = adjust;
+    tiny_run(&c, &result);
+    assert_int_equal(result.status, DS_OK);
+    return result;
+}
+
+static void assert_same(const struct tiny_case *c, const struct tiny_result *a,
+                        const struct tiny_result *b)
+{
+    const char *what = memcmp(a->loss, b->loss, c->steps * sizeof *a->loss)   ? "losses"
+                       : memcmp(a->norm, b->norm, c->steps * sizeof *a->norm) ? "norms"
+                       : memcmp(a->params, b->params, a->param_elems * sizeof *a->params)
+                           ? "weights"
+                           : NULL;
+
+    if (what)
+        fail_msg("%s differ: %u ranks, tensor %u, pipeline %u, stage %d, %s; homes %g %g %g, depth "
+                 "%llu, block %llu",
+                 what, c->ranks, c->tensor, c->pipeline, c->stage,
+                 c->mode == DS_DEVICE_DEFERRED ? "deferred" : "inline", now.master.share,
+                 now.exp_avg.share, now.exp_avg_sq.share, (unsigned long long)now.depth,
+                 (unsigned long long)now.block_size);
+}
+
+/* ---- memory */
+
+static uint64_t bytes_of(const struct tiny_result *r, uint32_t rank, int kind, int label)
+{
+    return r->bytes[rank][kind][label];
+}
+
+/* A kind has the same bytes on both sides together as on one; of its share on the host less than a strip of every
+ * unit is missing or too much. */
+static void check_kind(const struct tiny_result *near, const struct tiny_result *far, uint32_t rank,
+                       int label, struct ds_home_key home)
+{
+    const uint64_t all = bytes_of(near, rank, DS_MEMORY_DEVICE, label);
+    const uint64_t host = bytes_of(far, rank, DS_MEMORY_PINNED, label);
+    const double wanted = home.share * (double)all, strip = (double)now.block_size;
+
+    assert_int_equal(host + bytes_of(far, rank, DS_MEMORY_DEVICE, label), all);
+    assert_true((double)host <= wanted + strip && (double)host >= wanted - strip);
+    if (home.share == 1)
+        assert_int_equal(host, all);
+}
+
+static void check_memory(const struct tiny_case *c, const struct tiny_result *near,
+                         const struct tiny_result *far)
+{
+    const uint64_t kinds =
+        (now.master.home != 0) + (now.exp_avg.home != 0) + (now.exp_avg_sq.home != 0);
+
+    for (uint32_t rank = 0; rank < c->ranks; rank++) {
+        check_kind(near, far, rank, DS_MEMORY_LABEL_MASTER, now.master);
+        check_kind(near, far, rank, DS_MEMORY_LABEL_EXP_AVG, now.exp_avg);
+        check_kind(near, far, rank, DS_MEMORY_LABEL_EXP_AVG_SQ, now.exp_avg_sq);
+        assert_true(bytes_of(far, rank, DS_MEMORY_DEVICE, DS_MEMORY_LABEL_SLOTS) -
+                        bytes_of(near, rank, DS_MEMORY_DEVICE, DS_MEMORY_LABEL_SLOTS) <=
+                    now.depth * kinds * now.block_size);
+    }
+}
+
+/* ---- tests */
+
+static void homes_change_no_bit(void **state)
+{
+    const uint64_t steps = test_is_long() ? STEPS_LONG : STEPS_NORMAL;
+
+    (void)state;
+    for (int i = 0; i < (test_is_long() ? DRAWS_LONG : DRAWS_NORMAL); i++) {
+        now = (struct drawn_homes){0};
+        draw_precision();
+        draw_homes();
+        const struct tiny_case c = draw_case(steps);
+        struct tiny_result near = run(c, at_home), far = run(c, away);
+
+        assert_same(&c, &near, &far);
+        check_memory(&c, &near, &far);
+        tiny_result_fini(&near);
+        tiny_result_fini(&far);
+    }
+}
+
+/* The state of each launch is read from where the one before had it, and goes on elsewhere. */
+static void checkpoints_go_from_home_to_home(void **state)
+{
+    enum { LAUNCHES = 4 };
+
+    (void)state;
+    for (int i = 0; i < (test_is_long() ? DRAWS_LONG / LAUNCHES : 2); i++) {
+        now = (struct drawn_homes){0};
+        draw_precision();
+        struct tiny_case c = draw_case(2 * LAUNCHES);
+        struct tiny_result whole = run(c, at_home);
+
+        now.interval = 2;
+        for (uint64_t steps = 2; steps <= 2 * LAUNCHES; steps += 2) {
+            draw_homes();
+            c.steps = steps;
+            struct tiny_result part = run(c, away);
+            assert_memory_equal(&part.loss[steps - 2], &whole.loss[steps - 2],
+                                2 * sizeof *part.loss);
+            if (steps == 2 * LAUNCHES)
+                assert_memory_equal(part.params, whole.params,
+                                    whole.param_elems * sizeof *whole.params);
+            tiny_result_fini(&part);
+        }
+        tiny_result_fini(&whole);
+        assert_int_equal(ds_fs_remove_tree(ds_fs_posix(), root), 0);
+    }
+}
+
+/* Pure: strips lie one behind the other and end where the unit does; no strip has a kind half away. */
+static void strips_tile_their_units(void **state)
+{
+    enum { UNITS = 12 };
+
+    (void)state;
+    for (int round = 0; round < 300; round++) {
+        struct ds_zero_homes homes = {.strip_elems = DS_ZERO_CUT_ELEMS * (1 + draw(4))};
+        struct ds_zero_strips units[UNITS] = {{0}};
+        double owed[DS_ZERO_KIND_COUNT] = {0};
+
+        for (int k = 0; k < DS_ZERO_KIND_COUNT; k++) {
+            homes.home[k] = draw(3) ? DS_HOME_HOST : DS_HOME_DEVICE;
+            homes.share[k] = homes.home[k] == DS_HOME_HOST ? (double)draw(11) / 10 : 0;
+        }
+        for (int u = 0; u < UNITS; u++)
+            units[u] = (struct ds_zero_strips){.elems = DS_ZERO_CUT_ELEMS * draw(40),
+                                               .strip_elems = homes.strip_elems};
+        ds_zero_strips_share(&homes, units, UNITS);
+        for (int u = 0; u < UNITS; u++) {
+            uint64_t end = 0;
+            for (uint32_t i = 0; i < ds_zero_strip_count(&units[u]); i++) {
+                const struct ds_span strip = ds_zero_strip_at(&units[u], i);
+                int is_away = 0;
+
+                assert_int_equal(strip.start, end);
+                assert_true(strip.count > 0);
+                end += strip.count;
+                for (int k = 0; k < DS_ZERO_KIND_COUNT; k++) {
+                    assert_true(units[u].near_elems[k] <= strip.start ||
+                                units[u].near_elems[k] >= end);
+                    is_away |= units[u].near_elems[k] <= strip.start;
+                }
+                assert_int_equal(is_away, i >= ds_zero_strip_first_away(&units[u]));
+                assert_true(!is_away || strip.count <= homes.strip_elems);
+            }
+            assert_int_equal(end, units[u].elems);
+            for (int k = 0; k < DS_ZERO_KIND_COUNT; k++)
+                assert_true(homes.share[k] > 0 || units[u].near_elems[k] == units[u].elems);
+            for (int k = 0; k < DS_ZERO_KIND_COUNT; k++)
+                owed[k] += homes.share[k] * (double)units[u].elems -
+                           (double)(units[u].elems - units[u].near_elems[k]);
+        }
+        for (int k = 0; k < DS_ZERO_KIND_COUNT; k++)
+            assert_true(fabs(owed[k]) <= (double)homes.strip_elems / 2 + 1);
+    }
+}
+
+int main(void)
+{
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(strips_tile_their_units),
+        cmocka_unit_test(homes_change_no_bit),
+        cmocka_unit_test(checkpoints_go_from_home_to_home),
+    };
+    int failed;
+
+    ds_log.is_leader = 0;
+    seed = test_seed("test_offload");
+    folder = tiny_folder();
+    data = tiny_data(folder, seed, 64);
+    root = malloc(512);
+    snprintf(root, 512, "%s/checkpoints", folder);
+    failed = cmocka_run_group_tests(tests, NULL, NULL);
+    free(root);
+    free(data);
+    tiny_remove(folder);
+    return failed;
+}
