@@ -2,7 +2,7 @@
  * which go.
  *
  *   RUN.json                         whose directory this is
- *   epochs/E-<n>                     claimed by one launch (or rollback), exclusively; the highest owns the run
+ *   epochs/E-<n>                     claimed by one launch (or rollback), exclusively; the highest owns the run, and stays
  *   epochs/E-<n>.base.json           what that epoch goes on from, what data it leaves out, and why
  *   data/<dir>/P-....safetensors     packs (pack.h), never changed once a rank has voted for them
  *   manifests/M-<epoch>-<step>.json  a checkpoint (manifest.h)
@@ -44,8 +44,9 @@ int ds_checkpoint_manifest_name_parse(const char *name, struct ds_manifest_id *o
 struct ds_checkpoint_dir;
 
 /* local: opens `root`, and makes it where it is not there (its parent is). A new directory gets `fresh_run` as its
- * name; one that is there must have the same `keys`, a digest of what may not change in a run. `nonce`: of this
- * launch. DS_ERR_CONFIG: not a directory of ours, another run's, not writable. */
+ * name; one that is there must have the same `keys`, a digest of what may not change in a run, and gets folders again that
+ * it has lost, with a warning. `nonce`: of this launch. DS_ERR_CONFIG: not a directory of ours, another run's, not
+ * writable, full, or without the folder that says which of its packs are needed. */
 DS_CHECKED ds_status ds_checkpoint_dir_open(struct ds_fs *fs, const char *root,
                                             const uint8_t fresh_run[16], const uint8_t nonce[16],
                                             const struct ds_digest *keys,
@@ -61,9 +62,10 @@ uint64_t ds_checkpoint_dir_epoch(const struct ds_checkpoint_dir *dir);     /* 0:
 void ds_checkpoint_join(struct ds_checkpoint_dir *dir, struct ds_checkpoint_dir *mirror);
 int ds_checkpoint_has_mirror(const struct ds_checkpoint_dir *dir);
 
-/* local: the next epoch, behind all that were claimed or have a manifest in either, is ours, in the mirror, too; one that cannot be claimed is left, with a warning. Who has an
- * epoch already gets the one behind it, or DS_ERR_FENCED: another has it. DS_ERR_CONFIG: the mirror is the same
- * directory by another name, or cannot be claimed when a program starts, and has what is newest. */
+/* local: the next epoch, behind all that were claimed or have a manifest in either, is ours, in the mirror, too; one that
+ * cannot be claimed is left, with a warning. Who has an epoch already gets the one behind it, or DS_ERR_FENCED: another has
+ * it, or a newer one. DS_ERR_CONFIG: there is no room, or no right, to claim; the mirror is the same directory by another
+ * name, or cannot be claimed when a program starts, and has what is newest. */
 DS_CHECKED ds_status ds_checkpoint_claim(struct ds_checkpoint_dir *dir);
 /* local: DS_ERR_FENCED: a newer epoch was claimed, or ours by another, in a directory that was made anew */
 DS_CHECKED ds_status ds_checkpoint_check_fence(const struct ds_checkpoint_dir *dir);
