@@ -1,7 +1,7 @@
 // link: launch
 // timeout: 3600
 /* A real disk, a small tmpfs, that is full at some moment of a run, between saves or in the middle of one, and has room
- * again later: training never stops and keeps its bits, what was committed verifies at every step, and what is saved
+ * again later: training never stops and keeps its bits, what is committed verifies, and what is saved
  * behind that is there. 3 times; DSTRAIN_TEST_LONG: 50 times. Needs the right to mount. */
 #include "small_disk.h"
 
