@@ -148,12 +148,16 @@ ds_status base_read(struct ds_fs *fs, const char *root, uint64_t epoch, struct b
                     struct ds_checkpoint_skip *skips, uint32_t *skip_count,
                     char past[DS_CHECKPOINT_PAST_BYTES])
 {
-    char path[DS_CHECKPOINT_PATH_BYTES], *text = NULL;
+    char path[DS_CHECKPOINT_PATH_BYTES], ignored[DS_CHECKPOINT_PAST_BYTES], *text = NULL;
+    struct base whole;
     size_t bytes = 0;
 
     base_path(root, epoch, path);
     DS_TRY(ds_fs_read_file(fs, path, BASE_BYTES_MAX, &text, &bytes));
-    const ds_status st = parse_base(path, text, bytes, epoch, out, skips, skip_count, past);
+    /* all of it first: what reads in part sets nothing */
+    ds_status st = parse_base(path, text, bytes, epoch, &whole, NULL, NULL, ignored);
+    if (st == DS_OK)
+        st = parse_base(path, text, bytes, epoch, out, skips, skip_count, past);
     free(text);
     return st;
 }

@@ -12,7 +12,7 @@ struct base {
     int has_id; /* 0: from the beginning */
 };
 
-/* local: `skips` and `skip_count` may be NULL; what reads in part is not set at all, but for them and `past` */
+/* local: `skips` and `skip_count` may be NULL; what reads in part sets nothing */
 DS_CHECKED ds_status base_read(struct ds_fs *fs, const char *root, uint64_t epoch, struct base *out,
                                struct ds_checkpoint_skip *skips, uint32_t *skip_count,
                                char past[DS_CHECKPOINT_PAST_BYTES]);
