@@ -9,17 +9,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* Of the files that a configuration names this one decides what can be trained. Where it will be, it may not
+/* Of the files that a configuration names these decide what can be trained. Where it will be, it may not
  * be yet. */
-static ds_status check_folder(const struct ds_command *command)
+static ds_status check_model(const struct ds_command *command)
 {
+    const struct ds_config *config = command->config;
+    const char *folder = config->model.path;
     struct ds_model_config model;
     struct ds_fs_stat stat;
 
-    if (!command->config->model.path[0] ||
-        ds_fs_stat(command->fs, command->config->model.path, &stat) == -ENOENT)
+    if (!folder[0] && config->data.format == DS_DATA_TEXT && !ds_config_has_byte_text(config))
+        folder = config->data.tokenizer;
+    if (!folder[0] || ds_fs_stat(command->fs, folder, &stat) == -ENOENT)
         return DS_OK;
-    return ds_trainer_model_config(command->config, command->fs, &model);
+    return ds_trainer_model_config(config, command->fs, &model);
 }
 
 ds_status ds_check_main(struct ds_command *command)
@@ -28,7 +31,7 @@ ds_status ds_check_main(struct ds_command *command)
 
     if (command->world->rank != 0)
         return DS_OK;
-    DS_TRY(check_folder(command));
+    DS_TRY(check_model(command));
     DS_TRY(ds_config_print(command->config, &text));
     fputs(text, stdout);
     free(text);

@@ -5,6 +5,7 @@
 
 #include "dstrain/hf.h"
 #include "dstrain/random.h"
+#include "dstrain/tokenizer.h"
 #include "dstrain/trainer.h"
 
 #include <errno.h>
@@ -119,16 +120,14 @@ static int by_logit(const void *a, const void *b)
     return x->id < y->id ? -1 : 1;
 }
 
-static int32_t draw(const struct generate *g, struct choice *choices, const float *logits,
-                    uint64_t vocab, uint64_t position)
+static int32_t draw(const struct generate *g, struct choice *choices, uint64_t choice_count,
+                    uint64_t position)
 {
     const struct ds_random random = ds_random_of(g->seed, DS_RANDOM_SAMPLE, 0);
-    uint64_t count = g->top_k && g->top_k < vocab ? g->top_k : vocab;
+    uint64_t count = g->top_k && g->top_k < choice_count ? g->top_k : choice_count;
     double sum = 0, at;
 
-    for (uint64_t i = 0; i < vocab; i++)
-        choices[i] = (struct choice){logits[i], (int32_t)i};
-    qsort(choices, vocab, sizeof *choices, by_logit);
+    qsort(choices, choice_count, sizeof *choices, by_logit);
     if (g->temperature == 0)
         return choices[0].id;
     for (uint64_t i = 0; i < count; i++)
@@ -145,38 +144,93 @@ static int32_t draw(const struct generate *g, struct choice *choices, const floa
 /* ---- going on from the prompt */
 
 struct sequence {
-    int32_t *tokens;
-    uint64_t count, capacity;
+    /* owns */
+    struct ds_tokenizer *tokenizer;
+    struct ds_token_list tokens;
+    char *text; /* what they say */
+    size_t text_bytes;
+    /* plain values */
+    uint64_t seen_max; /* tokens that the model sees */
 };
 
-/* The last `capacity` tokens are what the model sees. */
+static void sequence_fini(struct sequence *s)
+{
+    ds_tokenizer_close(s->tokenizer);
+    ds_token_list_fini(&s->tokens);
+    free(s->text);
+}
+
+/* The last `seen_max` tokens are what the model sees. */
 static ds_status next_token(struct ds_trainer *trainer, const struct sequence *s, float *logits)
 {
-    const uint64_t seen = s->count < s->capacity ? s->count : s->capacity;
+    const uint64_t count = s->tokens.count, seen = count < s->seen_max ? count : s->seen_max;
 
-    return ds_trainer_predict(trainer, s->tokens + s->count - seen, seen, logits);
+    return ds_trainer_predict(trainer, (const int32_t *)s->tokens.ids + count - seen, seen, logits);
+}
+
+/* Rows of the model that are no token mean nothing. */
+static uint64_t list_choices(const struct sequence *s, const float *logits, uint64_t rows,
+                             struct choice *choices)
+{
+    const uint64_t end = ds_tokenizer_id_end(s->tokenizer);
+    uint64_t count = 0;
+
+    for (uint64_t id = 0; id < rows && id < end; id++)
+        if (ds_tokenizer_token(s->tokenizer, (uint32_t)id))
+            choices[count++] = (struct choice){logits[id], (int32_t)id};
+    return count;
+}
+
+/* The document ends: the tokenizer or the model has this for it. */
+static int is_end(const struct ds_model *model, const struct sequence *s, int32_t id)
+{
+    const struct ds_tokenizer_marks marks = ds_tokenizer_marks(s->tokenizer);
+    const struct ds_model_config *config = &model->config;
+
+    return (marks.has_bos && id == (int32_t)marks.bos) ||
+           (marks.has_eos && id == (int32_t)marks.eos) ||
+           (marks.has_pad && id == (int32_t)marks.pad) || id == config->bos_token_id ||
+           id == config->eos_token_id || id == config->pad_token_id;
+}
+
+/* What the tokens say now, behind what they said before. */
+static ds_status tell(struct sequence *s, int is_shown)
+{
+    char *text;
+    size_t bytes;
+
+    DS_TRY(ds_tokenizer_decode(s->tokenizer, s->tokens.ids, s->tokens.count, DS_DECODE_SKIP_SPECIAL,
+                               &text, &bytes));
+    if (is_shown && bytes > s->text_bytes)
+        fwrite(text + s->text_bytes, 1, bytes - s->text_bytes, stdout);
+    free(s->text);
+    s->text = text;
+    s->text_bytes = bytes;
+    fflush(stdout);
+    return DS_OK;
 }
 
 static ds_status go_on(const struct generate *g, struct ds_trainer *trainer, struct sequence *s)
 {
-    const uint64_t vocab = ds_trainer_model(trainer)->config.vocab_size;
-    float *logits = malloc(vocab * sizeof *logits);
-    struct choice *choices = malloc(vocab * sizeof *choices);
+    const struct ds_model *model = ds_trainer_model(trainer);
+    const uint64_t rows = model->config.vocab_size;
+    float *logits = malloc(rows * sizeof *logits);
+    struct choice *choices = malloc(rows * sizeof *choices);
     ds_status st = logits && choices
-                       ? DS_OK
-                       : ds_fail(DS_ERR_NO_MEMORY, "%llu logits", (unsigned long long)vocab);
+                       ? tell(s, 0)
+                       : ds_fail(DS_ERR_NO_MEMORY, "%llu logits", (unsigned long long)rows);
 
     for (uint64_t i = 0; i < g->token_count && st == DS_OK; i++) {
         st = next_token(trainer, s, logits);
         if (st != DS_OK)
             break;
-        int32_t id =
-            draw(g, choices, logits, DS_BYTE_VOCAB, s->count); /* rows above mean nothing */
-        if (id >= DS_BYTE_BOS)
-            break; /* the document ends */
-        s->tokens[s->count++] = id;
-        putchar(id);
-        fflush(stdout);
+        const uint64_t count = list_choices(s, logits, rows, choices);
+        const int32_t id = draw(g, choices, count, s->tokens.count);
+        if (is_end(model, s, id))
+            break;
+        st = ds_token_list_add(&s->tokens, (uint32_t)id);
+        if (st == DS_OK)
+            st = tell(s, 1);
     }
     putchar('\n');
     free(logits);
@@ -185,9 +239,9 @@ static ds_status go_on(const struct generate *g, struct ds_trainer *trainer, str
 }
 
 static void make_config(const struct generate *g, const struct ds_model_config *model,
-                        struct ds_config *config)
+                        const struct sequence *s, struct ds_config *config)
 {
-    uint64_t length = strlen(g->prompt) + 1 + g->token_count;
+    const uint64_t length = s->tokens.count + g->token_count;
 
     ds_config_preset(config);
     snprintf(config->model.path, sizeof config->model.path, "%.*s", DS_TEXT_MAX - 1, g->folder);
@@ -198,9 +252,9 @@ static void make_config(const struct generate *g, const struct ds_model_config *
     ds_config_resolve(config, 1);
 }
 
-static void warn_of_length(const struct generate *g, const struct ds_model_config *model)
+static void warn_of_length(const struct sequence *s, const struct ds_model_config *model)
 {
-    const uint64_t length = strlen(g->prompt) + 1; /* behind bos */
+    const uint64_t length = s->tokens.count;
 
     if (length > model->max_position_embeddings)
         ds_warn("--prompt has %llu tokens with its begin, the model sees the last %llu alone "
@@ -224,27 +278,46 @@ static void find_folder(struct ds_fs *fs, struct generate *g)
         snprintf(g->folder, sizeof g->folder, "%s", g->model);
 }
 
-/* The files decide: a vocabulary may be of any size for its own reasons. */
-static ds_status check_tokenizer(struct ds_fs *fs, const struct generate *g,
-                                 const struct ds_model_config *model)
+/* The files decide: a vocabulary may be of any size for its own reasons. An export of the byte tokenizer takes any
+ * bytes, as training does. */
+static ds_status open_tokenizer(struct ds_fs *fs, const struct generate *g,
+                                const struct ds_model_config *model, struct ds_tokenizer **out)
 {
-    enum ds_hf_tokenizer tokenizer;
+    enum ds_hf_tokenizer there;
+    char file[DS_RUN_PATH_BYTES + 32];
+    struct ds_fs_stat stat;
 
-    DS_TRY(ds_hf_which_tokenizer(fs, g->folder, &tokenizer));
-    if (tokenizer == DS_HF_TOKENIZER_NONE)
+    snprintf(file, sizeof file, "%s/tokenizer.json", g->folder);
+    DS_TRY(ds_hf_which_tokenizer(fs, g->folder, &there));
+    if (ds_fs_stat(fs, file, &stat) != 0)
         return ds_fail(DS_ERR_UNSUPPORTED,
                        "%s: tokenizer.json is missing: nothing there says which tokens a text has",
                        g->folder);
-    if (tokenizer != DS_HF_TOKENIZER_BYTES)
-        return ds_fail(
-            DS_ERR_UNSUPPORTED,
-            "%s: its tokenizer is another one than the byte tokenizer, which is the only "
-            "one so far",
-            g->folder);
-    if (model->vocab_size < DS_BYTE_VOCAB)
-        return ds_fail(DS_ERR_DATA, "%s: vocab_size is %llu, but the byte tokenizer has %d ids",
-                       g->folder, (unsigned long long)model->vocab_size, DS_BYTE_VOCAB);
+    DS_TRY(ds_tokenizer_open(fs, there == DS_HF_TOKENIZER_BYTES ? "bytes" : g->folder, out));
+    if (model->vocab_size < ds_tokenizer_id_end(*out))
+        return ds_fail(DS_ERR_DATA, "%s: vocab_size is %llu, but the tokenizer has %u ids",
+                       g->folder, (unsigned long long)model->vocab_size, ds_tokenizer_id_end(*out));
     return DS_OK;
+}
+
+static ds_status encode_prompt(const struct generate *g, struct sequence *s)
+{
+    const struct ds_tokenizer_marks marks = ds_tokenizer_marks(s->tokenizer);
+    struct ds_encoder *encoder;
+    ds_status st = DS_OK;
+
+    DS_TRY(ds_encoder_open(s->tokenizer, &encoder));
+    if (marks.has_bos)
+        st = ds_token_list_add(&s->tokens, marks.bos);
+    if (st == DS_OK)
+        st = ds_encoder_encode(encoder, "--prompt", g->prompt, strlen(g->prompt), 0, &s->tokens);
+    ds_encoder_close(encoder);
+    if (st == DS_OK && s->tokens.count == 0)
+        return ds_fail(DS_ERR_CONFIG,
+                       "--prompt is empty, and the tokenizer of %s has no token that "
+                       "a text begins with",
+                       g->folder);
+    return st;
 }
 
 static ds_status run(struct ds_command *command, const struct generate *g, struct ds_config *config,
@@ -261,10 +334,11 @@ static ds_status run(struct ds_command *command, const struct generate *g, struc
     ds_status st;
 
     DS_TRY(ds_hf_read_config(command->fs, g->folder, &model));
-    DS_TRY(check_tokenizer(command->fs, g, &model));
-    warn_of_length(g, &model);
-    make_config(g, &model, config);
-    s->capacity = config->train.seq_length;
+    DS_TRY(open_tokenizer(command->fs, g, &model, &s->tokenizer));
+    DS_TRY(encode_prompt(g, s));
+    warn_of_length(s, &model);
+    make_config(g, &model, s, config);
+    s->seen_max = config->train.seq_length;
     DS_TRY(ds_trainer_open(&options, &trainer));
     fputs(g->prompt, stdout);
     st = go_on(g, trainer, s);
@@ -279,19 +353,13 @@ ds_status ds_generate_main(struct ds_command *command)
     struct generate g;
     ds_status st = read_arguments(command, &g);
 
-    if (st == DS_OK) {
-        s.tokens = malloc((strlen(g.prompt) + 1 + g.token_count) * sizeof *s.tokens);
-        if (!config || !s.tokens)
-            st = ds_fail(DS_ERR_NO_MEMORY, "a sequence");
-    }
+    if (st == DS_OK && !config)
+        st = ds_fail(DS_ERR_NO_MEMORY, "a configuration");
     if (st == DS_OK) {
         find_folder(command->fs, &g);
-        s.tokens[s.count++] = DS_BYTE_BOS;
-        for (const char *c = g.prompt; *c; c++)
-            s.tokens[s.count++] = (unsigned char)*c;
         st = run(command, &g, config, &s);
     }
-    free(s.tokens);
+    sequence_fini(&s);
     free(config);
     return st;
 }

@@ -3,6 +3,7 @@
 #include "command.h"
 #include "console.h"
 #include "trainer/sources.h"
+#include "trainer/text_tokenizer.h"
 
 #include <stdio.h>
 
@@ -12,12 +13,14 @@ static void show_progress(void *user, uint64_t done, uint64_t total)
 }
 
 static ds_status prepare_set(struct ds_command *command, struct ds_console *console,
-                             const char *key)
+                             const struct ds_tokenizer *tokenizer, const char *key)
 {
     const struct ds_config *config = command->config;
     char cache[DS_TEXT_MAX + 16];
     const struct ds_prepare_options options = {.fs = command->fs,
                                                .clock = command->clock,
+                                               .tokenizer = tokenizer,
+                                               .replaces_invalid = config->data.invalid_utf8,
                                                .cache = cache,
                                                .progress = show_progress,
                                                .user = console};
@@ -42,13 +45,19 @@ static ds_status prepare_set(struct ds_command *command, struct ds_console *cons
 ds_status ds_prepare_main(struct ds_command *command)
 {
     const struct ds_config *config = command->config;
+    struct ds_tokenizer *tokenizer;
     struct ds_console console;
+    ds_status st;
 
     if (config->data.format != DS_DATA_TEXT) {
         ds_info("data.format is not text: nothing to prepare");
         return DS_OK;
     }
+    DS_TRY(ds_text_tokenizer_open(config, command->fs, &tokenizer));
     ds_console_init(&console, 0, 1, command->clock);
-    DS_TRY(prepare_set(command, &console, "train"));
-    return config->data.eval[0] ? prepare_set(command, &console, "eval") : DS_OK;
+    st = prepare_set(command, &console, tokenizer, "train");
+    if (st == DS_OK && config->data.eval[0])
+        st = prepare_set(command, &console, tokenizer, "eval");
+    ds_tokenizer_close(tokenizer);
+    return st;
 }

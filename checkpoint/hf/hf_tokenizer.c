@@ -10,6 +10,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+enum { OURS_BYTES_MAX = 1 << 20 };
+
 /* Printable bytes stand for themselves, the others for U+0100, U+0101, ... in order. */
 static unsigned stand_in(unsigned byte)
 {
@@ -137,7 +139,11 @@ ds_status ds_hf_which_tokenizer(struct ds_fs *fs, const char *folder, enum ds_hf
         *out = older_tokenizer(fs, folder);
         return DS_OK;
     }
-    DS_TRY(ds_fs_read_file(fs, path, 256u << 20, &text, &bytes));
+    if (stat.bytes > OURS_BYTES_MAX) { /* however it is formatted */
+        *out = DS_HF_TOKENIZER_OTHER;
+        return DS_OK;
+    }
+    DS_TRY(ds_fs_read_file(fs, path, OURS_BYTES_MAX, &text, &bytes));
     st = is_ours(text, bytes, out);
     free(text);
     return st;

@@ -73,9 +73,10 @@ struct ds_config {
     } model;
     struct {
         char train[DS_TEXT_MAX], eval[DS_TEXT_MAX];
-        int format;              /* enum ds_data_format: text or safetensors */
-        char tokenizer[16];      /* bytes */
-        char cache[DS_TEXT_MAX]; /* of prepared token shards; "": run.dir/data */
+        int format;                  /* enum ds_data_format: text or safetensors */
+        char tokenizer[DS_TEXT_MAX]; /* "": that of model.path, without one bytes */
+        int invalid_utf8;            /* 1: replaced; 0: an error */
+        char cache[DS_TEXT_MAX];     /* of prepared token shards; "": run.dir/data */
         int shuffle;
     } data;
     struct {

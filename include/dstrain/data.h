@@ -6,11 +6,12 @@
 #include "dstrain/clock.h"
 #include "dstrain/fs.h"
 #include "dstrain/status.h"
+#include "dstrain/tokenizer.h"
 
 #include <stddef.h>
 #include <stdint.h>
 
-/* ---- tokenizer: bytes. 256 bytes, then bos 256, eos 257, pad 258. */
+/* ---- the byte tokenizer: 256 bytes, then bos 256, eos 257, pad 258. */
 enum { DS_BYTE_BOS = 256, DS_BYTE_EOS = 257, DS_BYTE_PAD = 258, DS_BYTE_VOCAB = 259 };
 
 /* ---- sources: what `[data] train = a.txt, b.txt:0.5` names */
@@ -38,6 +39,8 @@ void ds_data_parts_fini(struct ds_data_parts *parts);
 struct ds_prepare_options {
     struct ds_fs *fs;
     const struct ds_clock *clock;
+    const struct ds_tokenizer *tokenizer; /* of texts; NULL: bytes */
+    int replaces_invalid; /* what is not UTF-8 becomes U+FFFD instead of DS_ERR_DATA; bytes are bytes */
     const char *cache;     /* directory of the shards, made if need be */
     const char *cache_key; /* who asks for it, which begins messages; NULL: "data.cache" */
     void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes); /* or NULL */
@@ -49,7 +52,8 @@ struct ds_prepare_report { /* added to, so that one can serve several sources */
     uint32_t files_made, files_reused;
 };
 /* local: a text file, or a directory (its regular files, sorted, not hidden), becomes one shard; returns
- * its path (malloc'ed). One whose fingerprint (paths, sizes, times, tokenizer) is there is reused if it
+ * its path (malloc'ed). Each file is a document, between bos and eos where the tokenizer has them. A tokenizer
+ * other than bytes reads a file as a whole: there is memory for the largest of them. One whose fingerprint (paths, sizes, times, tokenizer) is there is reused if it
  * verifies, else made again. An empty or unreadable source, or one that changes meanwhile, is
  * DS_ERR_DATA. Nothing half-made stays. */
 DS_CHECKED ds_status ds_prepare_text(const struct ds_prepare_options *options, const char *source,

@@ -73,6 +73,14 @@ DS_CHECKED ds_status ds_encoder_encode(struct ds_encoder *encoder, const char *n
                                        const void *text, size_t bytes, uint32_t flags,
                                        struct ds_token_list *out);
 
+/* The same of a long text: whenever a few thousand ids have come together `drain` may take them out of the list;
+ * those behind the last call are left in it. */
+typedef ds_status ds_token_drain(void *user, struct ds_token_list *list);
+DS_CHECKED ds_status ds_encoder_stream(struct ds_encoder *encoder, const char *name,
+                                       const void *text, size_t bytes, uint32_t flags,
+                                       ds_token_drain *drain, void *user,
+                                       struct ds_token_list *out);
+
 /* ---- decoding */
 enum ds_decode_flag {
     DS_DECODE_SKIP_SPECIAL = 1u << 0,

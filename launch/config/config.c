@@ -158,21 +158,27 @@ const char *ds_config_key(const struct ds_config *config, const char *section, c
     return to;
 }
 
-/* A folder brings its own shape. What stays DS_AUTO here is what ds_config_validate complains about. */
+int ds_config_has_byte_text(const struct ds_config *config)
+{
+    return config->data.format == DS_DATA_TEXT && strcmp(config->data.tokenizer, "bytes") == 0;
+}
+
+/* A folder brings its own shape, and perhaps a tokenizer; that of a file is asked where files are read. What stays DS_AUTO here is what ds_config_validate complains about. */
 static void resolve_model(struct ds_config *config)
 {
-    const int is_text = config->data.format == DS_DATA_TEXT;
     const uint64_t heads = config->model.num_attention_heads;
 
     if (config->model.path[0] != '\0')
         return;
+    if (config->data.tokenizer[0] == '\0')
+        snprintf(config->data.tokenizer, sizeof config->data.tokenizer, "bytes");
     if (config->model.num_key_value_heads == DS_AUTO)
         config->model.num_key_value_heads = heads;
     if (config->model.head_dim == DS_AUTO && config->model.family == DS_FAMILY_QWEN3)
         config->model.head_dim = 128;
     if (config->model.head_dim == DS_AUTO && heads > 0 && config->model.hidden_size % heads == 0)
         config->model.head_dim = config->model.hidden_size / heads;
-    if (config->model.vocab_size == DS_AUTO && is_text)
+    if (config->model.vocab_size == DS_AUTO && ds_config_has_byte_text(config))
         config->model.vocab_size = DS_BYTE_VOCAB;
     if (config->model.max_position_embeddings == DS_AUTO)
         config->model.max_position_embeddings = config->train.seq_length;

@@ -103,6 +103,7 @@ const char *ds_config_key(const struct ds_config *config, const char *section, c
 void ds_config_resolve(struct ds_config *config, uint64_t rank_count);
 /* pure: what was left to others, to ranks, to other keys or to the plan, is left to them again */
 void ds_config_unresolve(struct ds_config *config);
+int ds_config_has_byte_text(const struct ds_config *config); /* text, whose tokens are bytes */
 int ds_config_was_auto(const struct ds_config *config, const char *section, const char *key);
 /* local: the text of config.ini as resolved, malloc'ed */
 DS_CHECKED ds_status ds_config_print(const struct ds_config *config, char **text);

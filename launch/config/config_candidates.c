@@ -96,7 +96,7 @@ static void divides_heads(const struct ds_rule_check *check, struct ds_candidate
 
 static void at_least_the_tokenizer(const struct ds_rule_check *check, struct ds_candidates *c)
 {
-    if (check->config->data.format == DS_DATA_TEXT)
+    if (ds_config_has_byte_text(check->config))
         c->least = DS_BYTE_VOCAB;
 }
 

@@ -125,10 +125,10 @@ static ds_status vocabulary_fits(const struct ds_rule_check *check)
 
     if (c->model.path[0] != '\0' || check->use != DS_CONFIG_TRAIN)
         return DS_OK;
-    if (c->model.vocab_size == DS_AUTO)
+    if (c->data.format != DS_DATA_TEXT && c->model.vocab_size == DS_AUTO)
         REFUSE(check, "data", "format", NULL, "%s",
                "= safetensors needs a number in [model] vocab_size: no tokenizer decides it");
-    if (c->data.format == DS_DATA_TEXT && c->model.vocab_size < DS_BYTE_VOCAB)
+    if (ds_config_has_byte_text(c) && c->model.vocab_size < DS_BYTE_VOCAB)
         REFUSE(check, "model", "vocab_size", "model.vocab_size",
                "= %" PRIu64 " is smaller than the tokenizer's %d ([data] tokenizer = %s)",
                c->model.vocab_size, DS_BYTE_VOCAB, c->data.tokenizer);

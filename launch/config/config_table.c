@@ -28,7 +28,7 @@ static const struct ds_choice families[] = {
     {"llama", DS_FAMILY_LLAMA}, {"qwen2", DS_FAMILY_QWEN2}, {"qwen3", DS_FAMILY_QWEN3}, {NULL, 0}};
 static const struct ds_choice formats[] = {
     {"text", DS_DATA_TEXT}, {"safetensors", DS_DATA_SAFETENSORS}, {NULL, 0}};
-static const struct ds_choice tokenizers[] = {{"bytes", 0}, {NULL, 0}};
+static const struct ds_choice invalids[] = {{"error", 0}, {"replace", 1}, {NULL, 0}};
 static const struct ds_choice decays[] = {
     {"matrices", DS_DECAY_MATRICES}, {"all", DS_DECAY_ALL}, {NULL, 0}};
 static const struct ds_choice schedules[] = {{"constant", DS_LR_CONSTANT},
@@ -149,7 +149,8 @@ const struct ds_field ds_config_fields[] = {
          "train_data dataset data_path train_file dataset_path train_data_path datasets input"),
     TEXT(data, eval, FIXED | EVAL, "what it is evaluated on, written as train is; empty: nothing", "eval_data val_data validation valid validation_file eval_dataset eval_file"),
     CHOICE(data, format, "text", FIXED, formats, "plain text, or pre-tokenised input_ids (and labels) in safetensors", "dataset_type data_format"),
-    NAME(data, tokenizer, "bytes", FIXED, tokenizers, "of text: 256 bytes, then bos, eos, pad", "tokenizer_type tokenizer_name tokenizer_path tokenizer_model"),
+    TEXT(data, tokenizer, FIXED, "of text: a tokenizer.json, a folder that has one, or bytes: 256 bytes, then bos, eos, pad; empty: that of model.path, without one bytes", "tokenizer_type tokenizer_name tokenizer_path tokenizer_model tokenizer_name_or_path"),
+    CHOICE(data, invalid_utf8, "error", FIXED, invalids, "what a tokenizer other than bytes does with text that is not UTF-8: end the run with its place, or replace it by U+FFFD", "errors encoding_errors"),
     TEXT(data, cache, 0, "directory of prepared token shards; empty: data in run.dir", "cache_dir dataset_prepared_path data_cache_path preprocessed_path"),
     BOOL(data, shuffle, "true", FIXED, "draw samples in random order; false: the order of the files, every epoch", "shuffle_data"),
 

@@ -50,14 +50,16 @@ static void on_progress(void *user, uint64_t done_bytes, uint64_t total_bytes)
 
 /* ---- data sets */
 
-static ds_status open_set(struct ds_trainer *t, const char *key, int shuffle,
-                          struct ds_dataset **out)
+static ds_status open_set(struct ds_trainer *t, const struct ds_tokenizer *tokenizer,
+                          const char *key, int shuffle, struct ds_dataset **out)
 {
     const struct ds_config *config = t->config;
     char cache[DS_TEXT_MAX + 16];
     struct ds_prepare_report report = {0};
     const struct ds_prepare_options prepare = {.fs = t->options.fs,
                                                .clock = t->options.clock,
+                                               .tokenizer = tokenizer,
+                                               .replaces_invalid = config->data.invalid_utf8,
                                                .cache = cache,
                                                .progress = on_progress,
                                                .user = t,
@@ -88,21 +90,45 @@ static ds_status open_set(struct ds_trainer *t, const char *key, int shuffle,
     return st;
 }
 
-static ds_status open_sets(struct ds_trainer *t)
+/* A model that has not a row for every token belongs to another tokenizer. */
+static ds_status check_vocabulary(const struct ds_trainer *t, const struct ds_tokenizer *tokenizer)
+{
+    const struct ds_config *config = t->config;
+    const uint64_t rows = t->model->config.vocab_size;
+    const uint64_t needed = tokenizer ? ds_tokenizer_id_end(tokenizer) : DS_BYTE_VOCAB;
+
+    if (config->data.format != DS_DATA_TEXT || rows >= needed)
+        return DS_OK;
+    return ds_config_refuse(config, "model", "path",
+                            "= %s: its vocab_size is %llu, but data.tokenizer = %s makes ids up to "
+                            "%llu; at least %llu is needed",
+                            config->model.path, (unsigned long long)rows,
+                            tokenizer ? t->text.folder : "bytes", (unsigned long long)needed - 1,
+                            (unsigned long long)needed);
+}
+
+static ds_status open_both(struct ds_trainer *t, const struct ds_tokenizer *tokenizer)
 {
     const struct ds_config *config = t->config;
 
+    DS_TRY(check_vocabulary(t, tokenizer));
+    if (is_training(t))
+        DS_TRY(open_set(t, tokenizer, "train", config->data.shuffle, &t->train_data));
+    return config->data.eval[0] ? open_set(t, tokenizer, "eval", 0, &t->eval_data) : DS_OK;
+}
+
+static ds_status open_sets(struct ds_trainer *t)
+{
+    struct ds_tokenizer *tokenizer = NULL;
+    ds_status st;
+
     if (is_training(t))
         DS_TRY(inject_into_step(t, 0));
-    if (config->data.format == DS_DATA_TEXT && t->model->config.vocab_size < DS_BYTE_VOCAB)
-        return ds_config_refuse(config, "model", "path",
-                                "= %s: its vocab_size is %llu, but data.tokenizer = bytes makes "
-                                "ids up to %d; at least %d is needed",
-                                config->model.path, (unsigned long long)t->model->config.vocab_size,
-                                DS_BYTE_VOCAB - 1, DS_BYTE_VOCAB);
-    if (is_training(t))
-        DS_TRY(open_set(t, "train", config->data.shuffle, &t->train_data));
-    return config->data.eval[0] ? open_set(t, "eval", 0, &t->eval_data) : DS_OK;
+    if (t->text.folder[0])
+        DS_TRY(ds_tokenizer_open(t->options.fs, t->text.folder, &tokenizer));
+    st = open_both(t, tokenizer);
+    ds_tokenizer_close(tokenizer);
+    return st;
 }
 
 static ds_status open_loader(struct ds_trainer *t, const struct ds_dataset *data,

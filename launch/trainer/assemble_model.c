@@ -1,6 +1,7 @@
 /* assemble_model.c - the model of a run: from keys or from a folder, the part of it that this rank computes,
  * and which blocks each pipeline stage holds. */
 #include "config/config.h"
+#include "text_tokenizer.h"
 #include "trainer.h"
 
 #include <errno.h>
@@ -29,12 +30,43 @@ static void config_from_keys(const struct ds_config *config, struct ds_model_con
     out->initializer_range = config->model.initializer_range;
     out->rope.theta = config->model.rope_theta;
     out->tie_word_embeddings = config->model.tie_word_embeddings;
-    if (config->data.format ==
-        DS_DATA_TEXT) { /* the byte tokenizer's, which an export comes with */
-        out->bos_token_id = DS_BYTE_BOS;
-        out->eos_token_id = DS_BYTE_EOS;
-        out->pad_token_id = DS_BYTE_PAD;
-    }
+}
+
+/* A new model has the vocabulary of its texts, with which an export comes. */
+static ds_status vocabulary_from_text(const struct ds_config *config,
+                                      const struct ds_tokenizer *tokenizer,
+                                      struct ds_model_config *out)
+{
+    static const struct ds_tokenizer_marks bytes = {1, 1, 1, DS_BYTE_BOS, DS_BYTE_EOS, DS_BYTE_PAD};
+    const struct ds_tokenizer_marks marks = tokenizer ? ds_tokenizer_marks(tokenizer) : bytes;
+    const uint64_t needed = tokenizer ? ds_tokenizer_id_end(tokenizer) : DS_BYTE_VOCAB;
+
+    out->bos_token_id = marks.has_bos ? (int32_t)marks.bos : -1;
+    out->eos_token_id = marks.has_eos ? (int32_t)marks.eos : -1;
+    out->pad_token_id = marks.has_pad ? (int32_t)marks.pad : -1;
+    if (out->vocab_size == DS_AUTO)
+        out->vocab_size = needed;
+    if (tokenizer && out->vocab_size < needed)
+        return ds_config_refuse(config, "model", "vocab_size",
+                                "= %llu is smaller than the tokenizer's %llu ([data] tokenizer = "
+                                "%s)",
+                                (unsigned long long)out->vocab_size, (unsigned long long)needed,
+                                config->data.tokenizer);
+    return DS_OK;
+}
+
+static ds_status vocabulary_of_text(const struct ds_config *config, struct ds_fs *fs,
+                                    struct ds_model_config *out)
+{
+    struct ds_tokenizer *tokenizer;
+    ds_status st;
+
+    if (config->data.format != DS_DATA_TEXT)
+        return DS_OK;
+    DS_TRY(ds_text_tokenizer_open(config, fs, &tokenizer));
+    st = vocabulary_from_text(config, tokenizer, out);
+    ds_tokenizer_close(tokenizer);
+    return st;
 }
 
 enum ds_dtype trainer_dtype(int precision)
@@ -157,29 +189,11 @@ ds_status ds_trainer_model_config(const struct ds_config *config, struct ds_fs *
         return ds_hf_read_config(fs, config->model.path, out);
     }
     config_from_keys(config, out);
+    DS_TRY(vocabulary_of_text(config, fs, out));
     snprintf(where, sizeof where, "%.480s: [model]", config->places.name);
     return ds_model_config_check(where, out) == DS_OK
                ? DS_OK
                : DS_ERR_CONFIG; /* of the keys, not of a folder's config.json */
-}
-
-/* A folder without a tokenizer may be anyone's. */
-static ds_status check_tokenizer(const struct ds_trainer *t, const char *folder)
-{
-    enum ds_hf_tokenizer tokenizer;
-    char key[DS_KEY_BYTES];
-
-    if (t->options.mode == DS_TRAINER_GENERATE || t->config->data.format != DS_DATA_TEXT)
-        return DS_OK;
-    DS_TRY(ds_hf_which_tokenizer(t->options.fs, folder, &tokenizer));
-    if (tokenizer != DS_HF_TOKENIZER_OTHER)
-        return DS_OK;
-    return ds_fail(
-        DS_ERR_UNSUPPORTED,
-        "%s = %s: its tokenizer is another one than the byte tokenizer, which is the only one "
-        "that data.format = text has so far; tokenise the data with the model's own and "
-        "set data.format = safetensors",
-        ds_config_key(t->config, "model", "path", key), folder);
 }
 
 ds_status trainer_open_model(struct ds_trainer *t)
@@ -189,11 +203,12 @@ ds_status trainer_open_model(struct ds_trainer *t)
 
     DS_TRY(ds_trainer_model_config(t->config, t->options.fs, &model));
     DS_TRY(take_model(t, &model));
+    if (t->options.mode != DS_TRAINER_GENERATE && !is_plan(t))
+        DS_TRY(ds_text_tokenizer_find(t->config, t->options.fs, &t->text));
     if (!path[0])
         return DS_OK;
     if (is_plan(t))
         return DS_OK;
-    DS_TRY(check_tokenizer(t, path));
     DS_TRY(ds_hf_open(t->options.fs, path, &t->weights));
     return ds_hf_check(t->weights, t->model);
 }

@@ -122,11 +122,12 @@ static void put_absolute(const char *path, char *to, size_t bytes)
 static ds_status describe_model(const struct ds_trainer *t, struct ds_values *values)
 {
     struct ds_export_model model = {.config = t->model->config,
-                                    .has_byte_tokens = t->config->data.format == DS_DATA_TEXT};
+                                    .has_byte_tokens = t->text.is_bytes};
+    const char *companions = trainer_companions(t);
 
     if (t->options.world->rank != 0)
         return DS_OK;
-    put_absolute(t->config->model.path, model.companions, sizeof model.companions);
+    put_absolute(companions ? companions : "", model.companions, sizeof model.companions);
     return ds_export_describe(t->options.fs, &model, values);
 }
 
@@ -167,8 +168,8 @@ static ds_status open_exporter(struct ds_trainer *t)
         .folder = config->run.dir,
         .every = config->checkpoint.export,
         .config = t->model->config,
-        .companions = config->model.path[0] ? config->model.path : NULL,
-        .has_byte_tokens = config->data.format == DS_DATA_TEXT,
+        .companions = trainer_companions(t),
+        .has_byte_tokens = t->text.is_bytes,
     };
     DS_TRY(ds_exporter_open(&options, &t->exporter));
     export_again(t);

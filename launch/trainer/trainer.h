@@ -4,6 +4,7 @@
 #define DSTRAIN_TRAINER_PRIVATE_H
 
 #include "rollback.h"
+#include "text_tokenizer.h"
 
 #include "dstrain/data.h"
 #include "dstrain/executor.h"
@@ -91,6 +92,7 @@ struct ds_trainer {
     struct ds_zero_dtypes dtypes;
     struct ds_zero_homes homes;
     struct trainer_launch launch;
+    struct ds_text_tokenizer text; /* where the data is text */
     uint64_t first_step; /* of this launch; behind the last one: there is nothing left to do */
     uint64_t next_step;
     int is_settled;              /* the first step is over, and memory is taken */
@@ -105,6 +107,14 @@ struct ds_trainer {
     uint64_t told_ns;
     ds_status told;
 };
+
+/* where an export takes the files of the tokenizer from, or NULL */
+static inline const char *trainer_companions(const struct ds_trainer *t)
+{
+    const char *model = t->config->model.path;
+
+    return t->text.folder[0] ? t->text.folder : model[0] ? model : NULL;
+}
 
 static inline int is_training(const struct ds_trainer *t)
 {

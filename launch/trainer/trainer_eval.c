@@ -108,8 +108,8 @@ ds_status ds_trainer_export(struct ds_trainer *t, const char *folder)
     const struct ds_hf_write_options options = {
         .fs = t->options.fs,
         .folder = folder,
-        .companions = t->config->model.path[0] ? t->config->model.path : NULL,
-        .has_byte_tokens = t->config->data.format == DS_DATA_TEXT,
+        .companions = trainer_companions(t),
+        .has_byte_tokens = t->text.is_bytes,
         .parts = parts_of(t),
     };
 

@@ -7,7 +7,7 @@
 #include <string.h>
 #include <xxhash.h>
 
-/* Part of every fingerprint: the tokenizer and the version of what is written. */
+/* Of the byte tokenizer, part of every fingerprint, with the version of what is written. */
 static const char format_tag[] = "bytes bos eos v2";
 
 static ds_status add_file(struct corpus *corpus, const char *path, const struct ds_fs_stat *stat)
@@ -100,9 +100,18 @@ void corpus_fini(struct corpus *corpus)
     *corpus = (struct corpus){0};
 }
 
-uint64_t corpus_fingerprint(const struct corpus *corpus)
+static uint64_t seed_of(const struct ds_tokenizer *tokenizer, int replaces_invalid)
 {
-    uint64_t hash = XXH3_64bits(format_tag, sizeof format_tag);
+    const uint64_t ways[2] = {tokenizer ? ds_tokenizer_fingerprint(tokenizer) : 0,
+                              replaces_invalid != 0};
+
+    return tokenizer ? XXH3_64bits(ways, sizeof ways) : XXH3_64bits(format_tag, sizeof format_tag);
+}
+
+uint64_t corpus_fingerprint(const struct corpus *corpus, const struct ds_tokenizer *tokenizer,
+                            int replaces_invalid)
+{
+    uint64_t hash = seed_of(tokenizer, replaces_invalid);
 
     for (size_t i = 0; i < corpus->count; i++) {
         const struct corpus_file *file = &corpus->files[i];
@@ -111,4 +120,24 @@ uint64_t corpus_fingerprint(const struct corpus *corpus)
         hash = XXH3_64bits_withSeed(numbers, sizeof numbers, hash);
     }
     return hash;
+}
+
+ds_status corpus_changed(const char *path)
+{
+    return ds_fail(DS_ERR_DATA,
+                   "%s: changed while it was being prepared; start again when nothing writes to it",
+                   path);
+}
+
+ds_status corpus_check_unchanged(struct ds_fs *fs, const struct corpus_file *file, int handle)
+{
+    struct ds_fs_stat stat;
+    int code = ds_fs_fstat(fs, handle, &stat);
+
+    if (code < 0)
+        return ds_fail(DS_ERR_DATA, "%s: cannot look at this text: %s", file->path,
+                       strerror(-code));
+    return stat.bytes == file->bytes && stat.mtime_ns == file->mtime_ns
+               ? DS_OK
+               : corpus_changed(file->path);
 }

@@ -3,6 +3,7 @@
 #define DSTRAIN_DATA_CORPUS_H
 
 #include "dstrain/data.h"
+#include "dstrain/tokenizer.h"
 
 enum { CORPUS_PATH_BYTES = 4352 };
 
@@ -20,7 +21,14 @@ struct corpus {
  * whatever they are called. Links are followed; directories below are not entered. */
 DS_CHECKED ds_status corpus_list(struct ds_fs *fs, const char *source, struct corpus *out);
 void corpus_fini(struct corpus *corpus);
-/* pure: changes when a file's path, size or time does, or the way tokens are made */
-uint64_t corpus_fingerprint(const struct corpus *corpus);
+/* pure: changes when a file's path, size or time does, or the way tokens are made; tokenizer NULL: bytes */
+uint64_t corpus_fingerprint(const struct corpus *corpus, const struct ds_tokenizer *tokenizer,
+                            int replaces_invalid);
+/* local: `handle` is the file as it was listed? Asked after reading, so that a change before or meanwhile is
+ * seen; DS_ERR_DATA: it is not. */
+DS_CHECKED ds_status corpus_check_unchanged(struct ds_fs *fs, const struct corpus_file *file,
+                                            int handle);
+/* always DS_ERR_DATA */
+DS_CHECKED ds_status corpus_changed(const char *path);
 
 #endif

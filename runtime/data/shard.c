@@ -32,7 +32,8 @@ static ds_status read_shard(const struct source *s, uint64_t index, const struct
     int32_t start = 0;
 
     for (uint64_t t = 0; t < s->seq_length; t++) {
-        const uint16_t id = shard->tokens[base + t], next = shard->tokens[base + t + 1];
+        const uint32_t id = shard_file_token(shard, base + t);
+        const uint32_t next = shard_file_token(shard, base + t + 1);
         while (begins_anew(shard, document, base + t)) { /* more than once past an empty one */
             document++;
             start = (int32_t)t;
@@ -41,8 +42,8 @@ static ds_status read_shard(const struct source *s, uint64_t index, const struct
             return source_bad_id(s, "token id", index, t, id, 0);
         if (next >= s->vocab_size)
             return source_bad_id(s, "token id", index, t + 1, next, 0);
-        to->id[t] = id;
-        to->target[t] = begins_anew(shard, document, base + t + 1) ? -100 : next;
+        to->id[t] = (int32_t)id;
+        to->target[t] = begins_anew(shard, document, base + t + 1) ? -100 : (int32_t)next;
         to->position[t] = (int32_t)t - start;
         to->document[t] = start;
     }

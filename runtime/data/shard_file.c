@@ -50,8 +50,10 @@ static void check_documents(const struct shard_file *shard, char *why)
 /* In pieces, so that whoever waits sees that it goes on. */
 static uint64_t sum_tokens(const struct shard_file *shard, const struct shard_check *check)
 {
-    const uint8_t *tokens = (const uint8_t *)shard->tokens;
-    const uint64_t bytes = shard->token_count * sizeof *shard->tokens;
+    const uint8_t *tokens =
+        shard->tokens ? (const uint8_t *)shard->tokens : (const uint8_t *)shard->wide_tokens;
+    const uint64_t bytes =
+        shard->token_count * (shard->tokens ? sizeof *shard->tokens : sizeof *shard->wide_tokens);
     XXH3_state_t sum;
 
     XXH3_INITSTATE(&sum);
@@ -85,14 +87,16 @@ ds_status shard_file_check(struct ds_safetensors *file, const struct shard_check
     const uint8_t *data;
 
     why[0] = '\0';
-    check_tensor(tokens, "tokens", DS_U16, 1, why);
+    const int is_wide = tokens && tokens->dtype == DS_U32;
+    check_tensor(tokens, "tokens", is_wide ? DS_U32 : DS_U16, 1, why);
     if (!why[0])
         check_tensor(documents, "documents", DS_U64, 2, why);
     if (why[0])
         return DS_OK;
     DS_TRY(ds_safetensors_map(file, &data));
     shard = (struct shard_file){
-        .tokens = (const uint16_t *)(const void *)(data + tokens->offset),
+        .tokens = is_wide ? NULL : (const uint16_t *)(const void *)(data + tokens->offset),
+        .wide_tokens = is_wide ? (const uint32_t *)(const void *)(data + tokens->offset) : NULL,
         .documents = (const uint64_t *)(const void *)(data + documents->offset),
         .token_count = tokens->elems,
         .document_count = documents->elems - 1,

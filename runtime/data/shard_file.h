@@ -1,5 +1,5 @@
-/* shard_file.h (private) - a token shard as a file: a safetensors file with `tokens` U16 [N] and `documents`
- * U64 [n + 1], where each document begins and the last one ends. Its metadata says what it was made of
+/* shard_file.h (private) - a token shard as a file: a safetensors file with `tokens` U16 or U32 [N] and
+ * `documents` U64 [n + 1], where each document begins and the last one ends. Its metadata says what it was made of
  * (fingerprint; source, the path as it was given) and what its contents sum to (checksum). Written by prepare.c, read by shard.c. */
 #ifndef DSTRAIN_DATA_SHARD_FILE_H
 #define DSTRAIN_DATA_SHARD_FILE_H
@@ -10,10 +10,16 @@ enum { SHARD_WHY_BYTES = 160, SHARD_SUM_BYTES = 17 };
 
 struct shard_file {
     /* borrows: mapped memory of the open file */
-    const uint16_t *tokens;
+    const uint16_t *tokens; /* one of these two */
+    const uint32_t *wide_tokens;
     const uint64_t *documents;
     uint64_t token_count, document_count;
 };
+
+static inline uint32_t shard_file_token(const struct shard_file *shard, uint64_t at)
+{
+    return shard->tokens ? shard->tokens[at] : shard->wide_tokens[at];
+}
 
 struct shard_check {
     int skips_sum;

@@ -326,8 +326,10 @@ test_model() {
     done
     model
     sed -i 's/"<bos>"/"<s>"/' m/tokenizer.json
-    refused 64 'c.ini:7: [model] path = m: its tokenizer is another one than the byte tokenizer' 2
-    refused 64 'c.ini:7: [model] path = m: its tokenizer is another one than the byte tokenizer' 3
+    refused 65 "m/tokenizer_config.json: bos_token '<bos>' is not in the tokenizer" 2
+    refused 64 'c.ini:7: [model] path = m: its tokenizer is another one than the byte tokenizer' 2 data.tokenizer=bytes
+    refused 64 'c.ini:7: [model] path = m: its tokenizer is another one than the byte tokenizer' 3 data.tokenizer=bytes
+    refused 64 'command line: [data] tokenizer = nowhere: No such file or directory' 2 data.tokenizer=nowhere
     rm m/tokenizer.json
     run 2
     ended 0

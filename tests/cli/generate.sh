@@ -1,6 +1,6 @@
 #!/bin/sh
 # `dstrain generate` and `dstrain eval` on what a run left: from the run's directory or from the export,
-# whatever the vocabulary, as long as the tokenizer is ours; the answer and nothing else is written.
+# whatever the vocabulary and the tokenizer; the answer and nothing else is written.
 # Called with the program.
 . "$(dirname "$0")/../support/cli.sh"
 
@@ -53,13 +53,20 @@ told "--tokens is given twice" r --tokens 3 --prompt a --tokens 3
 [ "$(cat err)" = "dstrain: warning: --prompt has 17 tokens with its begin, the model sees the last 16 alone (max_position_embeddings)" ] ||
     fail "generate: nothing is said of a prompt that the model does not see whole"
 
+# a tokenizer that is not ours, but has the same ids
 cp -r r/export other
 sed 's/"<bos>"/"<s>"/' r/export/tokenizer.json >other/tokenizer.json
-refused 64 "other: its tokenizer is another one than the byte tokenizer" other
+refused 65 "other/tokenizer_config.json: bos_token '<bos>' is not in the tokenizer" other
+sed -i 's/"<bos>"/"<s>"/; s/^{$/{ "add_bos_token": true,/' other/tokenizer_config.json
+"$program" generate other --prompt "The " --tokens 40 --temperature 50 --seed 3 >out 2>err || fail "generate other"
+cmp -s out out-export || fail "the same ids under other names: written differently"
 awk '/^\[model\]/ { print; print "path = other"; skip = 1; next } /^\[/ { skip = 0 } !skip' c.ini >other.ini
-"$program" eval other.ini run.dir=none >out 2>err
+"$program" eval other.ini run.dir=none >out 2>err && "$program" eval c.ini >wanted 2>err || fail "eval of text with another tokenizer"
+sed -i 's/.*: //' out wanted # the folders differ
+cmp -s out wanted || fail "eval of text with the same ids under other names"
+"$program" eval other.ini run.dir=none data.tokenizer=bytes >out 2>err
 [ $? = 64 ] && grep -q "error: other.ini:7: \[model\] path = other: its tokenizer is another one than the byte tokenizer" err && [ ! -s out ] ||
-    fail "eval of text with another tokenizer: not refused"
+    fail "eval of text in bytes with another tokenizer: not refused"
 # an evaluation is held to the limits, too: to its own bytes, which are fewer than those of training
 "$program" eval c.ini memory.device_limit=1000 >out 2>err
 [ $? = 64 ] && [ ! -s out ] && [ "$(wc -l <err)" = 1 ] || fail "eval beyond device_limit: not refused, $(cat err)"
@@ -73,7 +80,7 @@ least=$(sed -n 's/.*command line: \[memory\] device_limit = 1000 is too little .
 [ $? = 64 ] && grep -q "error: command line: \[run\] dir = none: nothing to evaluate" err && [ ! -s out ] ||
     fail "eval of nothing: not refused, $(cat err)"
 echo '{' >other/tokenizer.json
-refused 64 "other: its tokenizer is another one than the byte tokenizer" other
+refused 65 "other/tokenizer.json:2:0: not valid JSON" other
 rm other/tokenizer.json
 refused 64 "other: tokenizer.json is missing" other
 refused 65 "missing/config.json: No such file" missing
@@ -100,6 +107,27 @@ refused 64 "tokens-c/export: tokenizer.json is missing" tokens-c
 rm other/tokenizer.model
 "$program" other.ini run.dir=text >out 2>err || fail "training on text, of a model without a tokenizer"
 cmp -s r/export/tokenizer.json text/export/tokenizer.json || fail "an export of text has no byte tokenizer"
+
+# subwords: the vocabulary is the tokenizer's, whose files go with the export; U+FFFD where that was asked for
+golden=$root/tests/golden/tokenizers
+for name in llama3 llama2 qwen3; do
+    "$program" c.ini model.vocab_size=auto data.tokenizer="$golden/$name" data.cache=$name-shards run.dir=$name >out 2>err ||
+        fail "training on text with the tokenizer $name"
+    cmp -s "$golden/$name/tokenizer.json" $name/export/tokenizer.json || fail "$name: its file is not in the export"
+    "$program" generate $name --prompt "a line" --tokens 5 >out 2>err && [ ! -s err ] && [ "$(head -c 6 out)" = "a line" ] ||
+        fail "generate $name"
+    "$program" eval c.ini model.vocab_size=auto data.tokenizer="$golden/$name/tokenizer.json" data.cache=$name-shards \
+        run.dir=$name >out 2>err && [ ! -s err ] || fail "eval $name"
+    [ "$(ls $name-shards | wc -l)" = 1 ] || fail "$name: the text was prepared again"
+done
+printf 'abc\377' >>t.txt
+"$program" prepare c.ini data.tokenizer="$golden/llama3" data.cache=invalid >out 2>err
+[ $? = 65 ] && [ "$(cat err)" = "dstrain: error: t.txt: byte $(($(wc -c <t.txt) - 1)) (0xff) is not UTF-8" ] ||
+    fail "text that is not UTF-8: $(cat err)"
+"$program" prepare c.ini data.tokenizer="$golden/llama3" data.cache=invalid data.invalid_utf8=replace >out 2>err ||
+    fail "text that is not UTF-8, replaced: $(cat err)"
+"$program" check c.ini data.tokenizer="$golden/llama3" >out 2>err
+[ $? = 64 ] && grep -q 'vocab_size = 400 is smaller than the tokenizer.s 520' err || fail "a vocabulary too small: $(cat err)"
 
 # weights that nobody could load are not written: with eps = 0 what had no gradient is 0 / 0
 "$program" c.ini run.dir=nan optimizer.eps=0 >out 2>err

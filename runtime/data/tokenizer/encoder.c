@@ -7,7 +7,7 @@
 #include <string.h>
 #include <xxhash.h>
 
-enum { SLOT_COUNT = 1 << 15, SLOT_BYTES = 30, SLOT_IDS = 8 };
+enum { SLOT_COUNT = 1 << 15, SLOT_BYTES = 30, SLOT_IDS = 8, DRAIN_IDS = 1 << 16 };
 
 /* A word and its tokens; one cache line. */
 struct remembered {
@@ -22,6 +22,8 @@ struct ds_encoder {
     struct ds_token_list *out; /* of the call in progress */
     const char *name;
     uint32_t flags;
+    ds_token_drain *drain; /* or NULL */
+    void *drain_user;
     /* owns */
     struct remembered *slots;
     struct tok_matcher matcher;
@@ -207,16 +209,21 @@ static size_t next_cut(struct tok_text text, size_t from)
     return text.bytes;
 }
 
+static ds_status drained(struct ds_encoder *e)
+{
+    return e->drain && e->out->count >= DRAIN_IDS ? e->drain(e->drain_user, e->out) : DS_OK;
+}
+
 /* tok_word_sink */
 static ds_status on_word(void *user, struct tok_text word)
 {
     struct ds_encoder *e = user;
+    const int is_cut = e->tokenizer->bpe.cuts_at_spaces;
 
-    if (!e->tokenizer->bpe.cuts_at_spaces)
-        return encode_remembered(e, word);
     for (size_t at = 0, end; at < word.bytes; at = end) {
-        end = next_cut(word, at);
+        end = is_cut ? next_cut(word, at) : word.bytes;
         DS_TRY(encode_remembered(e, (struct tok_text){word.at + at, end - at}));
+        DS_TRY(drained(e));
     }
     return DS_OK;
 }
@@ -279,13 +286,22 @@ static ds_status check_text(struct ds_encoder *e, struct tok_text *text)
 
 static ds_status encode_bytes(struct ds_encoder *e, struct tok_text text)
 {
-    for (size_t i = 0; i < text.bytes; i++)
+    for (size_t i = 0; i < text.bytes; i++) {
         DS_TRY(ds_token_list_add(e->out, text.at[i]));
+        DS_TRY(drained(e));
+    }
     return DS_OK;
 }
 
 ds_status ds_encoder_encode(struct ds_encoder *encoder, const char *name, const void *text,
                             size_t bytes, uint32_t flags, struct ds_token_list *out)
+{
+    return ds_encoder_stream(encoder, name, text, bytes, flags, NULL, NULL, out);
+}
+
+ds_status ds_encoder_stream(struct ds_encoder *encoder, const char *name, const void *text,
+                            size_t bytes, uint32_t flags, ds_token_drain *drain, void *user,
+                            struct ds_token_list *out)
 {
     const struct ds_tokenizer *tokenizer = encoder->tokenizer;
     struct tok_text piece = {text, bytes};
@@ -293,6 +309,8 @@ ds_status ds_encoder_encode(struct ds_encoder *encoder, const char *name, const 
     encoder->name = name;
     encoder->flags = flags;
     encoder->out = out;
+    encoder->drain = drain;
+    encoder->drain_user = user;
     if (flags & DS_ENCODE_TEMPLATE)
         DS_TRY(give_all(encoder, tokenizer->before.ids, tokenizer->before.count));
     if (tokenizer->is_bytes) {
