@@ -133,9 +133,10 @@ struct ds_zero_options {
     const struct ds_zero_unit_spec *units;
     uint32_t unit_count;
     struct ds_zero_slots slots;
-    struct ds_zero_homes homes; /* of param and, in stage 0 of several ranks, of all: the device */
-    int is_training;            /* 0: weights only */
-    int registers;              /* weights lie where the shard group may register them */
+    struct ds_zero_homes
+        homes; /* of param but in stage 3, and of all in stage 0 of several ranks: the device */
+    int is_training; /* 0: weights only */
+    int registers;   /* weights lie where the shard group may register them */
     /* Where no sum over ranks stands between a local gradient and the accumulator, backward passes may add
      * straight onto it: no slots and no pass over memory, but products and sums of several micro-batches are
      * rounded otherwise than on several ranks. */

@@ -177,7 +177,8 @@ static const char *away_of(const struct ds_config *c, const char **keys)
     const struct {
         const struct ds_home_key *home;
         const char *key, *keys;
-    } kinds[] = {{&c->offload.master, "master", "offload.master zero.stage"},
+    } kinds[] = {{&c->offload.params, "params", "offload.params zero.stage"},
+                 {&c->offload.master, "master", "offload.master zero.stage"},
                  {&c->offload.exp_avg, "exp_avg", "offload.exp_avg zero.stage"},
                  {&c->offload.exp_avg_sq, "exp_avg_sq", "offload.exp_avg_sq zero.stage"}};
 
@@ -195,8 +196,12 @@ ds_status ds_rule_homes(const struct ds_rule_check *check)
     const struct ds_config *c = check->config;
     const char *keys = NULL, *key = away_of(c, &keys);
 
-    if (check->use != DS_CONFIG_TRAIN || !key)
+    if (check->use == DS_CONFIG_PREPARE || !key)
         return DS_OK;
+    if (c->offload.params.home != DS_HOME_DEVICE && c->zero.stage != 3)
+        REFUSE(check, "offload", "params", "offload.params zero.stage",
+               "is for stage = 3, which gathers parameters; stage = %" PRIu64 " keeps them",
+               c->zero.stage);
     if (c->offload.master.home != DS_HOME_DEVICE && c->precision.compute == DS_PRECISION_FP32)
         REFUSE(
             check, "offload", "master", "offload.master", "%s",

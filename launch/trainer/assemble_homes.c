@@ -7,17 +7,17 @@
 static struct ds_zero_homes homes_of(const struct ds_config *config)
 {
     const struct ds_home_key *const keys[DS_ZERO_KIND_COUNT] = {
+        [DS_ZERO_PARAM] = &config->offload.params,
         [DS_ZERO_MASTER] = &config->offload.master,
         [DS_ZERO_EXP_AVG] = &config->offload.exp_avg,
         [DS_ZERO_EXP_AVG_SQ] = &config->offload.exp_avg_sq};
     const uint64_t elems = config->offload.block_size / sizeof(float);
     struct ds_zero_homes homes = {.strip_elems = elems / DS_ZERO_CUT_ELEMS * DS_ZERO_CUT_ELEMS};
 
-    for (int kind = 0; kind < DS_ZERO_KIND_COUNT; kind++)
-        if (keys[kind]) {
-            homes.home[kind] = (enum ds_home)keys[kind]->home;
-            homes.share[kind] = keys[kind]->share;
-        }
+    for (int kind = 0; kind < DS_ZERO_KIND_COUNT; kind++) {
+        homes.home[kind] = (enum ds_home)keys[kind]->home;
+        homes.share[kind] = keys[kind]->share;
+    }
     return homes;
 }
 
@@ -49,7 +49,7 @@ ds_status trainer_place_states(struct ds_trainer *t)
 /* Both directions beside arithmetic; none where nothing travels. */
 ds_status trainer_open_travel(struct ds_trainer *t)
 {
-    if (t->train_list.slots.strip_count == 0)
+    if (t->train_list.slots.strip_count == 0 && t->homes.home[DS_ZERO_PARAM] == DS_HOME_DEVICE)
         return DS_OK;
     DS_TRY(t->device_ops->stream_open(t->device, DS_STREAM_WORKER, &t->load));
     return t->device_ops->stream_open(t->device, DS_STREAM_WORKER, &t->store);

@@ -8,14 +8,21 @@
 
 #include <stdlib.h>
 
-struct zero_state *zero_state_of(struct zero_unit *unit, enum ds_zero_kind kind)
+struct zero_state *zero_state_at(struct zero_unit *unit, enum ds_zero_kind kind)
 {
     struct zero_state *const states[] = {[DS_ZERO_PARAM] = &unit->param,
                                          [DS_ZERO_MASTER] = &unit->master,
                                          [DS_ZERO_EXP_AVG] = &unit->exp_avg,
                                          [DS_ZERO_EXP_AVG_SQ] = &unit->exp_avg_sq};
 
-    return states[kind]->shard || states[kind]->away ? states[kind] : NULL;
+    return states[kind];
+}
+
+struct zero_state *zero_state_of(struct zero_unit *unit, enum ds_zero_kind kind)
+{
+    struct zero_state *state = zero_state_at(unit, kind);
+
+    return state->shard || state->away ? state : NULL;
 }
 
 uint8_t *zero_state_run(const struct zero_state *state, uint64_t start, uint64_t *count)
@@ -63,21 +70,23 @@ static ds_status open_slot(struct ds_zero *zero, struct zero_strip_slot *slot)
 
 ds_status zero_travel_open(struct ds_zero *zero)
 {
-    const uint32_t count = zero->options.slots.strip_count;
+    const uint32_t count = zero->options.is_training ? zero->options.slots.strip_count : 0;
     const struct ds_device_ops *ops = zero->device_ops;
     struct ds_device *device = zero->options.device;
     struct zero_travel *travel = &zero->travel;
 
-    if (count == 0 || !zero->options.is_training)
+    if (!zero->options.load)
         return DS_OK;
-    travel->slots = calloc(count, sizeof *travel->slots);
+    DS_TRY(ops->event_open(device, &travel->updated));
+    DS_TRY(ops->event_open(device, &travel->evicted));
+    DS_TRY(ops->event_open(device, &travel->loaded));
+    travel->slots = calloc(count + 1u, sizeof *travel->slots);
     if (!travel->slots)
         return ds_fail(DS_ERR_NO_MEMORY, "%u slots of states", count);
     travel->slot_count = count;
     for (uint32_t i = 0; i < count; i++)
         DS_TRY(open_slot(zero, &travel->slots[i]));
-    DS_TRY(ops->event_open(device, &travel->updated));
-    return ops->event_open(device, &travel->evicted);
+    return DS_OK;
 }
 
 void zero_travel_close(struct ds_zero *zero)
@@ -92,6 +101,8 @@ void zero_travel_close(struct ds_zero *zero)
         ops->event_close(travel->updated);
     if (travel->evicted)
         ops->event_close(travel->evicted);
+    if (travel->loaded)
+        ops->event_close(travel->loaded);
     free(travel->slots);
 }
 
@@ -151,18 +162,47 @@ ds_status ds_zero_evict(struct ds_zero *zero, uint32_t unit, uint32_t strip, uin
     return zero->device_ops->event_record(travel->evicted, zero->options.store);
 }
 
+/* A shard may be near at its start and away behind that. */
+ds_status zero_load_weights(struct ds_zero *zero, const struct zero_unit *unit,
+                            struct ds_event *idle, uint8_t *whole)
+{
+    const struct zero_state *param = &unit->param;
+    const uint64_t elems = unit->layout.shard_elems;
+    struct ds_stream *load = zero->options.load;
+    uint32_t span;
+
+    DS_TRY(zero->device_ops->stream_wait(load, idle));
+    DS_TRY(zero->device_ops->stream_wait(load, unit->updated));
+    DS_TRY(zero->device_ops->stream_wait(load, zero->travel.evicted));
+    DS_TRY(ds_timeline_wait(zero->options.timeline, DS_TIMELINE_LOAD, DS_TIMELINE_FETCH, &span));
+    for (uint64_t at = 0, run; at < elems; at += run) {
+        run = elems - at;
+        const uint8_t *from = zero_state_run(param, at, &run);
+        DS_TRY(zero->device_ops->copy(load,
+                                      element(whole, param->dtype, elems * zero->shard_rank + at),
+                                      from, dtype_bytes(param->dtype, run)));
+    }
+    return ds_timeline_end(zero->options.timeline, span);
+}
+
 /* ---- who waits for them */
+
+ds_status zero_wait_loaded(struct ds_zero *zero, struct ds_event *event)
+{
+    uint32_t span;
+
+    DS_TRY(ds_timeline_wait(zero->options.timeline, DS_TIMELINE_COMPUTE, DS_TIMELINE_WAIT_OFFLOAD,
+                            &span));
+    DS_TRY(zero->device_ops->stream_wait(zero->options.compute, event));
+    return ds_timeline_end(zero->options.timeline, span);
+}
 
 ds_status zero_wait_fetched(struct ds_zero *zero, uint32_t unit, uint32_t strip, uint32_t slot)
 {
     const struct zero_strip_slot *place = strip_slot(zero, slot);
-    uint32_t span;
 
     DS_ASSERT(place->unit == unit && place->strip == strip);
-    DS_TRY(ds_timeline_wait(zero->options.timeline, DS_TIMELINE_COMPUTE, DS_TIMELINE_WAIT_OFFLOAD,
-                            &span));
-    DS_TRY(zero->device_ops->stream_wait(zero->options.compute, place->fetched));
-    return ds_timeline_end(zero->options.timeline, span);
+    return zero_wait_loaded(zero, place->fetched);
 }
 
 ds_status ds_zero_evicted(const struct ds_zero *zero, struct ds_stream *stream)

@@ -35,7 +35,8 @@ static uint64_t class_elems_max(const struct ds_zero_options *options, uint32_t 
 
 static int needs_weight_slots(const struct ds_zero_options *options)
 {
-    return options->stage == 3 && options->shard->size > 1;
+    return options->stage == 3 &&
+           (options->shard->size > 1 || options->homes.home[DS_ZERO_PARAM] != DS_HOME_DEVICE);
 }
 
 int zero_grads_stay(const struct ds_zero_options *options)
@@ -118,17 +119,18 @@ static ds_status take_state(struct ds_zero *zero, const struct zero_unit *unit, 
     return DS_OK;
 }
 
-/* Of the optimizer alone: some of it may be away. */
-static ds_status take_optim_state(struct ds_zero *zero, const struct zero_unit *unit,
-                                  enum ds_zero_kind kind, enum ds_memory_label label,
-                                  enum ds_dtype dtype, struct zero_state *state)
+/* Some of it may be away; whole copies never are. */
+static ds_status take_placed(struct ds_zero *zero, struct zero_unit *unit, enum ds_zero_kind kind,
+                             enum ds_memory_label label, enum ds_dtype dtype)
 {
     const uint64_t elems = unit->layout.shard_elems, near = unit->strips.near_elems[kind];
+    struct zero_state *state = zero_state_at(unit, kind);
+    const int is_whole = zero->options.stage < (kind == DS_ZERO_PARAM ? 3 : 1);
     void *away = NULL;
 
     if (near >= elems)
-        return take_state(zero, unit, zero->options.stage == 0, label, dtype, state);
-    DS_ASSERT(zero->options.stage > 0 || zero->shard_count == 1);
+        return take_state(zero, unit, is_whole || zero->shard_count == 1, label, dtype, state);
+    DS_ASSERT(!is_whole || zero->shard_count == 1);
     state->dtype = dtype;
     state->near_elems = near;
     DS_TRY(take(zero, label, dtype_bytes(dtype, near), &state->shard));
@@ -141,20 +143,17 @@ static ds_status take_optim_state(struct ds_zero *zero, const struct zero_unit *
 static ds_status take_states(struct ds_zero *zero, struct zero_unit *unit)
 {
     const struct ds_zero_dtypes *d = &zero->options.dtypes;
-    const int is_whole = zero->options.stage == 0;
 
-    DS_TRY(
-        take_state(zero, unit, weights_stay(zero), DS_MEMORY_LABEL_PARAMS, d->param, &unit->param));
+    DS_TRY(take_placed(zero, unit, DS_ZERO_PARAM, DS_MEMORY_LABEL_PARAMS, d->param));
     if (!zero->options.is_training)
         return DS_OK;
     if (has_master(d))
-        DS_TRY(take_optim_state(zero, unit, DS_ZERO_MASTER, DS_MEMORY_LABEL_MASTER,
-                                d->master == DS_MASTER_FP32 ? DS_F32 : DS_I16, &unit->master));
-    DS_TRY(take_state(zero, unit, is_whole, DS_MEMORY_LABEL_GRADS, d->gradient, &unit->grad));
-    DS_TRY(take_optim_state(zero, unit, DS_ZERO_EXP_AVG, DS_MEMORY_LABEL_EXP_AVG, d->exp_avg,
-                            &unit->exp_avg));
-    return take_optim_state(zero, unit, DS_ZERO_EXP_AVG_SQ, DS_MEMORY_LABEL_EXP_AVG_SQ,
-                            d->exp_avg_sq, &unit->exp_avg_sq);
+        DS_TRY(take_placed(zero, unit, DS_ZERO_MASTER, DS_MEMORY_LABEL_MASTER,
+                           d->master == DS_MASTER_FP32 ? DS_F32 : DS_I16));
+    DS_TRY(take_state(zero, unit, zero->options.stage == 0, DS_MEMORY_LABEL_GRADS, d->gradient,
+                      &unit->grad));
+    DS_TRY(take_placed(zero, unit, DS_ZERO_EXP_AVG, DS_MEMORY_LABEL_EXP_AVG, d->exp_avg));
+    return take_placed(zero, unit, DS_ZERO_EXP_AVG_SQ, DS_MEMORY_LABEL_EXP_AVG_SQ, d->exp_avg_sq);
 }
 
 /* What lies between parameters is in every sum and so must be zero in every local gradient. */
@@ -281,7 +280,7 @@ static ds_status open_all(struct ds_zero *zero)
         zero->piece_count += zero->units[i].layout.shard_elems / DS_NORM_PIECE;
     }
     for (uint32_t c = 0; c < DS_ZERO_SLOT_CLASSES; c++) {
-        if (!weights_stay(zero))
+        if (needs_weight_slots(o))
             DS_TRY(open_slots(zero, c, o->dtypes.param, o->slots.weight_count[c],
                               &zero->weight_slots[c]));
         if (o->is_training && !zero->grads_stay)
@@ -333,7 +332,7 @@ static ds_status register_unit(struct ds_zero *zero, const struct zero_unit *u)
     const struct zero_state *param = &u->param;
     const uint64_t elems = param->whole ? u->layout.full_elems : u->layout.shard_elems;
 
-    if (!is_here(u))
+    if (!is_here(u) || param->away) /* sent from where it was brought */
         return DS_OK;
     return ds_comm_register_memory(zero->options.shard, param->whole ? param->whole : param->shard,
                                    dtype_bytes(param->dtype, elems));

@@ -78,7 +78,7 @@ ds_status ds_zero_rejoin(struct ds_zero *zero)
     for (uint32_t i = 0; i < zero->options.unit_count; i++) {
         struct zero_unit *u = &zero->units[i];
         u->is_coming = 0;
-        if (is_here(u) && !weights_stay(zero))
+        if (is_here(u) && !weights_stay(u))
             DS_TRY(zero->device_ops->event_record(u->updated, zero->options.compute));
     }
     for (uint32_t c = 0; c < DS_ZERO_SLOT_CLASSES; c++) {
@@ -98,22 +98,47 @@ static struct zero_slot *slot_of(struct zero_slots *slots, uint32_t slot)
     return &slots->slots[slot];
 }
 
+/* From everyone's shard, which is in device memory. */
+static ds_status gather_near(struct ds_zero *zero, struct zero_unit *u, struct zero_slot *place)
+{
+    const struct zero_state gathered = {
+        .dtype = u->param.dtype, .shard = u->param.shard, .whole = place->at};
+
+    DS_TRY(comm_waits(zero, place->idle));
+    DS_TRY(comm_waits(zero, u->updated));
+    return zero_gather_ready(zero, u, &gathered);
+}
+
+/* The own part comes from its home into the place where gathering would put it, and is sent from there. */
+static ds_status gather_away(struct ds_zero *zero, struct zero_unit *u, struct zero_slot *place)
+{
+    const struct zero_state gathered = {
+        .dtype = u->param.dtype,
+        .shard = element(place->at, u->param.dtype, u->layout.shard_elems * zero->shard_rank),
+        .whole = place->at};
+
+    DS_TRY(zero_load_weights(zero, u, place->idle, place->at));
+    if (zero->shard_count == 1) {
+        u->is_coming = 1;
+        return zero->device_ops->event_record(u->ready, zero->options.load);
+    }
+    DS_TRY(zero->device_ops->event_record(zero->travel.loaded, zero->options.load));
+    DS_TRY(comm_waits(zero, zero->travel.loaded));
+    return zero_gather_ready(zero, u, &gathered);
+}
+
 ds_status ds_zero_prefetch(struct ds_zero *zero, uint32_t unit, uint32_t slot)
 {
     struct zero_unit *u = unit_at(zero, unit);
 
-    if (weights_stay(zero) || u->is_gathering)
+    if (weights_stay(u) || u->is_gathering)
         return DS_OK;
     struct zero_slot *place = slot_of(&zero->weight_slots[u->slot_class], slot);
     DS_ASSERT(place->holder == NO_SLOT);
     place->holder = unit;
     u->weight_slot = slot;
     u->is_gathering = 1;
-    DS_TRY(comm_waits(zero, place->idle));
-    DS_TRY(comm_waits(zero, u->updated));
-    const struct zero_state gathered = {
-        .dtype = u->param.dtype, .shard = u->param.shard, .whole = place->at};
-    return zero_gather_ready(zero, u, &gathered);
+    return u->param.away ? gather_away(zero, u, place) : gather_near(zero, u, place);
 }
 
 ds_status ds_zero_acquire(struct ds_zero *zero, uint32_t unit, uint32_t slot)
@@ -130,7 +155,7 @@ ds_status ds_zero_release(struct ds_zero *zero, uint32_t unit)
     struct zero_unit *u = unit_at(zero, unit);
 
     DS_ASSERT(u->holds > 0);
-    if (--u->holds > 0 || weights_stay(zero))
+    if (--u->holds > 0 || weights_stay(u))
         return DS_OK;
     struct zero_slot *place = slot_of(&zero->weight_slots[u->slot_class], u->weight_slot);
     place->holder = NO_SLOT;
@@ -144,7 +169,7 @@ void *ds_zero_weights(const struct ds_zero *zero, uint32_t unit)
     const struct zero_unit *u = unit_at(zero, unit);
 
     DS_ASSERT(u->holds > 0);
-    if (weights_stay(zero))
+    if (weights_stay(u))
         return u->param.whole;
     return zero->weight_slots[u->slot_class].slots[u->weight_slot].at;
 }

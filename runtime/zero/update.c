@@ -209,7 +209,7 @@ ds_status ds_zero_update_end(struct ds_zero *zero, uint32_t unit, uint32_t strip
     struct zero_unit *u = unit_at(zero, unit);
 
     if (strip + 1 < ds_zero_strip_count(&u->strips) || zero->options.stage == 0 ||
-        zero->shard_count == 1)
+        (zero->shard_count == 1 && !u->param.away))
         return DS_OK;
     DS_TRY(zero->device_ops->event_record(u->updated, zero->options.compute));
     if (zero->options.stage == 3)

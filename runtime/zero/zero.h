@@ -40,6 +40,7 @@ struct zero_travel {
     uint32_t slot_count;
     struct ds_event *updated; /* handed over at once: compute to store */
     struct ds_event *evicted; /* on store, behind the last strip that left */
+    struct ds_event *loaded;  /* handed over at once: load to comm */
     int is_evicting;          /* has the compute stream not waited for that? */
 };
 
@@ -66,8 +67,9 @@ struct zero_unit {
     uint32_t weight_slot, grad_slot; /* NO_SLOT: in none */
     uint32_t holds;                  /* how many have acquired the weights */
     uint8_t is_gathering, is_grad_gathered, is_reduced;
-    uint8_t is_coming;        /* a gather that the compute stream has not waited for yet: ready */
-    struct ds_event *ready;   /* on comm: what was gathered last is there */
+    uint8_t is_coming; /* a gather that the compute stream has not waited for yet: ready */
+    struct ds_event
+        *ready; /* on comm, or where nobody gathers on load: what was gathered last is there */
     struct ds_event *updated; /* on compute: the shard has its new values */
     struct ds_event *held;    /* somebody reads the shard up to here; NULL: nobody. Borrowed */
 };
@@ -93,10 +95,10 @@ struct ds_zero {
     uint32_t shard_rank, shard_count;
 };
 
-/* Are whole weights always here? Stages 0-2, and wherever nobody shares them out. */
-static inline int weights_stay(const struct ds_zero *zero)
+/* Are a unit's whole weights always here? In stages 0-2, and where nobody shares them out and none are away. */
+static inline int weights_stay(const struct zero_unit *unit)
 {
-    return zero->options.stage < 3 || zero->shard_count == 1;
+    return unit->param.whole != NULL;
 }
 
 /* Do backward passes add straight onto the accumulator? See adds_in_place. */
@@ -136,11 +138,17 @@ static inline uint8_t *element(uint8_t *base, enum ds_dtype dtype, uint64_t at)
 DS_CHECKED ds_status zero_travel_open(struct ds_zero *zero);
 void zero_travel_close(struct ds_zero *zero);
 uint64_t zero_strip_slot_bytes(const struct ds_zero_options *options);
-/* the kind of a unit, or NULL where there is none of it */
+/* on load: this rank's own part of the weights into its place of the gathered copy at `whole` */
+DS_CHECKED ds_status zero_load_weights(struct ds_zero *zero, const struct zero_unit *unit,
+                                       struct ds_event *idle, uint8_t *whole);
+/* where a unit has a kind; and the same, or NULL where there is none of it */
+struct zero_state *zero_state_at(struct zero_unit *unit, enum ds_zero_kind kind);
 struct zero_state *zero_state_of(struct zero_unit *unit, enum ds_zero_kind kind);
 /* the compute stream waits for the strip in `slot` */
 DS_CHECKED ds_status zero_wait_fetched(struct ds_zero *zero, uint32_t unit, uint32_t strip,
                                        uint32_t slot);
+/* the compute stream waits for what load brings */
+DS_CHECKED ds_status zero_wait_loaded(struct ds_zero *zero, struct ds_event *event);
 /* elements from `start` on, at most `count`: where they lie, and how many in a row */
 uint8_t *zero_state_run(const struct zero_state *state, uint64_t start, uint64_t *count);
 

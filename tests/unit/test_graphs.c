@@ -186,6 +186,8 @@ static void adjust(struct ds_config *config)
     config->offload.exp_avg_sq = (struct ds_home_key){DS_HOME_HOST, 0.6};
     config->offload.exp_avg = (struct ds_home_key){DS_HOME_HOST, 1};
     config->offload.depth = row_now.away;
+    if (row_now.stage == 3)
+        config->offload.params = (struct ds_home_key){DS_HOME_HOST, 1};
 }
 
 /* A row's spans follow each other, a wait lies in its action, all behind the step before. One rank has none where
@@ -310,6 +312,7 @@ static void steps_whose_states_travel_are_the_same_as_graphs(void **state)
     (void)state;
     check(&(struct row){2, DS_PRECISION_FP32, DS_MASTER_KEY_FP32, 1, 1, 1, .away = 2});
     check(&(struct row){3, DS_PRECISION_BF16, DS_MASTER_KEY_FP32, 2, 1, 2, .away = 3});
+    check(&(struct row){3, DS_PRECISION_FP32, DS_MASTER_KEY_FP32, 1, 1, 1, .away = 1});
 }
 
 int main(void)

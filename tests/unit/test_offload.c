@@ -26,7 +26,7 @@ static uint64_t draw(uint64_t bound)
 /* ---- what is drawn */
 
 static struct drawn_homes {
-    struct ds_home_key master, exp_avg, exp_avg_sq;
+    struct ds_home_key params, master, exp_avg, exp_avg_sq;
     uint64_t depth, block_size;
     int compute, kept, moment[2]; /* enum ds_precision; enum ds_master_choice */
     uint64_t interval;            /* of checkpoints; 0: none */
@@ -41,14 +41,15 @@ static struct ds_home_key draw_home(void)
                       : (struct ds_home_key){DS_HOME_HOST, shares[which - 1]};
 }
 
-static void draw_homes(void)
+static void draw_homes(const struct tiny_case *c)
 {
+    now.params = c->stage == 3 ? draw_home() : (struct ds_home_key){0};
     now.exp_avg = draw_home();
     now.exp_avg_sq = draw_home();
     now.master = draw_home();
     if (now.compute == DS_PRECISION_FP32 || now.kept == DS_MASTER_KEY_NONE)
         now.master = (struct ds_home_key){0};
-    if (!now.exp_avg.home && !now.master.home)
+    if (!now.params.home && !now.exp_avg.home && !now.master.home)
         now.exp_avg_sq = (struct ds_home_key){DS_HOME_HOST, 1};
     now.depth = 1 + draw(4);
     now.block_size = 8192 << draw(3);
@@ -77,6 +78,7 @@ static void at_home(struct ds_config *config)
 static void away(struct ds_config *config)
 {
     at_home(config);
+    config->offload.params = now.params;
     config->offload.master = now.master;
     config->offload.exp_avg = now.exp_avg;
     config->offload.exp_avg_sq = now.exp_avg_sq;
@@ -130,12 +132,13 @@ static void assert_same(const struct tiny_case *c, const struct tiny_result *a,
                            : NULL;
 
     if (what)
-        fail_msg("%s differ: %u ranks, tensor %u, pipeline %u, stage %d, %s; homes %g %g %g, depth "
-                 "%llu, block %llu",
-                 what, c->ranks, c->tensor, c->pipeline, c->stage,
-                 c->mode == DS_DEVICE_DEFERRED ? "deferred" : "inline", now.master.share,
-                 now.exp_avg.share, now.exp_avg_sq.share, (unsigned long long)now.depth,
-                 (unsigned long long)now.block_size);
+        fail_msg(
+            "%s differ: %u ranks, tensor %u, pipeline %u, stage %d, %s; homes %g %g %g %g, depth "
+            "%llu, block %llu",
+            what, c->ranks, c->tensor, c->pipeline, c->stage,
+            c->mode == DS_DEVICE_DEFERRED ? "deferred" : "inline", now.params.share,
+            now.master.share, now.exp_avg.share, now.exp_avg_sq.share,
+            (unsigned long long)now.depth, (unsigned long long)now.block_size);
 }
 
 /* ---- memory */
@@ -163,13 +166,17 @@ static void check_kind(const struct tiny_result *near, const struct tiny_result 
 static void check_memory(const struct tiny_case *c, const struct tiny_result *near,
                          const struct tiny_result *far)
 {
-    const uint64_t kinds =
-        (now.master.home != 0) + (now.exp_avg.home != 0) + (now.exp_avg_sq.home != 0);
+    const uint64_t kinds = (now.params.home != 0) + (now.master.home != 0) +
+                           (now.exp_avg.home != 0) + (now.exp_avg_sq.home != 0);
+    const int shards = (int)(c->ranks / c->tensor / c->pipeline);
 
     for (uint32_t rank = 0; rank < c->ranks; rank++) {
+        check_kind(near, far, rank, DS_MEMORY_LABEL_PARAMS, now.params);
         check_kind(near, far, rank, DS_MEMORY_LABEL_MASTER, now.master);
         check_kind(near, far, rank, DS_MEMORY_LABEL_EXP_AVG, now.exp_avg);
         check_kind(near, far, rank, DS_MEMORY_LABEL_EXP_AVG_SQ, now.exp_avg_sq);
+        if (now.params.home && shards == 1) /* its weights come and go in slots, too */
+            continue;
         assert_true(bytes_of(far, rank, DS_MEMORY_DEVICE, DS_MEMORY_LABEL_SLOTS) -
                         bytes_of(near, rank, DS_MEMORY_DEVICE, DS_MEMORY_LABEL_SLOTS) <=
                     now.depth * kinds * now.block_size);
@@ -186,8 +193,8 @@ static void homes_change_no_bit(void **state)
     for (int i = 0; i < (test_is_long() ? DRAWS_LONG : DRAWS_NORMAL); i++) {
         now = (struct drawn_homes){0};
         draw_precision();
-        draw_homes();
         const struct tiny_case c = draw_case(steps);
+        draw_homes(&c);
         struct tiny_result near = run(c, at_home), far = run(c, away);
 
         assert_same(&c, &near, &far);
@@ -211,7 +218,7 @@ static void checkpoints_go_from_home_to_home(void **state)
 
         now.interval = 2;
         for (uint64_t steps = 2; steps <= 2 * LAUNCHES; steps += 2) {
-            draw_homes();
+            draw_homes(&c);
             c.steps = steps;
             struct tiny_result part = run(c, away);
             assert_memory_equal(&part.loss[steps - 2], &whole.loss[steps - 2],

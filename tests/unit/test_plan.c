@@ -107,6 +107,9 @@ static void config_of(struct layout layout, const uint32_t *choices, struct ds_c
     if (choices[HOMES] && (choices[STAGE] > 0 || config->parallel.shard == 1)) {
         config->offload.exp_avg = (struct ds_home_key){DS_HOME_HOST, choices[HOMES] == 1 ? 1 : 0.4};
         config->offload.depth = choices[HOMES] + 1;
+        if (choices[STAGE] == 3)
+            config->offload.params =
+                (struct ds_home_key){DS_HOME_HOST, choices[HOMES] == 1 ? 0.5 : 1};
         if (config->precision.compute != DS_PRECISION_FP32 &&
             config->precision.master != DS_MASTER_KEY_NONE)
             config->offload.master = (struct ds_home_key){DS_HOME_HOST, 1};

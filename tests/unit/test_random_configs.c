@@ -47,7 +47,7 @@ struct numbers {
     int is_text, data_is_auto, shard_is_auto, transport, has_eval, decays_all, schedule_kind;
     uint64_t vocabulary, head_dim, positions, logits, threads; /* 0: auto */
     uint64_t eval_interval, warmup, clip, beta1, beta2, decay; /* the last four in hundredths */
-    uint64_t away[3], depth, block_size; /* of master and moments, in hundredths; 0: none */
+    uint64_t away[4], depth, block_size; /* of params, master, moments, in hundredths; 0: none */
 };
 
 static struct numbers draw_layout(void)
@@ -105,8 +105,10 @@ static void draw_homes(struct numbers *n)
     const int has_master = n->compute != DS_PRECISION_FP32 && n->master != DS_MASTER_KEY_NONE;
     const int is_own = n->stage > 0 || n->shard == 1;
 
-    for (int i = 0; i < 3; i++)
-        n->away[i] = (is_own && (i > 0 || has_master)) || draw(40) == 0 ? PICK(0, 0, 40, 100) : 0;
+    for (int i = 0; i < 4; i++) {
+        const int is_possible = i == 0 ? n->stage == 3 : i == 1 ? is_own && has_master : is_own;
+        n->away[i] = is_possible || draw(50) == 0 ? PICK(0, 0, 40, 100) : 0;
+    }
     n->depth = 1 + draw(3);
     n->block_size = PICK(8192, 16384, 16777216);
 }
@@ -226,11 +228,11 @@ static size_t write_layout(const struct numbers *n, char *to, size_t bytes)
 
 static size_t write_homes(const struct numbers *n, char *to, size_t bytes)
 {
-    static const char *const kinds[] = {"master", "exp_avg", "exp_avg_sq"};
+    static const char *const kinds[] = {"params", "master", "exp_avg", "exp_avg_sq"};
     size_t used = (size_t)snprintf(to, bytes, "[offload]\ndepth = %llu\nblock_size = %llu\n",
                                    (unsigned long long)n->depth, (unsigned long long)n->block_size);
 
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 4; i++)
         used += (size_t)snprintf(to + used, bytes - used,
                                  n->away[i] ? "%s = host:%g\n" : "%s = device\n", kinds[i],
                                  (double)n->away[i] / 100);
@@ -287,10 +289,12 @@ static const char *true_reason(const struct numbers *n)
         return "master";
     if (n->window > 1 && (n->stage != 3 || n->window > n->global / (n->micro * n->data)))
         return "window";
-    if (n->away[0] > 0 && (n->compute == DS_PRECISION_FP32 || n->master == DS_MASTER_KEY_NONE))
+    if (n->away[0] > 0 && n->stage != 3)
+        return "params";
+    if (n->away[1] > 0 && (n->compute == DS_PRECISION_FP32 || n->master == DS_MASTER_KEY_NONE))
         return "master";
-    if (n->away[0] + n->away[1] + n->away[2] > 0 && n->stage == 0 && n->shard > 1)
-        return n->away[0] ? "master" : n->away[1] ? "exp_avg" : "exp_avg_sq";
+    if (n->away[1] + n->away[2] + n->away[3] > 0 && n->stage == 0 && n->shard > 1)
+        return n->away[1] ? "master" : n->away[2] ? "exp_avg" : "exp_avg_sq";
     if (n->warmup > STEPS)
         return "warmup_steps";
     return n->eval_interval > 0 && !n->has_eval ? "eval_interval" : NULL;
@@ -342,7 +346,8 @@ static void one_rank(const struct ds_config *config, struct ds_config *one)
     one->parallel.sequence_parallel = 0;
     one->train.activation_checkpointing = DS_RECOMPUTE_NONE;
     one->zero.window = 1;
-    one->offload.master = one->offload.exp_avg = one->offload.exp_avg_sq = (struct ds_home_key){0};
+    one->offload.params = one->offload.master = one->offload.exp_avg = one->offload.exp_avg_sq =
+        (struct ds_home_key){0};
     one->run.cpu_streams = DS_DEVICE_INLINE;
 }
 

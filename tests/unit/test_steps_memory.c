@@ -99,8 +99,9 @@ static void a_step_takes_no_memory_on_any_layout(void **state)
             }
 }
 
-static void keep_moments_on_the_host(struct ds_config *config)
+static void keep_states_on_the_host(struct ds_config *config)
 {
+    config->offload.params = (struct ds_home_key){DS_HOME_HOST, 1};
     config->offload.exp_avg = (struct ds_home_key){DS_HOME_HOST, 1};
     config->offload.exp_avg_sq = (struct ds_home_key){DS_HOME_HOST, 0.5};
 }
@@ -110,7 +111,7 @@ static void a_step_whose_states_travel_takes_no_memory(void **state)
     (void)state;
     for (int mode = DS_DEVICE_INLINE; mode <= DS_DEVICE_DEFERRED; mode++) {
         struct tiny_case c = case_of(2, 3, mode);
-        c.adjust = keep_moments_on_the_host;
+        c.adjust = keep_states_on_the_host;
         expect_none(&c);
     }
 }
