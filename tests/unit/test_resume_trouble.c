@@ -17,7 +17,7 @@ enum { STEPS = 8, INTERVAL = 3, MORE = 2 };
 static atomic_int is_armed;
 static atomic_ulong calls;
 static unsigned long fail_at;
-static int fail_code;
+static int fail_code, is_torn; /* a part of it, and then the disk is full */
 
 static int fail_once(const struct disk_call *call)
 {
@@ -26,8 +26,7 @@ static int fail_once(const struct disk_call *call)
         return 0;
     if (strcmp(call->what, "pread") == 0 || strcmp(call->what, "readdir") == 0)
         return -EIO;
-    if (strcmp(call->what, "pwrite") == 0 && call->bytes >= 8192 && saved.seed & 1)
-        /* a part, and then the disk is full */
+    if (strcmp(call->what, "pwrite") == 0 && call->bytes >= 8192 && is_torn)
         (void)!ds_fs_pwrite(ds_fs_posix(), call->file, call->from, 4096, call->offset);
     return fail_code;
 }
@@ -55,15 +54,14 @@ static struct tiny_result undisturbed(void)
 /* ---- a disk that fails */
 
 /* 0: the call was never reached */
-static int try_failure(unsigned long number, const struct tiny_result *whole)
+static int try_failure(unsigned long number, int code, const struct tiny_result *whole)
 {
-    static const int codes[] = {-EIO, -ENOSPC, -EDQUOT};
     struct tiny_case c = saved_case();
     struct tiny_result result;
     struct capture capture;
 
     fail_at = number;
-    fail_code = codes[number % 3];
+    fail_code = code;
     atomic_store(&calls, 0);
     atomic_store(&is_armed, 0);
     c.steps = STEPS;
@@ -90,13 +88,19 @@ static int try_failure(unsigned long number, const struct tiny_result *whole)
 
 static void storage_that_fails_costs_a_checkpoint_alone(void **state)
 {
+    static const int codes[] = {-EIO, -ENOSPC, -EDQUOT, -EROFS, -ESTALE};
     struct tiny_result whole = undisturbed();
-    unsigned long number = 1;
+    const unsigned long turns = test_is_long() ? 10 : 1; /* each code, torn and not */
 
     (void)state;
-    while (try_failure(number, &whole))
-        number++;
-    assert_true(number > 60);
+    for (unsigned long turn = 0; turn < turns; turn++) {
+        unsigned long number = 1;
+
+        is_torn = (int)((turn + saved.seed) % 2);
+        while (try_failure(number, codes[(number + turn / 2) % 5], &whole))
+            number++;
+        assert_true(number > 60);
+    }
     tiny_result_fini(&whole);
 }
 
