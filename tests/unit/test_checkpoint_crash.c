@@ -51,6 +51,7 @@ struct model {
     int is_delta;
     const char *violation; /* the first */
     const struct mutant *mutant;
+    uint64_t drop_nth, barriers; /* of those of the mutant this one alone; 0: all */
     int is_retaining;
     /* of a failing disk */
     const char *fail_what, *fail_path;
@@ -219,13 +220,16 @@ static void take_snapshot(void *user)
 
 static int is_dropped(void *user, const char *path, int is_name)
 {
-    const struct model *m = user;
+    struct model *m = user;
     const struct mutant *mutant = m->mutant;
     const char *at = mutant ? strstr(path, mutant->path) : NULL;
 
     if (!at || is_name != mutant->is_name || (mutant->only_in_retention && !m->is_retaining))
         return 0;
-    return !is_name || strcmp(at, mutant->path) == 0;
+    if (is_name && strcmp(at, mutant->path) != 0)
+        return 0;
+    m->barriers++;
+    return m->drop_nth == 0 || m->barriers == m->drop_nth;
 }
 
 static int disk_fails(void *user, const char *what, const char *path)
@@ -383,6 +387,13 @@ static void script_saves(struct model *m)
     }
 }
 
+static void script_three_saves(struct model *m)
+{
+    begin_launch(m);
+    for (uint64_t step = 10; step <= 30; step += 10)
+        save(m, step);
+}
+
 static void script_launches(struct model *m)
 {
     for (uint64_t step = 10; step <= 40; step += 10) {
@@ -513,19 +524,30 @@ static const struct mutant mutants[] = {
     {"/E-0000000000000001", 0, 0, 0},
 };
 
-static const char *violation_of(const struct mutant *mutant, script *play, uint64_t seed)
+/* `nth`: of its barriers one alone is left out; 0: all are. *barriers: how many there were. */
+static const char *violation_without(const struct mutant *mutant, uint64_t nth, script *play,
+                                     uint64_t seed, uint64_t *barriers)
 {
     struct model *m = malloc(sizeof *m);
 
     model_open(m, seed, 0);
     m->mutant = mutant;
+    m->drop_nth = nth;
     ds_log.terminal = -1;
     play(m);
     model_close(m);
     ds_log.terminal = 2;
     const char *violation = m->violation;
+    *barriers = m->barriers;
     free(m);
     return violation;
+}
+
+static const char *violation_of(const struct mutant *mutant, script *play, uint64_t seed)
+{
+    uint64_t barriers;
+
+    return violation_without(mutant, 0, play, seed, &barriers);
 }
 
 static void every_barrier_that_carries_something_is_missed(void **state)
@@ -545,6 +567,30 @@ static void every_barrier_that_carries_something_is_missed(void **state)
                violation ? violation : "nothing is lost");
         assert_int_equal(violation != NULL, mutants[i].is_seen);
     }
+}
+
+/* Not only all of a kind: each pack's, each manifest's, each name's on its own. */
+static void one_barrier_of_many_is_missed(void **state)
+{
+    static const struct mutant kinds[] = {
+        {"/P-", 0, 0, 1}, {"/M-", 0, 0, 1}, {"/manifests", 1, 0, 1}};
+    const uint64_t seed = test_seed("test_checkpoint_crash");
+    uint64_t missed = 0;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+        uint64_t barriers, seen;
+
+        assert_null(violation_without(&kinds[i], UINT64_MAX, script_three_saves, seed, &barriers));
+        assert_true(barriers >= 3);
+        for (uint64_t nth = 1; nth <= barriers; nth++) {
+            if (!violation_without(&kinds[i], nth, script_three_saves, seed + nth, &seen))
+                fail_msg("without barrier %llu of %s nothing is lost", (unsigned long long)nth,
+                         kinds[i].path);
+            missed++;
+        }
+    }
+    printf("  %llu barriers, each on its own\n", (unsigned long long)missed);
 }
 
 /* What is removed before there is something new. */
@@ -674,6 +720,7 @@ static void of_two_launches_one_wins_and_knows_what_is_there(void **state)
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(no_loss_of_power_loses_what_was_acknowledged),
     cmocka_unit_test(every_barrier_that_carries_something_is_missed),
+    cmocka_unit_test(one_barrier_of_many_is_missed),
     cmocka_unit_test(removing_before_committing_is_missed),
     cmocka_unit_test(of_two_launches_one_wins_and_knows_what_is_there),
 };
