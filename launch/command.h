@@ -28,7 +28,7 @@ struct ds_command {
     int local_count;     /* ranks on this host, of which this is one */
     uint32_t local_rank; /* of those */
     int peers_wait; /* out: this rank fails inside a step, where nothing can be agreed any more */
-    int peer_ends; /* out, with peers_wait: another rank ends the job, this one only if that fails */
+    int peer_ends; /* out, where nothing can be agreed: another rank ends the job, this one only if that fails */
 };
 
 struct ds_command_row {

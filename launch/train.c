@@ -283,7 +283,17 @@ static ds_status run_steps(struct train *train)
         return st;
     train->command->peers_wait = 1;
     train->command->peer_ends =
-        st == DS_ERR_COMM || !ds_recorder_accuse(train->recorder, ds_status_exit_code(st));
+        st == DS_ERR_COMM ||
+        !ds_recorder_accuse(train->recorder, ds_status_exit_code(st), DS_RECORDER_NOBODY);
+    return st;
+}
+
+/* Before the first step and behind the last one ranks meet in the world: whoever it waited for is behind. */
+static ds_status accuse_late(struct train *train, ds_status st)
+{
+    if (st == DS_ERR_DEADLINE && train->recorder)
+        train->command->peer_ends = !ds_recorder_accuse(train->recorder, ds_status_exit_code(st),
+                                                        train->command->world->missing);
     return st;
 }
 
@@ -347,17 +357,21 @@ static ds_status clear_directory(struct train *train)
     return DS_OK;
 }
 
-static ds_status run(struct train *train)
+static ds_status start(struct train *train)
 {
     DS_TRY(open_files(train));
     DS_TRY(open_recorder(train));
     DS_TRY(open_trace(train));
     DS_TRY(open_trainer(train));
     DS_TRY(ds_banner_show(train->command->world, train->config, train->trainer));
-    DS_TRY(
-        ds_comm_agreed(train->command->world, is_leader(train) ? clear_directory(train) : DS_OK));
+    return ds_comm_agreed(train->command->world, is_leader(train) ? clear_directory(train) : DS_OK);
+}
+
+static ds_status run(struct train *train)
+{
+    DS_TRY(accuse_late(train, start(train)));
     DS_TRY(run_steps(train));
-    return finish(train);
+    return accuse_late(train, finish(train));
 }
 
 /* Because of what a person wrote; whatever else ends a launch may need its log to be understood. */

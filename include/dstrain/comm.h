@@ -94,7 +94,10 @@ struct ds_comm { /* the first member of a backend's own struct */
     uint64_t deadline_ns; /* of every wait; inherited by split and open_data */
     const struct ds_clock *clock;
     char group[16]; /* "world", "shard", ... for messages */
+    /* the rank that a wait was given up for: where it was for one alone; else DS_COMM_NOBODY */
+    uint32_t missing;
 };
+#define DS_COMM_NOBODY UINT32_MAX
 
 /* collective, all of these: the wrappers every caller goes through: asserts, and groups of one rank need
  * no backend. */

@@ -61,9 +61,11 @@ size_t ds_recorder_last(const struct ds_recorder *recorder, struct ds_record *to
 
 /* local, main thread, once: this rank fails where its peers wait for it, or it for them, and its process
  * will end with `code`. Evidence before the end: an incident file with the pages of this host's ranks and,
- * after a passed deadline, one line about the rank that is behind, if it is on this host. Only the first
- * of a host's ranks to call does this; 1: it was this one, so it may end the job. */
-int ds_recorder_accuse(struct ds_recorder *recorder, int code);
+ * after a passed deadline, one line about the rank that is behind, if it is on this host: one that is stopped,
+ * else `missing`, the one that all were waiting for, or with DS_RECORDER_NOBODY the one with the fewest actions.
+ * Only the first of a host's ranks to call does this; 1: it was this one, so it may end the job. */
+#define DS_RECORDER_NOBODY UINT32_MAX
+int ds_recorder_accuse(struct ds_recorder *recorder, int code, uint32_t missing);
 
 /* local: start the thread. On a passed deadline it writes one ERROR line (rank, section, step, action),
  * an incident file with the pages of this host's ranks, and calls `end` (NULL: _exit) with 71. */

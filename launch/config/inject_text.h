@@ -1,6 +1,6 @@
 /* inject_text.h (private to launch) - a fault on request as text, `debug.inject = KIND:RANK:STEP`: the one
  * place that reads it, for the rules of the configuration and for the trainer that obeys. Step 0 is before
- * the first: when the rank opens its data. What all ranks do alike is KIND:all:FIRST-LAST. */
+ * the first: when the rank opens its data; the one behind the last: in the export at the end. What all ranks do alike is KIND:all:FIRST-LAST. */
 #ifndef DSTRAIN_INJECT_TEXT_H
 #define DSTRAIN_INJECT_TEXT_H
 

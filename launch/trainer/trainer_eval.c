@@ -2,6 +2,8 @@
  * the whole of a parameter, an export. All of it on the list without gradients. */
 #include "trainer.h"
 
+#include "inject.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -113,6 +115,7 @@ ds_status ds_trainer_export(struct ds_trainer *t, const char *folder)
         .parts = parts_of(t),
     };
 
+    DS_TRY(ds_comm_agreed(t->options.world, inject_into_step(t, t->config->train.steps + 1)));
     return ds_hf_write(&options);
 }
 

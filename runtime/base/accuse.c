@@ -1,4 +1,4 @@
-/* accuse.c - a failure in the middle of a step, where ranks wait for each other: which of them is behind,
+/* accuse.c - a failure where ranks wait for each other: which of them is behind,
  * in one line from one rank, and an incident file before anybody's process ends. The watchdog does the
  * same for a main thread that does not come back from its wait. */
 #include "recorder_page.h"
@@ -80,9 +80,13 @@ static struct suspect find_suspect(const struct ds_recorder *recorder, uint64_t 
     return suspect;
 }
 
-static void name_suspect(const struct ds_recorder *recorder, struct incident *incident)
+static void name_suspect(const struct ds_recorder *recorder, struct incident *incident,
+                         uint32_t missing)
 {
-    const struct suspect suspect = find_suspect(recorder, incident->now_ns);
+    struct suspect suspect = find_suspect(recorder, incident->now_ns);
+
+    if (missing != DS_RECORDER_NOBODY && !suspect.is_still)
+        suspect = (struct suspect){.rank = missing, .is_found = 1};
     struct recorder_page *page = suspect.is_found ? page_map(recorder, suspect.rank) : NULL;
     struct page_section section;
     char action[256];
@@ -100,7 +104,7 @@ static void name_suspect(const struct ds_recorder *recorder, struct incident *in
     page_unmap(page);
 }
 
-int ds_recorder_accuse(struct ds_recorder *recorder, int code)
+int ds_recorder_accuse(struct ds_recorder *recorder, int code, uint32_t missing)
 {
     struct incident incident = {.now_ns = ds_clock_mono_ns(recorder->clock), .code = code};
     const uint64_t beat_ns = PAGE_LOAD(&recorder->page->beat_ns);
@@ -110,7 +114,7 @@ int ds_recorder_accuse(struct ds_recorder *recorder, int code)
     (void)page_section_load(recorder->page, &incident.section);
     incident.late_ns = incident.now_ns > beat_ns ? incident.now_ns - beat_ns : 0;
     if (code == ds_status_exit_code(DS_ERR_DEADLINE) && recorder->directory >= 0)
-        name_suspect(recorder, &incident);
+        name_suspect(recorder, &incident, missing);
     incident_write(recorder, &incident);
     return 1;
 }

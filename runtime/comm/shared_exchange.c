@@ -132,7 +132,7 @@ static int waits_for(const struct exchange_work *work, uint32_t rank)
 
 static ds_status stalled(const struct exchange_work *work)
 {
-    const struct ds_comm *comm = &work->comm->base;
+    struct ds_comm *comm = &work->comm->base;
     struct comm_names missing = {0};
 
     if (atomic_load_explicit(&work->comm->job->poisoned, memory_order_acquire))

@@ -74,7 +74,8 @@ void comm_names_add(struct comm_names *names, uint32_t rank)
     const char *gap = names->count > 0 ? ", " : "";
     int length = 0;
 
-    names->count++;
+    if (names->count++ == 0)
+        names->first = rank;
     if (left > 24)
         length = snprintf(names->text + names->length, left, "%s%u", gap, rank);
     else if (names->has_more++ == 0)
@@ -82,11 +83,12 @@ void comm_names_add(struct comm_names *names, uint32_t rank)
     names->length += (size_t)length;
 }
 
-ds_status comm_fail_late(const struct ds_comm *comm, const struct comm_work *work,
+ds_status comm_fail_late(struct ds_comm *comm, const struct comm_work *work,
                          const struct comm_names *missing)
 {
     double waited_s = (double)(ds_clock_mono_ns(comm->clock) - work->started_ns) * 1e-9;
 
+    comm->missing = missing->count == 1 ? missing->first : DS_COMM_NOBODY;
     if (missing->count == 0)
         return ds_fail(DS_ERR_DEADLINE, "%s group: %s: waited %.3g s (rank %u of %u)", comm->group,
                        work->call, waited_s, comm->rank, comm->size);
@@ -99,6 +101,6 @@ void comm_init(struct ds_comm *comm, const struct ds_comm_ops *ops, uint32_t ran
                const struct ds_clock *clock, uint64_t deadline_ns, const char *group)
 {
     DS_ASSERT(size > 0 && rank < size);
-    *comm = (struct ds_comm){ops, rank, size, deadline_ns, clock, ""};
+    *comm = (struct ds_comm){ops, rank, size, deadline_ns, clock, "", DS_COMM_NOBODY};
     snprintf(comm->group, sizeof comm->group, "%s", group);
 }

@@ -36,14 +36,15 @@ int comm_is_late(const struct ds_comm *comm, const struct comm_work *work);
 /* Ranks for a message: "ranks 1, 3". */
 struct comm_names {
     uint32_t count;
+    uint32_t first;    /* of them */
     uint32_t has_more; /* than fit */
     size_t length;
     char text[160];
 };
 void comm_names_add(struct comm_names *names, uint32_t rank);
 
-/* local: decide DS_ERR_DEADLINE. No names: the backend cannot know who is missing. */
-DS_CHECKED ds_status comm_fail_late(const struct ds_comm *comm, const struct comm_work *work,
+/* local: decide DS_ERR_DEADLINE, and keep who is missing. No names: the backend cannot know. */
+DS_CHECKED ds_status comm_fail_late(struct ds_comm *comm, const struct comm_work *work,
                                     const struct comm_names *missing);
 
 /* local: fill what a communicator inherits */

@@ -114,6 +114,27 @@ watchdog_ends_it() {
     grep -q '"section": "step", "step": 3' r/incidents/I-0.json || fail "$what: no incident"
 }
 
+# waited_for RANK SECTION STEP: all others of the world were waiting for it; one of them says where it stands
+waited_for() {
+    grep -qE "error: world group: [a-z_]+: waited [2-9](\.[0-9]+)? s for rank $1 " err || fail "$what: the wait does not name it"
+    [ "$(grep -cE "error: rank [0-9]+ \(process [0-9]+\) is behind" err)" = 1 ] &&
+        grep -qE "error: rank $1 \(process [0-9]+\) is behind: section '$2', step $3; " err ||
+        fail "$what: not one line about where it stands"
+    [ "$(find r/incidents -name 'I-*.json' | wc -l)" = 1 ] || fail "$what: not one incident"
+}
+
+# behind the last step: the model is written
+export_that_never_ends() {
+    for rank in 1 0; do
+        run 4 run.deadline=2 debug.inject=hang:$rank:7 parallel.pipeline=2
+        ended 71
+        waited_for $rank export 6
+    done
+    run 3 debug.inject=fail:2:7
+    ended 70
+    said 'dstrain [rank 2]: error: debug.inject: a failure in step 7'
+}
+
 # before the first step: rank 0 prepares text, and the others wait for it
 data_that_never_comes() {
     run 3 run.deadline=2 debug.inject=hang:0:0
@@ -122,7 +143,7 @@ data_that_never_comes() {
     grep -q '"section": "prepare data"' r/incidents/I-0.json || fail "$what: no incident"
     run 3 run.deadline=2 debug.inject=hang:2:0
     ended 71
-    grep -q 'waited [2-9].* for rank 2 (of 3)' err || fail "$what: nobody names it"
+    waited_for 2 start 0
     run 3 debug.inject=fail:2:0
     ended 70
     said 'dstrain [rank 2]: error: debug.inject: a failure in step 0'
@@ -202,6 +223,7 @@ test_ranks() {
     hangs_are_named
     watchdog_ends_it
     data_that_never_comes
+    export_that_never_ends
     stopped_rank_is_named
     little_shared_memory
     run 3 debug.inject=kill:1:3

@@ -516,9 +516,9 @@ static void one_rank_of_a_host_names_the_one_that_is_behind(void **state)
         for (uint32_t action = 0; action < (i == 1 ? 3 : 4); action++)
             ds_record_end(ranks[i], ds_record_begin(ranks[i], action, 1, 0, 0, 0));
     }
-    assert_int_equal(ds_recorder_accuse(ranks[2], 71), 1);
-    assert_int_equal(ds_recorder_accuse(ranks[0], 71), 0);
-    assert_int_equal(ds_recorder_accuse(ranks[1], 71), 0);
+    assert_int_equal(ds_recorder_accuse(ranks[2], 71, DS_RECORDER_NOBODY), 1);
+    assert_int_equal(ds_recorder_accuse(ranks[0], 71, DS_RECORDER_NOBODY), 0);
+    assert_int_equal(ds_recorder_accuse(ranks[1], 71, DS_RECORDER_NOBODY), 0);
     text = read_file(place->log);
     assert_non_null(strstr(text, "is behind: section 'step', step 5; last action 2 reduce"));
     assert_non_null(strstr(text, "error: rank 1 (process "));
@@ -541,11 +541,12 @@ static void a_second_rank_stays_quiet_after_the_first_has_left(void **state)
     for (uint32_t speaker = 0; speaker < 2; speaker++) {
         for (uint32_t i = 0; i < 3; i++)
             ranks[i] = open_rank(place, i);
-        assert_int_equal(ds_recorder_accuse(ranks[speaker], 71), 1);
+        assert_int_equal(ds_recorder_accuse(ranks[speaker], 71, DS_RECORDER_NOBODY), 1);
         ds_recorder_close(ranks[0], 71);
-        assert_int_equal(ds_recorder_accuse(ranks[speaker == 0 ? 1 : 2], 71), 0);
+        assert_int_equal(ds_recorder_accuse(ranks[speaker == 0 ? 1 : 2], 71, DS_RECORDER_NOBODY),
+                         0);
         ds_recorder_close(ranks[1], 71);
-        assert_int_equal(ds_recorder_accuse(ranks[2], 71), 0);
+        assert_int_equal(ds_recorder_accuse(ranks[2], 71, DS_RECORDER_NOBODY), 0);
         ds_recorder_close(ranks[2], 71);
     }
 }
@@ -556,12 +557,33 @@ static void nobody_is_named_where_all_came_equally_far(void **state)
     struct ds_recorder *first = open_rank(place, 0), *second = open_rank(place, 1);
     char *text;
 
-    assert_int_equal(ds_recorder_accuse(second, 71), 1);
+    assert_int_equal(ds_recorder_accuse(second, 71, DS_RECORDER_NOBODY), 1);
     text = read_file(place->log);
     assert_string_equal(text, "");
     free(text);
     ds_recorder_close(first, 71);
     ds_recorder_close(second, 71);
+}
+
+/* Outside of steps ranks are equally far: who was waited for is known. */
+static void who_was_waited_for_is_named_where_all_came_equally_far(void **state)
+{
+    struct place *place = *state;
+    struct ds_recorder *ranks[3];
+    char *text;
+
+    for (uint32_t i = 0; i < 3; i++) {
+        ranks[i] = open_rank(place, i);
+        ds_recorder_section(ranks[i], "start", 1000 * MS);
+    }
+    ds_record_end(ranks[0], ds_record_begin(ranks[0], 0, 1, 0, 0, 0));
+    assert_int_equal(ds_recorder_accuse(ranks[0], 71, 1), 1);
+    text = read_file(place->log);
+    assert_non_null(strstr(text, "error: rank 1 (process "));
+    assert_non_null(strstr(text, "is behind: section 'start', step 0; no action yet"));
+    free(text);
+    for (uint32_t i = 0; i < 3; i++)
+        ds_recorder_close(ranks[i], 71);
 }
 
 static void old_pages_that_nobody_has_are_removed(void **state)
@@ -747,6 +769,7 @@ int main(void)
         IN_A_PLACE(one_rank_of_a_host_names_the_one_that_is_behind),
         IN_A_PLACE(a_second_rank_stays_quiet_after_the_first_has_left),
         IN_A_PLACE(nobody_is_named_where_all_came_equally_far),
+        IN_A_PLACE(who_was_waited_for_is_named_where_all_came_equally_far),
         IN_A_PLACE(old_pages_that_nobody_has_are_removed),
         IN_A_PLACE(a_page_is_old_by_the_recorders_clock),
         IN_A_PLACE(beats_and_new_sections_put_the_deadline_off),
