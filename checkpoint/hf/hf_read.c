@@ -216,7 +216,7 @@ static ds_status check_param(const struct ds_hf *hf, const struct ds_param *para
     return DS_OK;
 }
 
-/* Buffers that old versions stored, and a head that is tied anyway. */
+/* Buffers that old versions stored, and a head that is tied anyway (hf_tied.c). */
 static int may_be_left_alone(const struct ds_model *model, const char *name)
 {
     const char *end = strstr(name, "rotary_emb.inv_freq");

@@ -31,6 +31,9 @@ void ds_hf_close(struct ds_hf *hf); /* NULL is allowed */
  * DS_ERR_DATA names the first tensor that is not so, or one of a layer that the model has not; others that the
  * model has not are ignored with one warning. */
 DS_CHECKED ds_status ds_hf_check(const struct ds_hf *hf, const struct ds_model *model);
+/* local, reads the two tensors whole: of a folder that was checked, a head that is tied to the embedding and has
+ * weights all the same has the embedding's. DS_ERR_DATA: it has others. */
+DS_CHECKED ds_status ds_hf_check_tied(const struct ds_hf *hf, const struct ds_model *model);
 /* Where weights go: what this rank owns, nothing of a unit that is elsewhere. */
 struct ds_hf_target {
     const struct ds_model *model; /* as this rank computes it */

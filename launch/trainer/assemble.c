@@ -154,6 +154,13 @@ static void beat(void *user)
         ds_recorder_beat(t->options.recorder);
 }
 
+/* One rank compares and speaks, before all read. */
+static ds_status check_tied(struct ds_trainer *t)
+{
+    return t->weights && t->options.world->rank == 0 ? ds_hf_check_tied(t->weights, t->model)
+                                                     : DS_OK;
+}
+
 static ds_status fill_weights(struct ds_trainer *t)
 {
     const struct ds_hf_target target = {t->model, t->zero, t->shard_rank, beat, t};
@@ -225,6 +232,7 @@ static ds_status load_state(struct ds_trainer *t)
 
     DS_TRY(trainer_resume(t, &is_resumed));
     if (!is_resumed) {
+        DS_TRY(trainer_together(t, check_tied));
         DS_TRY(trainer_together(t, fill_weights));
         DS_TRY(ds_zero_publish(t->zero));
     }

@@ -369,6 +369,8 @@ test_model() {
     refused 65 'm: only pickled weights (.bin)' 2
     edit 's/"hidden_size": 16/"hidden_size": 32/'
     refused 65 "tensor 'model.embed_tokens.weight' is [259, 16], but config.json makes it [259, 32]" 2
+    edit 's/"tie_word_embeddings": false/"tie_word_embeddings": true/'
+    refused 65 "m/model.safetensors: tensor 'lm_head.weight' differs from 'model.embed_tokens.weight' at element 0, but config.json has tie_word_embeddings = true; set that to false there, or take the tensor out of the file" 4
     edit 's/"num_hidden_layers": 2/"num_hidden_layers": 3/'
     refused 65 "config.json asks for tensor 'model.layers.2.input_layernorm.weight'" 2
     edit 's/"num_hidden_layers": 2/"num_hidden_layers": 1/'

@@ -2,6 +2,7 @@
  * that its place in the whole model has, from the seed and from files of every float type; a file is read where that is needed and in few calls. Ranks are visited one
  * by one, over a communicator that moves nothing. */
 // link: checkpoint
+#include "capture.h"
 #include "spread.h"
 
 enum { CASES = 40, RANKS_MAX = 24 };
@@ -155,6 +156,70 @@ static void a_folder_is_read_into_every_layout(void **state)
     }
 }
 
+/* ---- a head that config.json ties */
+
+enum { TIED_VOCABULARY = 1050, TIED_WIDTH = 1000 }; /* more than a piece of the comparison */
+
+/* The head is the embedding's copy but for the element `other` (of none: all are alike); is the folder taken
+ * for a tied model? */
+static ds_status check_tied_head(uint64_t other)
+{
+    struct ds_model_config config;
+    struct ds_model *tied;
+    struct whole whole;
+    struct ds_fs *fs;
+    struct ds_hf *hf;
+    ds_status st;
+
+    ds_model_config_default(DS_FAMILY_LLAMA, &config);
+    config.num_attention_heads = config.num_key_value_heads = 1;
+    config.head_dim = 4;
+    config.hidden_size = TIED_WIDTH;
+    config.vocab_size = TIED_VOCABULARY;
+    config.intermediate_size = 4;
+    config.num_hidden_layers = 1;
+    config.max_position_embeddings = 32;
+    open_whole(&whole, &config);
+    draw_values(&whole, 7);
+    const struct ds_param *params = whole.model->params;
+    float *head = whole.values[ds_model_find(whole.model, "lm_head.weight") - params];
+    memcpy(head, whole.values[ds_model_find(whole.model, "model.embed_tokens.weight") - params],
+           sizeof(float) * TIED_VOCABULARY * TIED_WIDTH);
+    if (other < (uint64_t)TIED_VOCABULARY * TIED_WIDTH)
+        head[other] += 1;
+    assert_ok(ds_fs_sim_open(&fs));
+    write_folder(&whole, fs, DS_BF16);
+    assert_ok(ds_hf_open(fs, ".", &hf));
+    assert_ok(ds_hf_check_tied(hf, whole.model)); /* is not tied */
+    config.tie_word_embeddings = 1;
+    assert_ok(ds_model_open(&config, NULL, &tied));
+    assert_ok(ds_hf_check(hf, tied));
+    st = ds_hf_check_tied(hf, tied);
+    ds_model_close(tied);
+    ds_hf_close(hf);
+    ds_fs_sim_close(fs);
+    close_whole(&whole);
+    return st;
+}
+
+static void a_tied_head_may_be_there_as_a_copy_alone(void **state)
+{
+    static const uint64_t others[] = {0, 1 << 20, TIED_VOCABULARY * TIED_WIDTH - 1};
+    struct capture capture;
+    char place[64];
+
+    (void)state;
+    assert_ok(check_tied_head(UINT64_MAX));
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        capture_begin(&capture);
+        assert_int_equal(check_tied_head(others[i]), DS_ERR_DATA);
+        const char *said = capture_end(&capture);
+        snprintf(place, sizeof place, "at element %llu, but", (unsigned long long)others[i]);
+        assert_non_null(strstr(said, "model.safetensors: tensor 'lm_head.weight' differs from"));
+        assert_non_null(strstr(said, place));
+    }
+}
+
 /* ---- how it is read */
 
 static const struct ds_fs_ops *counted_ops;
@@ -229,6 +294,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(first_values_are_the_same_on_every_layout),
         cmocka_unit_test(a_folder_is_read_into_every_layout),
+        cmocka_unit_test(a_tied_head_may_be_there_as_a_copy_alone),
         cmocka_unit_test(only_small_gaps_are_read),
     };
 
