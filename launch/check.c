@@ -5,24 +5,24 @@
 
 #include "dstrain/trainer.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-/* Of the files that a configuration names these decide what can be trained. Where it will be, it may not
- * be yet. */
+/* Of the files that a configuration names these decide what can be trained, and on which ranks: the folder of
+ * the model, or, of a new model, the tokenizer of its texts. */
 static ds_status check_model(const struct ds_command *command)
 {
     const struct ds_config *config = command->config;
-    const char *folder = config->model.path;
+    const uint32_t size = command->world->size;
+    const int has_folder = config->model.path[0] != '\0';
     struct ds_model_config model;
-    struct ds_fs_stat stat;
 
-    if (!folder[0] && config->data.format == DS_DATA_TEXT && !ds_config_has_byte_text(config))
-        folder = config->data.tokenizer;
-    if (!folder[0] || ds_fs_stat(command->fs, folder, &stat) == -ENOENT)
+    if (!has_folder && (config->data.format != DS_DATA_TEXT || ds_config_has_byte_text(config)))
         return DS_OK;
-    return ds_trainer_model_config(config, command->fs, &model);
+    DS_TRY(ds_trainer_model_config(config, command->fs, &model));
+    if (!has_folder)
+        return DS_OK;
+    return ds_config_validate_model(config, DS_CONFIG_TRAIN, size > 1 ? size : 0, &model);
 }
 
 ds_status ds_check_main(struct ds_command *command)

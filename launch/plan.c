@@ -138,12 +138,22 @@ done:
     return st;
 }
 
+/* The model, if the ranks can share it: what a folder says of it, its rules have not seen. */
+static ds_status shared_model(const struct ds_plan_question *question, struct ds_model_config *out)
+{
+    const struct ds_config *config = question->config;
+
+    DS_TRY(ds_trainer_model_config(config, question->fs, out));
+    return ds_config_validate_model(config, question->use, question->size,
+                                    config->model.path[0] ? out : NULL);
+}
+
 ds_status ds_plan_twins(const struct ds_plan_question *question, uint32_t **out)
 {
     const uint32_t size = (uint32_t)question->config->parallel.tensor;
     uint32_t *twins = calloc(size, sizeof *twins);
     struct ds_model_config model;
-    ds_status st = twins ? ds_trainer_model_config(question->config, question->fs, &model)
+    ds_status st = twins ? shared_model(question, &model)
                          : ds_fail(DS_ERR_NO_MEMORY, "roles of %u tensor ranks", size);
 
     for (uint32_t rank = 0; st == DS_OK && rank < size; rank++) {

@@ -24,6 +24,7 @@ struct ds_plan_question {
     struct ds_fs *fs;
     const struct ds_clock *clock;
     uint32_t size;
+    int is_answer; /* tables are what a person has asked for: on stdout; else they are lines of the log */
     void (*alive)(void *user); /* or NULL: called after every role that was looked at */
     void *user;
 };
@@ -61,6 +62,9 @@ DS_CHECKED ds_status ds_plan_show_levers(const struct ds_plan_question *question
 
 /* ---- tables (plan_show.c) */
 
+/* a line of a table, without its end */
+void ds_plan_say(const struct ds_plan_question *question, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 /* DS_OK where the run fits memory.device_limit and host_limit, or has none; else DS_ERR_CONFIG, after a
  * table of what wants how much and of what would make it fit */
 DS_CHECKED ds_status ds_plan_check(const struct ds_plan_question *question);

@@ -182,8 +182,8 @@ static ds_status show(struct attempt *a, const char *key, const char *with)
     ds_console_bytes(a->of_host ? ds_plan_host_bytes(&plan) : ds_plan_process_bytes(&plan), total,
                      sizeof total);
     a->fits = ds_plan_fits(a->question->config, &plan);
-    ds_info("  %s = %s%s%s: %s%s", key, value, with, counts, total,
-            a->fits ? "" : ", still too much");
+    ds_plan_say(a->question, "  %s = %s%s%s: %s%s", key, value, with, counts, total,
+                a->fits ? "" : ", still too much");
     return DS_OK;
 }
 
@@ -217,8 +217,8 @@ ds_status ds_plan_show_levers(const struct ds_plan_question *question, int of_ho
                             : ds_fail(DS_ERR_NO_MEMORY, "a configuration");
 
     if (st == DS_OK)
-        ds_info("what one key changes of the %s memory of the rank that takes most:",
-                of_host ? "host" : "device");
+        ds_plan_say(question, "what one key changes of the %s memory of the rank that takes most:",
+                    of_host ? "host" : "device");
     for (size_t i = 0; st == DS_OK && i < sizeof levers / sizeof *levers; i++) {
         *a.config = *question->config;
         st = show_lever(&a, &levers[i], "");

@@ -3,42 +3,62 @@
 #include "console.h"
 #include "plan.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+/* An error behind it, on another stream, is to be read behind it. */
+void ds_plan_say(const struct ds_plan_question *question, const char *format, ...)
+{
+    char line[512];
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    if (!question->is_answer) {
+        ds_info("%s", line);
+        return;
+    }
+    puts(line);
+    fflush(stdout);
+}
+
 /* ---- tables */
 
-static void show_row(const char *what, uint64_t bytes)
+static void show_row(const struct ds_plan_question *question, const char *what, uint64_t bytes)
 {
     char text[32];
 
     ds_console_bytes(bytes, text, sizeof text);
-    ds_info("  %-16s %12s  %llu bytes", what, text, (unsigned long long)bytes);
+    ds_plan_say(question, "  %-16s %12s  %llu bytes", what, text, (unsigned long long)bytes);
 }
 
-static void show_table(const struct ds_plan *plan)
+static void show_table(const struct ds_plan_question *question, const struct ds_plan *plan)
 {
     for (int label = 0; label < DS_MEMORY_LABEL_COUNT; label++)
         if (plan->bytes[DS_MEMORY_DEVICE][label] > 0)
-            show_row(ds_memory_label_name((enum ds_memory_label)label),
+            show_row(question, ds_memory_label_name((enum ds_memory_label)label),
                      plan->bytes[DS_MEMORY_DEVICE][label]);
-    show_row("device", ds_plan_device_bytes(plan));
+    show_row(question, "device", ds_plan_device_bytes(plan));
     if (plan->library_bytes > 0) {
-        show_row("libraries", plan->library_bytes);
-        show_row("whole process", ds_plan_process_bytes(plan));
+        show_row(question, "libraries", plan->library_bytes);
+        show_row(question, "whole process", ds_plan_process_bytes(plan));
     }
-    show_row("pinned host", ds_plan_host_bytes(plan));
+    show_row(question, "pinned host", ds_plan_host_bytes(plan));
     if (plan->saved_bytes > 0)
-        show_row("a checkpoint", plan->saved_bytes);
+        show_row(question, "a checkpoint", plan->saved_bytes);
     if (plan->save_stops > 0)
-        ds_info("  a checkpoint does not fit checkpoint.buffer at once: training stops %llu time%s "
-                "in every save until the disk has what was copied before",
-                (unsigned long long)plan->save_stops, plan->save_stops == 1 ? "" : "s");
+        ds_plan_say(
+            question,
+            "  a checkpoint does not fit checkpoint.buffer at once: training stops %llu time%s "
+            "in every save until the disk has what was copied before",
+            (unsigned long long)plan->save_stops, plan->save_stops == 1 ? "" : "s");
 }
 
 /* One line a role where there are several, all in bytes; the names stand above. */
-static void show_names(void)
+static void show_names(const struct ds_plan_question *question)
 {
     char line[256];
     size_t used = (size_t)snprintf(line, sizeof line, "%-30s", "bytes of each rank");
@@ -46,10 +66,11 @@ static void show_names(void)
     for (int label = 0; label < DS_MEMORY_LABEL_STAGING; label++)
         used += (size_t)snprintf(line + used, sizeof line - used, " %13s",
                                  ds_memory_label_name((enum ds_memory_label)label));
-    ds_info("%s %13s %13s %11s", line, "device", "libraries", "pinned host");
+    ds_plan_say(question, "%s %13s %13s %11s", line, "device", "libraries", "pinned host");
 }
 
-static void show_line(const char *who, const struct ds_plan *plan)
+static void show_line(const struct ds_plan_question *question, const char *who,
+                      const struct ds_plan *plan)
 {
     char line[256];
     size_t used = (size_t)snprintf(line, sizeof line, "%-30s", who);
@@ -57,8 +78,9 @@ static void show_line(const char *who, const struct ds_plan *plan)
     for (int label = 0; label < DS_MEMORY_LABEL_STAGING; label++)
         used += (size_t)snprintf(line + used, sizeof line - used, " %13llu",
                                  (unsigned long long)plan->bytes[DS_MEMORY_DEVICE][label]);
-    ds_info("%s %13llu %13llu %11llu", line, (unsigned long long)ds_plan_device_bytes(plan),
-            (unsigned long long)plan->library_bytes, (unsigned long long)ds_plan_host_bytes(plan));
+    ds_plan_say(
+        question, "%s %13llu %13llu %11llu", line, (unsigned long long)ds_plan_device_bytes(plan),
+        (unsigned long long)plan->library_bytes, (unsigned long long)ds_plan_host_bytes(plan));
 }
 
 /* "stage 2, tensor rank 0..1": whose plan it is, of the roles from `first` to before `end` */
@@ -109,8 +131,8 @@ static ds_status refuse(const struct ds_plan_question *question, const struct ds
     size_t used = 0;
 
     role_text(config, role, role + 1, who, sizeof who);
-    ds_info("%s takes:", who);
-    show_table(worst);
+    ds_plan_say(question, "%s takes:", who);
+    show_table(question, worst);
     DS_TRY(ds_plan_show_levers(question, !is_device));
     if (is_device)
         used = limit_text(config, "device_limit", config->memory.device_limit, device, limits,
@@ -207,7 +229,7 @@ static ds_status show_tables(const struct ds_plan_question *question, const uint
             (role == count || begins || memcmp(&shown, &plans[role % tensor], sizeof shown) != 0)) {
             role_text(question->config, first, role, who, sizeof who);
             if (count > 1)
-                show_line(who, &shown);
+                show_line(question, who, &shown);
             first = role;
         }
         shown = plans[role % tensor];
@@ -224,35 +246,37 @@ static ds_status show_roles(const struct ds_plan_question *question)
     char who[128];
 
     if (st == DS_OK && ds_plan_role_count(question->config) > 1)
-        show_names();
+        show_names(question);
     if (st == DS_OK)
         st = show_tables(question, twins, plans);
     if (st == DS_OK)
         st = ds_plan_worst(question, &worst, &role);
     if (st == DS_OK) {
         role_text(question->config, role, role + 1, who, sizeof who);
-        ds_info("%s%s, of %u:", who, ds_plan_role_count(question->config) > 1 ? " takes most" : "",
-                question->size);
-        show_table(&worst);
+        ds_plan_say(question, "%s%s, of %u:", who,
+                    ds_plan_role_count(question->config) > 1 ? " takes most" : "", question->size);
+        show_table(question, &worst);
     }
     free(twins);
     free(plans);
     return st;
 }
 
-static void show_choices(const struct ds_config *config)
+static void show_choices(const struct ds_plan_question *question)
 {
+    const struct ds_config *config = question->config;
+
     if (config->zero.stage == 3 && config->parallel.shard > 1)
-        ds_info("zero.reshard_after_forward = %s, zero.window = %llu",
-                config->zero.reshard_after_forward == DS_RESHARD_KEY_NEVER ? "never" : "always",
-                (unsigned long long)config->zero.window);
+        ds_plan_say(question, "zero.reshard_after_forward = %s, zero.window = %llu",
+                    config->zero.reshard_after_forward == DS_RESHARD_KEY_NEVER ? "never" : "always",
+                    (unsigned long long)config->zero.window);
 }
 
 ds_status ds_plan_main(struct ds_command *command)
 {
     struct ds_config *config = malloc(sizeof *config);
     struct ds_plan_question question = {
-        .config = config, .fs = command->fs, .clock = command->clock, .size = 1};
+        .config = config, .fs = command->fs, .clock = command->clock, .size = 1, .is_answer = 1};
     ds_status st =
         config ? read_ranks(command, &question.size) : ds_fail(DS_ERR_NO_MEMORY, "a configuration");
 
@@ -263,7 +287,7 @@ ds_status ds_plan_main(struct ds_command *command)
     if (st == DS_OK)
         st = show_roles(&question);
     if (st == DS_OK)
-        show_choices(config);
+        show_choices(&question);
     if (st == DS_OK)
         st = ds_plan_check(&question);
     if (st == DS_OK)

@@ -89,7 +89,33 @@ for command in check plan ""; do
     refused 65 "m/config.json: 'head_dim' must be in 2..256, is 320" $command folder.ini
     [ -e r ] && fail "$command: leaves a run directory"
 done
+
+# what does not fit the folder's model: one line, and no table before it
+sed 's/960/896/; s/"num_attention_heads": 3/"num_attention_heads": 7, "num_key_value_heads": 1/' m/config.json >m/next
+mv m/next m/config.json
+for override in parallel.tensor=3 parallel.pipeline=4; do
+    for command in check plan; do
+        arguments="$command folder.ini train.global_batch_size=12 $override"
+        [ "$command" != plan ] || arguments="$arguments --ranks ${override#*=}"
+        "$program" $arguments >out 2>err
+        got=$?
+        count=$((count + 1))
+        [ "$got" = 64 ] || fail "$arguments: exit code $got"
+        [ -s out ] && fail "$arguments: wrote to stdout"
+        [ "$(wc -l <err)" = 1 ] && grep -qE '^dstrain: error: command line: \[parallel\] (tensor|pipeline) = [34] .*: m; nearest: [0-9]+$' err ||
+            fail "$arguments: said '$(cat err)'"
+    done
+done
+"$program" plan folder.ini --ranks 2 train.global_batch_size=2 >out 2>err || fail "plan: $(cat err)"
+[ -s err ] && fail "plan: its answer is not on stdout alone: $(cat err)"
+grep -q 'every rank, of 2:' out && grep -q 'what one key changes' out || fail "plan: no tables on stdout"
+"$program" plan folder.ini memory.device_limit=1000 >out 2>err
+[ $? = 64 ] && [ "$(grep -c '' err)" = 1 ] && grep -q 'does not fit' err && grep -q 'takes:' out ||
+    fail "plan: a run that does not fit: $(cat err)"
 rm -r m
+for command in check plan ""; do
+    refused 65 "folder.ini:5: [model] path = m: No such file or directory" $command folder.ini
+done
 
 # the command line
 refused 64 "command line: unknown key 'stepz' in [train]; did you mean 'steps'?" check config.ini train.stepz=3

@@ -575,18 +575,21 @@ static void a_folder_that_a_layout_does_not_fit_is_named(void **state)
     (void)state;
     snprintf(path, sizeof path, "%s/config.json", folder);
     assert_ok(ds_fs_write_file(ds_fs_posix(), path, model, sizeof model - 1));
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+    for (size_t k = 0; k < 2 * sizeof rows / sizeof *rows; k++) {
+        const size_t i = k / 2, ask = k % 2;
         const uint32_t ranks = (uint32_t)(rows[i].tensor * rows[i].pipeline);
         const struct ds_plan_question question = question_of(&config, ranks);
         struct capture capture;
         struct ds_plan plan;
+        uint32_t role;
         assert_true(load(&setups[0], NULL, DS_AUTO, &config));
         snprintf(config.model.path, sizeof config.model.path, "%s", folder);
         config.parallel.tensor = rows[i].tensor;
         config.parallel.pipeline = rows[i].pipeline;
         config.train.seq_length = rows[i].seq_length;
         capture_begin(&capture);
-        const ds_status st = ds_plan_measure(&question, 0, &plan);
+        const ds_status st = ask == 0 ? ds_plan_measure(&question, 0, &plan)
+                                      : ds_plan_worst(&question, &plan, &role);
         const char *said = capture_end(&capture);
         assert_int_equal(st, DS_ERR_CONFIG);
         if (!strstr(said, rows[i].says) || !strstr(said, folder))
