@@ -1,36 +1,146 @@
 /* prepare.c - `dstrain prepare config.ini`: text into token shards, ahead of a run. A run does the same for
- * what is missing; what is there and unchanged is used again. */
+ * what is missing; what is there and unchanged is used again. With `--train-tokenizer N` the tokenizer that
+ * data.tokenizer names is learned from the texts of data.train first, unless it is there. */
 #include "command.h"
 #include "console.h"
 #include "trainer/sources.h"
 #include "trainer/text_tokenizer.h"
 
+#include "dstrain/learner.h"
+
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct preparing {
+    struct ds_command *command;
+    const struct ds_config *config;
+    struct ds_console console;
+    uint32_t vocab_size; /* of a tokenizer to learn; 0: none */
+};
+
+/* ---- the command line: the option anywhere behind the configuration; the rest overrides */
+
+static ds_status read_vocab_size(struct ds_command *command, uint32_t *out)
+{
+    char *end;
+
+    for (int i = 1; i < command->argc; i++) {
+        if (strcmp(command->argv[i], "--train-tokenizer") != 0)
+            continue;
+        const char *text = i + 1 < command->argc ? command->argv[i + 1] : "";
+        unsigned long value = strtoul(text, &end, 10);
+        if (end == text || *end || value < DS_LEARNER_VOCAB_MIN || value > DS_LEARNER_VOCAB_MAX)
+            return ds_fail(DS_ERR_CONFIG,
+                           "--train-tokenizer = '%s' must be a whole number in %d..%d", text,
+                           DS_LEARNER_VOCAB_MIN, DS_LEARNER_VOCAB_MAX);
+        *out = (uint32_t)value;
+        for (int j = i; j + 2 < command->argc; j++)
+            command->argv[j] = command->argv[j + 2];
+        command->argc -= 2;
+        break;
+    }
+    return command->argc > 0 ? DS_OK : ds_command_usage("prepare");
+}
+
+static ds_status load(struct ds_command *command, struct ds_config *config)
+{
+    const struct ds_config_source source = {
+        .fs = command->fs,
+        .path = command->argv[0],
+        .overrides = (const char *const *)command->argv + 1,
+        .override_count = (size_t)command->argc - 1,
+        .use = DS_CONFIG_PREPARE,
+    };
+
+    return ds_config_load(command->world, &source, config);
+}
+
+/* ---- a tokenizer */
+
+static void show_learning(void *user, uint64_t done, uint64_t total)
+{
+    ds_console_progress(user, "learning a tokenizer", done, total);
+}
+
+static ds_status learn_from(struct preparing *p, const struct ds_data_parts *parts,
+                            const char *folder)
+{
+    const char **sources = malloc((parts->count + 1) * sizeof *sources);
+    uint32_t made = 0;
+    ds_status st;
+
+    if (!sources)
+        return ds_fail(DS_ERR_NO_MEMORY, "%zu sources", parts->count);
+    for (size_t i = 0; i < parts->count; i++)
+        sources[i] = parts->parts[i].path;
+    const struct ds_learn_options options = {.fs = p->command->fs,
+                                             .sources = sources,
+                                             .source_count = parts->count,
+                                             .vocab_size = p->vocab_size,
+                                             .replaces_invalid = p->config->data.invalid_utf8,
+                                             .progress = show_learning,
+                                             .user = &p->console};
+    st = ds_learn_tokenizer(&options, folder, &made);
+    ds_console_clear(&p->console);
+    free(sources);
+    DS_TRY(st);
+    ds_info("%s: a tokenizer of %u tokens, learned from [data] train%s", folder, made,
+            made < p->vocab_size ? "; no other pair is there twice" : "");
+    return DS_OK;
+}
+
+/* What is there is never written over: models may know it. */
+static ds_status learn(struct preparing *p)
+{
+    const struct ds_config *config = p->config;
+    const char *folder = config->data.tokenizer;
+    char file[DS_TEXT_MAX + 32], key[DS_KEY_BYTES];
+    struct ds_data_parts parts;
+    struct ds_fs_stat stat;
+    ds_status st;
+
+    if (folder[0] == '\0' || ds_config_has_byte_text(config))
+        return ds_config_refuse(config, "data", "tokenizer", "%s",
+                                "must name the folder that --train-tokenizer writes to");
+    snprintf(file, sizeof file, "%s/tokenizer.json", folder);
+    if (ds_fs_stat(p->command->fs, file, &stat) == 0) {
+        ds_info("%s: is there, and used as it is", file);
+        return DS_OK;
+    }
+    DS_TRY(ds_data_parts_parse(ds_config_key(config, "data", "train", key), config->data.train,
+                               &parts));
+    st = learn_from(p, &parts, folder);
+    ds_data_parts_fini(&parts);
+    return st;
+}
+
+/* ---- shards */
 
 static void show_progress(void *user, uint64_t done, uint64_t total)
 {
     ds_console_progress(user, "preparing", done, total);
 }
 
-static ds_status prepare_set(struct ds_command *command, struct ds_console *console,
-                             const struct ds_tokenizer *tokenizer, const char *key)
+static ds_status prepare_set(struct preparing *p, const struct ds_tokenizer *tokenizer,
+                             const char *key)
 {
-    const struct ds_config *config = command->config;
+    const struct ds_config *config = p->config;
     char cache[DS_TEXT_MAX + 16];
-    const struct ds_prepare_options options = {.fs = command->fs,
-                                               .clock = command->clock,
+    const struct ds_prepare_options options = {.fs = p->command->fs,
+                                               .clock = p->command->clock,
                                                .tokenizer = tokenizer,
                                                .replaces_invalid = config->data.invalid_utf8,
                                                .cache = cache,
                                                .progress = show_progress,
-                                               .user = console};
+                                               .user = &p->console};
     struct ds_prepare_report report = {0};
     struct ds_sources sources;
     ds_status st;
 
     ds_sources_cache(config, cache, sizeof cache);
     st = ds_sources_open(config, &options, key, &report, &sources);
-    ds_console_clear(console);
+    ds_console_clear(&p->console);
     DS_TRY(st);
     ds_info("[data] %s: %llu document%s, %llu byte%s, %llu token%s; %u shard%s made, %u used "
             "again, in %s",
@@ -42,22 +152,39 @@ static ds_status prepare_set(struct ds_command *command, struct ds_console *cons
     return DS_OK;
 }
 
-ds_status ds_prepare_main(struct ds_command *command)
+static ds_status prepare(struct preparing *p)
 {
-    const struct ds_config *config = command->config;
+    const struct ds_config *config = p->config;
     struct ds_tokenizer *tokenizer;
-    struct ds_console console;
     ds_status st;
 
     if (config->data.format != DS_DATA_TEXT) {
         ds_info("data.format is not text: nothing to prepare");
         return DS_OK;
     }
-    DS_TRY(ds_text_tokenizer_open(config, command->fs, &tokenizer));
-    ds_console_init(&console, 0, 1, command->clock);
-    st = prepare_set(command, &console, tokenizer, "train");
+    ds_console_init(&p->console, 0, 1, p->command->clock);
+    if (p->vocab_size)
+        DS_TRY(learn(p));
+    DS_TRY(ds_text_tokenizer_open(config, p->command->fs, &tokenizer));
+    st = prepare_set(p, tokenizer, "train");
     if (st == DS_OK && config->data.eval[0])
-        st = prepare_set(command, &console, tokenizer, "eval");
+        st = prepare_set(p, tokenizer, "eval");
     ds_tokenizer_close(tokenizer);
+    return st;
+}
+
+ds_status ds_prepare_main(struct ds_command *command)
+{
+    struct ds_config *config = malloc(sizeof *config);
+    struct preparing p = {.command = command, .config = config};
+    ds_status st = config ? DS_OK : ds_fail(DS_ERR_NO_MEMORY, "a configuration");
+
+    if (st == DS_OK)
+        st = read_vocab_size(command, &p.vocab_size);
+    if (st == DS_OK)
+        st = load(command, config);
+    if (st == DS_OK)
+        st = prepare(&p);
+    free(config);
     return st;
 }

@@ -141,3 +141,19 @@ ds_status corpus_check_unchanged(struct ds_fs *fs, const struct corpus_file *fil
                ? DS_OK
                : corpus_changed(file->path);
 }
+
+ds_status corpus_read(struct ds_fs *fs, const struct corpus_file *file, uint8_t *to)
+{
+    const int handle = ds_fs_open(fs, file->path, DS_FS_READ, 0);
+    ds_status st;
+    int code;
+
+    if (handle < 0)
+        return ds_fail(DS_ERR_DATA, "%s: cannot read this text: %s", file->path, strerror(-handle));
+    code = ds_fs_read_all(fs, handle, to, file->bytes, 0);
+    st = corpus_check_unchanged(fs, file, handle); /* shorter now? then this is the reason */
+    if (st == DS_OK && code < 0)
+        st = ds_fail(DS_ERR_DATA, "%s: cannot read this text: %s", file->path, strerror(-code));
+    (void)ds_fs_close(fs, handle);
+    return st;
+}

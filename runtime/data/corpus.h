@@ -28,6 +28,8 @@ uint64_t corpus_fingerprint(const struct corpus *corpus, const struct ds_tokeniz
  * seen; DS_ERR_DATA: it is not. */
 DS_CHECKED ds_status corpus_check_unchanged(struct ds_fs *fs, const struct corpus_file *file,
                                             int handle);
+/* local: all of it, as it was listed */
+DS_CHECKED ds_status corpus_read(struct ds_fs *fs, const struct corpus_file *file, uint8_t *to);
 /* always DS_ERR_DATA */
 DS_CHECKED ds_status corpus_changed(const char *path);
 

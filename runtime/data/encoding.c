@@ -50,24 +50,6 @@ static ds_status write_out(void *user, struct ds_token_list *list)
     return DS_OK;
 }
 
-static ds_status read_text(const struct encoding *encoding, const struct corpus_file *file,
-                           uint8_t *to)
-{
-    struct ds_fs *fs = encoding->fs;
-    const int handle = ds_fs_open(fs, file->path, DS_FS_READ, 0);
-    ds_status st = DS_OK;
-    int code;
-
-    if (handle < 0)
-        return ds_fail(DS_ERR_DATA, "%s: cannot read this text: %s", file->path, strerror(-handle));
-    code = ds_fs_read_all(fs, handle, to, file->bytes, 0);
-    st = corpus_check_unchanged(fs, file, handle); /* shorter now? then this is the reason */
-    if (st == DS_OK && code < 0)
-        st = ds_fail(DS_ERR_DATA, "%s: cannot read this text: %s", file->path, strerror(-code));
-    (void)ds_fs_close(fs, handle);
-    return st;
-}
-
 static ds_status encode_text(struct run *run, struct ds_encoder *encoder,
                              const struct corpus_file *file, const uint8_t *text,
                              struct ds_token_list *list)
@@ -93,7 +75,7 @@ static ds_status encode_file(struct run *run, struct ds_encoder *encoder,
     if (!text)
         return ds_fail(DS_ERR_NO_MEMORY, "%s: %llu bytes of text are encoded as a whole",
                        file->path, (unsigned long long)file->bytes);
-    st = read_text(run->encoding, file, text);
+    st = corpus_read(run->encoding->fs, file, text);
     if (st == DS_OK)
         st = encode_text(run, encoder, file, text, list);
     free(text);

@@ -120,6 +120,20 @@ for name in llama3 llama2 qwen3; do
         run.dir=$name >out 2>err && [ ! -s err ] || fail "eval $name"
     [ "$(ls $name-shards | wc -l)" = 1 ] || fail "$name: the text was prepared again"
 done
+# from nothing: a tokenizer learned from the text, a model that has its size, and a second call that finds all of it
+for again in "1 shard made, 0 used again" "0 shards made, 1 used again"; do
+    "$program" prepare c.ini --train-tokenizer 280 data.tokenizer=own data.eval= run.dir=learned >out 2>err || fail "prepare --train-tokenizer"
+    grep -q "$again" err || fail "prepare --train-tokenizer: not '$again'"
+done
+grep -q '^own/tokenizer.json: is there, and used as it is$' err || fail "a tokenizer that is there is not told"
+"$program" c.ini model.vocab_size=auto data.tokenizer=own data.eval= run.dir=learned >out 2>err &&
+    cmp -s own/tokenizer.json learned/export/tokenizer.json &&
+    "$program" generate learned --prompt "a line" --tokens 5 >out 2>err && [ ! -s err ] || fail "a model with a learned tokenizer"
+"$program" prepare c.ini --train-tokenizer 258 data.tokenizer=other-own >out 2>err
+[ $? = 64 ] && [ "$(cat err)" = "dstrain: error: --train-tokenizer = '258' must be a whole number in 259..1048576" ] ||
+    fail "a vocabulary smaller than bytes: $(cat err)"
+"$program" prepare c.ini --train-tokenizer 280 >out 2>err
+[ $? = 64 ] && grep -q 'tokenizer must name the folder that --train-tokenizer writes to' err || fail "a tokenizer without a folder: $(cat err)"
 printf 'abc\377' >>t.txt
 "$program" prepare c.ini data.tokenizer="$golden/llama3" data.cache=invalid >out 2>err
 [ $? = 65 ] && [ "$(cat err)" = "dstrain: error: t.txt: byte $(($(wc -c <t.txt) - 1)) (0xff) is not UTF-8" ] ||
