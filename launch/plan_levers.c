@@ -88,12 +88,36 @@ static int lengthen_pipeline(struct ds_config *config, const struct ds_model_con
            config->parallel.pipeline * config->parallel.chunks <= model->num_hidden_layers + 2;
 }
 
+static int move_away(struct ds_home_key *home)
+{
+    const int is_near = home->share < 1;
+
+    *home = (struct ds_home_key){DS_HOME_HOST, 1};
+    return is_near;
+}
+
+#define MOVES_AWAY(kind)                                                                  \
+    static int move_##kind(struct ds_config *config, const struct ds_model_config *model, \
+                           uint32_t ranks)                                                \
+    {                                                                                     \
+        (void)model, (void)ranks;                                                         \
+        return move_away(&config->offload.kind);                                          \
+    }
+MOVES_AWAY(exp_avg_sq)
+MOVES_AWAY(exp_avg)
+MOVES_AWAY(master)
+MOVES_AWAY(params)
+
 static const struct lever levers[] = {
     {"train.micro_batch_size", halve_micro_batch},
     {"train.activation_checkpointing", recompute_more},
     {"zero.stage", shard_more},
     {"zero.reshard_after_forward", give_back},
     {"zero.window", halve_window},
+    {"offload.exp_avg_sq", move_exp_avg_sq},
+    {"offload.exp_avg", move_exp_avg},
+    {"offload.master", move_master},
+    {"offload.params", move_params},
     {"parallel.tensor", widen_tensor},
     {"parallel.pipeline", lengthen_pipeline},
     {"train.seq_length", halve_sequence},

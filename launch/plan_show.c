@@ -35,17 +35,26 @@ static void show_row(const struct ds_plan_question *question, const char *what, 
     ds_plan_say(question, "  %-16s %12s  %llu bytes", what, text, (unsigned long long)bytes);
 }
 
+/* Kinds before `end`. */
+static void show_tier(const struct ds_plan_question *question, const struct ds_plan *plan,
+                      enum ds_memory_kind tier, int end)
+{
+    for (int label = 0; label < end; label++)
+        if (plan->bytes[tier][label] > 0)
+            show_row(question, ds_memory_label_name((enum ds_memory_label)label),
+                     plan->bytes[tier][label]);
+}
+
+/* The lines of a tier stand above its sum: of host memory what lives there, not what passes through. */
 static void show_table(const struct ds_plan_question *question, const struct ds_plan *plan)
 {
-    for (int label = 0; label < DS_MEMORY_LABEL_COUNT; label++)
-        if (plan->bytes[DS_MEMORY_DEVICE][label] > 0)
-            show_row(question, ds_memory_label_name((enum ds_memory_label)label),
-                     plan->bytes[DS_MEMORY_DEVICE][label]);
+    show_tier(question, plan, DS_MEMORY_DEVICE, DS_MEMORY_LABEL_COUNT);
     show_row(question, "device", ds_plan_device_bytes(plan));
     if (plan->library_bytes > 0) {
         show_row(question, "libraries", plan->library_bytes);
         show_row(question, "whole process", ds_plan_process_bytes(plan));
     }
+    show_tier(question, plan, DS_MEMORY_PINNED, DS_MEMORY_LABEL_STAGING);
     show_row(question, "pinned host", ds_plan_host_bytes(plan));
     if (plan->saved_bytes > 0)
         show_row(question, "a checkpoint", plan->saved_bytes);

@@ -20,7 +20,7 @@
     X(EXP_AVG, "exp_avg")                                                        \
     X(EXP_AVG_SQ, "exp_avg_sq")                                                  \
     X(GRADS, "gradients")     /* accumulators */                                 \
-    X(SLOTS, "unit slots")    /* gathered weights and local gradients in flight */ \
+    X(SLOTS, "unit slots")    /* gathered weights, local gradients, states in flight */ \
     X(ACTIVATIONS, "activations")                                                \
     X(WORKSPACE, "workspace")                                                    \
     X(BATCH, "batches")                                                          \

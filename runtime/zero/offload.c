@@ -36,6 +36,22 @@ uint8_t *zero_state_run(const struct zero_state *state, uint64_t start, uint64_t
 
 /* ---- slots */
 
+/* The longest strip that is away: the first one of its unit, no other is longer. */
+static uint64_t slot_elems(const struct ds_zero_options *o)
+{
+    uint64_t most = 0;
+
+    for (uint32_t i = 0; i < o->unit_count; i++) {
+        const struct ds_zero_strips *strips = &o->units[i].strips;
+        const uint32_t first = ds_zero_strip_first_away(strips);
+        if (o->units[i].elems == 0 || first >= ds_zero_strip_count(strips))
+            continue;
+        const uint64_t elems = ds_zero_strip_at(strips, first).count;
+        most = elems > most ? elems : most;
+    }
+    return most;
+}
+
 static size_t kind_bytes(const struct ds_zero_options *o, enum ds_zero_kind kind)
 {
     const struct ds_zero_dtypes *d = &o->dtypes;
@@ -44,7 +60,7 @@ static size_t kind_bytes(const struct ds_zero_options *o, enum ds_zero_kind kind
 
     if (o->homes.home[kind] == DS_HOME_DEVICE || (kind == DS_ZERO_MASTER && !has_master(d)))
         return 0;
-    return dtype_bytes(dtypes[kind], o->homes.strip_elems);
+    return dtype_bytes(dtypes[kind], slot_elems(o));
 }
 
 uint64_t zero_strip_slot_bytes(const struct ds_zero_options *options)

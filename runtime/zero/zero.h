@@ -27,7 +27,7 @@ struct zero_state {
     uint64_t near_elems; /* of the shard */
 };
 
-/* Where a strip of states lies while it is updated: of each kind that can be away, strip_elems. */
+/* Where a strip of states lies while it is updated: of each kind that can be away, the longest. */
 struct zero_strip_slot {
     uint8_t *at[DS_ZERO_KIND_COUNT]; /* NULL: that kind is near, everywhere */
     struct ds_event *fetched;        /* on load */

@@ -111,7 +111,7 @@ static ds_status settle_and_check(struct ds_config *config, uint32_t ranks)
 
 /* ---- levers */
 
-enum { LEVERS = 8, VALUES_MAX = 8 };
+enum { LEVERS = 12, VALUES_MAX = 8 };
 
 static const struct {
     const char *key;
@@ -125,6 +125,10 @@ static const struct {
     {"zero.reshard_after_forward", {"always"}},
     {"zero.window", {"3", "2", "1"}},
     {"train.seq_length", {"24", "12", "6", "3", "1"}},
+    {"offload.exp_avg_sq", {"host"}},
+    {"offload.exp_avg", {"host"}},
+    {"offload.master", {"host"}},
+    {"offload.params", {"host"}},
 };
 
 /* Levers go one way: less at once, or more that share or recompute. */
@@ -137,7 +141,11 @@ static int64_t position(const struct ds_config *config, int lever)
                                        (int64_t)config->parallel.pipeline,
                                        config->zero.reshard_after_forward != DS_RESHARD_KEY_NEVER,
                                        -(int64_t)config->zero.window,
-                                       -(int64_t)config->train.seq_length};
+                                       -(int64_t)config->train.seq_length,
+                                       config->offload.exp_avg_sq.share == 1,
+                                       config->offload.exp_avg.share == 1,
+                                       config->offload.master.share == 1,
+                                       config->offload.params.share == 1};
 
     return positions[lever];
 }
@@ -282,6 +290,8 @@ static void assert_remedies(const struct setup *setup, uint64_t limit, const uin
 #define ONE_HEAD   "model.num_attention_heads=1", "model.num_key_value_heads=1"
 #define ROWS       "data.format=safetensors"
 #define RECOMPUTES "train.activation_checkpointing=full"
+#define STRIPS     "offload.block_size=8192", "offload.depth=1"
+#define HOST(kind) "offload." #kind "=host"
 
 static const struct setup setups[] = {
     {"micro-batch", 1, {RECOMPUTES, ROWS, "train.micro_batch_size=4"}},
@@ -318,6 +328,15 @@ static const struct setup setups[] = {
     {"written data and tensor", 8, {"parallel.data=4", "parallel.tensor=2", "zero.stage=1"}},
     {"written shard", 8, {"parallel.shard=8", "zero.stage=1", ROWS}},
     {"written data and shard", 8, {"parallel.data=8", "parallel.shard=8", ROWS}},
+    {"homes", 2, {STRIPS, "precision.compute=bf16", "model.intermediate_size=2048"}},
+    {"a home", 2, {STRIPS, "offload.exp_avg=host:0.5", "zero.stage=1"}},
+    {"params", 1, {RECOMPUTES, ROWS, STRIPS, HOST(exp_avg), HOST(exp_avg_sq)}},
+    {"exp_avg", 1, {RECOMPUTES, ROWS, STRIPS, HOST(params), HOST(exp_avg_sq)}},
+    {"exp_avg_sq", 1, {RECOMPUTES, ROWS, STRIPS, HOST(params), HOST(exp_avg)}},
+    {"master",
+     1,
+     {RECOMPUTES, ROWS, STRIPS, "precision.compute=bf16", HOST(params), HOST(exp_avg),
+      HOST(exp_avg_sq)}},
     {"written data, half of it a shard", 8, {"parallel.data=8", "parallel.shard=4"}},
 };
 
