@@ -16,6 +16,9 @@ static int is_preset(const struct ds_field *field, const struct ds_config *confi
     struct ds_config preset;
 
     ds_config_preset(&preset);
+    /* as it was when the first directories were made */
+    if (strcmp(config->data.tokenizer, "bytes") == 0)
+        strcpy(preset.data.tokenizer, "bytes");
     return ds_field_equal(field, config, &preset);
 }
 

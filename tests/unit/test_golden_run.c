@@ -57,6 +57,7 @@ static struct tiny_case case_of(uint32_t ranks, uint32_t tensor, uint64_t steps)
     config.model.num_key_value_heads = 2;
     snprintf(config.data.train, sizeof config.data.train, "%s", data);
     config.data.format = DS_DATA_SAFETENSORS;
+    strcpy(config.data.tokenizer, "bytes"); /* as it was where nobody set it */
     config.precision.exp_avg_sq = DS_PRECISION_BF16;
     config.schedule.warmup_steps = 2;
     config.schedule.decay_steps = STEPS + MORE;
