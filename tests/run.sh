@@ -3,8 +3,8 @@
 # no GPU: all of them as built for use, unit tests and fuzz targets again under the address and undefined
 # behaviour sanitizers, what threads do under the thread sanitizer. --long: the big counts as well, as built
 # for use (sanitizers see the same code with the usual ones), and minutes of every fuzz target, of libFuzzer
-# where clang is; about an hour more on two free cores, most of it test_composition (some 3,200 runs) and
-# test_plan. The last line says "N passed, N failed".
+# where clang is; hours more on two free cores, most of it kill_storm, stale_launch, signals, signal_points,
+# test_composition (some 3,200 runs) and test_plan. The last line says "N passed, N failed".
 set -eu
 cd "$(dirname "$0")/.."
 . examples/packages.sh
