@@ -290,7 +290,7 @@ static ds_status open_tokenizer(struct ds_fs *fs, const struct generate *g,
     snprintf(file, sizeof file, "%s/tokenizer.json", g->folder);
     DS_TRY(ds_hf_which_tokenizer(fs, g->folder, &there));
     if (ds_fs_stat(fs, file, &stat) != 0)
-        return ds_fail(DS_ERR_UNSUPPORTED,
+        return ds_fail(DS_ERR_DATA,
                        "%s: tokenizer.json is missing: nothing there says which tokens a text has",
                        g->folder);
     DS_TRY(ds_tokenizer_open(fs, there == DS_HF_TOKENIZER_BYTES ? "bytes" : g->folder, out));

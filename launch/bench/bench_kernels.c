@@ -219,6 +219,49 @@ static int is_wanted(const struct kernels_bench *k, const struct rig_kernel *ker
            (kernel->when == RIG_BF16 && dtype == DS_BF16);
 }
 
+static int has_kernel(const struct kernels_bench *k)
+{
+    for (size_t i = 0; i < rig_kernel_count; i++)
+        if (begins(rig_kernels[i].name, k->only))
+            return 1;
+    return 0;
+}
+
+/* "10m, 100m, linear": each name once; shapes of one stand together */
+static void list_shapes(const struct kernels_bench *k, char *to, size_t bytes)
+{
+    size_t used = 0;
+
+    to[0] = '\0';
+    for (size_t i = 0; i < k->shape_count && used < bytes; i++)
+        if (i == 0 || strcmp(k->shapes[i].name, k->shapes[i - 1].name) != 0)
+            used += (size_t)snprintf(to + used, bytes - used, "%s%s", i > 0 ? ", " : "",
+                                     k->shapes[i].name);
+}
+
+/* Of two names the one that nothing has is at fault. */
+static ds_status refuse_names(const struct kernels_bench *k)
+{
+    char names[256];
+    size_t i = 0;
+
+    if (!has_kernel(k))
+        return ds_fail(DS_ERR_CONFIG, "bench kernels: --only = '%s': no kernel's name begins so",
+                       k->only);
+    while (i < k->shape_count && !begins(k->shapes[i].name, k->only_shape))
+        i++;
+    list_shapes(k, names, sizeof names);
+    if (i == k->shape_count)
+        return ds_fail(DS_ERR_CONFIG,
+                       "bench kernels: --shape = '%s': no shape's name begins so; there are %s",
+                       k->only_shape, names);
+    return ds_fail(
+        DS_ERR_CONFIG,
+        "bench kernels: no kernel that begins with '%s' is measured in shapes that begin "
+        "with '%s'",
+        k->only ? k->only : "", k->only_shape ? k->only_shape : "");
+}
+
 static ds_status measure_all(struct kernels_bench *k)
 {
     struct rig *rig = &k->rig;
@@ -240,9 +283,7 @@ static ds_status measure_all(struct kernels_bench *k)
         }
     if (st != DS_OK || count > 0)
         return st;
-    return ds_fail(DS_ERR_CONFIG,
-                   "bench kernels: nothing begins with '%s' in shapes that begin with '%s'",
-                   k->only ? k->only : "", k->only_shape ? k->only_shape : "");
+    return refuse_names(k);
 }
 
 /* ---- opening */

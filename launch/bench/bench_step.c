@@ -77,13 +77,21 @@ static ds_status look(struct step_bench *s, const char *const *overrides, size_t
 /* What a person wrote, then what a measurement needs. */
 static ds_status load_config(struct step_bench *s, uint32_t *given)
 {
-    static const char *const always[] = {
-        "schedule.kind=constant", "schedule.warmup_steps=0", "data.eval=",
-        "train.eval_interval=0",  "run.export=none",         "log.trace=",
-        "checkpoint.interval=0"};
+    static const char *const always[] = {"schedule.kind=constant",
+                                         "schedule.warmup_steps=0",
+                                         "schedule.decay_steps=0",
+                                         "schedule.min_learning_rate=0",
+                                         "data.eval=",
+                                         "train.eval_interval=0",
+                                         "train.eval_samples=0",
+                                         "run.export=none",
+                                         "log.trace=",
+                                         "checkpoint.interval=0",
+                                         "checkpoint.keep_every=0",
+                                         "checkpoint.export=0"};
     static const char *const random_data[] = {"data.train=random", "data.format=safetensors"};
     struct bench *bench = s->bench;
-    const char **overrides = calloc((size_t)bench->argc + 16, sizeof *overrides);
+    const char **overrides = calloc((size_t)bench->argc + 24, sizeof *overrides);
     char steps[64];
     size_t count = 0;
     ds_status st;

@@ -115,6 +115,12 @@ static void only_what_is_saved(const struct ds_rule_check *check, struct ds_cand
         c->most = 0;
 }
 
+static void only_where_saved(const struct ds_rule_check *check, struct ds_candidates *c)
+{
+    if (check->config->checkpoint.interval == 0)
+        c->most = 0;
+}
+
 static void within_steps(const struct ds_rule_check *check, struct ds_candidates *c)
 {
     c->most = check->config->train.steps;
@@ -141,6 +147,7 @@ static const struct {
                {"train", "micro_batch_size", divides_batch},
                {"train", "seq_length", within_positions},
                {"train", "eval_interval", only_with_data},
+               {"train", "eval_samples", only_with_data},
                {"model", "max_position_embeddings", at_least_sequence},
                {"model", "head_dim", is_even},
                {"model", "hidden_size", shared_by_heads},
@@ -149,6 +156,7 @@ static const struct {
                {"schedule", "warmup_steps", within_steps},
                {"schedule", "decay_steps", within_steps},
                {"checkpoint", "export", only_what_is_saved},
+               {"checkpoint", "keep_every", only_where_saved},
                {"zero", "window", within_micro_batches}};
 
 /* ---- counts: multiples of `step` on both sides of what is wanted */

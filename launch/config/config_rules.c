@@ -234,14 +234,23 @@ static ds_status evaluations_have_data(const struct ds_rule_check *check)
     if (c->train.eval_interval > 0 && c->data.eval[0] == '\0')
         REFUSE(check, "train", "eval_interval", "train.eval_interval",
                "= %" PRIu64 " needs data to evaluate on: [data] eval", c->train.eval_interval);
+    if (c->train.eval_samples > 0 && c->data.eval[0] == '\0')
+        REFUSE(check, "train", "eval_samples", "train.eval_samples",
+               "= %" PRIu64 " needs data to evaluate on: [data] eval", c->train.eval_samples);
     return DS_OK;
 }
 
-/* What is not saved cannot be exported. */
+/* What is not saved cannot be kept or exported. A launch that writes none may all the same go on from those of
+ * dir and mirror. */
 static ds_status exports_are_saved(const struct ds_rule_check *check)
 {
     const uint64_t every = check->config->checkpoint.export;
     const uint64_t interval = check->config->checkpoint.interval;
+    const uint64_t kept = check->config->checkpoint.keep_every;
+
+    if (kept > 0 && interval == 0)
+        REFUSE(check, "checkpoint", "keep_every", "checkpoint.keep_every",
+               "= %" PRIu64 " needs checkpoints: [checkpoint] interval", kept);
 
     if (every > 0 && interval == 0)
         REFUSE(check, "checkpoint", "export", "checkpoint.export",
@@ -320,6 +329,9 @@ static ds_status gpu_keys_fit(const struct ds_rule_check *check)
     if (c->run.share_device && strcmp(c->run.device, "cpu") == 0)
         REFUSE(check, "run", "share_device", "run.share_device run.device", "= %s",
                "true is about GPUs, device is cpu, which ranks share anyway");
+    if (c->run.graphs && strcmp(c->run.device, "cpu") == 0)
+        REFUSE(check, "run", "graphs", "run.graphs run.device", "= %s",
+               "true is about GPUs, device is cpu, which has no graphs");
     return DS_OK;
 }
 

@@ -2,7 +2,6 @@
 #include "dstrain/data.h"
 
 #include <ctype.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,9 +23,9 @@ static ds_status cut_weight(const char *where, char *text, double *weight)
     double value = strtod(colon + 1, &end);
     if (*end != '\0')
         return DS_OK; /* a path that happens to hold a colon */
-    if (!(value > 0.0) || !isfinite(value) || value > 1e6)
-        return ds_fail(DS_ERR_CONFIG,
-                       "%s: the weight in '%s' must be a number above 0, at most 1e6", where, text);
+    if (!(value >= 1e-6 && value <= 1e6))
+        return ds_fail(DS_ERR_CONFIG, "%s: the weight in '%s' must be a number in 1e-6..1e6", where,
+                       text);
     text[trimmed(text, (size_t)(colon - text))] = '\0';
     *weight = value;
     return DS_OK;

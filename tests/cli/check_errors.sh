@@ -116,6 +116,9 @@ rm -r m
 for command in check plan ""; do
     refused 65 "folder.ini:5: [model] path = m: No such file or directory" $command folder.ini
 done
+for command in check plan ""; do
+    refused 64 "command line: [data] tokenizer = nowhere: No such file or directory" $command config.ini data.tokenizer=nowhere run.device=cpu
+done
 
 # the command line
 refused 64 "command line: unknown key 'stepz' in [train]; did you mean 'steps'?" check config.ini train.stepz=3

@@ -82,7 +82,7 @@ least=$(sed -n 's/.*command line: \[memory\] device_limit = 1000 is too little .
 echo '{' >other/tokenizer.json
 refused 65 "other/tokenizer.json:2:0: not valid JSON" other
 rm other/tokenizer.json
-refused 64 "other: tokenizer.json is missing" other
+refused 65 "other: tokenizer.json is missing" other
 refused 65 "missing/config.json: No such file" missing
 
 "$program" prepare c.ini data.cache=again >out 2>err || fail "prepare"
@@ -98,12 +98,12 @@ tokens='{"input_ids":{"dtype":"U8","shape":[2,16],"data_offsets":[0,32]}}'
 { printf "$(printf '\\%03o' ${#tokens})\0\0\0\0\0\0\0%s" "$tokens"; head -c 32 t.txt; } >t.safetensors
 echo theirs >other/tokenizer.model
 for model in c other; do
-    sed 's/^eval = .*//; s/^train = .*/train = t.safetensors\nformat = safetensors/' $model.ini >tokens.ini
+    sed 's/^eval = .*//; s/^eval_samples = .*//; s/^train = .*/train = t.safetensors\nformat = safetensors/' $model.ini >tokens.ini
     "$program" tokens.ini run.dir=tokens-$model >out 2>err || fail "training on tokens"
     [ ! -e tokens-$model/export/tokenizer.json ] || fail "an export of tokens has a tokenizer that nobody gave"
 done
 cmp -s other/tokenizer.model tokens-other/export/tokenizer.model || fail "the folder's tokenizer is not in the export"
-refused 64 "tokens-c/export: tokenizer.json is missing" tokens-c
+refused 65 "tokens-c/export: tokenizer.json is missing" tokens-c
 rm other/tokenizer.model
 "$program" other.ini run.dir=text >out 2>err || fail "training on text, of a model without a tokenizer"
 cmp -s r/export/tokenizer.json text/export/tokenizer.json || fail "an export of text has no byte tokenizer"

@@ -198,6 +198,14 @@ static const struct {
      SAYS("c.ini:4: [run] share_device = true is about GPUs, device is cpu, which ranks share "
           "anyway; nearest: false"),
      1, 0},
+    {0,
+     "[run]\ndir = r\ndevice = cpu\ngraphs = true\n[model]\npath = m\n[data]\ntrain = a\n"
+     "[train]\nsteps = 1\nglobal_batch_size = 1\nseq_length = 1\n",
+     0,
+     SAYS(
+         "c.ini:4: [run] graphs = true is about GPUs, device is cpu, which has no graphs; nearest: "
+         "false"),
+     1, 0},
     {"", 0, "model.hidden_size=4100",
      SAYS(
          "command line: [model] hidden_size = 4100 makes head_dim = 4100 / 4 = 1025, which must be "
@@ -351,6 +359,13 @@ static const struct {
     {"eval_interval = 5\n", 0, 0,
      SAYS("c.ini:14: [train] eval_interval = 5 needs data to evaluate on: [data] eval; nearest: 0"),
      1, 0},
+    {"eval_samples = 5\n", 0, 0,
+     SAYS("c.ini:14: [train] eval_samples = 5 needs data to evaluate on: [data] eval; nearest: 0"),
+     1, 0},
+    {"[checkpoint]\nkeep_every = 50\n", 0, 0,
+     SAYS("c.ini:15: [checkpoint] keep_every = 50 needs checkpoints: [checkpoint] interval; "
+          "nearest: 0"),
+     1, 0},
     {0,
      "[run]\ndir = r\ndevice = cuda\ncpu_streams = deferred\n[model]\npath = m\n[data]\ntrain = "
      "a\n[train]\n"
@@ -362,8 +377,7 @@ static const struct {
     {"", 0, "data.train=a,,b",
      SAYS("command line: [data] train: an empty path; paths are separated by single commas"), 1, 0},
     {"", 0, "data.eval=a:0",
-     SAYS("command line: [data] eval: the weight in 'a:0' must be a number above 0, at most 1e6"),
-     1, 0},
+     SAYS("command line: [data] eval: the weight in 'a:0' must be a number in 1e-6..1e6"), 1, 0},
     {"[debug]\ninject = melt:0:1\n", 0, 0,
      SAYS("c.ini:15: [debug] inject = 'melt:0:1' must be KIND:RANK:STEP with KIND hang, fail, kill "
           "or nan, or KIND:all:FIRST-LAST with KIND labels or rate"),

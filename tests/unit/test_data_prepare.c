@@ -801,10 +801,11 @@ static void parts_are_parsed_as_documented(void **state)
         {"a,", "where: an empty path; paths are separated by single commas", {{0}}},
         {":0.5", "where: a weight without a path", {{0}}},
         {"a, :0.5", "where: a weight without a path", {{0}}},
-        {"a:0", "where: the weight in 'a:0' must be a number above 0, at most 1e6", {{0}}},
-        {"a:-1", "where: the weight in 'a:-1' must be a number above 0, at most 1e6", {{0}}},
-        {"b,a:1e7", "where: the weight in 'a:1e7' must be a number above 0, at most 1e6", {{0}}},
-        {"a:1e999", "where: the weight in 'a:1e999' must be a number above 0, at most 1e6", {{0}}},
+        {"a:0", "where: the weight in 'a:0' must be a number in 1e-6..1e6", {{0}}},
+        {"a:1e-300", "where: the weight in 'a:1e-300' must be a number in 1e-6..1e6", {{0}}},
+        {"a:-1", "where: the weight in 'a:-1' must be a number in 1e-6..1e6", {{0}}},
+        {"b,a:1e7", "where: the weight in 'a:1e7' must be a number in 1e-6..1e6", {{0}}},
+        {"a:1e999", "where: the weight in 'a:1e999' must be a number in 1e-6..1e6", {{0}}},
     };
 
     (void)state;
