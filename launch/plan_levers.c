@@ -107,6 +107,7 @@ MOVES_AWAY(exp_avg_sq)
 MOVES_AWAY(exp_avg)
 MOVES_AWAY(master)
 MOVES_AWAY(params)
+MOVES_AWAY(grads)
 
 static const struct lever levers[] = {
     {"train.micro_batch_size", halve_micro_batch},
@@ -118,6 +119,7 @@ static const struct lever levers[] = {
     {"offload.exp_avg", move_exp_avg},
     {"offload.master", move_master},
     {"offload.params", move_params},
+    {"offload.grads", move_grads},
     {"parallel.tensor", widen_tensor},
     {"parallel.pipeline", lengthen_pipeline},
     {"train.seq_length", halve_sequence},

@@ -361,7 +361,7 @@ static ds_status do_grad_acquire(struct ds_executor *x, const struct ds_action *
 
 static ds_status do_reduce(struct ds_executor *x, const struct ds_action *action)
 {
-    return ds_zero_reduce(x->options.zero, action->unit);
+    return ds_zero_reduce(x->options.zero, action->unit, action->micro + 1 == x->list->micro_count);
 }
 
 static ds_status do_tied_reduce(struct ds_executor *x, const struct ds_action *action)

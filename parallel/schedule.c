@@ -71,6 +71,7 @@ static ds_status make(const struct ds_schedule_shape *shape, struct timeline *ti
     out->saved_slot_count = places.saved_slot_count;
     out->held_slot_count = places.held_slot_count;
     out->is_training = shape->is_training;
+    out->micro_count = shape->micro_count;
     out->ticks = timeline->ticks;
     out->busy_ticks = timeline->busy_ticks;
     return DS_OK;

@@ -122,7 +122,7 @@ struct ds_config {
         uint64_t logits;                   /* bytes of a chunk; DS_AUTO: what suits the device */
     } memory;
     struct {
-        struct ds_home_key params, master, exp_avg, exp_avg_sq;
+        struct ds_home_key params, master, exp_avg, exp_avg_sq, grads;
         uint64_t depth;      /* strips on their way or being updated */
         uint64_t block_size; /* bytes of a strip in fp32 */
     } offload;

@@ -142,6 +142,7 @@ struct ds_schedule {
     struct ds_transfer *transfers;
     uint32_t *slot_class; /* [unit_count], 0 for units of other stages */
     uint32_t action_count, action_capacity, transfer_count;
+    uint32_t micro_count;
     struct ds_zero_slots slots;
     uint32_t stream_slot_count, saved_slot_count, held_slot_count;
     int is_training;

@@ -50,9 +50,15 @@ struct ds_span ds_zero_layout_owned(const struct ds_zero_layout *layout, uint32_
  * away; a strip is near where all kinds are. Where a kind alone is away it alone travels. */
 enum ds_home { DS_HOME_DEVICE, DS_HOME_HOST };
 
-/* The kinds of state of a unit that outlive a step. */
-enum ds_zero_kind { DS_ZERO_PARAM, DS_ZERO_MASTER, DS_ZERO_EXP_AVG, DS_ZERO_EXP_AVG_SQ };
-#define DS_ZERO_KIND_COUNT 4
+/* The kinds of state of a unit: those that outlive a step, and the accumulated gradient. */
+enum ds_zero_kind {
+    DS_ZERO_PARAM,
+    DS_ZERO_MASTER,
+    DS_ZERO_EXP_AVG,
+    DS_ZERO_EXP_AVG_SQ,
+    DS_ZERO_GRAD
+};
+#define DS_ZERO_KIND_COUNT 5
 
 struct ds_zero_homes {
     enum ds_home home[DS_ZERO_KIND_COUNT];
@@ -224,8 +230,8 @@ DS_CHECKED ds_status ds_zero_grad_acquire(struct ds_zero *zero, uint32_t unit, u
 /* local: the unit's local gradient (dtypes.reduce), between grad_acquire and reduce */
 void *ds_zero_grads(const struct ds_zero *zero, uint32_t unit);
 /* collective: bring the local gradient home: add it to the owned part of the accumulator. The first
- * reduce of a step overwrites. */
-DS_CHECKED ds_status ds_zero_reduce(struct ds_zero *zero, uint32_t unit);
+ * reduce of a step overwrites; the last one of the unit says so. */
+DS_CHECKED ds_status ds_zero_reduce(struct ds_zero *zero, uint32_t unit, int is_last);
 /* collective: the owned part of a tied unit's accumulator becomes the sum of both stages'; once, after the
  * unit's last reduce of the step. Both then do the same update. */
 DS_CHECKED ds_status ds_zero_tied_reduce(struct ds_zero *zero, uint32_t unit);

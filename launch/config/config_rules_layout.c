@@ -180,7 +180,8 @@ static const char *away_of(const struct ds_config *c, const char **keys)
     } kinds[] = {{&c->offload.params, "params", "offload.params zero.stage"},
                  {&c->offload.master, "master", "offload.master zero.stage"},
                  {&c->offload.exp_avg, "exp_avg", "offload.exp_avg zero.stage"},
-                 {&c->offload.exp_avg_sq, "exp_avg_sq", "offload.exp_avg_sq zero.stage"}};
+                 {&c->offload.exp_avg_sq, "exp_avg_sq", "offload.exp_avg_sq zero.stage"},
+                 {&c->offload.grads, "grads", "offload.grads zero.stage"}};
 
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
         if (kinds[i].home->home != DS_HOME_DEVICE) {

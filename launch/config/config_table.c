@@ -208,6 +208,7 @@ const struct ds_field ds_config_fields[] = {
     HOME(offload, master, "the same for master weights, between updates, in any stage but 0", "offload_optimizer cpu_offload optimizer_cpu_offload offload_optimizer_device offload_master"),
     HOME(offload, exp_avg, "the same for first moments", "offload_optimizer_states offload_opt_m optimizer_offload_fraction offload_moments"),
     HOME(offload, exp_avg_sq, "the same for second moments", "offload_opt_v"),
+    HOME(offload, grads, "the same for accumulated gradients, in any stage but 0; an embedding that the first and the last stage share keeps its own on the device", "offload_gradients offload_grads grad_offload"),
     COUNT(offload, depth, "3", 0, 1, 64, "strips of states that are on their way or being updated at once, each with memory of the device; 3: one comes, one is worked on, one goes", "buffer_count prefetch_count offload_num_in_group"),
     COUNT(offload, block_size, "16777216", 0, 8192, 1073741824, "bytes of a strip, were it fp32: so much of a kind of state travels at once", "buffer_size bucket_size sub_group_size"),
 

@@ -10,7 +10,8 @@ static struct ds_zero_homes homes_of(const struct ds_config *config)
         [DS_ZERO_PARAM] = &config->offload.params,
         [DS_ZERO_MASTER] = &config->offload.master,
         [DS_ZERO_EXP_AVG] = &config->offload.exp_avg,
-        [DS_ZERO_EXP_AVG_SQ] = &config->offload.exp_avg_sq};
+        [DS_ZERO_EXP_AVG_SQ] = &config->offload.exp_avg_sq,
+        [DS_ZERO_GRAD] = &config->offload.grads};
     const uint64_t elems = config->offload.block_size / sizeof(float);
     struct ds_zero_homes homes = {.strip_elems = elems / DS_ZERO_CUT_ELEMS * DS_ZERO_CUT_ELEMS};
 
@@ -33,6 +34,12 @@ static uint64_t updated_elems(const struct ds_trainer *t, uint32_t unit)
     return t->config->zero.stage == 0 ? layout.full_elems : layout.shard_elems;
 }
 
+/* Two stages add it up, in device memory. */
+static void keep_tied_gradient(struct ds_zero_strips *strips)
+{
+    strips->near_elems[DS_ZERO_GRAD] = strips->elems;
+}
+
 ds_status trainer_place_states(struct ds_trainer *t)
 {
     t->homes = homes_of(t->config);
@@ -43,6 +50,8 @@ ds_status trainer_place_states(struct ds_trainer *t)
         t->strips[unit] = (struct ds_zero_strips){.elems = updated_elems(t, unit),
                                                   .strip_elems = t->homes.strip_elems};
     ds_zero_strips_share(&t->homes, t->strips, t->model->unit_count);
+    if (t->model->config.tie_word_embeddings && t->config->parallel.pipeline > 1)
+        keep_tied_gradient(&t->strips[t->model->blocks[0].units[0]]);
     return DS_OK;
 }
 

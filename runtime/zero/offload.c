@@ -13,7 +13,8 @@ struct zero_state *zero_state_at(struct zero_unit *unit, enum ds_zero_kind kind)
     struct zero_state *const states[] = {[DS_ZERO_PARAM] = &unit->param,
                                          [DS_ZERO_MASTER] = &unit->master,
                                          [DS_ZERO_EXP_AVG] = &unit->exp_avg,
-                                         [DS_ZERO_EXP_AVG_SQ] = &unit->exp_avg_sq};
+                                         [DS_ZERO_EXP_AVG_SQ] = &unit->exp_avg_sq,
+                                         [DS_ZERO_GRAD] = &unit->grad};
 
     return states[kind];
 }
@@ -56,7 +57,7 @@ static size_t kind_bytes(const struct ds_zero_options *o, enum ds_zero_kind kind
 {
     const struct ds_zero_dtypes *d = &o->dtypes;
     const enum ds_dtype dtypes[] = {d->param, d->master == DS_MASTER_REMAINDER16 ? DS_I16 : DS_F32,
-                                    d->exp_avg, d->exp_avg_sq};
+                                    d->exp_avg, d->exp_avg_sq, d->gradient};
 
     if (o->homes.home[kind] == DS_HOME_DEVICE || (kind == DS_ZERO_MASTER && !has_master(d)))
         return 0;
@@ -102,7 +103,7 @@ ds_status zero_travel_open(struct ds_zero *zero)
     travel->slot_count = count;
     for (uint32_t i = 0; i < count; i++)
         DS_TRY(open_slot(zero, &travel->slots[i]));
-    return DS_OK;
+    return zero->options.is_training ? zero_grads_open(zero) : DS_OK;
 }
 
 void zero_travel_close(struct ds_zero *zero)
@@ -119,6 +120,7 @@ void zero_travel_close(struct ds_zero *zero)
         ops->event_close(travel->evicted);
     if (travel->loaded)
         ops->event_close(travel->loaded);
+    zero_grads_close(zero);
     free(travel->slots);
 }
 
@@ -130,7 +132,7 @@ static struct zero_strip_slot *strip_slot(struct ds_zero *zero, uint32_t slot)
     return &zero->travel.slots[slot];
 }
 
-/* Every kind of the strip that is away, in one direction. */
+/* Every kind of the strip that is away, in one direction; a gradient has had its day. */
 static ds_status move(struct ds_zero *zero, const struct zero_strip_slot *slot, int is_fetch)
 {
     struct zero_unit *u = unit_at(zero, slot->unit);
@@ -139,7 +141,7 @@ static ds_status move(struct ds_zero *zero, const struct zero_strip_slot *slot, 
 
     for (int kind = 0; kind < DS_ZERO_KIND_COUNT; kind++) {
         const struct zero_state *state = zero_state_of(u, kind);
-        if (!state || strip.start < state->near_elems)
+        if (!state || strip.start < state->near_elems || (kind == DS_ZERO_GRAD && !is_fetch))
             continue;
         uint8_t *home = element(state->away, state->dtype, strip.start - state->near_elems);
         DS_TRY(zero->device_ops->copy(stream, is_fetch ? slot->at[kind] : home,
@@ -159,6 +161,8 @@ ds_status ds_zero_fetch(struct ds_zero *zero, uint32_t unit, uint32_t strip, uin
     place->unit = unit;
     place->strip = strip;
     DS_TRY(zero->device_ops->stream_wait(zero->options.load, travel->evicted));
+    if (unit_at(zero, unit)->stored)
+        DS_TRY(zero->device_ops->stream_wait(zero->options.load, unit_at(zero, unit)->stored));
     DS_TRY(ds_timeline_wait(zero->options.timeline, DS_TIMELINE_LOAD, DS_TIMELINE_FETCH, &span));
     DS_TRY(move(zero, place, 1));
     DS_TRY(ds_timeline_end(zero->options.timeline, span));

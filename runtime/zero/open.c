@@ -44,7 +44,8 @@ int zero_grads_stay(const struct ds_zero_options *options)
     for (uint32_t i = 0; i < options->unit_count; i++)
         if (options->units[i].sum_count > 0)
             return 0;
-    return options->adds_in_place && options->shard->size == 1 && options->replica->size == 1 &&
+    return options->adds_in_place && options->homes.home[DS_ZERO_GRAD] == DS_HOME_DEVICE &&
+           options->shard->size == 1 && options->replica->size == 1 &&
            options->dtypes.reduce == options->dtypes.gradient;
 }
 
@@ -74,7 +75,7 @@ uint64_t ds_zero_slot_bytes(const struct ds_zero_options *options, struct ds_zer
             bytes += slots.weight_count[c] * dtype_bytes(options->dtypes.param, elems);
     }
     if (options->is_training)
-        bytes += slots.strip_count * zero_strip_slot_bytes(options);
+        bytes += slots.strip_count * zero_strip_slot_bytes(options) + zero_grad_slot_bytes(options);
     return bytes;
 }
 
@@ -150,8 +151,7 @@ static ds_status take_states(struct ds_zero *zero, struct zero_unit *unit)
     if (has_master(d))
         DS_TRY(take_placed(zero, unit, DS_ZERO_MASTER, DS_MEMORY_LABEL_MASTER,
                            d->master == DS_MASTER_FP32 ? DS_F32 : DS_I16));
-    DS_TRY(take_state(zero, unit, zero->options.stage == 0, DS_MEMORY_LABEL_GRADS, d->gradient,
-                      &unit->grad));
+    DS_TRY(take_placed(zero, unit, DS_ZERO_GRAD, DS_MEMORY_LABEL_GRADS, d->gradient));
     DS_TRY(take_placed(zero, unit, DS_ZERO_EXP_AVG, DS_MEMORY_LABEL_EXP_AVG, d->exp_avg));
     return take_placed(zero, unit, DS_ZERO_EXP_AVG_SQ, DS_MEMORY_LABEL_EXP_AVG_SQ, d->exp_avg_sq);
 }
@@ -176,42 +176,70 @@ static ds_status find_gaps(const struct ds_zero_unit_spec *spec, struct zero_uni
     return DS_OK;
 }
 
-/* Room for all of a unit's copies, however many this rank's shard has: ranks of one role take the same. */
+/* Room for all of a unit's copies, however many this window has: ranks of one role take the same. */
 static ds_status place_skips(struct ds_zero *zero, const struct ds_zero_unit_spec *spec,
-                             struct zero_unit *unit, struct ds_span *cut)
+                             const struct zero_unit *unit, struct zero_window *window,
+                             struct ds_span *cut)
 {
     const struct ds_zero_options *o = &zero->options;
-    const uint64_t start = ds_zero_layout_shard(&unit->layout, zero->shard_rank).start;
+    const struct ds_span shard = ds_zero_layout_shard(&unit->layout, zero->shard_rank);
+    const uint64_t start = shard.start + window->span.start, end = start + window->span.count;
     uint8_t *at;
 
     DS_TRY(take(zero, DS_MEMORY_LABEL_WORKSPACE, spec->foreign_count * sizeof *cut, &at));
-    unit->skips = (struct ds_span *)(void *)at;
+    window->skips = (struct ds_span *)(void *)at;
     for (uint32_t i = 0; i < spec->foreign_count; i++) {
-        struct ds_span owned =
-            ds_zero_layout_owned(&unit->layout, zero->shard_rank, spec->foreign[i]);
-        if (owned.count > 0)
-            cut[unit->skip_count++] = (struct ds_span){owned.start - start, owned.count};
+        const struct ds_span *foreign = &spec->foreign[i];
+        const uint64_t foreign_end = foreign->start + foreign->count;
+        const uint64_t lo = foreign->start > start ? foreign->start : start;
+        const uint64_t hi = foreign_end < end ? foreign_end : end;
+        if (lo < hi)
+            cut[window->skip_count++] = (struct ds_span){lo - start, hi - lo};
     }
-    if (unit->skip_count == 0)
+    if (window->skip_count == 0)
         return DS_OK;
-    DS_TRY(zero->device_ops->copy(o->compute, at, cut, unit->skip_count * sizeof *cut));
+    DS_TRY(zero->device_ops->copy(o->compute, at, cut, window->skip_count * sizeof *cut));
     return zero->device_ops->stream_sync(o->compute);
 }
 
 static ds_status find_skips(struct ds_zero *zero, const struct ds_zero_unit_spec *spec,
-                            struct zero_unit *unit)
+                            const struct zero_unit *unit, struct zero_window *window)
 {
     struct ds_span *cut;
     ds_status st;
 
-    if (!zero->options.is_training || spec->foreign_count == 0)
+    if (spec->foreign_count == 0)
         return DS_OK;
     cut = calloc(spec->foreign_count, sizeof *cut);
     if (!cut)
         return ds_fail(DS_ERR_NO_MEMORY, "%u copies in a unit", spec->foreign_count);
-    st = place_skips(zero, spec, unit, cut);
+    st = place_skips(zero, spec, unit, window, cut);
     free(cut);
     return st;
+}
+
+/* What is near is one, what is away as many as travel. */
+static ds_status open_windows(struct ds_zero *zero, const struct ds_zero_unit_spec *spec,
+                              struct zero_unit *unit)
+{
+    const uint64_t elems = unit->layout.shard_elems, each = unit->strips.strip_elems;
+    const uint64_t wanted = unit->strips.near_elems[DS_ZERO_GRAD];
+    const uint64_t near = wanted < elems ? wanted : elems;
+    const uint32_t count = (uint32_t)((near > 0) + (elems - near + each - 1) / each);
+
+    if (!zero->options.is_training)
+        return DS_OK;
+    unit->windows = calloc(count, sizeof *unit->windows);
+    if (!unit->windows)
+        return ds_fail(DS_ERR_NO_MEMORY, "%u parts of a gradient", count);
+    unit->near_windows = near > 0;
+    for (uint64_t at = 0, end; at < elems; at = end) {
+        struct zero_window *window = &unit->windows[unit->window_count++];
+        end = at < near ? near : elems - at < each ? elems : at + each;
+        window->span = (struct ds_span){at, end - at};
+        DS_TRY(find_skips(zero, spec, unit, window));
+    }
+    return near < elems ? zero->device_ops->event_open(zero->options.device, &unit->stored) : DS_OK;
 }
 
 static struct ds_zero_strips strips_of(const struct ds_zero *zero,
@@ -243,7 +271,7 @@ static ds_status open_unit(struct ds_zero *zero, uint32_t index)
     if (!is_here(unit))
         return DS_OK;
     DS_TRY(find_gaps(spec, unit));
-    DS_TRY(find_skips(zero, spec, unit));
+    DS_TRY(open_windows(zero, spec, unit));
     DS_TRY(take_states(zero, unit));
     DS_TRY(zero->device_ops->event_open(zero->options.device, &unit->ready));
     return zero->device_ops->event_open(zero->options.device, &unit->updated);
@@ -277,6 +305,7 @@ static ds_status open_all(struct ds_zero *zero)
 
     for (uint32_t i = 0; i < o->unit_count; i++) {
         DS_TRY(open_unit(zero, i));
+        zero->units[i].first_piece = zero->piece_count;
         zero->piece_count += zero->units[i].layout.shard_elems / DS_NORM_PIECE;
     }
     for (uint32_t c = 0; c < DS_ZERO_SLOT_CLASSES; c++) {
@@ -380,6 +409,8 @@ void ds_zero_close(struct ds_zero *zero)
     for (uint32_t i = 0; zero->units && i < zero->options.unit_count; i++) {
         close_event(zero, zero->units[i].ready);
         close_event(zero, zero->units[i].updated);
+        close_event(zero, zero->units[i].stored);
+        free(zero->units[i].windows);
         free(zero->units[i].gaps);
     }
     for (uint32_t c = 0; c < DS_ZERO_SLOT_CLASSES; c++) {

@@ -80,7 +80,10 @@ ds_status ds_zero_rejoin(struct ds_zero *zero)
         u->is_coming = 0;
         if (is_here(u) && !weights_stay(u))
             DS_TRY(zero->device_ops->event_record(u->updated, zero->options.compute));
+        if (u->stored)
+            DS_TRY(zero->device_ops->event_record(u->stored, zero->options.compute));
     }
+    DS_TRY(zero_grads_rejoin(zero));
     for (uint32_t c = 0; c < DS_ZERO_SLOT_CLASSES; c++) {
         DS_TRY(record_again(zero, &zero->weight_slots[c]));
         DS_TRY(record_again(zero, &zero->grad_slots[c]));
@@ -210,15 +213,17 @@ void *ds_zero_grads(const struct ds_zero *zero, uint32_t unit)
     return zero->grad_slots[u->slot_class].slots[u->grad_slot].at;
 }
 
-/* The sum over ranks lies in this rank's part of the slot; onto the accumulator with it. */
+/* The sum over ranks lies in this rank's part of the slot; onto what is near of the accumulator with it. */
 static ds_status accumulate(struct ds_zero *zero, struct zero_unit *u, uint8_t *part)
 {
     const enum ds_dtype dtype = zero->options.dtypes.reduce;
-    const uint64_t count = u->layout.shard_elems;
+    const uint64_t count = u->grad.near_elems;
     const struct ds_tensor to = ds_tensor1(u->grad.shard, u->grad.dtype, count);
     const struct ds_tensor from = ds_tensor1(part, dtype, count);
     struct ds_stream *comm = zero->options.comm;
 
+    if (count == 0)
+        return DS_OK;
     if (u->is_reduced)
         return zero->kernels->add(comm, &(struct ds_add_args){to, from});
     if (dtype != u->grad.dtype)
@@ -240,7 +245,7 @@ static ds_status sum_partial(struct ds_zero *zero, const struct ds_zero_unit_spe
     return DS_OK;
 }
 
-ds_status ds_zero_reduce(struct ds_zero *zero, uint32_t unit)
+ds_status ds_zero_reduce(struct ds_zero *zero, uint32_t unit, int is_last)
 {
     struct zero_unit *u = unit_at(zero, unit);
     struct ds_stream *comm = zero->options.comm;
@@ -262,6 +267,8 @@ ds_status ds_zero_reduce(struct ds_zero *zero, uint32_t unit)
     DS_TRY(ds_comm_reduce_scatter(zero->options.shard, place->at, part, count, dtype, comm));
     DS_TRY(ds_comm_all_reduce(zero->options.replica, part, count, dtype, DS_REDUCE_SUM, comm));
     DS_TRY(accumulate(zero, u, part));
+    if (u->grad.away)
+        DS_TRY(zero_accumulate_away(zero, u, part, is_last));
     u->is_reduced = 1;
     u->is_grad_gathered = 0;
     place->holder = NO_SLOT;

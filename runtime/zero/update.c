@@ -8,7 +8,7 @@ ds_status ds_zero_tied_reduce(struct ds_zero *zero, uint32_t unit)
 {
     struct zero_unit *u = unit_at(zero, unit);
 
-    DS_ASSERT(zero->options.tie && u->is_reduced && !u->is_grad_gathered);
+    DS_ASSERT(zero->options.tie && u->is_reduced && !u->is_grad_gathered && !u->grad.away);
     if (zero->grads_stay) /* else the reduction before has seen to it */
         DS_TRY(zero_comm_after_compute(zero));
     return ds_comm_all_reduce(zero->options.tie, u->grad.shard, u->layout.shard_elems,
@@ -17,18 +17,28 @@ ds_status ds_zero_tied_reduce(struct ds_zero *zero, uint32_t unit)
 
 /* ---- norm and counts */
 
-static ds_status unit_pieces(struct ds_zero *zero, struct zero_unit *u, double *sums)
+ds_status zero_window_pieces(struct ds_zero *zero, const struct zero_unit *u,
+                             const struct zero_window *window, uint8_t *at,
+                             struct ds_stream *stream)
 {
-    const uint64_t count = u->layout.shard_elems;
+    const uint64_t first = u->first_piece + window->span.start / DS_NORM_PIECE;
     const struct ds_norm_pieces_args args = {
-        .x = ds_tensor1(u->grad.shard, u->grad.dtype, count),
-        .sums = ds_tensor1(sums, DS_F64, count / DS_NORM_PIECE),
-        .skips = u->skips,
-        .skip_count = u->skip_count,
+        .x = ds_tensor1(at, u->grad.dtype, window->span.count),
+        .sums = ds_tensor1(zero->piece_sums + first, DS_F64, window->span.count / DS_NORM_PIECE),
+        .skips = window->skips,
+        .skip_count = window->skip_count,
     };
 
+    return zero->kernels->norm_pieces(stream, &args);
+}
+
+/* Of what is away they were made with the last sum. */
+static ds_status unit_pieces(struct ds_zero *zero, struct zero_unit *u)
+{
     u->is_reduced = 0;
-    return zero->kernels->norm_pieces(zero->options.compute, &args);
+    for (uint32_t i = 0; i < u->near_windows; i++)
+        DS_TRY(zero_window_pieces(zero, u, &u->windows[i], u->grad.shard, zero->options.compute));
+    return DS_OK;
 }
 
 static ds_status sum_doubles(struct ds_zero *zero, struct ds_comm *over, double *at, size_t count)
@@ -43,16 +53,11 @@ ds_status ds_zero_norm(struct ds_zero *zero, struct ds_step_record *record)
     const struct ds_zero_options *o = &zero->options;
     const struct ds_norm_sum_args total = {ds_tensor1(zero->piece_sums, DS_F64, zero->piece_count),
                                            record};
-    double *sums = zero->piece_sums;
 
     DS_TRY(zero_compute_after_comm(zero));
-    for (uint32_t i = 0; i < o->unit_count; i++) {
-        struct zero_unit *u = &zero->units[i];
-        if (!is_here(u))
-            continue;
-        DS_TRY(unit_pieces(zero, u, sums));
-        sums += u->layout.shard_elems / DS_NORM_PIECE;
-    }
+    for (uint32_t i = 0; i < o->unit_count; i++)
+        if (is_here(&zero->units[i]))
+            DS_TRY(unit_pieces(zero, &zero->units[i]));
     DS_TRY(zero->kernels->norm_sum(o->compute, &total));
 
     _Static_assert(offsetof(struct ds_step_record, asked) ==
@@ -138,7 +143,7 @@ static struct ds_zero_state state_of(const struct ds_zero *zero, uint32_t unit, 
         .master = u->param.dtype == DS_F32 ? strip_of(zero, &u->param, at[DS_ZERO_PARAM], strip)
                                            : strip_of(zero, &u->master, at[DS_ZERO_MASTER], strip),
         .param = strip_of(zero, &u->param, at[DS_ZERO_PARAM], strip),
-        .grad = strip_of(zero, &u->grad, NULL, strip),
+        .grad = strip_of(zero, &u->grad, at[DS_ZERO_GRAD], strip),
         .exp_avg = strip_of(zero, &u->exp_avg, at[DS_ZERO_EXP_AVG], strip),
         .exp_avg_sq = strip_of(zero, &u->exp_avg_sq, at[DS_ZERO_EXP_AVG_SQ], strip),
         .start = start + strip.start,

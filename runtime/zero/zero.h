@@ -34,10 +34,19 @@ struct zero_strip_slot {
     uint32_t unit, strip;            /* what is in it; unit NO_SLOT: nothing */
 };
 
-/* What travels between homes and device memory: offload.c. */
+/* Where a window of an accumulator is added to. */
+struct zero_grad_slot {
+    uint8_t *at;
+    struct ds_event *loaded, *summed, *idle; /* on load, on comm, on store */
+};
+#define ZERO_GRAD_SLOTS 2
+
+/* What travels between homes and device memory: offload.c, offload_grads.c. */
 struct zero_travel {
     struct zero_strip_slot *slots;
     uint32_t slot_count;
+    struct zero_grad_slot grads[ZERO_GRAD_SLOTS];
+    uint32_t grad_turn;
     struct ds_event *updated; /* handed over at once: compute to store */
     struct ds_event *evicted; /* on store, behind the last strip that left */
     struct ds_event *loaded;  /* handed over at once: load to comm */
@@ -51,13 +60,23 @@ struct zero_staging {
     int is_sent;           /* was it ever? */
 };
 
+/* A part of a unit's accumulator of which the sums of squares are made at once: all that is near, or what travels
+ * together. */
+struct zero_window {
+    struct ds_span span;   /* of the owned shard */
+    struct ds_span *skips; /* device; what is foreign in it, counted from its start */
+    uint32_t skip_count;
+};
+
 struct zero_unit {
     struct ds_zero_layout layout;
     uint32_t slot_class;
     struct ds_span *gaps; /* between and behind parameters, up to full_elems */
     uint32_t gap_count;
-    struct ds_span *skips; /* device; what is foreign of the owned shard, in its coordinates */
-    uint32_t skip_count;
+    struct zero_window
+        *windows; /* of the owned shard, for the norm; the first is near, if any is */
+    uint32_t window_count, near_windows;
+    uint64_t first_piece;     /* of zero->piece_sums */
     struct zero_state param;  /* whole: but in stage 3 of several ranks */
     struct zero_state grad;   /* the accumulator; whole in stage 0, as are: */
     struct zero_state master; /* where it is not the param itself: F32 or I16 */
@@ -71,6 +90,7 @@ struct zero_unit {
     struct ds_event
         *ready; /* on comm, or where nobody gathers on load: what was gathered last is there */
     struct ds_event *updated; /* on compute: the shard has its new values */
+    struct ds_event *stored;  /* on store: the accumulator is at home; NULL: it does not leave */
     struct ds_event *held;    /* somebody reads the shard up to here; NULL: nobody. Borrowed */
 };
 
@@ -151,6 +171,20 @@ DS_CHECKED ds_status zero_wait_fetched(struct ds_zero *zero, uint32_t unit, uint
 DS_CHECKED ds_status zero_wait_loaded(struct ds_zero *zero, struct ds_event *event);
 /* elements from `start` on, at most `count`: where they lie, and how many in a row */
 uint8_t *zero_state_run(const struct zero_state *state, uint64_t start, uint64_t *count);
+
+/* the sums of squares of a window of an accumulator that lies at `at`, on `stream` */
+DS_CHECKED ds_status zero_window_pieces(struct ds_zero *zero, const struct zero_unit *unit,
+                                        const struct zero_window *window, uint8_t *at,
+                                        struct ds_stream *stream);
+
+/* offload_grads.c */
+DS_CHECKED ds_status zero_grads_open(struct ds_zero *zero);
+void zero_grads_close(struct ds_zero *zero);
+uint64_t zero_grad_slot_bytes(const struct ds_zero_options *options);
+/* the sum over ranks at `part` onto what is away of the accumulator */
+DS_CHECKED ds_status zero_accumulate_away(struct ds_zero *zero, struct zero_unit *unit,
+                                          uint8_t *part, int is_last);
+DS_CHECKED ds_status zero_grads_rejoin(struct ds_zero *zero);
 
 /* shard.c */
 DS_CHECKED ds_status zero_staging_open(struct ds_zero *zero);

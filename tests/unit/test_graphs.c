@@ -185,6 +185,7 @@ static void adjust(struct ds_config *config)
         return;
     config->offload.exp_avg_sq = (struct ds_home_key){DS_HOME_HOST, 0.6};
     config->offload.exp_avg = (struct ds_home_key){DS_HOME_HOST, 1};
+    config->offload.grads = (struct ds_home_key){DS_HOME_HOST, 0.8};
     config->offload.depth = row_now.away;
     if (row_now.stage == 3)
         config->offload.params = (struct ds_home_key){DS_HOME_HOST, 1};

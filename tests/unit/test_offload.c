@@ -26,7 +26,7 @@ static uint64_t draw(uint64_t bound)
 /* ---- what is drawn */
 
 static struct drawn_homes {
-    struct ds_home_key params, master, exp_avg, exp_avg_sq;
+    struct ds_home_key params, master, exp_avg, exp_avg_sq, grads;
     uint64_t depth, block_size;
     int compute, kept, moment[2]; /* enum ds_precision; enum ds_master_choice */
     uint64_t interval;            /* of checkpoints; 0: none */
@@ -47,6 +47,7 @@ static void draw_homes(const struct tiny_case *c)
     now.exp_avg = draw_home();
     now.exp_avg_sq = draw_home();
     now.master = draw_home();
+    now.grads = draw_home();
     if (now.compute == DS_PRECISION_FP32 || now.kept == DS_MASTER_KEY_NONE)
         now.master = (struct ds_home_key){0};
     if (!now.params.home && !now.exp_avg.home && !now.master.home)
@@ -82,6 +83,7 @@ static void away(struct ds_config *config)
     config->offload.master = now.master;
     config->offload.exp_avg = now.exp_avg;
     config->offload.exp_avg_sq = now.exp_avg_sq;
+    config->offload.grads = now.grads;
     config->offload.depth = now.depth;
     config->offload.block_size = now.block_size;
 }
@@ -132,13 +134,12 @@ static void assert_same(const struct tiny_case *c, const struct tiny_result *a,
                            : NULL;
 
     if (what)
-        fail_msg(
-            "%s differ: %u ranks, tensor %u, pipeline %u, stage %d, %s; homes %g %g %g %g, depth "
-            "%llu, block %llu",
-            what, c->ranks, c->tensor, c->pipeline, c->stage,
-            c->mode == DS_DEVICE_DEFERRED ? "deferred" : "inline", now.params.share,
-            now.master.share, now.exp_avg.share, now.exp_avg_sq.share,
-            (unsigned long long)now.depth, (unsigned long long)now.block_size);
+        fail_msg("%s differ: %u ranks, tensor %u, pipeline %u, stage %d, %s; homes %g %g %g %g %g, "
+                 "depth %llu, block %llu",
+                 what, c->ranks, c->tensor, c->pipeline, c->stage,
+                 c->mode == DS_DEVICE_DEFERRED ? "deferred" : "inline", now.params.share,
+                 now.master.share, now.exp_avg.share, now.exp_avg_sq.share, now.grads.share,
+                 (unsigned long long)now.depth, (unsigned long long)now.block_size);
 }
 
 /* ---- memory */
@@ -167,7 +168,8 @@ static void check_memory(const struct tiny_case *c, const struct tiny_result *ne
                          const struct tiny_result *far)
 {
     const uint64_t kinds = (now.params.home != 0) + (now.master.home != 0) +
-                           (now.exp_avg.home != 0) + (now.exp_avg_sq.home != 0);
+                           (now.exp_avg.home != 0) + (now.exp_avg_sq.home != 0) +
+                           (now.grads.home != 0);
     const int shards = (int)(c->ranks / c->tensor / c->pipeline);
 
     for (uint32_t rank = 0; rank < c->ranks; rank++) {
@@ -175,11 +177,12 @@ static void check_memory(const struct tiny_case *c, const struct tiny_result *ne
         check_kind(near, far, rank, DS_MEMORY_LABEL_MASTER, now.master);
         check_kind(near, far, rank, DS_MEMORY_LABEL_EXP_AVG, now.exp_avg);
         check_kind(near, far, rank, DS_MEMORY_LABEL_EXP_AVG_SQ, now.exp_avg_sq);
+        check_kind(near, far, rank, DS_MEMORY_LABEL_GRADS, now.grads);
         if (now.params.home && shards == 1) /* its weights come and go in slots, too */
             continue;
         assert_true(bytes_of(far, rank, DS_MEMORY_DEVICE, DS_MEMORY_LABEL_SLOTS) -
                         bytes_of(near, rank, DS_MEMORY_DEVICE, DS_MEMORY_LABEL_SLOTS) <=
-                    now.depth * kinds * now.block_size);
+                    (now.depth * kinds + 2) * now.block_size);
     }
 }
 

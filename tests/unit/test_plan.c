@@ -106,6 +106,7 @@ static void config_of(struct layout layout, const uint32_t *choices, struct ds_c
     config->precision.reduce = precisions[choices[PRECISION]].reduce;
     if (choices[HOMES] && (choices[STAGE] > 0 || config->parallel.shard == 1)) {
         config->offload.exp_avg = (struct ds_home_key){DS_HOME_HOST, choices[HOMES] == 1 ? 1 : 0.4};
+        config->offload.grads = config->offload.exp_avg;
         config->offload.depth = choices[HOMES] + 1;
         if (choices[STAGE] == 3)
             config->offload.params =

@@ -111,7 +111,7 @@ static ds_status settle_and_check(struct ds_config *config, uint32_t ranks)
 
 /* ---- levers */
 
-enum { LEVERS = 12, VALUES_MAX = 8 };
+enum { LEVERS = 13, VALUES_MAX = 8 };
 
 static const struct {
     const char *key;
@@ -129,6 +129,7 @@ static const struct {
     {"offload.exp_avg", {"host"}},
     {"offload.master", {"host"}},
     {"offload.params", {"host"}},
+    {"offload.grads", {"host"}},
 };
 
 /* Levers go one way: less at once, or more that share or recompute. */
@@ -145,7 +146,8 @@ static int64_t position(const struct ds_config *config, int lever)
                                        config->offload.exp_avg_sq.share == 1,
                                        config->offload.exp_avg.share == 1,
                                        config->offload.master.share == 1,
-                                       config->offload.params.share == 1};
+                                       config->offload.params.share == 1,
+                                       config->offload.grads.share == 1};
 
     return positions[lever];
 }
@@ -330,13 +332,14 @@ static const struct setup setups[] = {
     {"written data and shard", 8, {"parallel.data=8", "parallel.shard=8", ROWS}},
     {"homes", 2, {STRIPS, "precision.compute=bf16", "model.intermediate_size=2048"}},
     {"a home", 2, {STRIPS, "offload.exp_avg=host:0.5", "zero.stage=1"}},
-    {"params", 1, {RECOMPUTES, ROWS, STRIPS, HOST(exp_avg), HOST(exp_avg_sq)}},
-    {"exp_avg", 1, {RECOMPUTES, ROWS, STRIPS, HOST(params), HOST(exp_avg_sq)}},
-    {"exp_avg_sq", 1, {RECOMPUTES, ROWS, STRIPS, HOST(params), HOST(exp_avg)}},
+    {"params", 1, {RECOMPUTES, ROWS, STRIPS, HOST(exp_avg), HOST(exp_avg_sq), HOST(grads)}},
+    {"exp_avg", 1, {RECOMPUTES, ROWS, STRIPS, HOST(params), HOST(exp_avg_sq), HOST(grads)}},
+    {"exp_avg_sq", 1, {RECOMPUTES, ROWS, STRIPS, HOST(params), HOST(exp_avg), HOST(grads)}},
+    {"grads", 1, {RECOMPUTES, ROWS, STRIPS, HOST(params), HOST(exp_avg), HOST(exp_avg_sq)}},
     {"master",
      1,
      {RECOMPUTES, ROWS, STRIPS, "precision.compute=bf16", HOST(params), HOST(exp_avg),
-      HOST(exp_avg_sq)}},
+      HOST(exp_avg_sq), HOST(grads)}},
     {"written data, half of it a shard", 8, {"parallel.data=8", "parallel.shard=4"}},
 };
 

@@ -55,7 +55,7 @@ struct numbers {
     uint64_t learning_rate, least_rate;                        /* in hundred thousandths */
     uint64_t eval_samples, decay_steps, rope_theta, interval, keep, keep_every, buffer;
     int init_range, norm_eps, eps, is_ordered, limits;
-    uint64_t away[4], depth, block_size; /* of params, master, moments, in hundredths; 0: none */
+    uint64_t away[5], depth, block_size; /* of params, master, moments, grads, in hundredths */
 };
 
 static struct numbers draw_layout(void)
@@ -147,7 +147,7 @@ static void draw_homes(struct numbers *n)
     const int has_master = n->compute != DS_PRECISION_FP32 && n->master != DS_MASTER_KEY_NONE;
     const int is_own = n->stage > 0 || n->shard == 1;
 
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 5; i++) {
         const int is_possible = i == 0 ? n->stage == 3 : i == 1 ? is_own && has_master : is_own;
         n->away[i] = is_possible || draw(50) == 0 ? PICK(0, 0, 40, 100) : 0;
     }
@@ -297,15 +297,16 @@ static size_t write_layout(const struct numbers *n, char *to, size_t bytes)
     return used + write_count(to + used, bytes - used, "logits", n->logits);
 }
 
+static const char *const home_kinds[] = {"params", "master", "exp_avg", "exp_avg_sq", "grads"};
+
 static size_t write_homes(const struct numbers *n, char *to, size_t bytes)
 {
-    static const char *const kinds[] = {"params", "master", "exp_avg", "exp_avg_sq"};
     size_t used = (size_t)snprintf(to, bytes, "[offload]\ndepth = %llu\nblock_size = %llu\n",
                                    (unsigned long long)n->depth, (unsigned long long)n->block_size);
 
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 5; i++)
         used += (size_t)snprintf(to + used, bytes - used,
-                                 n->away[i] ? "%s = host:%g\n" : "%s = device\n", kinds[i],
+                                 n->away[i] ? "%s = host:%g\n" : "%s = device\n", home_kinds[i],
                                  (double)n->away[i] / 100);
     return used;
 }
@@ -380,8 +381,9 @@ static const char *true_reason(const struct numbers *n)
         return "params";
     if (n->away[1] > 0 && (n->compute == DS_PRECISION_FP32 || n->master == DS_MASTER_KEY_NONE))
         return "master";
-    if (n->away[1] + n->away[2] + n->away[3] > 0 && n->stage == 0 && n->shard > 1)
-        return n->away[1] ? "master" : n->away[2] ? "exp_avg" : "exp_avg_sq";
+    for (int i = 1; i < 5 && n->stage == 0 && n->shard > 1; i++)
+        if (n->away[i] > 0)
+            return home_kinds[i];
     if (true_reason_of_schedule(n))
         return true_reason_of_schedule(n);
     if (n->eval_interval > 0 && !n->has_eval)
@@ -438,7 +440,7 @@ static void one_rank(const struct ds_config *config, struct ds_config *one)
     one->train.activation_checkpointing = DS_RECOMPUTE_NONE;
     one->zero.window = 1;
     one->offload.params = one->offload.master = one->offload.exp_avg = one->offload.exp_avg_sq =
-        (struct ds_home_key){0};
+        one->offload.grads = (struct ds_home_key){0};
     one->run.cpu_streams = DS_DEVICE_INLINE;
     one->checkpoint.interval = 0;
     one->checkpoint.dir[0] = '\0';

@@ -101,7 +101,7 @@ static void a_step_takes_no_memory_on_any_layout(void **state)
 
 static void keep_states_on_the_host(struct ds_config *config)
 {
-    config->offload.params = (struct ds_home_key){DS_HOME_HOST, 1};
+    config->offload.params = config->offload.grads = (struct ds_home_key){DS_HOME_HOST, 1};
     config->offload.exp_avg = (struct ds_home_key){DS_HOME_HOST, 1};
     config->offload.exp_avg_sq = (struct ds_home_key){DS_HOME_HOST, 0.5};
 }

@@ -74,7 +74,7 @@ static void update_copies(struct zero_rank *r, struct ds_optim *optim, uint64_t 
     for (uint32_t p = 0; p < 2; p++)
         rig_copy(r, (float *)ds_zero_grads(r->zero, 0) + copy_spans[r->tensor][p].start,
                  values + copy_spans[r->tensor][p].start, COPY * sizeof *values);
-    RIG_OK(r, ds_zero_reduce(r->zero, 0));
+    RIG_OK(r, ds_zero_reduce(r->zero, 0, 1));
     RIG_OK(r, ds_optim_verdict(optim, r->record));
     RIG_OK(r, ds_optim_update(optim, &(struct ds_optim_strip){0, 0, DS_ZERO_NO_SLOT}, r->record));
 }

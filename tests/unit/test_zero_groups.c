@@ -138,7 +138,7 @@ static void bring_home(struct zero_rank *r, uint32_t unit, uint32_t micro)
     for (uint32_t p = 0; p < 2; p++) /* what lies between parameters is not backward's */
         rig_copy(r, (uint8_t *)ds_zero_grads(r->zero, unit) + params[unit][p].start * size,
                  stored + params[unit][p].start * size, params[unit][p].count * size);
-    RIG_OK(r, ds_zero_reduce(r->zero, unit));
+    RIG_OK(r, ds_zero_reduce(r->zero, unit, 1));
     free(stored);
     free(values);
 }

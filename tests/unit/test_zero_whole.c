@@ -114,7 +114,7 @@ static void step(struct zero_rank *r, const struct ds_model *model, struct ds_op
         fill(model, u, number, values);
         RIG_OK(r, ds_zero_grad_acquire(r->zero, u, 0, &is_started));
         rig_copy(r, ds_zero_grads(r->zero, u), values, model->units[u].elems * sizeof *values);
-        RIG_OK(r, ds_zero_reduce(r->zero, u));
+        RIG_OK(r, ds_zero_reduce(r->zero, u, 1));
     }
     RIG_OK(r, ds_optim_verdict(optim, r->record));
     for (uint32_t u = 0; u < UNITS; u++)
