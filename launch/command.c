@@ -26,7 +26,7 @@ const struct ds_command_row ds_commands[] = {
     {"verify", "PATH", "every checksum of a run's checkpoints, of one (its manifest) or of a pack", ds_verify_main,
      DS_COMMAND_QUIET, 0},
     {"bench", "kernels [--device NAME] [--dtype f32|bf16|f16] [--only NAME] [--shape NAME] [--deterministic] [--threads N] | comm | storage [FOLDER] [--mib N] [--buffered] [--saves] [--depth N] [--block-mib N] | "
-     "step config.ini [section.key=value ...] [--steps N]; each: [--quick]",
+     "step config.ini [section.key=value ...] [--steps N] | tokenizer MODEL TEXT; each: [--quick]",
      "measure this machine: a line of JSON a figure",
      ds_bench_main, DS_COMMAND_RANKS, 0},
     {"help", "[SECTION[.KEY] | --markdown]", "this, or what a section or key means", ds_help_main, 0, 0},

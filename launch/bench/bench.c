@@ -1,5 +1,5 @@
-/* bench.c - `dstrain bench kernels|comm|storage|step`: the arguments, the clock and the lines that all
- * four share. Numbers go to standard output, words to the log. */
+/* bench.c - `dstrain bench kernels|comm|storage|step|tokenizer`: the arguments, the clock and the lines that
+ * all of them share. Numbers go to standard output, words to the log. */
 #include "bench.h"
 
 #include <errno.h>
@@ -192,10 +192,9 @@ struct kind {
 };
 
 static const struct kind kinds[] = {
-    {"kernels", ds_bench_kernels, 0},
-    {"comm", ds_bench_comm, 1},
-    {"storage", ds_bench_storage, 0},
-    {"step", ds_bench_step, 1},
+    {"kernels", ds_bench_kernels, 0},     {"comm", ds_bench_comm, 1},
+    {"storage", ds_bench_storage, 0},     {"step", ds_bench_step, 1},
+    {"tokenizer", ds_bench_tokenizer, 0},
 };
 
 /* The world may be larger than the ranks that measure. */

@@ -66,5 +66,6 @@ ds_status ds_bench_kernels(struct bench *bench);
 ds_status ds_bench_comm(struct bench *bench);
 ds_status ds_bench_storage(struct bench *bench);
 ds_status ds_bench_step(struct bench *bench);
+ds_status ds_bench_tokenizer(struct bench *bench);
 
 #endif

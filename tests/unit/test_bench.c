@@ -145,6 +145,26 @@ static void storage_measures_beside_a_loop_and_leaves_nothing(void **state)
     tiny_remove(folder);
 }
 
+static void a_tokenizer_is_measured_on_a_text(void **state)
+{
+    struct bench_lines lines;
+    char words[2048];
+
+    (void)state;
+    snprintf(words, sizeof words,
+             "tokenizer %s/tests/golden/tokenizers/qwen3 "
+             "%s/tests/golden/tokenizers/learned/text.txt --quick",
+             DS_SOURCE_DIR, DS_SOURCE_DIR);
+    bench_lines_run(self, words, &lines);
+    assert_ok(lines.status);
+    assert_int_equal(lines.count, 3);
+    assert_true(bench_lines_are_whole(&lines, "tokenizer"));
+    for (size_t i = 0; i < lines.count; i++)
+        assert_true(bench_number(lines.lines[i], "mb_per_s") > 0 &&
+                    bench_number(lines.lines[i], "tokens") > 100);
+    bench_lines_fini(&lines);
+}
+
 static int knows_direct(const char *folder)
 {
     const char *why = NULL;
@@ -282,6 +302,9 @@ static void wrong_words_are_refused_in_one_line(void **state)
                                         "storage --depth 33",
                                         "storage --block-mib 5",
                                         "step",
+                                        "tokenizer",
+                                        "tokenizer a",
+                                        "tokenizer a b c",
                                         "kernels --threads two",
                                         "kernels --dtype",
                                         "storage --mib",
@@ -352,6 +375,7 @@ int main(void)
         cmocka_unit_test(a_choice_of_no_kernel_is_refused),
         cmocka_unit_test(storage_measures_beside_a_loop_and_leaves_nothing),
         cmocka_unit_test(storage_measures_whole_files),
+        cmocka_unit_test(a_tokenizer_is_measured_on_a_text),
         cmocka_unit_test(a_step_is_measured_without_data),
         cmocka_unit_test(a_step_that_does_not_fit_is_refused),
         cmocka_unit_test(wrong_words_are_refused_in_one_line),
