@@ -2,7 +2,8 @@
  * token. Understood are models of type BPE (byte-level as GPT-2, Llama-3, Qwen and DeepSeek have it; with
  * U+2581 for spaces and byte fallback as Llama-2 has it), their normalizers, pre-tokenizers, added tokens,
  * templates and decoders. What is not understood is refused by name: text is never tokenised almost right.
- * `truncation` and `padding` are left to whoever makes batches.
+ * `truncation` and `padding` are left to whoever makes batches. Characters that Unicode has added since 14 may have
+ * other classes and normal forms here than there: that depends on the versions of PCRE2 and utf8proc.
  *
  * local: everything here; ranks share files, not tokenizers. A tokenizer is const once it is open and serves
  * any number of threads; an encoder is one thread's. */

@@ -137,6 +137,35 @@ static void any_text_comes_back(void **state)
     }
 }
 
+/* Marks below come before marks above; the square of their number would be hours. */
+static void a_million_marks_are_normalised_in_time(void **state)
+{
+    static const char below[] = "\xcc\xa3", above[] = "\xcc\x81", joined[] = "\xe1\xba\xa1";
+    const size_t pairs = 500000;
+    struct tokenizer_case c;
+    struct ds_token_list ids = {0};
+    char *text = malloc(1 + 4 * pairs), *got;
+    size_t bytes = 0;
+
+    (void)state;
+    tokenizer_open(&c, "qwen3");
+    text[0] = 'a';
+    for (size_t i = 0; i < pairs; i++) {
+        memcpy(text + 1 + 4 * i, above, 2);
+        memcpy(text + 1 + 4 * i + 2, below, 2);
+    }
+    assert_ok(ds_encoder_encode(c.encoder, "marks", text, 1 + 4 * pairs, 0, &ids));
+    assert_ok(ds_tokenizer_decode(c.tokenizer, ids.ids, ids.count, 0, &got, &bytes));
+    assert_int_equal(bytes, 3 + 2 * (pairs - 1) + 2 * pairs);
+    assert_memory_equal(got, joined, 3);
+    for (size_t i = 0; i < 2 * pairs - 1; i++)
+        assert_memory_equal(got + 3 + 2 * i, i < pairs - 1 ? below : above, 2);
+    free(text);
+    free(got);
+    ds_token_list_fini(&ids);
+    tokenizer_close(&c);
+}
+
 static void all_bytes_come_back_from_the_byte_tokenizer(void **state)
 {
     struct ds_tokenizer *tokenizer;
@@ -323,6 +352,7 @@ static void an_id_that_nobody_has_is_refused(void **state)
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(golden_texts_have_the_golden_ids),
     cmocka_unit_test(any_text_comes_back),
+    cmocka_unit_test(a_million_marks_are_normalised_in_time),
     cmocka_unit_test(all_bytes_come_back_from_the_byte_tokenizer),
     cmocka_unit_test(what_is_not_utf8_is_refused_with_its_place_or_replaced),
     cmocka_unit_test(a_text_is_taken_where_it_is_utf8_and_nowhere_else),

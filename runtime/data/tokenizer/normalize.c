@@ -6,7 +6,6 @@
 
 #include "part.h"
 
-#include <stdlib.h>
 #include <string.h>
 #include <utf8proc.h>
 
@@ -83,46 +82,11 @@ void tok_normal_scratch_fini(struct tok_normal_scratch *scratch)
 {
     tok_buffer_fini(&scratch->texts[0]);
     tok_buffer_fini(&scratch->texts[1]);
-    free(scratch->codes);
+    tok_form_scratch_fini(&scratch->form);
     *scratch = (struct tok_normal_scratch){0};
 }
 
 /* ---- the steps. Each adds what becomes of `text` to `to`. */
-
-static ds_status reserve_codes(struct tok_normal_scratch *scratch, size_t count)
-{
-    int32_t *more;
-
-    if (count <= scratch->code_capacity)
-        return DS_OK;
-    more = realloc(scratch->codes, count * sizeof *more);
-    if (!more)
-        return ds_fail(DS_ERR_NO_MEMORY, "to normalise %zu characters", count);
-    scratch->codes = more;
-    scratch->code_capacity = count;
-    return DS_OK;
-}
-
-/* One run; its characters are written back over themselves as UTF-8, which is why there is one more. */
-static ds_status form_run(int form, struct tok_normal_scratch *scratch, struct tok_text run,
-                          struct tok_buffer *to)
-{
-    utf8proc_ssize_t count;
-
-    DS_TRY(reserve_codes(scratch, run.bytes + 1));
-    count = utf8proc_decompose(run.at, (utf8proc_ssize_t)run.bytes, scratch->codes,
-                               (utf8proc_ssize_t)scratch->code_capacity - 1, form);
-    if (count >= 0 && (size_t)count > scratch->code_capacity - 1) {
-        DS_TRY(reserve_codes(scratch, (size_t)count + 1));
-        count =
-            utf8proc_decompose(run.at, (utf8proc_ssize_t)run.bytes, scratch->codes, count, form);
-    }
-    if (count >= 0)
-        count = utf8proc_reencode(scratch->codes, count, form);
-    if (count < 0)
-        return ds_fail(DS_ERR_DATA, "normalising text: %s", utf8proc_errmsg(count));
-    return tok_buffer_add(to, (struct tok_text){(const uint8_t *)scratch->codes, (size_t)count});
-}
 
 /* The end of the ASCII at `at`. */
 static size_t ascii_end(struct tok_text text, size_t at)
@@ -143,7 +107,8 @@ static ds_status step_form(int form, struct tok_normal_scratch *scratch, struct 
         DS_TRY(tok_buffer_add(to, (struct tok_text){text.at + done, start - done}));
         while (at < text.bytes && text.at[at] >= 0x80)
             at++;
-        DS_TRY(form_run(form, scratch, (struct tok_text){text.at + start, at - start}, to));
+        DS_TRY(tok_normal_form(form, &scratch->form, (struct tok_text){text.at + start, at - start},
+                               to));
         done = at;
         at = ascii_end(text, at);
     }

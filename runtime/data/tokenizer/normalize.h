@@ -2,6 +2,7 @@
 #ifndef DSTRAIN_TOKENIZER_NORMALIZE_H
 #define DSTRAIN_TOKENIZER_NORMALIZE_H
 
+#include "normal_form.h"
 #include "pattern.h"
 
 #include "dstrain/json.h"
@@ -27,8 +28,7 @@ void tok_normalizer_fini(struct tok_normalizer *normalizer);
 
 struct tok_normal_scratch { /* one thread's; {0} is an empty one */
     struct tok_buffer texts[2];
-    int32_t *codes;
-    size_t code_capacity;
+    struct tok_form_scratch form;
 };
 void tok_normal_scratch_fini(struct tok_normal_scratch *scratch);
 
