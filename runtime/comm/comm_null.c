@@ -85,7 +85,8 @@ static const struct ds_comm_ops null_ops = {
 ds_status ds_comm_null_open(uint32_t rank, uint32_t size, const struct ds_clock *clock,
                             struct ds_comm **out)
 {
-    const struct ds_comm world = {.ops = &null_ops, .deadline_ns = UINT64_MAX, .clock = clock};
+    const struct ds_comm world = {
+        .ops = &null_ops, .deadline_ns = UINT64_MAX, .clock = clock, .missing = DS_COMM_NOBODY};
 
     DS_ASSERT(rank < size);
     return null_place((struct ds_comm *)(uintptr_t)&world, rank, size, "world", out);

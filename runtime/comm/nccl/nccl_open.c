@@ -109,6 +109,7 @@ static ds_status prepare(const struct ds_comm *control, const char *group, ncclU
     comm->base.size = control->size;
     comm->base.deadline_ns = control->deadline_ns;
     comm->base.clock = control->clock;
+    comm->base.missing = DS_COMM_NOBODY; /* it cannot know */
     memcpy(comm->base.group, group, length);
     st = take_parts(comm);
     if (st == DS_OK)
