@@ -1,5 +1,5 @@
 /* inspect.c - `dstrain inspect PATH`: what is in a run's checkpoints, in a safetensors file or in a Hugging Face folder.
- * Reads headers alone. Names come from files nobody vouches for: what a terminal would obey is not printed. */
+ * Reads headers alone. */
 #include "inspect.h"
 #include "command.h"
 
@@ -14,28 +14,6 @@
 struct totals {
     uint64_t tensors, elems, bytes;
 };
-
-void inspect_print_plain(const char *text, size_t width)
-{
-    size_t used = 0;
-
-    for (; *text != '\0'; text++, used++)
-        putchar((unsigned char)*text < 0x20 || *text == 0x7f ? '?' : *text);
-    for (; used < width; used++)
-        putchar(' ');
-}
-
-void inspect_print_shape(enum ds_dtype dtype, uint32_t dim_count, const uint64_t *dims)
-{
-    char shape[192];
-    size_t used = 0;
-
-    shape[0] = '\0';
-    for (uint32_t d = 0; d < dim_count; d++)
-        used += (size_t)snprintf(shape + used, sizeof shape - used, "%s%llu", d ? ", " : "",
-                                 (unsigned long long)dims[d]);
-    printf(" %-5s [%s]", ds_dtype_name(dtype), shape);
-}
 
 static void print_file(const struct ds_safetensors *file, struct totals *totals)
 {
@@ -72,17 +50,6 @@ static ds_status inspect_file(struct ds_fs *fs, const char *path, struct totals 
     print_file(file, totals);
     ds_safetensors_close(file);
     return DS_OK;
-}
-
-void inspect_print_model(const struct ds_model_config *config)
-{
-    printf("%s, %llu layers, hidden %llu, intermediate %llu, heads %llu, kv heads %llu, "
-           "head_dim %llu, vocabulary %llu%s\n",
-           ds_family_name(config->family), (unsigned long long)config->num_hidden_layers,
-           (unsigned long long)config->hidden_size, (unsigned long long)config->intermediate_size,
-           (unsigned long long)config->num_attention_heads,
-           (unsigned long long)config->num_key_value_heads, (unsigned long long)config->head_dim,
-           (unsigned long long)config->vocab_size, config->tie_word_embeddings ? ", tied" : "");
 }
 
 static ds_status inspect_config(struct ds_fs *fs, const char *path)

@@ -3,27 +3,9 @@
 #include "console.h"
 #include "plan.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* An error behind it, on another stream, is to be read behind it. */
-void ds_plan_say(const struct ds_plan_question *question, const char *format, ...)
-{
-    char line[512];
-    va_list args;
-
-    va_start(args, format);
-    vsnprintf(line, sizeof line, format, args);
-    va_end(args);
-    if (!question->is_answer) {
-        ds_info("%s", line);
-        return;
-    }
-    puts(line);
-    fflush(stdout);
-}
 
 /* ---- tables */
 

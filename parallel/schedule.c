@@ -97,11 +97,3 @@ ds_status ds_schedule_make(const struct ds_schedule_shape *shape, struct ds_sche
     *out = made;
     return DS_OK;
 }
-
-void ds_schedule_fini(struct ds_schedule *schedule)
-{
-    free(schedule->actions);
-    free(schedule->transfers);
-    free(schedule->slot_class);
-    *schedule = (struct ds_schedule){0};
-}

@@ -23,20 +23,6 @@ struct emitter {
     uint32_t *missing;    /* blocks that have not added to its local gradient yet */
 };
 
-ds_status list_append(struct ds_schedule *list, struct ds_action action)
-{
-    if (list->action_count == list->action_capacity) {
-        uint32_t capacity = list->action_capacity ? 2 * list->action_capacity : 256;
-        struct ds_action *more = realloc(list->actions, capacity * sizeof *more);
-        if (!more)
-            return ds_fail(DS_ERR_NO_MEMORY, "a list of %u actions", capacity);
-        list->actions = more;
-        list->action_capacity = capacity;
-    }
-    list->actions[list->action_count++] = action;
-    return DS_OK;
-}
-
 static ds_status emit(struct emitter *e, struct ds_action action)
 {
     return list_append(e->list, action);
