@@ -102,11 +102,13 @@ static struct tiny_case draw_case(uint64_t steps)
     return (struct tiny_case){.ranks = ranks,
                               .tensor = layouts[which].tensor,
                               .pipeline = layouts[which].pipeline,
+                              .shard = shards % 2 == 0 && draw(3) == 0 ? shards / 2 : shards,
                               .stage = shards > 1 ? 1 + (int)draw(3) : (int)draw(4),
                               .mode = draw(2) ? DS_DEVICE_DEFERRED : DS_DEVICE_INLINE,
                               .steps = steps,
                               .global_batch = 16,
                               .micro_batch = 1,
+                              .is_tied = (int)draw(2),
                               .heads = 4,
                               .kv_heads = 2,
                               .head_dim = 16,
@@ -134,9 +136,10 @@ static void assert_same(const struct tiny_case *c, const struct tiny_result *a,
                            : NULL;
 
     if (what)
-        fail_msg("%s differ: %u ranks, tensor %u, pipeline %u, stage %d, %s; homes %g %g %g %g %g, "
-                 "depth %llu, block %llu",
-                 what, c->ranks, c->tensor, c->pipeline, c->stage,
+        fail_msg("%s differ: %u ranks, tensor %u, pipeline %u, shard %u, stage %d, %s; homes %g %g "
+                 "%g %g "
+                 "%g, depth %llu, block %llu",
+                 what, c->ranks, c->tensor, c->pipeline, c->shard, c->stage,
                  c->mode == DS_DEVICE_DEFERRED ? "deferred" : "inline", now.params.share,
                  now.master.share, now.exp_avg.share, now.exp_avg_sq.share, now.grads.share,
                  (unsigned long long)now.depth, (unsigned long long)now.block_size);
@@ -170,7 +173,6 @@ static void check_memory(const struct tiny_case *c, const struct tiny_result *ne
     const uint64_t kinds = (now.params.home != 0) + (now.master.home != 0) +
                            (now.exp_avg.home != 0) + (now.exp_avg_sq.home != 0) +
                            (now.grads.home != 0);
-    const int shards = (int)(c->ranks / c->tensor / c->pipeline);
 
     for (uint32_t rank = 0; rank < c->ranks; rank++) {
         check_kind(near, far, rank, DS_MEMORY_LABEL_PARAMS, now.params);
@@ -178,7 +180,7 @@ static void check_memory(const struct tiny_case *c, const struct tiny_result *ne
         check_kind(near, far, rank, DS_MEMORY_LABEL_EXP_AVG, now.exp_avg);
         check_kind(near, far, rank, DS_MEMORY_LABEL_EXP_AVG_SQ, now.exp_avg_sq);
         check_kind(near, far, rank, DS_MEMORY_LABEL_GRADS, now.grads);
-        if (now.params.home && shards == 1) /* its weights come and go in slots, too */
+        if (now.params.home && c->shard == 1) /* its weights come and go in slots, too */
             continue;
         assert_true(bytes_of(far, rank, DS_MEMORY_DEVICE, DS_MEMORY_LABEL_SLOTS) -
                         bytes_of(near, rank, DS_MEMORY_DEVICE, DS_MEMORY_LABEL_SLOTS) <=
