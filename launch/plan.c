@@ -256,13 +256,18 @@ static void settle_device(struct ds_config *config)
         config->run.deterministic = !has_gpu;
 }
 
+int ds_plan_gathers(const struct ds_config *config)
+{
+    return config->zero.stage == 3 &&
+           (config->parallel.shard > 1 || config->offload.params.home != DS_HOME_DEVICE);
+}
+
 /* Zero and what is gathered: see ds_plan_settle. */
 static ds_status settle_gathers(const struct ds_plan_question *question, struct ds_config *config)
 {
     const int reshard = config->zero.reshard_after_forward;
     const uint64_t window = config->zero.window;
-    const int chooses = config->zero.stage == 3 && config->parallel.shard > 1 &&
-                        config->memory.device_limit != DS_AUTO;
+    const int chooses = ds_plan_gathers(config) && config->memory.device_limit != DS_AUTO;
     int fits = 0;
 
     config->zero.reshard_is_auto |= reshard == DS_RESHARD_KEY_AUTO;

@@ -60,6 +60,9 @@ DS_CHECKED ds_status ds_plan_settle(const struct ds_plan_question *question,
  * what it takes of the host's */
 DS_CHECKED ds_status ds_plan_show_levers(const struct ds_plan_question *question, int of_host);
 
+/* pure: do parameters come together for their use and go again? In stage 3, where ranks share them or they are away */
+int ds_plan_gathers(const struct ds_config *config);
+
 /* ---- tables (plan_show.c) */
 
 /* a line of a table, without its end */

@@ -28,18 +28,13 @@ static int halve_micro_batch(struct ds_config *config, const struct ds_model_con
     return *size < before;
 }
 
-static int gathers(const struct ds_config *config)
-{
-    return config->zero.stage == 3 && config->parallel.shard > 1;
-}
-
 static int give_back(struct ds_config *config, const struct ds_model_config *model, uint32_t ranks)
 {
     const int keeps = config->zero.reshard_after_forward == DS_RESHARD_KEY_NEVER;
 
     (void)model, (void)ranks;
     config->zero.reshard_after_forward = DS_RESHARD_KEY_ALWAYS;
-    return keeps && gathers(config);
+    return keeps && ds_plan_gathers(config);
 }
 
 static int halve_window(struct ds_config *config, const struct ds_model_config *model,
@@ -47,7 +42,7 @@ static int halve_window(struct ds_config *config, const struct ds_model_config *
 {
     (void)model, (void)ranks;
     config->zero.window /= 2;
-    return config->zero.window > 0 && gathers(config);
+    return config->zero.window > 0 && ds_plan_gathers(config);
 }
 
 /* Tokens in rows are what they are. */

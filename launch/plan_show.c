@@ -257,7 +257,7 @@ static void show_choices(const struct ds_plan_question *question)
 {
     const struct ds_config *config = question->config;
 
-    if (config->zero.stage == 3 && config->parallel.shard > 1)
+    if (ds_plan_gathers(config))
         ds_plan_say(question, "zero.reshard_after_forward = %s, zero.window = %llu",
                     config->zero.reshard_after_forward == DS_RESHARD_KEY_NEVER ? "never" : "always",
                     (unsigned long long)config->zero.window);

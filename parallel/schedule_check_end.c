@@ -50,6 +50,14 @@ static int is_away(const struct checker *c, const struct ds_action *action)
            action->strip >= ds_zero_strip_first_away(&strips[action->unit]);
 }
 
+/* Does the gradient travel with the strip? */
+static int has_gradient(const struct checker *c, const struct ds_action *action)
+{
+    const struct ds_zero_strips *strips = &c->shape->strips[action->unit];
+
+    return ds_zero_strip_at(strips, action->strip).start >= strips->near_elems[DS_ZERO_GRAD];
+}
+
 static ds_status play_update(struct checker *c, const struct ds_action *action)
 {
     PROMISE(c, c->is_decided, "state would change before the verdict");
@@ -81,6 +89,8 @@ static ds_status play_travel(struct checker *c, const struct ds_action *action)
     struct checker_strip *place = &c->strips[action->slot];
     if (action->kind == DS_ACTION_FETCH) {
         PROMISE(c, !place->what, "the slot is somebody's");
+        PROMISE(c, !has_gradient(c, action) || all_reduced(c, action->unit),
+                "its gradient is not all there");
         *place = (struct checker_strip){STRIP_FETCHED, action->unit, action->strip};
         return DS_OK;
     }

@@ -18,8 +18,8 @@ static uint32_t strip_count(const struct walk *w)
 
 static int is_away(const struct walk *w)
 {
-    return w->shape->strips && w->strip >= ds_zero_strip_first_away(&w->shape->strips[w->unit]) &&
-           strip_count(w) > w->strip && w->shape->strips[w->unit].elems > 0;
+    return w->shape->strips && w->shape->strips[w->unit].elems > 0 &&
+           w->strip >= ds_zero_strip_first_away(&w->shape->strips[w->unit]);
 }
 
 static int is_at_end(const struct walk *w)

@@ -8,7 +8,8 @@
  * The spans of two steps lie in pinned memory and are used in turn, because the host queues a step before
  * it has read the one before. They may be read when the compute stream has done the step; so what happens
  * on the other streams is marked only where the compute stream waits for it later in the same step (all that
- * NORM and updates wait for; what goes home behind an update is not marked). Between stop and start, in an evaluation for example, marks do nothing. One owner thread.
+ * NORM and updates wait for; what goes home behind an update is not marked). Between stop and start, in an
+ * evaluation for example, marks do nothing. One owner thread.
  * local: everything here. */
 #ifndef DSTRAIN_TIMELINE_H
 #define DSTRAIN_TIMELINE_H
@@ -41,7 +42,7 @@ enum ds_timeline_what {
 /* What of a step leaves spans. */
 enum ds_timeline_marks {
     DS_TIMELINE_WAITS, /* on the compute row what waits for other ranks: waits and collectives */
-    DS_TIMELINE_ALL    /* every action and every wait of both rows */
+    DS_TIMELINE_ALL    /* every action and every wait of all rows */
 };
 
 struct ds_timeline_span {

@@ -72,9 +72,10 @@ struct ds_zero_strips {
     uint64_t elems; /* of every kind, what the rank updates */
     uint64_t strip_elems;
     uint64_t near_elems[DS_ZERO_KIND_COUNT];
+    int keeps_gradient; /* that is near, whatever its share: it is added up where it lies */
 };
 
-/* Over all units, whose `elems` and `strip_elems` are filled in, in their order: near_elems, such that a kind's share
+/* Over all units, in which all else is filled in, in their order: near_elems, such that a kind's share
  * is away of all units together to half a strip. */
 void ds_zero_strips_share(const struct ds_zero_homes *homes, struct ds_zero_strips *units,
                           uint32_t unit_count);
@@ -193,7 +194,8 @@ struct ds_tensor ds_zero_shard(const struct ds_zero *zero, uint32_t unit, enum d
                                uint64_t start, uint64_t count);
 /* local: `stream` goes on when all that was evicted so far is at home */
 DS_CHECKED ds_status ds_zero_evicted(const struct ds_zero *zero, struct ds_stream *stream);
-/* local: the same of the compute stream: nothing of an earlier list is on its way any more */
+/* local: the same of the compute stream: nothing of an earlier list is on its way any more, accumulators neither, since a
+ * list that adds to one evicts later */
 DS_CHECKED ds_status ds_zero_join(struct ds_zero *zero);
 /* local: the unit's next update waits, on the compute stream, until this event, which is recorded, has come: what
  * is read of the owned states until then is what they are now. Not while another one holds the unit; the same
@@ -243,7 +245,8 @@ DS_CHECKED ds_status ds_zero_norm(struct ds_zero *zero, struct ds_step_record *r
 /* collective: trained_tokens of the record summed over both groups */
 DS_CHECKED ds_status ds_zero_sum_tokens(struct ds_zero *zero, struct ds_step_record *record);
 
-/* local: bring what is away of a strip into `slot`, behind all that was evicted before. Does not wait. */
+/* local: bring what is away of a strip into `slot`, behind all that was evicted before and all that was added to the
+ * unit's accumulator. Does not wait. */
 DS_CHECKED ds_status ds_zero_fetch(struct ds_zero *zero, uint32_t unit, uint32_t strip,
                                    uint32_t slot);
 /* local: and back, when the update that is queued is through; the slot is free */

@@ -205,10 +205,10 @@ const struct ds_field ds_config_fields[] = {
     AUTO(memory, logits, FOLLOWS, 1, COUNT_MAX, "bytes of the logits that exist at a time: the head works through a micro-batch in chunks; auto: 1 GiB on a GPU, on the cpu what stays near its caches", "lm_head_chunks chunked_cross_entropy ce_chunk_size logits_chunk_size"),
 
     HOME(offload, params, "stage 3: where the parameters that a rank owns live, in the dtype of arithmetic, between gathers; host: pinned host memory; host:0.6: so much of them there, the rest stays on the device", "offload_param offload_params cpu_offload_params param_offload"),
-    HOME(offload, master, "the same for master weights, between updates, in any stage but 0", "offload_optimizer cpu_offload optimizer_cpu_offload offload_optimizer_device offload_master"),
+    HOME(offload, master, "the same for master weights, between updates, in every stage in which ranks share them, or on a rank alone", "offload_optimizer cpu_offload optimizer_cpu_offload offload_optimizer_device offload_master"),
     HOME(offload, exp_avg, "the same for first moments", "offload_optimizer_states offload_opt_m optimizer_offload_fraction offload_moments"),
     HOME(offload, exp_avg_sq, "the same for second moments", "offload_opt_v"),
-    HOME(offload, grads, "the same for accumulated gradients, in any stage but 0; an embedding that the first and the last stage share keeps its own on the device", "offload_gradients offload_grads grad_offload"),
+    HOME(offload, grads, "the same for accumulated gradients; an embedding that the first and the last stage share keeps its own on the device. On a GPU alone, unless run.deterministic = true, sums of several micro-batches are rounded otherwise than near", "offload_gradients offload_grads grad_offload"),
     COUNT(offload, depth, "3", 0, 1, 64, "strips of states that are on their way or being updated at once, each with memory of the device; 3: one comes, one is worked on, one goes", "buffer_count prefetch_count offload_num_in_group"),
     COUNT(offload, block_size, "16777216", 0, 8192, 1073741824, "bytes of a strip, were it fp32: so much of a kind of state travels at once", "buffer_size bucket_size sub_group_size"),
 

@@ -34,10 +34,10 @@ static uint64_t updated_elems(const struct ds_trainer *t, uint32_t unit)
     return t->config->zero.stage == 0 ? layout.full_elems : layout.shard_elems;
 }
 
-/* Two stages add it up, in device memory. */
-static void keep_tied_gradient(struct ds_zero_strips *strips)
+static int is_tied_across(const struct ds_trainer *t, uint32_t unit)
 {
-    strips->near_elems[DS_ZERO_GRAD] = strips->elems;
+    return t->model->config.tie_word_embeddings && t->config->parallel.pipeline > 1 &&
+           unit == t->model->blocks[0].units[0];
 }
 
 ds_status trainer_place_states(struct ds_trainer *t)
@@ -48,10 +48,9 @@ ds_status trainer_place_states(struct ds_trainer *t)
         return ds_fail(DS_ERR_NO_MEMORY, "strips of %u units", t->model->unit_count);
     for (uint32_t unit = 0; unit < t->model->unit_count; unit++)
         t->strips[unit] = (struct ds_zero_strips){.elems = updated_elems(t, unit),
-                                                  .strip_elems = t->homes.strip_elems};
+                                                  .strip_elems = t->homes.strip_elems,
+                                                  .keeps_gradient = is_tied_across(t, unit)};
     ds_zero_strips_share(&t->homes, t->strips, t->model->unit_count);
-    if (t->model->config.tie_word_embeddings && t->config->parallel.pipeline > 1)
-        keep_tied_gradient(&t->strips[t->model->blocks[0].units[0]]);
     return DS_OK;
 }
 

@@ -108,18 +108,13 @@ ds_status zero_travel_open(struct ds_zero *zero)
 
 void zero_travel_close(struct ds_zero *zero)
 {
-    const struct ds_device_ops *ops = zero->device_ops;
     struct zero_travel *travel = &zero->travel;
 
     for (uint32_t i = 0; i < travel->slot_count; i++)
-        if (travel->slots[i].fetched)
-            ops->event_close(travel->slots[i].fetched);
-    if (travel->updated)
-        ops->event_close(travel->updated);
-    if (travel->evicted)
-        ops->event_close(travel->evicted);
-    if (travel->loaded)
-        ops->event_close(travel->loaded);
+        zero_close_event(zero, travel->slots[i].fetched);
+    zero_close_event(zero, travel->updated);
+    zero_close_event(zero, travel->evicted);
+    zero_close_event(zero, travel->loaded);
     zero_grads_close(zero);
     free(travel->slots);
 }

@@ -43,18 +43,12 @@ ds_status zero_grads_open(struct ds_zero *zero)
     return DS_OK;
 }
 
-static void close_event(struct ds_zero *zero, struct ds_event *event)
-{
-    if (event)
-        zero->device_ops->event_close(event);
-}
-
 void zero_grads_close(struct ds_zero *zero)
 {
     for (int i = 0; i < ZERO_GRAD_SLOTS; i++) {
-        close_event(zero, zero->travel.grads[i].loaded);
-        close_event(zero, zero->travel.grads[i].summed);
-        close_event(zero, zero->travel.grads[i].idle);
+        zero_close_event(zero, zero->travel.grads[i].loaded);
+        zero_close_event(zero, zero->travel.grads[i].summed);
+        zero_close_event(zero, zero->travel.grads[i].idle);
     }
 }
 
@@ -81,20 +75,6 @@ static ds_status bring(struct ds_zero *zero, const struct zero_unit *u,
     return ops->stream_wait(zero->options.comm, slot->loaded);
 }
 
-static ds_status add(struct ds_zero *zero, const struct zero_unit *u,
-                     const struct zero_grad_slot *slot, uint8_t *part, uint64_t count)
-{
-    const struct ds_tensor to = ds_tensor1(slot->at, u->grad.dtype, count);
-    const struct ds_tensor from = ds_tensor1(part, zero->options.dtypes.reduce, count);
-    struct ds_stream *comm = zero->options.comm;
-
-    if (u->is_reduced)
-        return zero->kernels->add(comm, &(struct ds_add_args){to, from});
-    if (from.dtype != to.dtype)
-        return zero->kernels->cast(comm, &(struct ds_cast_args){to, from});
-    return zero->device_ops->copy(comm, to.data, part, dtype_bytes(to.dtype, count));
-}
-
 static ds_status accumulate_window(struct ds_zero *zero, struct zero_unit *u,
                                    const struct zero_window *window, uint8_t *part, int is_last)
 {
@@ -109,7 +89,7 @@ static ds_status accumulate_window(struct ds_zero *zero, struct zero_unit *u,
         DS_TRY(bring(zero, u, slot, home, bytes));
     else
         DS_TRY(ops->stream_wait(comm, slot->idle));
-    DS_TRY(add(zero, u, slot, part, window->span.count));
+    DS_TRY(zero_add_part(zero, u, slot->at, part, window->span.count));
     if (is_last)
         DS_TRY(zero_window_pieces(zero, u, window, slot->at, comm));
     DS_TRY(ds_stream_after(store, comm, slot->summed));

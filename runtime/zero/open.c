@@ -389,16 +389,10 @@ ds_status ds_zero_register(struct ds_zero *zero)
     return DS_OK;
 }
 
-static void close_event(struct ds_zero *zero, struct ds_event *event)
-{
-    if (event)
-        zero->device_ops->event_close(event);
-}
-
 static void close_slots(struct ds_zero *zero, struct zero_slots *slots)
 {
     for (uint32_t i = 0; i < slots->count; i++)
-        close_event(zero, slots->slots[i].idle);
+        zero_close_event(zero, slots->slots[i].idle);
     free(slots->slots);
 }
 
@@ -407,9 +401,9 @@ void ds_zero_close(struct ds_zero *zero)
     if (!zero)
         return;
     for (uint32_t i = 0; zero->units && i < zero->options.unit_count; i++) {
-        close_event(zero, zero->units[i].ready);
-        close_event(zero, zero->units[i].updated);
-        close_event(zero, zero->units[i].stored);
+        zero_close_event(zero, zero->units[i].ready);
+        zero_close_event(zero, zero->units[i].updated);
+        zero_close_event(zero, zero->units[i].stored);
         free(zero->units[i].windows);
         free(zero->units[i].gaps);
     }
@@ -417,7 +411,7 @@ void ds_zero_close(struct ds_zero *zero)
         close_slots(zero, &zero->weight_slots[c]);
         close_slots(zero, &zero->grad_slots[c]);
     }
-    close_event(zero, zero->handover);
+    zero_close_event(zero, zero->handover);
     zero_travel_close(zero);
     zero_staging_close(zero);
     free(zero->units);

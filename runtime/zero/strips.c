@@ -36,8 +36,9 @@ void ds_zero_strips_share(const struct ds_zero_homes *homes, struct ds_zero_stri
         double owed = 0;
 
         for (uint32_t i = 0; i < unit_count; i++) {
+            const int stays = kind == DS_ZERO_GRAD && units[i].keeps_gradient;
             DS_ASSERT(units[i].strip_elems > 0 && units[i].strip_elems % DS_ZERO_CUT_ELEMS == 0);
-            units[i].near_elems[kind] = near_of(&units[i], share, &owed);
+            units[i].near_elems[kind] = stays ? units[i].elems : near_of(&units[i], share, &owed);
         }
     }
 }

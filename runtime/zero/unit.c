@@ -57,6 +57,8 @@ ds_status zero_wait_ready(struct ds_zero *zero, struct zero_unit *unit)
     if (!unit->is_coming)
         return DS_OK;
     unit->is_coming = 0;
+    if (zero->shard_count == 1) /* nobody gathers: it comes from its home */
+        return zero_wait_loaded(zero, unit->ready);
     return compute_waits(zero, unit->ready);
 }
 
@@ -213,12 +215,12 @@ void *ds_zero_grads(const struct ds_zero *zero, uint32_t unit)
     return zero->grad_slots[u->slot_class].slots[u->grad_slot].at;
 }
 
-/* The sum over ranks lies in this rank's part of the slot; onto what is near of the accumulator with it. */
-static ds_status accumulate(struct ds_zero *zero, struct zero_unit *u, uint8_t *part)
+/* The sum over ranks at `part` onto these elements of the accumulator, the first of a step over them. */
+ds_status zero_add_part(struct ds_zero *zero, const struct zero_unit *u, uint8_t *onto,
+                        uint8_t *part, uint64_t count)
 {
     const enum ds_dtype dtype = zero->options.dtypes.reduce;
-    const uint64_t count = u->grad.near_elems;
-    const struct ds_tensor to = ds_tensor1(u->grad.shard, u->grad.dtype, count);
+    const struct ds_tensor to = ds_tensor1(onto, u->grad.dtype, count);
     const struct ds_tensor from = ds_tensor1(part, dtype, count);
     struct ds_stream *comm = zero->options.comm;
 
@@ -266,7 +268,7 @@ ds_status ds_zero_reduce(struct ds_zero *zero, uint32_t unit, int is_last)
     DS_TRY(sum_partial(zero, &zero->options.units[unit], place->at));
     DS_TRY(ds_comm_reduce_scatter(zero->options.shard, place->at, part, count, dtype, comm));
     DS_TRY(ds_comm_all_reduce(zero->options.replica, part, count, dtype, DS_REDUCE_SUM, comm));
-    DS_TRY(accumulate(zero, u, part));
+    DS_TRY(zero_add_part(zero, u, u->grad.shard, part, u->grad.near_elems));
     if (u->grad.away)
         DS_TRY(zero_accumulate_away(zero, u, part, is_last));
     u->is_reduced = 1;

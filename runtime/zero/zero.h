@@ -50,7 +50,7 @@ struct zero_travel {
     struct ds_event *updated; /* handed over at once: compute to store */
     struct ds_event *evicted; /* on store, behind the last strip that left */
     struct ds_event *loaded;  /* handed over at once: load to comm */
-    int is_evicting;          /* has the compute stream not waited for that? */
+    int is_evicting;          /* the compute stream has still to wait for that */
 };
 
 /* Pinned memory through which the host writes and reads shards: shard.c. */
@@ -148,6 +148,12 @@ static inline int has_master(const struct ds_zero_dtypes *dtypes)
     return dtypes->param != DS_F32 && dtypes->master != DS_MASTER_NONE;
 }
 
+static inline void zero_close_event(struct ds_zero *zero, struct ds_event *event)
+{
+    if (event)
+        zero->device_ops->event_close(event);
+}
+
 /* element `at` of what begins at `base` */
 static inline uint8_t *element(uint8_t *base, enum ds_dtype dtype, uint64_t at)
 {
@@ -172,10 +178,9 @@ DS_CHECKED ds_status zero_wait_loaded(struct ds_zero *zero, struct ds_event *eve
 /* elements from `start` on, at most `count`: where they lie, and how many in a row */
 uint8_t *zero_state_run(const struct zero_state *state, uint64_t start, uint64_t *count);
 
-/* the sums of squares of a window of an accumulator that lies at `at`, on `stream` */
-DS_CHECKED ds_status zero_window_pieces(struct ds_zero *zero, const struct zero_unit *unit,
-                                        const struct zero_window *window, uint8_t *at,
-                                        struct ds_stream *stream);
+/* unit.c: on comm */
+DS_CHECKED ds_status zero_add_part(struct ds_zero *zero, const struct zero_unit *unit,
+                                   uint8_t *onto, uint8_t *part, uint64_t count);
 
 /* offload_grads.c */
 DS_CHECKED ds_status zero_grads_open(struct ds_zero *zero);
@@ -185,6 +190,12 @@ uint64_t zero_grad_slot_bytes(const struct ds_zero_options *options);
 DS_CHECKED ds_status zero_accumulate_away(struct ds_zero *zero, struct zero_unit *unit,
                                           uint8_t *part, int is_last);
 DS_CHECKED ds_status zero_grads_rejoin(struct ds_zero *zero);
+
+/* update.c */
+/* the sums of squares of a window of an accumulator that lies at `at`, on `stream` */
+DS_CHECKED ds_status zero_window_pieces(struct ds_zero *zero, const struct zero_unit *unit,
+                                        const struct zero_window *window, uint8_t *at,
+                                        struct ds_stream *stream);
 
 /* shard.c */
 DS_CHECKED ds_status zero_staging_open(struct ds_zero *zero);

@@ -49,10 +49,12 @@ static inline void schedule_strips(struct schedule_fixture *f, const struct sche
 {
     for (uint32_t u = 0; u < f->shape.unit_count; u++) {
         struct ds_zero_strips *strips = &f->strips[u];
-        *strips = (struct ds_zero_strips){DS_ZERO_CUT_ELEMS * (u % 5), DS_ZERO_CUT_ELEMS, {0}};
+        *strips = (struct ds_zero_strips){.elems = DS_ZERO_CUT_ELEMS * (u % 5),
+                                          .strip_elems = DS_ZERO_CUT_ELEMS};
         for (int kind = 0; kind < DS_ZERO_KIND_COUNT; kind++)
             strips->near_elems[kind] = strips->elems;
         strips->near_elems[DS_ZERO_EXP_AVG] = DS_ZERO_CUT_ELEMS * (u % 5 * (u % 3) / 2);
+        strips->near_elems[DS_ZERO_GRAD] = strips->near_elems[DS_ZERO_EXP_AVG];
     }
     f->shape.strips = f->strips;
     f->shape.strip_slots = c->away;

@@ -73,6 +73,30 @@ static void a_missing_action_is_noticed(void **state)
     for_every_case(take_out_each_action);
 }
 
+/* What travels with a strip is its unit's whole gradient. */
+static void fetch_before_the_last_reduce(struct schedule_fixture *f)
+{
+    for (uint32_t stage = 0; stage < f->shape.stage_count && f->shape.strips; stage++) {
+        struct ds_schedule *list = &f->lists[stage];
+        for (uint32_t i = 0; i < list->action_count; i++) {
+            const struct ds_action kept = list->actions[i];
+            if (kept.kind != DS_ACTION_FETCH || list->actions[i - 1].kind == DS_ACTION_EVICT)
+                continue;
+            memmove(&list->actions[2], &list->actions[1], (i - 1) * sizeof kept);
+            list->actions[1] = kept;
+            assert_refused(f);
+            memmove(&list->actions[1], &list->actions[2], (i - 1) * sizeof kept);
+            list->actions[i] = kept;
+        }
+    }
+}
+
+static void a_strip_without_its_gradient_is_noticed(void **state)
+{
+    (void)state;
+    for_every_case(fetch_before_the_last_reduce);
+}
+
 static int is_arithmetic(const struct ds_action *action)
 {
     return action->kind >= DS_ACTION_FORWARD && action->kind <= DS_ACTION_BACKWARD_WEIGHT;
@@ -260,6 +284,7 @@ int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_missing_action_is_noticed),
+        cmocka_unit_test(a_strip_without_its_gradient_is_noticed),
         cmocka_unit_test(a_wrong_place_is_noticed),
         cmocka_unit_test(a_wrong_message_is_noticed),
         cmocka_unit_test(messages_that_overtake_are_noticed),
