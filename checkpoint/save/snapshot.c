@@ -191,6 +191,9 @@ static ds_status take_memory(struct snapshot *s)
     DS_TRY(
         ds_memory_take(o->memory, DS_MEMORY_PINNED, DS_MEMORY_LABEL_SNAPSHOT, s->bytes, &memory));
     s->memory = memory;
+    if (ds_zero_has_away(o->zero))
+        DS_TRY(ds_memory_take(o->memory, DS_MEMORY_DEVICE, DS_MEMORY_LABEL_SNAPSHOT,
+                              DS_PACK_CHUNK_BYTES, &s->bounce));
     place_pieces(s, s->memory);
     DS_TRY(ds_memory_take(o->memory, DS_MEMORY_HOST, DS_MEMORY_LABEL_SNAPSHOT, table_bytes(s),
                           &s->tables));
@@ -303,6 +306,21 @@ ds_status snapshot_begin(struct snapshot *s)
                            s->before); /* gathers write a shard's own place, too */
 }
 
+/* By way of the device: copies between two places of the host are made by the calling thread, and at once. */
+static ds_status copy_away(struct snapshot *s, uint8_t *to, const uint8_t *from, size_t bytes)
+{
+    const struct ds_device_ops *ops = s->options->device->ops;
+
+    for (size_t at = 0; at < bytes; at += DS_PACK_CHUNK_BYTES) {
+        const size_t left = bytes - at,
+                     here = left < DS_PACK_CHUNK_BYTES ? left : DS_PACK_CHUNK_BYTES;
+
+        DS_TRY(ops->copy(s->stream, s->bounce, from + at, here));
+        DS_TRY(ops->copy(s->stream, to + at, s->bounce, here));
+    }
+    return DS_OK;
+}
+
 /* What lies at two places comes in two copies. */
 static ds_status copy(struct snapshot *s, const struct snapshot_piece *piece,
                       enum ds_zero_kind kind, uint8_t *to)
@@ -311,12 +329,17 @@ static ds_status copy(struct snapshot *s, const struct snapshot_piece *piece,
     const uint64_t elems = from->piece.end - from->piece.begin;
 
     for (uint64_t done = 0, run; done < elems; done += run) {
-        const struct ds_tensor shard =
-            ds_zero_shard(s->options->zero, from->unit, kind, from->start + done, elems - done);
+        int is_away;
+        const struct ds_tensor shard = ds_zero_shard(s->options->zero, from->unit, kind,
+                                                     from->start + done, elems - done, &is_away);
         const size_t elem_bytes = ds_dtype_bytes(shard.dtype);
+        uint8_t *at = to + done * elem_bytes;
+
         run = shard.shape[0];
-        DS_TRY(s->options->device->ops->copy(s->stream, to + done * elem_bytes, shard.data,
-                                             run * elem_bytes));
+        if (is_away)
+            DS_TRY(copy_away(s, at, shard.data, run * elem_bytes));
+        else
+            DS_TRY(s->options->device->ops->copy(s->stream, at, shard.data, run * elem_bytes));
     }
     return DS_OK;
 }

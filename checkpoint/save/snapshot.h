@@ -36,6 +36,7 @@ struct snapshot {
     uint32_t *piece_of;       /* [plan.chunk_count] */
     /* borrows: memory of the run's ledger */
     uint8_t *memory; /* `bytes` of it, at a multiple of DS_PACK_ALIGN; NULL: nothing is written */
+    void *bounce;    /* DS_PACK_CHUNK_BYTES of the device; NULL: all states are there */
     void *read_back; /* DS_PACK_CHUNK_BYTES */
     void *mirror_buffer; /* the same; NULL: nothing is copied */
     void *tables;        /* where what has been saved is remembered (delta.h) */

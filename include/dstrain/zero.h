@@ -189,9 +189,11 @@ DS_CHECKED ds_status ds_zero_write_moment(struct ds_zero *zero, uint32_t unit,
 uint64_t ds_zero_shard_elems(const struct ds_zero *zero, uint32_t unit, enum ds_zero_kind kind,
                              enum ds_dtype *dtype);
 /* local: a view of them as they are stored, from `start` on: at most `count`, and fewer where the rest lies elsewhere.
- * Read on a stream that ds_zero_evicted has been told of. */
+ * Read on a stream that ds_zero_evicted has been told of. *is_away: not in device memory */
 struct ds_tensor ds_zero_shard(const struct ds_zero *zero, uint32_t unit, enum ds_zero_kind kind,
-                               uint64_t start, uint64_t count);
+                               uint64_t start, uint64_t count, int *is_away);
+/* pure: may anything of these be away? */
+int ds_zero_has_away(const struct ds_zero *zero);
 /* local: `stream` goes on when all that was evicted so far is at home */
 DS_CHECKED ds_status ds_zero_evicted(const struct ds_zero *zero, struct ds_stream *stream);
 /* local: the same of the compute stream: nothing of an earlier list is on its way any more, accumulators neither, since a

@@ -271,14 +271,24 @@ uint64_t ds_zero_shard_elems(const struct ds_zero *zero, uint32_t unit, enum ds_
     return state ? u->layout.shard_elems : 0;
 }
 
+int ds_zero_has_away(const struct ds_zero *zero)
+{
+    int has = 0;
+
+    for (int kind = DS_ZERO_PARAM; kind <= DS_ZERO_EXP_AVG_SQ; kind++)
+        has |= zero->options.homes.home[kind] != DS_HOME_DEVICE;
+    return has;
+}
+
 struct ds_tensor ds_zero_shard(const struct ds_zero *zero, uint32_t unit, enum ds_zero_kind kind,
-                               uint64_t start, uint64_t count)
+                               uint64_t start, uint64_t count, int *is_away)
 {
     struct zero_unit *u = unit_at(zero, unit);
     const struct zero_state *state = zero_state_of(u, kind);
 
     DS_ASSERT(state && start + count <= u->layout.shard_elems);
     uint8_t *at = zero_state_run(state, start, &count);
+    *is_away = start >= state->near_elems;
     return ds_tensor1(at, state->dtype, count);
 }
 
