@@ -7,6 +7,8 @@
 #include "allocations.h"
 #include "device_rig.h"
 
+#include <unistd.h>
+
 /* ---- arguments, failures, progress */
 
 static void arguments_are_copied_at_the_call(void **state)
