@@ -96,7 +96,7 @@ function(ds_add_plugins)
   add_library(dstrain_cpu MODULE ${sources} ${CMAKE_SOURCE_DIR}/runtime/device/plugin_cpu/plugin_cpu.c
               ${CMAKE_SOURCE_DIR}/runtime/device/plugin_host/plugin_host.c
               ${CMAKE_SOURCE_DIR}/runtime/base/tensor.c ${CMAKE_SOURCE_DIR}/runtime/base/narrow.c
-              ${CMAKE_SOURCE_DIR}/runtime/base/random.c)
+              ${CMAKE_SOURCE_DIR}/runtime/base/random.c ${CMAKE_SOURCE_DIR}/runtime/base/dequantise.c)
   target_include_directories(dstrain_cpu PRIVATE ${CMAKE_SOURCE_DIR}/runtime/device/plugin_host)
   target_link_libraries(dstrain_cpu PRIVATE ds_flags OpenMP::OpenMP_C Threads::Threads ${CMAKE_DL_LIBS} m)
   target_compile_definitions(dstrain_cpu PRIVATE DS_OPENBLAS_PATH="${DS_OPENBLAS}")

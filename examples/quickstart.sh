@@ -12,20 +12,11 @@ for option in "$@"; do
 done
 cd "$(dirname "$0")/.."
 . examples/packages.sh
+. examples/steps.sh
 
 ./examples/install.sh $build_packages fortunes
 
-echo "== building"
-build_program() {
-    [ -f build/build.ninja ] || cmake --preset default -DDS_TESTS=OFF || return 1
-    cmake --build build --target programs
-}
-mkdir -p build
-if ! build_program >build/quickstart.log 2>&1; then
-    tail -n 30 build/quickstart.log >&2
-    echo "quickstart: the build failed; all of its output is in build/quickstart.log" >&2
-    exit 1
-fi
+build_programs quickstart
 
 # Every 20th fortune is held out; the rest is for training. Text that samples should not imitate is left out.
 echo "== corpus"
@@ -47,22 +38,7 @@ fi
 wc -c $corpus/train.txt $corpus/eval.txt | awk '$2 != "total" { printf "%s: %.1f MB\n", $2, $1 / 1e6 }'
 
 run=runs/quickstart
-resolved() { build/dstrain check "$1" 2>/dev/null; }
-is_of_another() { [ -f $run/config.ini ] && [ "$(resolved $run/config.ini)" != "$(resolved examples/quickstart.ini)" ]; }
-# The model comes after the last line of metrics: an older one is of a run before.
-is_done() { [ $run/export/model.safetensors -nt $run/metrics.jsonl ]; }
-if is_of_another; then
-    n=1
-    while [ -e $run-$n ]; do n=$((n + 1)); done
-    mv $run $run-$n
-    echo "== $run holds a run of another configuration; it is now $run-$n"
-fi
-if [ $again = 0 ] && is_done; then
-    echo "== trained before; to train anew: examples/quickstart.sh --again"
-else
-    echo "== training: mpirun -n 4 build/dstrain examples/quickstart.ini"
-    mpirun -n 4 build/dstrain examples/quickstart.ini # a model from before stays until there is a new one
-fi
+train_once quickstart 4 examples/quickstart.ini $run
 
 echo "== a sample: dstrain generate $run/export --prompt ..."
 build/dstrain generate $run/export --prompt "The " --tokens 240

@@ -17,7 +17,7 @@ static ds_status check_model(const struct ds_command *command)
     const int has_folder = config->model.path[0] != '\0';
     struct ds_model_config model;
 
-    if (!has_folder && (config->data.format != DS_DATA_TEXT || ds_config_has_byte_text(config)))
+    if (!has_folder && (!ds_config_has_text(config) || ds_config_has_byte_text(config)))
         return DS_OK;
     DS_TRY(ds_trainer_model_config(config, command->fs, &model));
     if (!has_folder)

@@ -3,6 +3,7 @@
 
 #include "config/ini.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,13 +35,20 @@ static ds_status root_of_manifest(const char *path, char *to, size_t bytes)
     return length < (int)bytes ? DS_OK : too_long(path);
 }
 
-static int is_root(struct ds_fs *fs, const char *root)
+/* 0: it is one; -ENOENT: it is none; -errno: who can say? */
+static int look_for_root(struct ds_fs *fs, const char *root)
 {
     char file[DS_CHECKPOINT_PATH_BYTES];
     struct ds_fs_stat stat;
 
     snprintf(file, sizeof file, "%s/RUN.json", root);
-    return ds_fs_stat(fs, file, &stat) == 0;
+    const int code = ds_fs_stat(fs, file, &stat);
+    return code == -ENOTDIR ? -ENOENT : code;
+}
+
+static int is_root(struct ds_fs *fs, const char *root)
+{
+    return look_for_root(fs, root) == 0;
 }
 
 static ds_status find_root(struct ds_fs *fs, const char *path, struct ds_checkpoint_place *place,
@@ -52,7 +60,11 @@ static ds_status find_root(struct ds_fs *fs, const char *path, struct ds_checkpo
         if (snprintf(place->root, sizeof place->root, "%s%s", path, inner[i]) >=
             (int)sizeof place->root)
             return too_long(path);
-        *found = is_root(fs, place->root);
+        const int code = look_for_root(fs, place->root);
+        if (code != 0 && code != -ENOENT)
+            return ds_fail(DS_ERR_CONFIG, "%s: its RUN.json cannot be looked at: %s", place->root,
+                           strerror(-code));
+        *found = code == 0;
     }
     return DS_OK;
 }

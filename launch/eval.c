@@ -1,10 +1,11 @@
 /* eval.c - `dstrain eval config.ini`: loss and perplexity on the evaluation data, of the run's export where
- * there is one, else of model.path. */
+ * there is one, else of model.path; an export that is an adapter stands beside model.path. */
 #include "command.h"
 #include "console.h"
 #include "plan.h"
 #include "run_dir.h"
 
+#include "dstrain/hf.h"
 #include "dstrain/trainer.h"
 
 #include <math.h>
@@ -25,6 +26,33 @@ static int has_export(struct ds_fs *fs, const char *dir, char path[DS_RUN_PATH_B
 static uint32_t *line_of(struct ds_config *config, const char *section, const char *key)
 {
     return &config->places.line[ds_field_index(ds_field_find(section, key))];
+}
+
+/* Its settings hold, and those that made it are not said twice. */
+static void take_adapter(struct ds_config *config, const char *path)
+{
+    snprintf(config->lora.adapter, sizeof config->lora.adapter, "%.*s", DS_TEXT_MAX - 1, path);
+    config->lora.r = 0;
+    for (size_t i = 0; i < ds_config_field_count; i++)
+        if (ds_config_fields[i].flags & DS_FIELD_SHAPES_ADAPTER)
+            config->places.line[i] = 0;
+    *line_of(config, "lora", "adapter") = *line_of(config, "run", "dir");
+}
+
+/* collective: rank 0 looks */
+static ds_status choose_adapter(struct ds_command *command, struct ds_config *config)
+{
+    char path[DS_RUN_PATH_BYTES] = "";
+
+    if (command->world->rank == 0 && config->run.dir[0]) {
+        snprintf(path, sizeof path, "%s/export", config->run.dir);
+        if (!ds_hf_is_adapter(command->fs, path))
+            path[0] = '\0';
+    }
+    DS_TRY(ds_comm_broadcast(command->world, path, sizeof path, 0, NULL));
+    if (path[0])
+        take_adapter(config, path);
+    return DS_OK;
 }
 
 /* The export's path comes from run.dir: messages about it name that line. */
@@ -51,6 +79,7 @@ static ds_status choose_model(struct ds_command *command, struct ds_config *conf
     char path[DS_RUN_PATH_BYTES] = "";
     ds_status st = DS_OK;
 
+    DS_TRY(choose_adapter(command, config));
     if (command->world->rank == 0)
         st = find_model(command, config, path);
     DS_TRY(ds_comm_agreed(command->world, st));
@@ -76,7 +105,8 @@ static ds_status evaluate(struct ds_command *command, const struct ds_config *co
     DS_TRY(ds_trainer_open(&options, &trainer));
     st = ds_trainer_evaluate(trainer, &loss, &tokens);
     if (st == DS_OK && command->world->rank == 0)
-        printf("%s: loss %.6f, perplexity %.4f, %llu tokens\n", config->model.path,
+        printf("%s: loss %.6f, perplexity %.4f, %llu tokens\n",
+               config->lora.adapter[0] ? config->lora.adapter : config->model.path,
                ds_console_real(loss), ds_console_real(exp(loss)), (unsigned long long)tokens);
     ds_trainer_close(trainer);
     return st;
@@ -92,7 +122,10 @@ ds_status ds_eval_main(struct ds_command *command)
     *config = *command->config;
     st = choose_model(command, config);
     if (st == DS_OK)
-        st = ds_plan_together(command->world, command->fs, command->clock, DS_CONFIG_EVAL, config);
+        st = ds_plan_together(&(struct ds_plan_ranks){command->world, command->fs, command->clock,
+                                                      command->local_rank, command->local_count,
+                                                      command->thread_count},
+                              DS_CONFIG_EVAL, config);
     if (st == DS_OK)
         st = evaluate(command, config);
     free(config);

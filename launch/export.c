@@ -1,10 +1,9 @@
 /* export.c - `dstrain export CHECKPOINT OUT`: a checkpoint as a Hugging Face folder, by one process and without a GPU.
  * CHECKPOINT is a run directory or its checkpoints/, of which the newest is taken whose weights verify, or a manifest
- * in it. Changes nothing but OUT, which comes whole or not at all. */
-#include "checkpoint_place.h"
-#include "command.h"
-
-#include "config/number.h"
+ * in it; of a run that trains an adapter that is a PEFT folder, and with --merge the model with the adapter in it, as it
+ * is of a PEFT folder in CHECKPOINT's place. With --quant the matrices of a model are quantised, which is done of a
+ * model's folder, too. Changes nothing but OUT, which comes whole or not at all. */
+#include "export_arguments.h"
 
 #include "dstrain/export.h"
 
@@ -12,97 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-struct export
-{
-    struct ds_fs *fs;
-    /* what was asked for */
-    const char *checkpoint, *tokenizer;
-    char out[DS_CHECKPOINT_PATH_BYTES - 256];
-    const char *step_text, *dtype_text;
-    enum ds_dtype dtype;
-    uint64_t step;
-    /* what is there */
-    struct ds_checkpoint_place place;
-    void *buffer; /* DS_PACK_CHUNK_BYTES */
-};
-
-/* ---- the command line */
-
-static ds_status take_option(struct export *e, const char *name, const char *value)
-{
-    const char **at = strcmp(name, "--step") == 0        ? &e->step_text
-                      : strcmp(name, "--dtype") == 0     ? &e->dtype_text
-                      : strcmp(name, "--tokenizer") == 0 ? &e->tokenizer
-                                                         : NULL;
-
-    if (!at)
-        return ds_command_usage("export");
-    if (*at)
-        return ds_fail(DS_ERR_CONFIG, "%s is given twice", name);
-    if (!value)
-        return ds_fail(DS_ERR_CONFIG, "%s: a value is missing", name);
-    *at = value;
-    return DS_OK;
-}
-
-static ds_status take_values(struct export *e)
-{
-    static const struct {
-        const char *name;
-        enum ds_dtype dtype;
-    } dtypes[] = {{"fp32", DS_F32}, {"bf16", DS_BF16}, {"fp16", DS_F16}};
-
-    if (e->step_text && (!ds_number_count(e->step_text, &e->step) || e->step == 0))
-        return ds_fail(DS_ERR_CONFIG, "--step = '%s' must be a whole number from 1 on",
-                       e->step_text);
-    e->dtype = e->dtype_text ? DS_BOOL : DS_F32;
-    for (size_t i = 0; e->dtype_text && i < sizeof dtypes / sizeof *dtypes; i++)
-        if (strcmp(e->dtype_text, dtypes[i].name) == 0)
-            e->dtype = dtypes[i].dtype;
-    if (e->dtype == DS_BOOL)
-        return ds_fail(DS_ERR_CONFIG, "--dtype = '%s' must be fp32, bf16 or fp16", e->dtype_text);
-    return DS_OK;
-}
-
-/* What is written beside it has its name with an ending. */
-static ds_status take_out(struct export *e, const char *path)
-{
-    size_t bytes = strlen(path);
-
-    while (bytes > 1 && path[bytes - 1] == '/')
-        bytes--;
-    if (snprintf(e->out, sizeof e->out, "%.*s", (int)bytes, path) >= (int)sizeof e->out)
-        return ds_fail(DS_ERR_CONFIG, "%.100s...: the path is too long", path);
-    const char *name = strrchr(e->out, '/') ? strrchr(e->out, '/') + 1 : e->out;
-    if (name[0] == '\0' || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
-        return ds_fail(DS_ERR_CONFIG, "'%s': a folder is needed that has a name of its own", path);
-    return DS_OK;
-}
-
-static ds_status read_arguments(const struct ds_command *command, struct export *e)
-{
-    const char *out = NULL;
-
-    for (int i = 0; i < command->argc; i++) {
-        const char *word = command->argv[i];
-
-        if (word[0] == '-') {
-            DS_TRY(take_option(e, word, i + 1 < command->argc ? command->argv[i + 1] : NULL));
-            i++;
-        } else if (!e->checkpoint) {
-            e->checkpoint = word;
-        } else if (!out) {
-            out = word;
-        } else {
-            return ds_command_usage("export");
-        }
-    }
-    if (!out)
-        return ds_command_usage("export");
-    DS_TRY(take_values(e));
-    return take_out(e, out);
-}
 
 /* Nobody's files are replaced. */
 static ds_status check_out(const struct export *e)
@@ -165,8 +73,137 @@ static ds_status find_tokenizer(const struct export *e, const struct ds_export_m
 
 /* ---- one checkpoint */
 
+static ds_status export_as(const struct export *e, const struct ds_manifest *manifest,
+                           const struct ds_export_model *model, const struct ds_lora *lora,
+                           const char *folder)
+{
+    const struct ds_export_from from = {.fs = e->fs,
+                                        .root = e->place.root,
+                                        .manifest = manifest,
+                                        .config = &model->config,
+                                        .lora = lora,
+                                        .buffer = e->buffer};
+    const struct ds_hf_write_options to = {.fs = e->fs,
+                                           .folder = e->out,
+                                           .companions = folder,
+                                           .has_byte_tokens = model->has_byte_tokens,
+                                           .base = model->base,
+                                           .dtype = e->dtype};
+
+    return ds_export_checkpoint(&from, &to);
+}
+
+/* ---- the model with its adapter, or quantised */
+
+static const char *const dtype_names[] = {[DS_F32] = "fp32", [DS_BF16] = "bf16", [DS_F16] = "fp16"};
+
+/* `adapter` NULL: without one; `values`: of the checkpoint that it is of, or NULL */
+static ds_status merge(const struct export *e, const char *base, const char *adapter,
+                       const struct ds_values *values, const struct ds_hf_write_options *how)
+{
+    enum ds_dtype written = DS_F32;
+
+    DS_TRY(ds_hf_merge(base, adapter, values, how, &written));
+    printf("%s: %s%s%s, %s%s%s\n", e->out, adapter ? base : e->checkpoint,
+           adapter ? " with the adapter of " : "", adapter ? e->checkpoint : "",
+           how->is_quantised ? ds_quant_name(how->quant) : "", how->is_quantised ? " and " : "",
+           dtype_names[written]);
+    return DS_OK;
+}
+
+static struct ds_hf_write_options merge_options(const struct export *e, const char *companions,
+                                                int has_byte_tokens)
+{
+    return (struct ds_hf_write_options){.fs = e->fs,
+                                        .folder = e->out,
+                                        .companions = companions,
+                                        .has_byte_tokens = has_byte_tokens,
+                                        .is_quantised = e->quant_text != NULL,
+                                        .quant = e->quant,
+                                        .dtype = e->dtype_text ? e->dtype : DS_BOOL};
+}
+
+static ds_status check_merge(const struct export *e, const struct ds_export_model *model,
+                             const char *base)
+{
+    if (e->merges && !model->is_adapted)
+        return ds_fail(DS_ERR_CONFIG,
+                       "--merge: %s is of a run that trains the model itself: there is no adapter",
+                       e->checkpoint);
+    if (!e->merges && model->is_adapted)
+        return ds_fail(DS_ERR_CONFIG,
+                       "--quant: %s is of a run that trains an adapter, which stays as it is; "
+                       "--merge makes a model of it",
+                       e->checkpoint);
+    if (e->merges && !base[0])
+        return ds_fail(DS_ERR_DATA, "%s: does not say what its adapter is for: --base FOLDER does",
+                       e->checkpoint);
+    return DS_OK;
+}
+
+/* What a checkpoint has goes through a folder beside OUT: factors may take as long as they like to become a part of each
+ * matrix, and matrices come in their order. */
+static ds_status merge_checkpoint(const struct export *e, const struct ds_manifest *manifest,
+                                  const struct ds_export_model *model, const struct ds_lora *lora,
+                                  const char *tokenizer)
+{
+    const char *base = e->base ? e->base : model->base;
+    struct export between = *e;
+    ds_status st;
+
+    DS_TRY(check_merge(e, model, base));
+    between.dtype = DS_F32;
+    snprintf(between.out, sizeof between.out, "%.*s.%s", (int)sizeof between.out - 16, e->out,
+             e->merges ? "factors" : "whole");
+    struct ds_hf_write_options how =
+        merge_options(e, tokenizer ? tokenizer : base, model->has_byte_tokens);
+    if (!e->merges) {
+        how.companions = tokenizer;
+        how.dtype = e->dtype_text ? e->dtype : DS_BF16;
+    }
+    DS_TRY(export_as(&between, manifest, model, lora, NULL));
+    st = e->merges ? merge(e, base, between.out, &manifest->state, &how)
+                   : merge(e, between.out, NULL, NULL, &how);
+    const int code = ds_fs_remove_tree(e->fs, between.out);
+    if (st == DS_OK && code != 0)
+        st = ds_fail(DS_ERR_IO, "remove %s: %s", between.out, strerror(-code));
+    return st;
+}
+
+static ds_status merge_folder(const struct export *e)
+{
+    char named[DS_CHECKPOINT_PATH_BYTES];
+    const char *base = e->base;
+
+    if (!base) {
+        DS_TRY(ds_hf_adapter_base(e->fs, e->checkpoint, named, sizeof named));
+        base = named;
+    }
+    const struct ds_hf_write_options how = merge_options(e, e->tokenizer ? e->tokenizer : base, 0);
+    return merge(e, base, e->checkpoint, NULL, &how);
+}
+
+static ds_status quantise_folder(const struct export *e)
+{
+    const struct ds_hf_write_options how =
+        merge_options(e, e->tokenizer ? e->tokenizer : e->checkpoint, 0);
+
+    return merge(e, e->checkpoint, NULL, NULL, &how);
+}
+
+/* A model's folder, and no run's. */
+static int is_model(const struct export *e)
+{
+    char path[DS_CHECKPOINT_PATH_BYTES];
+    struct ds_fs_stat stat;
+
+    return snprintf(path, sizeof path, "%s/config.json", e->checkpoint) < (int)sizeof path &&
+           ds_fs_stat(e->fs, path, &stat) == 0;
+}
+
 static ds_status export_manifest(const struct export *e, const struct ds_manifest *manifest)
 {
+    struct ds_lora lora = {0};
     struct ds_export_model *model = malloc(sizeof *model);
     const char *folder = NULL;
     char what[64];
@@ -177,19 +214,12 @@ static ds_status export_manifest(const struct export *e, const struct ds_manifes
                          : ds_fail(DS_ERR_NO_MEMORY, "no memory to export a checkpoint");
     if (st == DS_OK)
         st = find_tokenizer(e, model, &folder);
-    if (st == DS_OK) {
-        const struct ds_export_from from = {.fs = e->fs,
-                                            .root = e->place.root,
-                                            .manifest = manifest,
-                                            .config = &model->config,
-                                            .buffer = e->buffer};
-        const struct ds_hf_write_options to = {.fs = e->fs,
-                                               .folder = e->out,
-                                               .companions = folder,
-                                               .has_byte_tokens = model->has_byte_tokens,
-                                               .dtype = e->dtype};
-        st = ds_export_checkpoint(&from, &to);
-    }
+    if (st == DS_OK)
+        st = ds_export_lora(what, model, &manifest->catalogue, &lora);
+    if (st == DS_OK)
+        st = e->merges || e->quant_text ? merge_checkpoint(e, manifest, model, &lora, folder)
+                                        : export_as(e, manifest, model, &lora, folder);
+    ds_lora_fini(&lora);
     free(model);
     return st;
 }
@@ -201,7 +231,7 @@ static ds_status export_one(const struct export *e, const struct ds_manifest_id 
     DS_TRY(ds_checkpoint_place_read(e->fs, &e->place, id, &manifest));
     ds_status st = export_manifest(e, &manifest);
     ds_manifest_fini(&manifest);
-    if (st == DS_OK)
+    if (st == DS_OK && !e->merges && !e->quant_text)
         printf("%s: the model of step %llu (epoch %llu), %s\n", e->out,
                (unsigned long long)id->step, (unsigned long long)id->epoch,
                e->dtype_text ? e->dtype_text : "fp32");
@@ -268,11 +298,38 @@ static ds_status export_listed(const struct export *e)
     return st;
 }
 
+/* Of a run without checkpoints there is the adapter that it has exported. */
+static ds_status look_for_adapter(struct export *e)
+{
+    int has_checkpoints;
+
+    if (ds_hf_is_adapter(e->fs, e->checkpoint))
+        return DS_OK;
+    snprintf(e->adapter, sizeof e->adapter, "%.*s/export", (int)sizeof e->adapter - 16,
+             e->checkpoint);
+    if (e->step || !ds_hf_is_adapter(e->fs, e->adapter))
+        return DS_OK;
+    DS_TRY(ds_checkpoint_place_find(e->fs, e->checkpoint, &e->place, &has_checkpoints));
+    if (!has_checkpoints)
+        e->checkpoint = e->adapter;
+    return DS_OK;
+}
+
 ds_status ds_export_main(struct ds_command *command)
 {
     struct export e = {.fs = command->fs};
 
-    DS_TRY(read_arguments(command, &e));
+    DS_TRY(ds_export_arguments(command, &e));
+    if (e.merges)
+        DS_TRY(look_for_adapter(&e));
+    if (e.merges && ds_hf_is_adapter(e.fs, e.checkpoint)) {
+        DS_TRY(check_out(&e));
+        return merge_folder(&e);
+    }
+    if (e.quant_text && !e.merges && is_model(&e)) {
+        DS_TRY(check_out(&e));
+        return quantise_folder(&e);
+    }
     DS_TRY(ds_checkpoint_place_need(e.fs, e.checkpoint, &e.place));
     if (e.place.has_id && e.step)
         return ds_fail(DS_ERR_CONFIG, "--step beside a manifest: %s is one of a step already",

@@ -16,6 +16,8 @@
 
 struct generate {
     char folder[DS_RUN_PATH_BYTES]; /* of the model: `model`, or its export if that is a run */
+    char adapter
+        [DS_RUN_PATH_BYTES]; /* or that is an adapter, and `folder` what it is for; "": it is none */
     const char *model, *prompt;
     uint64_t token_count, seed, top_k;
     double temperature;
@@ -245,6 +247,8 @@ static void make_config(const struct generate *g, const struct ds_model_config *
 
     ds_config_preset(config);
     snprintf(config->model.path, sizeof config->model.path, "%.*s", DS_TEXT_MAX - 1, g->folder);
+    snprintf(config->lora.adapter, sizeof config->lora.adapter, "%.*s", DS_TEXT_MAX - 1,
+             g->adapter);
     config->train.seq_length =
         length < model->max_position_embeddings ? length : model->max_position_embeddings;
     config->train.global_batch_size = config->train.micro_batch_size = 1;
@@ -271,11 +275,21 @@ static int has_config(struct ds_fs *fs, const char *folder)
     return ds_fs_stat(fs, path, &stat) == 0;
 }
 
-static void find_folder(struct ds_fs *fs, struct generate *g)
+static int is_model(struct ds_fs *fs, const char *folder)
+{
+    return has_config(fs, folder) || ds_hf_is_adapter(fs, folder);
+}
+
+static ds_status find_folder(struct ds_fs *fs, struct generate *g)
 {
     snprintf(g->folder, sizeof g->folder, "%s/export", g->model);
-    if (has_config(fs, g->model) || !has_config(fs, g->folder))
+    if (is_model(fs, g->model) || !is_model(fs, g->folder))
         snprintf(g->folder, sizeof g->folder, "%s", g->model);
+    g->adapter[0] = '\0';
+    if (has_config(fs, g->folder) || !ds_hf_is_adapter(fs, g->folder))
+        return DS_OK;
+    memcpy(g->adapter, g->folder, sizeof g->adapter);
+    return ds_hf_adapter_base(fs, g->adapter, g->folder, sizeof g->folder);
 }
 
 /* The files decide: a vocabulary may be of any size for its own reasons. An export of the byte tokenizer takes any
@@ -355,10 +369,10 @@ ds_status ds_generate_main(struct ds_command *command)
 
     if (st == DS_OK && !config)
         st = ds_fail(DS_ERR_NO_MEMORY, "a configuration");
-    if (st == DS_OK) {
-        find_folder(command->fs, &g);
+    if (st == DS_OK)
+        st = find_folder(command->fs, &g);
+    if (st == DS_OK)
         st = run(command, &g, config, &s);
-    }
     sequence_fini(&s);
     free(config);
     return st;

@@ -1,9 +1,7 @@
 /* inspect.c - `dstrain inspect PATH`: what is in a run's checkpoints, in a safetensors file or in a Hugging Face folder.
- * Reads headers alone. */
+ * Reads headers, and of quantised matrices what lies beside their codes. */
 #include "inspect.h"
 #include "command.h"
-
-#include "dstrain/safetensors.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,14 +40,19 @@ static void print_file(const struct ds_safetensors *file, struct totals *totals)
     }
 }
 
-static ds_status inspect_file(struct ds_fs *fs, const char *path, struct totals *totals)
+static ds_status inspect_file(struct ds_fs *fs, const char *path, struct inspect_files *files,
+                              struct totals *totals)
 {
-    struct ds_safetensors *file;
-
-    DS_TRY(ds_safetensors_open(fs, path, &file));
-    print_file(file, totals);
-    ds_safetensors_close(file);
+    DS_TRY(ds_safetensors_open(fs, path, &files->files[files->count]));
+    print_file(files->files[files->count++], totals);
     return DS_OK;
+}
+
+static void close_files(struct inspect_files *files)
+{
+    for (size_t i = 0; i < files->count; i++)
+        ds_safetensors_close(files->files[i]);
+    free(files->files);
 }
 
 static ds_status inspect_config(struct ds_fs *fs, const char *path)
@@ -77,7 +80,7 @@ static int ends_with(const char *text, const char *end)
 }
 
 static ds_status inspect_entries(struct ds_fs *fs, const char *path, char *const *names,
-                                 size_t count, struct totals *totals)
+                                 size_t count, struct inspect_files *files, struct totals *totals)
 {
     char child[PATH_BYTES];
 
@@ -87,7 +90,7 @@ static ds_status inspect_entries(struct ds_fs *fs, const char *path, char *const
         if (strcmp(names[i], "config.json") == 0)
             DS_TRY(inspect_config(fs, child));
         else if (ends_with(names[i], ".safetensors"))
-            DS_TRY(inspect_file(fs, child, totals));
+            DS_TRY(inspect_file(fs, child, files, totals));
     }
     if (totals->tensors == 0)
         return ds_fail(DS_ERR_CONFIG,
@@ -95,8 +98,15 @@ static ds_status inspect_entries(struct ds_fs *fs, const char *path, char *const
     return DS_OK;
 }
 
+static ds_status with_room(struct inspect_files *files, size_t count)
+{
+    *files = (struct inspect_files){.files = calloc(count > 0 ? count : 1, sizeof *files->files)};
+    return files->files ? DS_OK : ds_fail(DS_ERR_NO_MEMORY, "no memory for %zu files", count);
+}
+
 static ds_status inspect_folder(struct ds_fs *fs, const char *path, struct totals *totals)
 {
+    struct inspect_files files;
     char **names = NULL;
     size_t count = 0;
     int code = ds_fs_readdir(fs, path, &names, &count);
@@ -104,8 +114,26 @@ static ds_status inspect_folder(struct ds_fs *fs, const char *path, struct total
 
     if (code < 0)
         return ds_fail(DS_ERR_DATA, "%s: %s", path, strerror(-code));
-    st = inspect_entries(fs, path, names, count, totals);
+    st = with_room(&files, count);
+    if (st == DS_OK)
+        st = inspect_entries(fs, path, names, count, &files, totals);
+    if (st == DS_OK)
+        st = inspect_quantised(&files);
+    close_files(&files);
     free(names);
+    return st;
+}
+
+static ds_status inspect_one(struct ds_fs *fs, const char *path, struct totals *totals)
+{
+    struct inspect_files files;
+    ds_status st;
+
+    DS_TRY(with_room(&files, 1));
+    st = inspect_file(fs, path, &files, totals);
+    if (st == DS_OK)
+        st = inspect_quantised(&files);
+    close_files(&files);
     return st;
 }
 
@@ -117,7 +145,7 @@ static ds_status inspect_tensors(struct ds_fs *fs, const char *path)
 
     if (code < 0)
         return ds_fail(DS_ERR_DATA, "%s: %s", path, strerror(-code));
-    DS_TRY(stat.is_directory ? inspect_folder(fs, path, &totals) : inspect_file(fs, path, &totals));
+    DS_TRY(stat.is_directory ? inspect_folder(fs, path, &totals) : inspect_one(fs, path, &totals));
     printf("total: %llu tensors, %llu elements, %llu bytes\n", (unsigned long long)totals.tensors,
            (unsigned long long)totals.elems, (unsigned long long)totals.bytes);
     return DS_OK;

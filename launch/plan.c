@@ -43,6 +43,9 @@ ds_status ds_plan_measure(const struct ds_plan_question *question, uint32_t rank
     if (st == DS_OK) {
         memcpy(out->bytes, ds_trainer_memory(trainer)->bytes, sizeof out->bytes);
         out->library_bytes = ds_trainer_overhead(trainer, overhead_of(question->config));
+        for (int kind = 0; kind < DS_ZERO_KIND_COUNT; kind++)
+            out->filed_bytes[kind] = ds_trainer_filed_bytes(trainer, kind);
+        st = ds_trainer_step_work(trainer, out->work);
         ds_trainer_saves(trainer, &out->saved_bytes, &out->save_stops);
     }
     ds_trainer_close(trainer);
@@ -236,7 +239,7 @@ static ds_status widest_window(const struct ds_plan_question *question, struct d
 /* A GPU's products want many rows; its logits pass through no cache anyway. */
 #define GPU_LOGITS_BYTES ((uint64_t)1 << 30)
 
-static int is_gpu(const struct ds_config *config)
+int ds_plan_is_gpu(const struct ds_config *config)
 {
     const struct ds_device_ops *device;
 
@@ -248,7 +251,7 @@ static int is_gpu(const struct ds_config *config)
 
 static void settle_device(struct ds_config *config)
 {
-    const int has_gpu = is_gpu(config);
+    const int has_gpu = ds_plan_is_gpu(config);
 
     if (config->memory.logits == DS_AUTO && has_gpu)
         config->memory.logits = GPU_LOGITS_BYTES;
@@ -259,7 +262,7 @@ static void settle_device(struct ds_config *config)
 int ds_plan_gathers(const struct ds_config *config)
 {
     return config->zero.stage == 3 &&
-           (config->parallel.shard > 1 || config->offload.params.home != DS_HOME_DEVICE);
+           (config->parallel.shard > 1 || ds_home_is_away(&config->offload.params));
 }
 
 /* Zero and what is gathered: see ds_plan_settle. */
@@ -287,5 +290,7 @@ static ds_status settle_gathers(const struct ds_plan_question *question, struct 
 ds_status ds_plan_settle(const struct ds_plan_question *question, struct ds_config *config)
 {
     settle_device(config);
+    if (ds_plan_leaves_homes(config))
+        DS_TRY(ds_plan_choose_homes(question, config));
     return settle_gathers(question, config);
 }

@@ -87,7 +87,7 @@ static int move_away(struct ds_home_key *home)
 {
     const int is_near = home->share < 1;
 
-    *home = (struct ds_home_key){DS_HOME_HOST, 1};
+    *home = (struct ds_home_key){home->home == DS_HOME_NVME ? DS_HOME_NVME : DS_HOME_HOST, 1};
     return is_near;
 }
 
@@ -103,10 +103,42 @@ MOVES_AWAY(exp_avg)
 MOVES_AWAY(master)
 MOVES_AWAY(params)
 MOVES_AWAY(grads)
+MOVES_AWAY(activations)
+
+/* From the host into files, where somebody has said on which drives; what is elsewhere stays. */
+static int move_to_files(const struct ds_config *config, struct ds_home_key *home)
+{
+    char path[DS_TEXT_MAX];
+    const int can = home->home == DS_HOME_HOST && ds_config_directory(config, 0, path);
+
+    home->home = can ? DS_HOME_NVME : home->home;
+    return can;
+}
+
+#define MOVES_TO_FILES(kind)                                                              \
+    static int file_##kind(struct ds_config *config, const struct ds_model_config *model, \
+                           uint32_t ranks)                                                \
+    {                                                                                     \
+        (void)model, (void)ranks;                                                         \
+        return move_to_files(config, &config->offload.kind);                              \
+    }
+MOVES_TO_FILES(exp_avg_sq)
+MOVES_TO_FILES(exp_avg)
+MOVES_TO_FILES(master)
+MOVES_TO_FILES(params)
+MOVES_TO_FILES(grads)
+
+/* Of host memory alone. */
+static const struct lever host_levers[] = {
+    {"offload.exp_avg_sq", file_exp_avg_sq}, {"offload.exp_avg", file_exp_avg},
+    {"offload.master", file_master},         {"offload.params", file_params},
+    {"offload.grads", file_grads},
+};
 
 static const struct lever levers[] = {
     {"train.micro_batch_size", halve_micro_batch},
     {"train.activation_checkpointing", recompute_more},
+    {"offload.activations", move_activations},
     {"zero.stage", shard_more},
     {"zero.reshard_after_forward", give_back},
     {"zero.window", halve_window},
@@ -243,6 +275,12 @@ ds_status ds_plan_show_levers(const struct ds_plan_question *question, int of_ho
     for (size_t i = 0; st == DS_OK && i < sizeof levers / sizeof *levers; i++) {
         *a.config = *question->config;
         st = show_lever(&a, &levers[i], "");
+        fits |= a.fits;
+    }
+    for (size_t i = 0; st == DS_OK && of_host && i < sizeof host_levers / sizeof *host_levers;
+         i++) {
+        *a.config = *question->config;
+        st = show_lever(&a, &host_levers[i], "");
         fits |= a.fits;
     }
     if (st == DS_OK && !fits)

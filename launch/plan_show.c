@@ -27,6 +27,47 @@ static void show_tier(const struct ds_plan_question *question, const struct ds_p
                      plan->bytes[tier][label]);
 }
 
+/* Of the third tier, and what a step asks of it. */
+static void show_files(const struct ds_plan_question *question, const struct ds_plan *plan)
+{
+    static const char *const names[DS_ZERO_KIND_COUNT] = {[DS_ZERO_PARAM] = "parameters",
+                                                          [DS_ZERO_MASTER] = "master",
+                                                          [DS_ZERO_EXP_AVG] = "exp_avg",
+                                                          [DS_ZERO_EXP_AVG_SQ] = "exp_avg_sq",
+                                                          [DS_ZERO_GRAD] = "gradients"};
+    uint64_t bytes = 0, read = 0, written = 0;
+
+    for (int kind = 0; kind < DS_ZERO_KIND_COUNT; kind++) {
+        if (plan->filed_bytes[kind] > 0)
+            show_row(question, names[kind], plan->filed_bytes[kind]);
+        bytes += plan->filed_bytes[kind];
+    }
+    if (bytes == 0)
+        return;
+    show_row(question, "nvme", bytes);
+    for (int part = 0; part < DS_STEP_PARTS; part++) {
+        read += plan->work[part].file_read;
+        written += plan->work[part].file_write;
+    }
+    show_row(question, "a step reads", read);
+    show_row(question, "a step writes", written);
+}
+
+/* The last copy is made when all but what fits is written. */
+static void show_stall(const struct ds_plan_question *question, const struct ds_plan *plan)
+{
+    const uint64_t buffer = question->config->checkpoint.buffer;
+    const uint64_t waited = plan->saved_bytes > buffer ? plan->saved_bytes - buffer : 0;
+    char bytes[32];
+
+    ds_console_bytes(waited, bytes, sizeof bytes);
+    ds_plan_say(question,
+                "  a checkpoint does not fit checkpoint.buffer at once: training stops %llu time%s "
+                "in every save until %s are written: %.3g s for each rank that writes 1 GB/s",
+                (unsigned long long)plan->save_stops, plan->save_stops == 1 ? "" : "s", bytes,
+                (double)waited / 1e9);
+}
+
 /* The lines of a tier stand above its sum: of host memory what lives there, not what passes through. */
 static void show_table(const struct ds_plan_question *question, const struct ds_plan *plan)
 {
@@ -38,14 +79,11 @@ static void show_table(const struct ds_plan_question *question, const struct ds_
     }
     show_tier(question, plan, DS_MEMORY_PINNED, DS_MEMORY_LABEL_STAGING);
     show_row(question, "pinned host", ds_plan_host_bytes(plan));
+    show_files(question, plan);
     if (plan->saved_bytes > 0)
         show_row(question, "a checkpoint", plan->saved_bytes);
     if (plan->save_stops > 0)
-        ds_plan_say(
-            question,
-            "  a checkpoint does not fit checkpoint.buffer at once: training stops %llu time%s "
-            "in every save until the disk has what was copied before",
-            (unsigned long long)plan->save_stops, plan->save_stops == 1 ? "" : "s");
+        show_stall(question, plan);
 }
 
 /* One line a role where there are several, all in bytes; the names stand above. */
@@ -228,6 +266,18 @@ static ds_status show_tables(const struct ds_plan_question *question, const uint
     return DS_OK;
 }
 
+/* Of a rank that waits for no other. */
+static void show_time(const struct ds_plan_question *question, const struct ds_plan *plan)
+{
+    const double step_s = ds_plan_step_s(plan->work, question->speeds);
+
+    if (!(question->speeds->flops_per_s > 0))
+        return;
+    ds_plan_say(question, "a step is expected to take %.3f s, waits for other ranks left out",
+                step_s);
+    ds_plan_show_speeds(question, question->speeds);
+}
+
 /* Every role, and the one that takes most in words that people read. */
 static ds_status show_roles(const struct ds_plan_question *question)
 {
@@ -247,10 +297,30 @@ static ds_status show_roles(const struct ds_plan_question *question)
         ds_plan_say(question, "%s%s, of %u:", who,
                     ds_plan_role_count(question->config) > 1 ? " takes most" : "", question->size);
         show_table(question, &worst);
+        show_time(question, &worst);
     }
     free(twins);
     free(plans);
     return st;
+}
+
+/* As if the ranks were on this host, if the device is here: one for each of its devices, or, on the cpu, all of them. */
+static ds_status look_around(const struct ds_command *command, struct ds_plan_question *question,
+                             struct ds_speeds *speeds)
+{
+    const struct ds_device_ops *device = ds_device_look(question->config->run.device);
+    struct ds_plan_ranks ranks = {.fs = command->fs, .clock = command->clock, .local_count = 1};
+
+    if (device)
+        ranks.local_count =
+            device->caps & DS_DEVICE_CAP_HOST_MEMORY || question->size < (uint32_t)device->count()
+                ? (int)question->size
+                : device->count();
+    DS_TRY(ds_plan_find_speeds(&ranks, question->config, speeds));
+    question->speeds = speeds;
+    return device && ds_plan_leaves_homes(question->config)
+               ? ds_plan_look_for_room(&ranks, question->config, &question->room)
+               : DS_OK;
 }
 
 static void show_choices(const struct ds_plan_question *question)
@@ -266,6 +336,7 @@ static void show_choices(const struct ds_plan_question *question)
 ds_status ds_plan_main(struct ds_command *command)
 {
     struct ds_config *config = malloc(sizeof *config);
+    struct ds_speeds speeds;
     struct ds_plan_question question = {
         .config = config, .fs = command->fs, .clock = command->clock, .size = 1, .is_answer = 1};
     ds_status st =
@@ -273,6 +344,8 @@ ds_status ds_plan_main(struct ds_command *command)
 
     if (st == DS_OK)
         st = load(command, question.size, config);
+    if (st == DS_OK)
+        st = look_around(command, &question, &speeds);
     if (st == DS_OK)
         st = ds_plan_settle(&question, config);
     if (st == DS_OK)

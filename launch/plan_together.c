@@ -29,16 +29,18 @@ static void tell_others(void *user)
     leader->told = tell(leader->world, &word);
 }
 
-static ds_status plan_as_leader(struct ds_comm *world, struct ds_fs *fs,
-                                const struct ds_clock *clock, enum ds_config_use use,
+static ds_status plan_as_leader(const struct ds_plan_ranks *ranks, enum ds_config_use use,
+                                const struct ds_plan_room *room, const struct ds_speeds *speeds,
                                 struct ds_config *config, ds_status *planned)
 {
-    struct leader leader = {world, clock, ds_clock_mono_ns(clock), DS_OK};
+    struct leader leader = {ranks->world, ranks->clock, ds_clock_mono_ns(ranks->clock), DS_OK};
     const struct ds_plan_question question = {.config = config,
                                               .use = use,
-                                              .fs = fs,
-                                              .clock = clock,
-                                              .size = world->size,
+                                              .fs = ranks->fs,
+                                              .clock = ranks->clock,
+                                              .size = ranks->world->size,
+                                              .room = *room,
+                                              .speeds = speeds,
                                               .alive = tell_others,
                                               .user = &leader};
     int32_t word = PLANNED;
@@ -46,7 +48,7 @@ static ds_status plan_as_leader(struct ds_comm *world, struct ds_fs *fs,
     *planned = ds_plan_settle(&question, config);
     if (*planned == DS_OK)
         *planned = ds_plan_check(&question);
-    return leader.told == DS_OK ? tell(world, &word) : leader.told;
+    return leader.told == DS_OK ? tell(ranks->world, &word) : leader.told;
 }
 
 /* A sign may be late by as long as one role takes. */
@@ -63,15 +65,20 @@ static ds_status await_leader(struct ds_comm *world)
     return st;
 }
 
-ds_status ds_plan_together(struct ds_comm *world, struct ds_fs *fs, const struct ds_clock *clock,
-                           enum ds_config_use use, struct ds_config *config)
+ds_status ds_plan_together(const struct ds_plan_ranks *ranks, enum ds_config_use use,
+                           struct ds_config *config)
 {
-    uint64_t since_ns = ds_clock_mono_ns(clock);
+    struct ds_comm *world = ranks->world;
+    uint64_t since_ns = ds_clock_mono_ns(ranks->clock);
     ds_status planned = DS_OK;
+    struct ds_plan_room room;
+    struct ds_speeds speeds;
 
-    DS_TRY(world->rank == 0 ? plan_as_leader(world, fs, clock, use, config, &planned)
+    DS_TRY(ds_plan_agree_on_room(ranks, config, &room));
+    DS_TRY(ds_plan_agree_on_speeds(ranks, config, &speeds));
+    DS_TRY(world->rank == 0 ? plan_as_leader(ranks, use, &room, &speeds, config, &planned)
                             : await_leader(world));
     DS_TRY(ds_comm_agreed(world, planned));
-    ds_clock_tell_start(clock, "plan", &since_ns);
+    ds_clock_tell_start(ranks->clock, "plan", &since_ns);
     return ds_comm_broadcast(world, config, sizeof *config, 0, NULL);
 }

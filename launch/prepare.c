@@ -1,8 +1,10 @@
-/* prepare.c - `dstrain prepare config.ini`: text into token shards, ahead of a run. A run does the same for
- * what is missing; what is there and unchanged is used again. With `--train-tokenizer N` the tokenizer that
- * data.tokenizer names is learned from the texts of data.train first, unless it is there. */
+/* prepare.c - `dstrain prepare config.ini`: text and rows into token shards, ahead of a run. A run does the same for
+ * what is missing; what is there and unchanged is used again. `--show N` prints the first rows with what is learned of
+ * them. With `--train-tokenizer N` the tokenizer that
+ * data.tokenizer names is learned from what data.train says first, unless it is there. */
 #include "command.h"
 #include "console.h"
+#include "prepare_show.h"
 #include "trainer/sources.h"
 #include "trainer/text_tokenizer.h"
 
@@ -17,23 +19,25 @@ struct preparing {
     const struct ds_config *config;
     struct ds_console console;
     uint32_t vocab_size; /* of a tokenizer to learn; 0: none */
+    uint32_t show_count; /* of rows to show */
 };
 
 /* ---- the command line: the option anywhere behind the configuration; the rest overrides */
 
-static ds_status read_vocab_size(struct ds_command *command, uint32_t *out)
+/* Taken out of the arguments; `*out` stays where it is not among them. */
+static ds_status read_option(struct ds_command *command, const char *name, unsigned long least,
+                             unsigned long most, uint32_t *out)
 {
     char *end;
 
     for (int i = 1; i < command->argc; i++) {
-        if (strcmp(command->argv[i], "--train-tokenizer") != 0)
+        if (strcmp(command->argv[i], name) != 0)
             continue;
         const char *text = i + 1 < command->argc ? command->argv[i + 1] : "";
         unsigned long value = strtoul(text, &end, 10);
-        if (end == text || *end || value < DS_LEARNER_VOCAB_MIN || value > DS_LEARNER_VOCAB_MAX)
-            return ds_fail(DS_ERR_CONFIG,
-                           "--train-tokenizer = '%s' must be a whole number in %d..%d", text,
-                           DS_LEARNER_VOCAB_MIN, DS_LEARNER_VOCAB_MAX);
+        if (end == text || *end || value < least || value > most)
+            return ds_fail(DS_ERR_CONFIG, "%s = '%s' must be a whole number in %lu..%lu", name,
+                           text, least, most);
         *out = (uint32_t)value;
         for (int j = i; j + 2 < command->argc; j++)
             command->argv[j] = command->argv[j + 2];
@@ -74,11 +78,16 @@ static ds_status learn_from(struct preparing *p, const struct ds_data_parts *par
         return ds_fail(DS_ERR_NO_MEMORY, "%zu sources", parts->count);
     for (size_t i = 0; i < parts->count; i++)
         sources[i] = parts->parts[i].path;
+    const struct ds_rows_options rows = {.kind = (enum ds_row_kind)p->config->data.rows,
+                                         .skips_malformed = p->config->data.malformed,
+                                         .line_bytes_max = p->config->data.line_limit};
     const struct ds_learn_options options = {.fs = p->command->fs,
                                              .sources = sources,
                                              .source_count = parts->count,
                                              .vocab_size = p->vocab_size,
                                              .replaces_invalid = p->config->data.invalid_utf8,
+                                             .rows = p->config->data.format == DS_DATA_JSONL ? &rows
+                                                                                             : NULL,
                                              .progress = show_learning,
                                              .user = &p->console};
     st = ds_learn_tokenizer(&options, folder, &made);
@@ -122,6 +131,22 @@ static void show_progress(void *user, uint64_t done, uint64_t total)
     ds_console_progress(user, "preparing", done, total);
 }
 
+static void say_prepared(const struct ds_config *config, const char *key,
+                         const struct ds_prepare_report *r, const char *cache)
+{
+    const int has_rows = config->data.format == DS_DATA_JSONL;
+    char learned[64] = "";
+
+    if (has_rows)
+        snprintf(learned, sizeof learned, ", %llu of them learned", (unsigned long long)r->learned);
+    ds_info(
+        "[data] %s: %llu %s%s, %llu byte%s, %llu token%s%s; %u shard%s made, %u used again, in %s",
+        key, (unsigned long long)r->documents, has_rows ? "row" : "document",
+        ds_console_plural(r->documents), (unsigned long long)r->bytes, ds_console_plural(r->bytes),
+        (unsigned long long)r->tokens, ds_console_plural(r->tokens), learned, r->files_made,
+        ds_console_plural(r->files_made), r->files_reused, cache);
+}
+
 static ds_status prepare_set(struct preparing *p, const struct ds_tokenizer *tokenizer,
                              const char *key)
 {
@@ -132,6 +157,7 @@ static ds_status prepare_set(struct preparing *p, const struct ds_tokenizer *tok
                                                .tokenizer = tokenizer,
                                                .replaces_invalid = config->data.invalid_utf8,
                                                .cache = cache,
+                                               .thread_count = (uint32_t)p->command->thread_count,
                                                .progress = show_progress,
                                                .user = &p->console};
     struct ds_prepare_report report = {0};
@@ -142,29 +168,44 @@ static ds_status prepare_set(struct preparing *p, const struct ds_tokenizer *tok
     st = ds_sources_open(config, &options, key, &report, &sources);
     ds_console_clear(&p->console);
     DS_TRY(st);
-    ds_info("[data] %s: %llu document%s, %llu byte%s, %llu token%s; %u shard%s made, %u used "
-            "again, in %s",
-            key, (unsigned long long)report.documents, ds_console_plural(report.documents),
-            (unsigned long long)report.bytes, ds_console_plural(report.bytes),
-            (unsigned long long)report.tokens, ds_console_plural(report.tokens), report.files_made,
-            ds_console_plural(report.files_made), report.files_reused, cache);
+    say_prepared(config, key, &report, cache);
+    for (size_t i = 0; i < sources.path_count && p->show_count && st == DS_OK; i++)
+        st = ds_prepare_show(p->command->fs, tokenizer, sources.paths[i],
+                             sources.parts.parts[i].path, p->show_count);
     ds_sources_close(&sources);
-    return DS_OK;
+    return st;
+}
+
+/* A folder without a tokenizer is one of bytes; one that is not there is none. */
+static ds_status find_model(const struct preparing *p)
+{
+    const struct ds_config *config = p->config;
+    struct ds_fs_stat stat;
+    const int code = config->model.path[0] && !config->data.tokenizer[0]
+                         ? ds_fs_stat(p->command->fs, config->model.path, &stat)
+                         : 0;
+
+    return code < 0 ? ds_config_refuse(config, "model", "path", "= %s: %s", config->model.path,
+                                       strerror(-code))
+                    : DS_OK;
 }
 
 static ds_status prepare(struct preparing *p)
 {
     const struct ds_config *config = p->config;
+    struct ds_text_tokenizer found;
     struct ds_tokenizer *tokenizer;
     ds_status st;
 
-    if (config->data.format != DS_DATA_TEXT) {
-        ds_info("data.format is not text: nothing to prepare");
-        return DS_OK;
-    }
+    if (p->show_count && config->data.format != DS_DATA_JSONL)
+        return ds_config_refuse(config, "data", "format", "%s",
+                                "must be jsonl for --show: it shows what is learned of rows");
     ds_console_init(&p->console, 0, 1, p->command->clock);
     if (p->vocab_size)
         DS_TRY(learn(p));
+    DS_TRY(find_model(p));
+    DS_TRY(ds_text_tokenizer_find(config, p->command->fs, &found));
+    ds_text_tokenizer_warn(config, &found);
     DS_TRY(ds_text_tokenizer_open(config, p->command->fs, &tokenizer));
     st = prepare_set(p, tokenizer, "train");
     if (st == DS_OK && config->data.eval[0])
@@ -180,7 +221,10 @@ ds_status ds_prepare_main(struct ds_command *command)
     ds_status st = config ? DS_OK : ds_fail(DS_ERR_NO_MEMORY, "a configuration");
 
     if (st == DS_OK)
-        st = read_vocab_size(command, &p.vocab_size);
+        st = read_option(command, "--train-tokenizer", DS_LEARNER_VOCAB_MIN, DS_LEARNER_VOCAB_MAX,
+                         &p.vocab_size);
+    if (st == DS_OK)
+        st = read_option(command, "--show", 1, 1000000, &p.show_count);
     if (st == DS_OK)
         st = load(command, config);
     if (st == DS_OK)

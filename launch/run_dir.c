@@ -43,22 +43,23 @@ static void join(char to[DS_RUN_PATH_BYTES], const char *dir, const char *name)
 
 /* ---- a directory that is there */
 
-static ds_status check_directory(const struct ds_config *config, const struct ds_fs_stat *stat)
+ds_status ds_run_check_directory(const struct ds_config *config, const char *section,
+                                 const char *key, const char *dir, const struct ds_fs_stat *stat)
 {
-    const char *dir = config->run.dir;
-    char here[WHERE_BYTES];
+    char place[DS_PLACE_BYTES];
 
+    ds_config_place(config, section, key, place);
     if (!stat->is_directory)
-        return ds_fail(DS_ERR_CONFIG, "%s: %s: not a directory", where(config, here), dir);
+        return ds_fail(DS_ERR_CONFIG, "%s: %s.%s: %s: not a directory", place, section, key, dir);
     if (stat->owner != (uint32_t)geteuid())
-        return ds_fail(DS_ERR_CONFIG, "%s: %s: belongs to user %u, this is user %u",
-                       where(config, here), dir, stat->owner, (unsigned)geteuid());
+        return ds_fail(DS_ERR_CONFIG, "%s: %s.%s: %s: belongs to user %u, this is user %u", place,
+                       section, key, dir, stat->owner, (unsigned)geteuid());
     if (stat->mode & 0002u)
         return ds_fail(
             DS_ERR_CONFIG,
-            "%s: %s: everybody may write there (mode %04o), so anybody could change what "
+            "%s: %s.%s: %s: everybody may write there (mode %04o), so anybody could change what "
             "the run writes and reads; chmod o-w",
-            where(config, here), dir, stat->mode);
+            place, section, key, dir, stat->mode);
     return DS_OK;
 }
 
@@ -136,46 +137,40 @@ static ds_status check_stored(const char *path, const char *stored, size_t bytes
     return compare(&there, config);
 }
 
-/* The stored text is ours to rewrite if we wrote it; a person's own config.ini stays as it is. */
-static ds_status continue_run(struct ds_fs *fs, const char *dir, const char *path,
-                              const struct ds_config *config, const char *text)
+static int is_by_us(const char *stored)
+{
+    return strncmp(stored, MARK, sizeof MARK - 1) == 0;
+}
+
+static ds_status check_run(struct ds_fs *fs, const char *dir, const char *path,
+                           const struct ds_config *config)
 {
     char *stored = NULL;
     size_t bytes = 0;
-    int is_ours;
-    ds_status st;
+    ds_status st = DS_OK;
 
     DS_TRY(read_stored(fs, path, &stored, &bytes));
-    is_ours = strncmp(stored, MARK, sizeof MARK - 1) == 0;
-    if (!is_ours || has_steps(fs, dir))
-        DS_TRY_GOTO(st, check_stored(path, stored, bytes, config), done);
-    st = is_ours && strcmp(stored, text) != 0 ? ds_fs_write_file(fs, path, text, strlen(text))
-                                              : DS_OK;
-done:
+    if (!is_by_us(stored) || has_steps(fs, dir))
+        st = check_stored(path, stored, bytes, config);
+    free(stored);
+    return st;
+}
+
+/* The stored text is ours to rewrite if we wrote it; a person's own config.ini stays as it is. */
+static ds_status store(struct ds_fs *fs, const char *path, const char *text)
+{
+    char *stored = NULL;
+    size_t bytes = 0;
+    ds_status st = DS_OK;
+
+    DS_TRY(read_stored(fs, path, &stored, &bytes));
+    if (is_by_us(stored) && strcmp(stored, text) != 0)
+        st = ds_fs_write_file(fs, path, text, strlen(text));
     free(stored);
     return st;
 }
 
 /* ---- a directory that is not */
-
-/* The outermost directory that is missing: what has to go again if the rest fails. "": none is. */
-static int first_missing(struct ds_fs *fs, const char *dir, char to[DS_RUN_PATH_BYTES])
-{
-    struct ds_fs_stat stat;
-
-    for (const char *at = dir;; at++) {
-        if (*at != '\0' && (*at != '/' || at == dir))
-            continue;
-        snprintf(to, DS_RUN_PATH_BYTES, "%.*s", (int)(at - dir), dir);
-        int code = ds_fs_stat(fs, to, &stat);
-        if (code < 0)
-            return code == -ENOENT ? 0 : code;
-        if (*at == '\0')
-            break;
-    }
-    to[0] = '\0';
-    return 0;
-}
 
 static ds_status fill(struct ds_fs *fs, const struct ds_config *config, const char *text,
                       struct ds_run_files *files)
@@ -305,16 +300,39 @@ static ds_status print(const struct ds_config *config, char **text)
     return st;
 }
 
-static ds_status text_of(const struct ds_config *config, char **text)
+/* "# offload.exp_avg = host:0.43", a line for each home that was left to the plan: what it was in the last launch. The
+ * key itself stays as it is, for others may have other room. */
+static void print_chosen(const struct ds_config *config, const struct ds_config *settled, char *to,
+                         size_t bytes)
 {
-    char *printed = NULL;
+    char value[DS_TEXT_MAX];
+    size_t used = 0;
+
+    to[0] = '\0';
+    for (size_t i = 0; i < ds_config_field_count; i++) {
+        const struct ds_field *field = &ds_config_fields[i];
+
+        if (strcmp(field->section, "offload") != 0 || ds_field_equal(field, config, settled))
+            continue;
+        ds_field_print(field, settled, value, sizeof value);
+        used += (size_t)snprintf(to + used, bytes - used, "%s# %s.%s = %s\n",
+                                 used ? "" : "# The plan has chosen for the last launch:\n",
+                                 field->section, field->key, value);
+    }
+}
+
+static ds_status text_of(const struct ds_config *config, const struct ds_config *settled,
+                         char **text)
+{
+    char *printed = NULL, chosen[512];
     size_t bytes;
 
     DS_TRY(print(config, &printed));
-    bytes = sizeof MARK + strlen(printed) + 1;
+    print_chosen(config, settled, chosen, sizeof chosen);
+    bytes = sizeof MARK + strlen(chosen) + strlen(printed) + 1;
     *text = malloc(bytes);
     if (*text)
-        snprintf(*text, bytes, MARK "\n%s", printed);
+        snprintf(*text, bytes, MARK "%s\n%s", chosen, printed);
     free(printed);
     return *text ? DS_OK : ds_fail(DS_ERR_NO_MEMORY, "no memory for %zu bytes", bytes);
 }
@@ -333,7 +351,7 @@ static ds_status make_or_continue(struct ds_fs *fs, const struct ds_config *conf
         return make_run(fs, config, text, files);
     if (code < 0)
         return refuse(config, path, code);
-    return continue_run(fs, dir, path, config, text);
+    return check_run(fs, dir, path, config);
 }
 
 static ds_status make_directory(struct ds_fs *fs, const struct ds_config *config,
@@ -351,14 +369,15 @@ static ds_status find_directory(struct ds_fs *fs, const struct ds_config *config
 {
     const char *dir = config->run.dir;
     struct ds_fs_stat stat;
-    int code = first_missing(fs, dir, missing);
+    int code = ds_fs_first_missing(fs, dir, missing, DS_RUN_PATH_BYTES);
 
     if (code < 0)
         return refuse(config, dir, code);
     if (missing[0] != '\0')
         return DS_OK;
     code = ds_fs_stat(fs, dir, &stat);
-    return code < 0 ? refuse(config, dir, code) : check_directory(config, &stat);
+    return code < 0 ? refuse(config, dir, code)
+                    : ds_run_check_directory(config, "run", "dir", dir, &stat);
 }
 
 /* The lock is ours; all below happens under it. */
@@ -366,7 +385,7 @@ static ds_status prepare_locked(struct ds_fs *fs, const struct ds_config *config
                                 struct ds_run_files *files)
 {
     char *text = NULL;
-    ds_status st = text_of(config, &text);
+    ds_status st = text_of(config, config, &text);
 
     if (st == DS_OK)
         st = make_or_continue(fs, config, text, files);
@@ -411,6 +430,18 @@ ds_status ds_run_dir_prepare(struct ds_fs *fs, const struct ds_clock *clock,
     return st;
 }
 
+ds_status ds_run_dir_store(struct ds_fs *fs, const struct ds_config *config,
+                           const struct ds_config *settled)
+{
+    char path[DS_RUN_PATH_BYTES], *text = NULL;
+
+    join(path, config->run.dir, "config.ini");
+    DS_TRY(text_of(config, settled, &text));
+    const ds_status st = store(fs, path, text);
+    free(text);
+    return st;
+}
+
 /* ---- a launch that was refused takes away what it has made */
 
 static int is_empty(struct ds_fs *fs, const char *path)
@@ -422,23 +453,6 @@ static int is_empty(struct ds_fs *fs, const char *path)
         return 0;
     free(names);
     return count == 0;
-}
-
-/* From `dir` up to `top`, as far as nothing is in them. */
-static void remove_empty(struct ds_fs *fs, const char *dir, const char *top)
-{
-    char path[DS_RUN_PATH_BYTES];
-    char *end;
-    int code;
-
-    snprintf(path, sizeof path, "%s", dir);
-    do {
-        code = ds_fs_rmdir(fs, path); /* not there: the same one, with a slash more, was removed */
-        end = strrchr(path, '/');
-        if ((code < 0 && code != -ENOENT) || strcmp(path, top) == 0 || !end)
-            return;
-        *end = '\0';
-    } while (strlen(path) >= strlen(top));
 }
 
 static void take_back(struct ds_fs *fs, const char *dir, struct ds_run_files *files)
@@ -457,7 +471,7 @@ static void take_back(struct ds_fs *fs, const char *dir, struct ds_run_files *fi
     if (files->made_lock)
         (void)ds_fs_unlink(fs, path);
     if (files->missing[0] != '\0')
-        remove_empty(fs, dir, files->missing);
+        ds_fs_remove_empty(fs, dir, files->missing);
 }
 
 /* ---- what the ranks see of it */

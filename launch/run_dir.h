@@ -30,12 +30,24 @@ struct ds_run_files {
         .log = -1, .lock = -1 \
     }
 
+/* pure: what the key names is there, and `stat` says that it is a directory, that it is ours, and that not everybody may
+ * write there; else DS_ERR_CONFIG */
+DS_CHECKED ds_status ds_run_check_directory(const struct ds_config *config, const char *section,
+                                            const char *key, const char *dir,
+                                            const struct ds_fs_stat *stat);
+
 /* local, rank 0: make the directory, or see that it holds a run that `config` may go on with: owned by
  * us, not writable by everybody, no other launch at work (DS_ERR_FENCED, after a moment in which one that
- * was killed may still be ending), equal in every key that is fixed - or without a step so far, then it becomes this run. The lock is held then. If it fails, nothing
- * has changed. */
+ * was killed may still be ending), equal in every key that is fixed - or without a step so far, then it may become this run. The lock is held then. If it fails, nothing
+ * has changed; a config.ini that was there has not in any case. */
 DS_CHECKED ds_status ds_run_dir_prepare(struct ds_fs *fs, const struct ds_clock *clock,
                                         const struct ds_config *config, struct ds_run_files *files);
+
+/* local, rank 0, under that lock, once nothing refuses the launch any more: what is stored is `config` from here on, but
+ * for a config.ini that a person has written. What `settled` has of homes that `config` leaves to the plan stands there as a
+ * remark. */
+DS_CHECKED ds_status ds_run_dir_store(struct ds_fs *fs, const struct ds_config *config,
+                                      const struct ds_config *settled);
 
 /* local: open log/rank-NNNN.log for appending; a descriptor of fs */
 DS_CHECKED ds_status ds_run_dir_open_log(struct ds_fs *fs, const struct ds_config *config,

@@ -80,6 +80,8 @@ static const uint8_t said[DS_ACTION_KIND_COUNT] = {
     [DS_ACTION_BACKWARD_INPUT] = SAYS_MICRO | SAYS_BLOCK,
     [DS_ACTION_BACKWARD_WEIGHT] = SAYS_MICRO | SAYS_BLOCK,
     [DS_ACTION_EXCHANGE] = SAYS_MICRO | SAYS_BLOCK, /* of its first message */
+    [DS_ACTION_EVICT_KEPT] = SAYS_MICRO | SAYS_BLOCK,
+    [DS_ACTION_FETCH_KEPT] = SAYS_MICRO | SAYS_BLOCK,
     [DS_ACTION_PREFETCH] = SAYS_UNIT,
     [DS_ACTION_ACQUIRE] = SAYS_UNIT,
     [DS_ACTION_RELEASE] = SAYS_UNIT,
@@ -99,11 +101,11 @@ static const char *const wait_names[DS_TIMELINE_WHAT_COUNT] = {
     [DS_TIMELINE_COLLECTIVE] = "collective of tensor ranks",
 };
 
-static void put_name(struct ds_trace *trace, const struct ds_action *action)
+static void put_name(struct ds_trace *trace, const char *category, const struct ds_action *action)
 {
     const uint8_t says = said[action->kind];
 
-    put(trace, "\"cat\":\"action\",\"name\":\"%s", ds_action_names[action->kind]);
+    put(trace, "\"cat\":\"%s\",\"name\":\"%s", category, ds_action_names[action->kind]);
     if (says & SAYS_BLOCK)
         put(trace, " block %u", action->block);
     if (says & SAYS_MICRO)
@@ -133,18 +135,20 @@ static void put_span(struct ds_trace *trace, const struct ds_step_report *report
     const uint64_t at_ns =
         span->begin_ns - (uint64_t)trace->clock.offset_ns - trace->clock.start_ns;
     const uint64_t ns = span->end_ns - span->begin_ns;
+    const int is_action = span->what == DS_TIMELINE_ACTION,
+              is_kept = span->what == DS_TIMELINE_KEPT;
 
     put(trace, "{\"ph\":\"X\",\"pid\":%u,\"tid\":%u,\"ts\":%llu.%03u,\"dur\":%llu.%03u,",
         trace->options.world->rank, span->row, (unsigned long long)(at_ns / 1000),
         (unsigned)(at_ns % 1000), (unsigned long long)(ns / 1000), (unsigned)(ns % 1000));
-    if (span->what == DS_TIMELINE_ACTION)
-        put_name(trace, action);
+    if (is_action || is_kept)
+        put_name(trace, is_action ? "action" : "copy", action);
     else
         put(trace, "\"cat\":\"%s\",\"name\":\"%s\"",
             span->what == DS_TIMELINE_FETCH ? "copy" : "wait", wait_names[span->what]);
     put(trace, ",\"args\":{\"step\":%llu,\"action\":%u", (unsigned long long)report->step,
         span->action);
-    if (span->what == DS_TIMELINE_ACTION)
+    if (is_action || is_kept)
         put_details(trace, action);
     put(trace, "}},\n");
 }
@@ -152,7 +156,8 @@ static void put_span(struct ds_trace *trace, const struct ds_step_report *report
 /* Names of the rank and its rows, and what its clock is worth. */
 static void put_rank(struct ds_trace *trace)
 {
-    static const char *const rows[DS_TIMELINE_ROW_COUNT] = {"compute", "communication", "offload"};
+    static const char *const rows[DS_TIMELINE_ROW_COUNT] = {"compute", "communication", "offload",
+                                                            "activations out", "activations in"};
     const uint32_t rank = trace->options.world->rank;
     const long long offset_ns = trace->clock.offset_ns;
     const unsigned long long error_ns = trace->clock.error_ns;

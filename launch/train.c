@@ -229,7 +229,6 @@ static ds_status open_files(struct train *train)
     snprintf(train->metrics_path, sizeof train->metrics_path, "%s/metrics.jsonl", dir);
     snprintf(train->export_path, sizeof train->export_path, "%s/export", dir);
     snprintf(train->incidents_path, sizeof train->incidents_path, "%s/incidents", dir);
-    /* stored as it was before the plan settled it: for other ranks it settles otherwise */
     DS_TRY(ds_run_dir_open(train->command->world, train->command->fs, train->command->config,
                            &train->files));
     return ds_comm_agreed(train->command->world, is_leader(train) ? check_export(train) : DS_OK);
@@ -324,7 +323,10 @@ static ds_status settle_plan(struct train *train, struct ds_config *settled)
 
     *settled = *command->config;
     train->config = settled;
-    return ds_plan_together(command->world, command->fs, command->clock, DS_CONFIG_TRAIN, settled);
+    return ds_plan_together(&(struct ds_plan_ranks){command->world, command->fs, command->clock,
+                                                    command->local_rank, command->local_count,
+                                                    command->thread_count},
+                            DS_CONFIG_TRAIN, settled);
 }
 
 static ds_status set_export_aside(const struct train *train)
@@ -347,6 +349,8 @@ static ds_status clear_directory(struct train *train)
     const int exports = config->run.export == DS_EXPORT_LAST;
     const struct ds_model *model = ds_trainer_model(train->trainer);
 
+    /* as it was before the plan settled it, which for other ranks or other room it settles otherwise */
+    DS_TRY(ds_run_dir_store(train->command->fs, train->command->config, config));
     DS_TRY(open_metrics(train));
     if (!exports)
         DS_TRY(set_export_aside(train));

@@ -92,7 +92,7 @@ static ds_status verify_pack(struct verify *v, const char *path)
     struct ds_pack *pack = NULL;
 
     DS_TRY(ds_pack_open(v->fs, path, NULL, &pack));
-    ds_status st = ds_pack_verify(pack, v->fs, NULL, v->buffer);
+    ds_status st = ds_pack_verify(pack, NULL, v->buffer);
     if (st == DS_OK)
         printf("%s: good, %u chunks, %llu bytes\n", path, ds_pack_info(pack)->chunk_count,
                (unsigned long long)ds_pack_info(pack)->file_bytes);

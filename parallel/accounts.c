@@ -10,7 +10,8 @@ int ds_action_is_arithmetic(enum ds_action_kind kind)
 
 enum ds_timeline_row ds_action_row(enum ds_action_kind kind)
 {
-    if (kind == DS_ACTION_FETCH || kind == DS_ACTION_EVICT)
+    if (kind == DS_ACTION_FETCH || kind == DS_ACTION_EVICT || kind == DS_ACTION_EVICT_KEPT ||
+        kind == DS_ACTION_FETCH_KEPT)
         return DS_TIMELINE_ROW_COUNT;
     return kind == DS_ACTION_PREFETCH || kind == DS_ACTION_REDUCE || kind == DS_ACTION_EXCHANGE ||
                    kind == DS_ACTION_TIED_REDUCE

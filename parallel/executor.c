@@ -4,27 +4,28 @@
 #include "dstrain/executor.h"
 #include "dstrain/accounts.h"
 
+#include "executor_kept.h"
+
 #include <stdlib.h>
 
-/* A place of the residual stream, [tokens here, C] in the compute dtype. Arithmetic and messages use it in
- * turn: who comes after the other stream waits for its event, once. */
-struct place {
-    uint8_t *at;
-    struct ds_event *event; /* on comm: the last message has come, or has gone */
-    uint8_t is_pending;     /* the compute stream has not waited for it yet */
-};
+/* What of a list is done: where updates are late, these two are done apart where two steps do not follow each other. */
+enum executor_part { PART_ALL, PART_STEP, PART_UPDATES };
 
 struct ds_executor {
     /* owns: device memory of the run's ledger, borrowed from it */
-    uint8_t **saved;      /* [plan->saved_slot_count] what decoder layers keep */
-    uint8_t **held;       /* [plan->held_slot_count] what a backward in two parts keeps */
-    struct place *places; /* [plan->stream_slot_count] */
+    struct places saved;   /* [plan->saved_slot_count] what decoder layers keep */
+    struct places held;    /* [plan->held_slot_count] what a backward in two parts keeps */
+    struct places streams; /* [plan->stream_slot_count] the residual stream, [tokens here, C] in the
+                              compute dtype */
+    struct kept kept;      /* [plan->home_count] what decoder layers keep on the host */
     uint8_t *workspace;
     float *logits;                         /* of one token; NULL while training */
     struct ds_event *handover;             /* compute to comm */
     struct ds_tensor_stream tensor_stream; /* where there are tensor ranks */
     struct ds_graph *graphs[2];            /* of a turn's steps; NULL: not captured yet */
     int is_behind_graph;                   /* the last list was launched as one */
+    struct ds_step_record *decided;        /* what late updates go by: the last step's verdict */
+    const struct ds_schedule *pending;     /* whose late updates are to come; NULL: none */
     /* borrows */
     struct ds_executor_options options;
     const struct ds_kernel_ops *kernels;
@@ -32,6 +33,7 @@ struct ds_executor {
     enum ds_timeline_marks graph_marks[2];
     /* of the list being run */
     const struct ds_schedule *list;
+    enum executor_part part;
     uint64_t predict_row;
     int is_predicting;
     uint8_t grads_add[DS_BLOCK_UNITS_MAX];
@@ -86,11 +88,23 @@ static ds_status take(struct ds_executor *x, enum ds_memory_label label, size_t 
     return ds_memory_take(x->options.memory, DS_MEMORY_DEVICE, label, bytes, at);
 }
 
-static ds_status take_slots(struct ds_executor *x, uint32_t count, size_t bytes, uint8_t **slots)
+static ds_status take_places(struct ds_executor *x, uint32_t count, size_t bytes,
+                             struct places *out)
 {
-    for (uint32_t i = 0; i < count; i++)
-        DS_TRY(take(x, DS_MEMORY_LABEL_ACTIVATIONS, bytes, &slots[i]));
-    return DS_OK;
+    return places_open(x->options.memory, DS_MEMORY_DEVICE, count, bytes, out);
+}
+
+static ds_status take_homes(struct ds_executor *x)
+{
+    const struct ds_executor_options *o = &x->options;
+
+    x->kept = (struct kept){.compute = o->compute,
+                            .out = o->kept_out,
+                            .in = o->kept_in,
+                            .timeline = o->timeline,
+                            .input_bytes = stream_bytes(x)};
+    return kept_open(&x->kept, o->memory, o->plan->home_count,
+                     o->plan->home_has_saved ? bytes_max(x, saved_bytes) : 0);
 }
 
 static int has_tensor_ranks(const struct ds_executor *x)
@@ -103,16 +117,16 @@ static ds_status take_memory(struct ds_executor *x)
     const struct ds_schedule *plan = x->options.plan;
     const struct ds_device_ops *ops = x->options.device->ops;
 
-    DS_TRY(take_slots(x, plan->saved_slot_count, bytes_max(x, saved_bytes), x->saved));
-    DS_TRY(take_slots(x, plan->held_slot_count, bytes_max(x, held_bytes), x->held));
-    for (uint32_t i = 0; i < plan->stream_slot_count; i++) {
-        DS_TRY(take(x, DS_MEMORY_LABEL_ACTIVATIONS, stream_bytes(x), &x->places[i].at));
-        DS_TRY(ops->event_open(x->options.device, &x->places[i].event));
-    }
+    DS_TRY(take_places(x, plan->saved_slot_count, bytes_max(x, saved_bytes), &x->saved));
+    DS_TRY(take_places(x, plan->held_slot_count, bytes_max(x, held_bytes), &x->held));
+    DS_TRY(take_places(x, plan->stream_slot_count, stream_bytes(x), &x->streams));
+    DS_TRY(take_homes(x));
     if (!x->options.is_training)
         DS_TRY(take(x, DS_MEMORY_LABEL_ACTIVATIONS,
                     x->options.model->config.vocab_size * sizeof(float), &x->logits));
     DS_TRY(take(x, DS_MEMORY_LABEL_WORKSPACE, bytes_max(x, workspace_bytes), &x->workspace));
+    if (plan->updates == DS_UPDATES_LATE)
+        DS_TRY(take(x, DS_MEMORY_LABEL_WORKSPACE, sizeof *x->decided, &x->decided));
     if (has_tensor_ranks(x))
         DS_TRY(ds_tensor_stream_open(x->options.device, &x->tensor_stream));
     return ops->event_open(x->options.device, &x->handover);
@@ -120,7 +134,6 @@ static ds_status take_memory(struct ds_executor *x)
 
 ds_status ds_executor_open(const struct ds_executor_options *options, struct ds_executor **out)
 {
-    const struct ds_schedule *plan = options->plan;
     struct ds_executor *x = calloc(1, sizeof *x);
     ds_status st;
 
@@ -128,13 +141,7 @@ ds_status ds_executor_open(const struct ds_executor_options *options, struct ds_
         return ds_fail(DS_ERR_NO_MEMORY, "the executor");
     x->options = *options;
     x->kernels = options->device->ops->kernels;
-    x->saved = calloc(plan->saved_slot_count + 1u, sizeof *x->saved);
-    x->held = calloc(plan->held_slot_count + 1u, sizeof *x->held);
-    x->places = calloc(plan->stream_slot_count + 1u, sizeof *x->places);
-    if (!x->saved || !x->held || !x->places)
-        st = ds_fail(DS_ERR_NO_MEMORY, "the executor's tables");
-    else
-        st = take_memory(x);
+    st = take_memory(x);
     if (st != DS_OK) {
         ds_executor_close(x);
         return st;
@@ -148,17 +155,15 @@ void ds_executor_close(struct ds_executor *x)
     if (!x)
         return;
     ds_tensor_stream_close(&x->tensor_stream);
-    for (uint32_t i = 0; x->places && i < x->options.plan->stream_slot_count; i++)
-        if (x->places[i].event)
-            x->options.device->ops->event_close(x->places[i].event);
+    places_close(&x->saved);
+    places_close(&x->held);
+    places_close(&x->streams);
+    kept_close(&x->kept);
     if (x->handover)
         x->options.device->ops->event_close(x->handover);
     for (int turn = 0; turn < 2; turn++)
         if (x->graphs[turn])
             x->options.device->ops->graph_close(x->graphs[turn]);
-    free(x->saved);
-    free(x->held);
-    free(x->places);
     free(x);
 }
 
@@ -169,22 +174,24 @@ static const struct ds_block *block_of(const struct ds_executor *x, const struct
     return &x->options.model->blocks[action->block];
 }
 
-/* Where arithmetic reads or writes `slot`; NULL: nowhere. What a message still does there comes first. */
-static ds_status place_at(struct ds_executor *x, uint32_t slot, void **at)
+/* Where arithmetic reads or writes `slot`; NULL: nowhere. What another stream still does there comes first. */
+static ds_status place_at(struct ds_executor *x, const struct places *places, uint32_t slot,
+                          void **at)
 {
     uint32_t span;
 
     *at = NULL;
     if (slot == DS_NO_SLOT)
         return DS_OK;
-    struct place *place = &x->places[slot];
+    struct place *place = &places->places[slot];
     *at = place->at;
-    if (!place->is_pending)
+    if (!place->user)
         return DS_OK;
-    place->is_pending = 0;
-    DS_TRY(
-        ds_timeline_wait(x->options.timeline, DS_TIMELINE_COMPUTE, DS_TIMELINE_WAIT_STAGE, &span));
-    DS_TRY(x->options.device->ops->stream_wait(x->options.compute, place->event));
+    DS_TRY(ds_timeline_wait(
+        x->options.timeline, DS_TIMELINE_COMPUTE,
+        place->user == x->options.comm ? DS_TIMELINE_WAIT_STAGE : DS_TIMELINE_WAIT_OFFLOAD, &span));
+    DS_TRY(place_claim(place, x->options.compute));
+    place->user = NULL;
     return ds_timeline_end(x->options.timeline, span);
 }
 
@@ -195,9 +202,9 @@ struct streams {
 static ds_status streams_of(struct ds_executor *x, const struct ds_action *action,
                             struct streams *to)
 {
-    DS_TRY(place_at(x, action->x, &to->x));
-    DS_TRY(place_at(x, action->dy, &to->dy));
-    return place_at(x, action->out, &to->out);
+    DS_TRY(place_at(x, &x->streams, action->x, &to->x));
+    DS_TRY(place_at(x, &x->streams, action->dy, &to->dy));
+    return place_at(x, &x->streams, action->out, &to->out);
 }
 
 static int makes_grads(const struct ds_executor *x, enum ds_action_kind kind)
@@ -213,34 +220,38 @@ static int reads_weights(const struct ds_block *block, enum ds_action_kind kind)
            !(kind == DS_ACTION_BACKWARD && block->kind == DS_BLOCK_EMBEDDING);
 }
 
-/* Where everything of this piece of arithmetic lies now. */
-static struct ds_pass pass_of(struct ds_executor *x, const struct ds_action *action)
+void ds_executor_outside(struct ds_executor *x, struct ds_pass *out)
+{
+    *out = (struct ds_pass){.stream = x->options.compute,
+                            .kernels = x->kernels,
+                            .tp = x->options.tensor,
+                            .tensor_stream = has_tensor_ranks(x) ? &x->tensor_stream : NULL,
+                            .workspace = x->workspace};
+}
+
+/* Where everything of this piece of arithmetic lies now, but what goes from block to block. */
+static ds_status pass_of(struct ds_executor *x, const struct ds_action *action,
+                         struct ds_pass *pass)
 {
     const struct ds_block *block = block_of(x, action);
-    struct ds_pass pass = {
-        .stream = x->options.compute,
-        .kernels = x->kernels,
-        .batch = &x->options.batches[action->micro],
-        .record = x->options.record,
-        .rotary = x->options.rotary,
-        .tp = x->options.tensor,
-        .tensor_stream = has_tensor_ranks(x) ? &x->tensor_stream : NULL,
-        .timeline = x->options.timeline,
-        .saved = action->slot == DS_NO_SLOT ? NULL : x->saved[action->slot],
-        .held = action->held == DS_NO_SLOT ? NULL : x->held[action->held],
-        .workspace = x->workspace,
-        .is_training = x->list->is_training,
-    };
+
+    ds_executor_outside(x, pass);
+    pass->batch = &x->options.batches[action->micro];
+    pass->record = x->options.record;
+    pass->rotary = x->options.rotary;
+    pass->timeline = x->options.timeline;
+    pass->is_training = x->list->is_training;
 
     for (uint32_t i = 0; i < block->unit_count && i < DS_BLOCK_UNITS_MAX; i++) {
         if (reads_weights(block, action->kind))
-            pass.weights[i] = ds_zero_weights(x->options.zero, block->units[i]);
-        if (!makes_grads(x, action->kind))
+            pass->weights[i] = ds_zero_weights(x->options.zero, block->units[i]);
+        if (!makes_grads(x, action->kind) || x->options.model->units[block->units[i]].is_frozen)
             continue;
-        pass.grads[i] = ds_zero_grads(x->options.zero, block->units[i]);
-        pass.grads_add[i] = x->grads_add[i];
+        pass->grads[i] = ds_zero_grads(x->options.zero, block->units[i]);
+        pass->grads_add[i] = x->grads_add[i];
     }
-    return pass;
+    DS_TRY(place_at(x, &x->saved, action->slot, &pass->saved));
+    return place_at(x, &x->held, action->held, &pass->held);
 }
 
 static ds_status do_begin(struct ds_executor *x, const struct ds_action *action)
@@ -256,9 +267,10 @@ static ds_status do_begin(struct ds_executor *x, const struct ds_action *action)
 
 static ds_status do_forward(struct ds_executor *x, const struct ds_action *action)
 {
-    struct ds_pass pass = pass_of(x, action);
+    struct ds_pass pass;
     struct streams at;
 
+    DS_TRY(pass_of(x, action, &pass));
     DS_TRY(streams_of(x, action, &at));
     return block_of(x, action)->ops->forward(block_of(x, action), &pass, at.x, at.out);
 }
@@ -266,9 +278,10 @@ static ds_status do_forward(struct ds_executor *x, const struct ds_action *actio
 static ds_status do_loss(struct ds_executor *x, const struct ds_action *action)
 {
     const struct ds_block *head = block_of(x, action);
-    struct ds_pass pass = pass_of(x, action);
+    struct ds_pass pass;
     struct streams at;
 
+    DS_TRY(pass_of(x, action, &pass));
     DS_TRY(streams_of(x, action, &at));
     if (x->is_predicting)
         return head->ops->logits(head, &pass, at.x, x->predict_row, 1, x->logits);
@@ -277,9 +290,10 @@ static ds_status do_loss(struct ds_executor *x, const struct ds_action *action)
 
 static ds_status backward(struct ds_executor *x, const struct ds_action *action, uint32_t parts)
 {
-    struct ds_pass pass = pass_of(x, action);
+    struct ds_pass pass;
     struct streams at;
 
+    DS_TRY(pass_of(x, action, &pass));
     DS_TRY(streams_of(x, action, &at));
     return block_of(x, action)->ops->backward(block_of(x, action), &pass, parts, at.x, at.dy,
                                               at.out);
@@ -313,21 +327,46 @@ static ds_status do_exchange(struct ds_executor *x, const struct ds_action *acti
 
     DS_ASSERT(action->transfer_count <= DS_EXCHANGE_TRANSFERS_MAX);
     for (uint32_t i = 0; i < action->transfer_count; i++)
-        messages[i] = (struct ds_message){x->places[transfers[i].slot].at, stream_bytes(x),
+        messages[i] = (struct ds_message){x->streams.places[transfers[i].slot].at, stream_bytes(x),
                                           transfers[i].peer, (int)transfers[i].is_send};
     DS_TRY(ops->event_record(x->handover, x->options.compute));
     DS_TRY(
         ds_timeline_wait(x->options.timeline, DS_TIMELINE_COMM, DS_TIMELINE_WAIT_COMPUTE, &span));
     DS_TRY(ops->stream_wait(x->options.comm, x->handover));
     DS_TRY(ds_timeline_end(x->options.timeline, span));
+    for (uint32_t i = 0; i < action->transfer_count; i++)
+        DS_TRY(place_claim(&x->streams.places[transfers[i].slot], x->options.comm));
     DS_TRY(
         ds_comm_exchange(x->options.pipeline, messages, action->transfer_count, x->options.comm));
-    for (uint32_t i = 0; i < action->transfer_count; i++) {
-        struct place *place = &x->places[transfers[i].slot];
-        DS_TRY(ops->event_record(place->event, x->options.comm));
-        place->is_pending = 1;
-    }
+    for (uint32_t i = 0; i < action->transfer_count; i++)
+        DS_TRY(place_leave(&x->streams.places[transfers[i].slot], x->options.comm));
     return DS_OK;
+}
+
+/* ---- what layers keep, on the host in between */
+
+static struct kept_places kept_places_of(struct ds_executor *x, const struct ds_action *action)
+{
+    return (struct kept_places){
+        .home = &x->kept.homes.places[action->home],
+        .input = &x->streams.places[action->x],
+        .saved = action->slot == DS_NO_SLOT ? NULL : &x->saved.places[action->slot],
+        .saved_bytes = saved_bytes(block_of(x, action), x->options.tokens_per_micro),
+    };
+}
+
+static ds_status do_evict_kept(struct ds_executor *x, const struct ds_action *action)
+{
+    const struct kept_places places = kept_places_of(x, action);
+
+    return kept_evict(&x->kept, &places);
+}
+
+static ds_status do_fetch_kept(struct ds_executor *x, const struct ds_action *action)
+{
+    const struct kept_places places = kept_places_of(x, action);
+
+    return kept_fetch(&x->kept, &places);
 }
 
 /* ---- units */
@@ -369,22 +408,32 @@ static ds_status do_tied_reduce(struct ds_executor *x, const struct ds_action *a
     return ds_zero_tied_reduce(x->options.zero, action->unit);
 }
 
+static int is_late(const struct ds_schedule *list)
+{
+    return list->updates == DS_UPDATES_LATE;
+}
+
 static ds_status do_norm(struct ds_executor *x, const struct ds_action *action)
 {
     (void)action;
-    return ds_optim_verdict(x->options.optim, x->options.record);
+    DS_TRY(ds_optim_verdict(x->options.optim, x->options.record));
+    return is_late(x->list) ? x->options.device->ops->copy(x->options.compute, x->decided,
+                                                           x->options.record, sizeof *x->decided)
+                            : DS_OK;
 }
 
 static ds_status do_fetch(struct ds_executor *x, const struct ds_action *action)
 {
-    return ds_zero_fetch(x->options.zero, action->unit, action->strip, action->slot);
+    return ds_zero_fetch(x->options.zero, action->unit, action->strip, action->slot,
+                         (int)action->is_ahead);
 }
 
 static ds_status do_update(struct ds_executor *x, const struct ds_action *action)
 {
     const struct ds_optim_strip strip = {action->unit, action->strip, action->slot};
 
-    return ds_optim_update(x->options.optim, &strip, x->options.record);
+    return ds_optim_update(x->options.optim, &strip,
+                           is_late(x->list) ? x->decided : x->options.record);
 }
 
 static ds_status do_evict(struct ds_executor *x, const struct ds_action *action)
@@ -404,6 +453,8 @@ static executor_do *const executor_table[DS_ACTION_KIND_COUNT] = {
     [DS_ACTION_BACKWARD_INPUT] = do_backward_input,
     [DS_ACTION_BACKWARD_WEIGHT] = do_backward_weight,
     [DS_ACTION_EXCHANGE] = do_exchange,
+    [DS_ACTION_EVICT_KEPT] = do_evict_kept,
+    [DS_ACTION_FETCH_KEPT] = do_fetch_kept,
     [DS_ACTION_PREFETCH] = do_prefetch,
     [DS_ACTION_ACQUIRE] = do_acquire,
     [DS_ACTION_RELEASE] = do_release,
@@ -422,6 +473,8 @@ static int has_slots_for(const struct ds_schedule *plan, const struct ds_schedul
     int has = list->saved_slot_count <= plan->saved_slot_count &&
               list->held_slot_count <= plan->held_slot_count &&
               list->stream_slot_count <= plan->stream_slot_count &&
+              list->home_count <= plan->home_count &&
+              list->home_has_saved <= plan->home_has_saved &&
               list->slots.strip_count <= plan->slots.strip_count;
 
     for (uint32_t c = 0; c < DS_ZERO_SLOT_CLASSES; c++)
@@ -430,7 +483,13 @@ static int has_slots_for(const struct ds_schedule *plan, const struct ds_schedul
     return has;
 }
 
-static ds_status obey(struct ds_executor *x, const struct ds_schedule *list)
+static int is_in_part(const struct ds_action *action, enum executor_part part)
+{
+    return part == PART_ALL || ds_action_is_late(action) == (part == PART_UPDATES);
+}
+
+static ds_status obey(struct ds_executor *x, const struct ds_schedule *list,
+                      enum executor_part part)
 {
     DS_ASSERT(has_slots_for(x->options.plan, list));
     DS_ASSERT(x->options.is_training || !list->is_training);
@@ -440,6 +499,8 @@ static ds_status obey(struct ds_executor *x, const struct ds_schedule *list)
         struct ds_record *record = NULL;
         uint32_t span;
 
+        if (!is_in_part(action, part))
+            continue;
         if (x->options.recorder)
             record = ds_record_begin(x->options.recorder, i, action->kind, action->micro,
                                      action->unit, action->block);
@@ -456,18 +517,21 @@ static ds_status obey(struct ds_executor *x, const struct ds_schedule *list)
  * through, so they are recorded again where the next list begins. */
 static ds_status rejoin(struct ds_executor *x)
 {
-    for (uint32_t i = 0; i < x->options.plan->stream_slot_count; i++)
-        x->places[i].is_pending = 0;
+    places_forget(&x->saved);
+    places_forget(&x->streams);
+    places_forget(&x->kept.homes);
     return ds_zero_rejoin(x->options.zero);
 }
 
 static ds_status obey_marked(struct ds_executor *x, const struct ds_executor_step *step)
 {
+    const int lacks_updates = is_late(step->list) && !x->pending;
     ds_status st;
 
     ds_timeline_start(x->options.timeline, step->turn, step->marks);
-    st = obey(x, step->list);
+    st = obey(x, step->list, lacks_updates ? PART_STEP : PART_ALL);
     ds_timeline_stop(x->options.timeline);
+    x->pending = is_late(step->list) ? step->list : NULL;
     return st;
 }
 
@@ -482,13 +546,29 @@ static ds_status leave_graph(struct ds_executor *x)
 ds_status ds_executor_run(struct ds_executor *x, const struct ds_schedule *list)
 {
     DS_TRY(leave_graph(x));
-    return obey(x, list);
+    return obey(x, list, PART_ALL);
 }
 
 ds_status ds_executor_step(struct ds_executor *x, const struct ds_executor_step *step)
 {
     DS_TRY(leave_graph(x));
     return obey_marked(x, step);
+}
+
+int ds_executor_has_pending(const struct ds_executor *x)
+{
+    return x->pending != NULL;
+}
+
+ds_status ds_executor_finish(struct ds_executor *x)
+{
+    const struct ds_schedule *list = x->pending;
+
+    if (!list)
+        return DS_OK;
+    DS_TRY(leave_graph(x));
+    x->pending = NULL;
+    return obey(x, list, PART_UPDATES);
 }
 
 /* ---- a step as a graph */
@@ -500,9 +580,13 @@ static ds_status capture(struct ds_executor *x, const struct ds_executor_step *s
 
     DS_TRY(ops->capture_begin(x->options.compute));
     DS_TRY(rejoin(x));
-    DS_TRY(obey_marked(x, step));
+    ds_zero_record_begin(x->options.zero, step->turn);
+    const ds_status st = obey_marked(x, step);
+    ds_zero_record_end(x->options.zero);
+    DS_TRY(st);
     DS_TRY(ds_stream_after(x->options.compute, x->options.comm, x->handover));
     DS_TRY(ds_zero_join(x->options.zero));
+    DS_TRY(kept_join(&x->kept));
     return ops->capture_end(x->options.compute, out);
 }
 
@@ -526,10 +610,13 @@ ds_status ds_executor_step_graph(struct ds_executor *x, const struct ds_executor
     struct ds_stream *compute = x->options.compute, *comm = x->options.comm;
 
     DS_ASSERT(step->turn < 2 && x->options.device->ops->capture_begin);
+    DS_ASSERT(!is_late(step->list) || x->pending);
     DS_TRY(ds_stream_after(compute, comm, x->handover));
     DS_TRY(ds_zero_join(x->options.zero));
+    DS_TRY(kept_join(&x->kept));
     DS_TRY(have_graph(x, step));
     x->is_behind_graph = 1;
+    DS_TRY(ds_zero_record_launch(x->options.zero, step->turn));
     DS_TRY(x->options.device->ops->graph_launch(compute, x->graphs[step->turn]));
     return ds_stream_after(comm, compute, x->handover);
 }

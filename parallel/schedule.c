@@ -20,18 +20,27 @@ static int unit_is_here(const struct ds_schedule_shape *shape, uint32_t unit)
     return 0;
 }
 
-/* The dearest unit of each class sizes its slots. */
+/* The dearest unit of a class sizes its slots; of gradients the dearest that has one. */
+static uint64_t dearest(const struct ds_schedule_shape *shape, const struct ds_schedule *list,
+                        uint32_t slot_class, int is_gradient)
+{
+    uint64_t most = 0;
+
+    for (uint32_t i = 0; i < shape->unit_count; i++)
+        if (list->slot_class[i] == slot_class && shape->unit_cost[i] > most &&
+            (!is_gradient || unit_is_trained(shape, i)) && unit_is_here(shape, i))
+            most = shape->unit_cost[i];
+    return most;
+}
+
 static uint64_t slots_cost(const struct ds_schedule_shape *shape, const struct ds_schedule *list)
 {
     uint64_t total = 0;
 
     for (uint32_t c = 0; c < DS_ZERO_SLOT_CLASSES; c++) {
-        uint64_t most = 0;
-        for (uint32_t i = 0; i < shape->unit_count; i++)
-            if (list->slot_class[i] == c && shape->unit_cost[i] > most && unit_is_here(shape, i))
-                most = shape->unit_cost[i];
-        total += most * (list->slots.grad_count[c] +
-                         (shape->zero_stage == 3 ? list->slots.weight_count[c] : 0));
+        total += dearest(shape, list, c, 1) * list->slots.grad_count[c];
+        if (shape->zero_stage == 3)
+            total += dearest(shape, list, c, 0) * list->slots.weight_count[c];
     }
     return total;
 }
@@ -70,7 +79,10 @@ static ds_status make(const struct ds_schedule_shape *shape, struct timeline *ti
     out->stream_slot_count = places.stream_slot_count;
     out->saved_slot_count = places.saved_slot_count;
     out->held_slot_count = places.held_slot_count;
+    out->home_count = places.home_count;
+    out->home_has_saved = places.home_count > 0 && !shape->recomputes;
     out->is_training = shape->is_training;
+    out->updates = shape->updates;
     out->micro_count = shape->micro_count;
     out->ticks = timeline->ticks;
     out->busy_ticks = timeline->busy_ticks;

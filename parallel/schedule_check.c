@@ -37,8 +37,12 @@ static uint32_t *pool_of(const struct checker *c, enum content what, uint32_t *c
 {
     *count = what == CONTENT_SAVED  ? c->list->saved_slot_count
              : what == CONTENT_HELD ? c->list->held_slot_count
+             : what == CONTENT_KEPT ? c->list->home_count
                                     : c->list->stream_slot_count;
-    return what == CONTENT_SAVED ? c->saved : what == CONTENT_HELD ? c->held : c->streams;
+    return what == CONTENT_SAVED  ? c->saved
+           : what == CONTENT_HELD ? c->held
+           : what == CONTENT_KEPT ? c->homes
+                                  : c->streams;
 }
 
 static ds_status reads(const struct checker *c, enum content what, uint32_t place, uint32_t micro,
@@ -79,7 +83,7 @@ static int all_units(const struct checker *c, uint32_t block, const uint8_t *fla
     const struct ds_schedule_block *b = &c->shape->blocks[block];
 
     for (uint32_t i = 0; i < b->unit_count; i++)
-        if (!flags[b->units[i]])
+        if (!flags[b->units[i]] && (flags == c->is_held || checker_trains(c, b->units[i])))
             return 0;
     return 1;
 }
@@ -90,6 +94,8 @@ static ds_status adds_gradient(struct checker *c, const struct ds_action *action
 
     PROMISE(c, all_units(c, action->block, c->is_announced), "no place for the gradient");
     for (uint32_t i = 0; i < b->unit_count; i++) {
+        if (!checker_trains(c, b->units[i]))
+            continue;
         if (c->added[b->units[i]]++ == 0)
             c->grad_micro[b->units[i]] = action->micro;
         PROMISE(c, c->grad_micro[b->units[i]] == action->micro,
@@ -218,6 +224,50 @@ static ds_status play_arithmetic(struct checker *c, const struct ds_action *acti
     return DS_OK;
 }
 
+/* ---- to the host and back */
+
+/* What is read is nobody's any more. */
+static ds_status leaves(struct checker *c, enum content what, uint32_t place, uint32_t micro,
+                        uint32_t block)
+{
+    uint32_t count, *pool = pool_of(c, what, &count);
+
+    DS_TRY(reads(c, what, place, micro, block));
+    pool[place] = 0;
+    return DS_OK;
+}
+
+static ds_status play_evict(struct checker *c, const struct ds_action *action)
+{
+    PROMISE(c, action->home < c->list->home_count, "a place that is not in the plan");
+    PROMISE(c, c->homes[action->home] == 0, "the place is somebody's");
+    DS_TRY(leaves(c, CONTENT_OUTPUT, action->x, action->micro, action->block - 1));
+    if (!c->shape->recomputes)
+        DS_TRY(leaves(c, CONTENT_SAVED, action->slot, action->micro, action->block));
+    return writes(c, CONTENT_KEPT, action->home, action->micro, action->block);
+}
+
+static ds_status play_kept(struct checker *c, const struct ds_action *action)
+{
+    PROMISE(c, c->shape->is_training, "nothing is trained");
+    PROMISE(c, action->micro < c->shape->micro_count && action->block > 0, "out of range");
+    PROMISE(c, action->block + 1 < c->shape->block_count && block_is_here(c->shape, action->block),
+            "the block is no layer of this stage");
+    PROMISE(c, c->done[cell_of(c, action->micro, action->block)] == DONE_FORWARD,
+            "not between its two turns");
+    PROMISE(c, !c->list->home_has_saved == (c->shape->recomputes || c->list->home_count == 0),
+            "places for something else");
+    if (action->kind == DS_ACTION_EVICT_KEPT)
+        return play_evict(c, action);
+    DS_TRY(leaves(c, CONTENT_KEPT, action->home, action->micro, action->block));
+    DS_TRY(writes(c, CONTENT_OUTPUT, action->x, action->micro, action->block - 1));
+    if (c->shape->recomputes) {
+        PROMISE(c, action->slot == DS_NO_SLOT, "nothing was saved");
+        return DS_OK;
+    }
+    return writes(c, CONTENT_SAVED, action->slot, action->micro, action->block);
+}
+
 /* ---- messages */
 
 /* Does the message cross the border of two parts, from the one stage to the other? */
@@ -294,6 +344,9 @@ static ds_status play(struct checker *c, const struct ds_action *action)
         return play_arithmetic(c, action);
     case DS_ACTION_EXCHANGE:
         return play_exchange(c, action);
+    case DS_ACTION_EVICT_KEPT:
+    case DS_ACTION_FETCH_KEPT:
+        return play_kept(c, action);
     case DS_ACTION_TIED_REDUCE:
     case DS_ACTION_NORM:
     case DS_ACTION_FETCH:
@@ -324,6 +377,8 @@ ds_status checker_end(struct checker *c)
     for (uint32_t b = 0; b < shape->block_count; b++)
         for (uint32_t m = 0; block_is_here(shape, b) && m < shape->micro_count; m++)
             PROMISE(c, (c->done[cell_of(c, m, b)] & done) == done, "a block was left out");
+    for (uint32_t i = 0; i < c->list->home_count; i++)
+        PROMISE(c, c->homes[i] == 0, "what a layer keeps is on the host at the end");
     PROMISE(c, c->transfer_count == c->list->transfer_count, "a message was left out");
     return checker_all_updated(c);
 }
@@ -333,8 +388,8 @@ static void cut_tables(struct checker *c)
 {
     const size_t units = c->shape->unit_count;
     const size_t cells = (size_t)c->shape->micro_count * c->shape->block_count;
-    uint32_t **per_unit[] = {&c->weight_slot, &c->grad_slot, &c->reduced,
-                             &c->user_count,  &c->added,     &c->grad_micro};
+    uint32_t **per_unit[] = {&c->weight_slot, &c->grad_slot,  &c->reduced, &c->user_count,
+                             &c->added,       &c->grad_micro, &c->updated};
     uint8_t **flags[] = {&c->is_gathered, &c->is_held, &c->has_grad, &c->is_announced};
     uint8_t **per_cell[] = {&c->done, &c->sent[0], &c->sent[1], &c->received[0], &c->received[1]};
     uint32_t *number = c->numbers;
@@ -349,7 +404,8 @@ static void cut_tables(struct checker *c)
     }
     c->streams = number;
     c->saved = number += c->list->stream_slot_count;
-    c->held = number + c->list->saved_slot_count;
+    c->held = number += c->list->saved_slot_count;
+    c->homes = number + c->list->held_slot_count;
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++, flag += units)
         *flags[i] = flag;
     for (size_t i = 0; i < sizeof per_cell / sizeof *per_cell; i++, flag += cells)
@@ -360,8 +416,8 @@ ds_status checker_init(struct checker *c, const struct ds_schedule_shape *shape,
                        const struct ds_schedule *list)
 {
     const size_t units = shape->unit_count, cells = (size_t)shape->micro_count * shape->block_count;
-    size_t numbers =
-        6 * units + list->stream_slot_count + list->saved_slot_count + list->held_slot_count + 1;
+    size_t numbers = 7 * units + list->stream_slot_count + list->saved_slot_count +
+                     list->held_slot_count + list->home_count + 1;
 
     for (uint32_t k = 0; k < DS_ZERO_SLOT_CLASSES; k++)
         numbers += list->slots.weight_count[k] + list->slots.grad_count[k];
@@ -375,6 +431,7 @@ ds_status checker_init(struct checker *c, const struct ds_schedule_shape *shape,
     for (uint32_t b = 0; b < shape->block_count; b++)
         for (uint32_t i = 0; block_is_here(shape, b) && i < shape->blocks[b].unit_count; i++)
             c->user_count[shape->blocks[b].units[i]]++;
+    checker_start_end(c);
     return DS_OK;
 }
 

@@ -1,8 +1,15 @@
 /* schedule_check_end.c - the checker's part on the end of a step: the verdict over all gradients, then every strip of
- * every unit updated once, in order; one that is away between its fetch and its eviction, alone in its slot. */
+ * every unit updated once, in order; one that is away between its fetch and its eviction, alone in its slot. Late updates
+ * are those of the step before: made before this step gathers the unit, adds to its gradient or has its own verdict. What
+ * is fetched ahead of the next list is what this one begins with. */
 #include "schedule_checker.h"
 
-enum { STRIP_FETCHED = 1, STRIP_UPDATED = 2 };
+enum { STRIP_FETCHED = 1, STRIP_UPDATED = 2, STRIP_AHEAD = 3 };
+
+static int is_late(const struct checker *c)
+{
+    return c->shape->updates == DS_UPDATES_LATE;
+}
 
 static int needs_tied_reduce(const struct ds_schedule_shape *shape)
 {
@@ -12,7 +19,8 @@ static int needs_tied_reduce(const struct ds_schedule_shape *shape)
 
 static int all_reduced(const struct checker *c, uint32_t unit)
 {
-    return c->user_count[unit] == 0 || c->reduced[unit] == c->shape->micro_count;
+    return c->user_count[unit] == 0 || !checker_trains(c, unit) ||
+           c->reduced[unit] == c->shape->micro_count;
 }
 
 static ds_status play_tied_reduce(struct checker *c, const struct ds_action *action)
@@ -50,23 +58,28 @@ static int is_away(const struct checker *c, const struct ds_action *action)
            action->strip >= ds_zero_strip_first_away(&strips[action->unit]);
 }
 
-/* Does the gradient travel with the strip? */
-static int has_gradient(const struct checker *c, const struct ds_action *action)
+int checker_is_updated(const struct checker *c, uint32_t unit)
 {
-    const struct ds_zero_strips *strips = &c->shape->strips[action->unit];
+    return !checker_trains(c, unit) || c->updated[unit] == strip_count(c, unit);
+}
 
-    return ds_zero_strip_at(strips, action->strip).start >= strips->near_elems[DS_ZERO_GRAD];
+/* Units in their order at the end of a step; late, in any. */
+static ds_status play_turn(struct checker *c, const struct ds_action *action)
+{
+    PROMISE(c, checker_trains(c, action->unit), "an update of what is frozen");
+    PROMISE(c, c->is_decided != is_late(c), "state would change before the verdict on it");
+    PROMISE(c, action->strip == c->updated[action->unit] && !checker_is_updated(c, action->unit),
+            "strips are updated once, in order");
+    PROMISE(c, !is_late(c) || c->reduced[action->unit] == 0, "with the gradient of another step");
+    PROMISE(c, is_late(c) || action->unit >= c->updating, "units are updated in order");
+    c->updated[action->unit]++;
+    c->updating = action->unit;
+    return DS_OK;
 }
 
 static ds_status play_update(struct checker *c, const struct ds_action *action)
 {
-    PROMISE(c, c->is_decided, "state would change before the verdict");
-    PROMISE(c, action->unit == c->update_count && action->strip == c->updated_strips,
-            "strips are updated once, in order");
-    if (++c->updated_strips == strip_count(c, action->unit)) {
-        c->updated_strips = 0;
-        c->update_count++;
-    }
+    DS_TRY(play_turn(c, action));
     if (!is_away(c, action)) {
         PROMISE(c, action->slot == DS_NO_SLOT, "a slot for what is in device memory");
         return DS_OK;
@@ -81,19 +94,32 @@ static ds_status play_update(struct checker *c, const struct ds_action *action)
     return DS_OK;
 }
 
+/* A strip for this list is fetched before it is updated, with the gradient of the step that it is updated for; one for
+ * the next list behind its update. */
+static ds_status play_fetch(struct checker *c, const struct ds_action *action,
+                            struct checker_strip *place)
+{
+    const int is_updated = action->strip < c->updated[action->unit], is_ahead = action->is_ahead;
+    const int is_of_now = is_ahead || !is_late(c);
+
+    PROMISE(c, !place->what, "the slot is somebody's");
+    PROMISE(c, !is_ahead || is_late(c), "for a list that does not want it");
+    PROMISE(c, is_updated == is_ahead, "fetched for nobody");
+    PROMISE(c, is_of_now ? c->is_decided : c->reduced[action->unit] == 0,
+            "its gradient is not all there");
+    *place =
+        (struct checker_strip){is_ahead ? STRIP_AHEAD : STRIP_FETCHED, action->unit, action->strip};
+    return DS_OK;
+}
+
 static ds_status play_travel(struct checker *c, const struct ds_action *action)
 {
     PROMISE(c, action->slot < c->list->slots.strip_count, "a slot that is not in the plan");
     PROMISE(c, action->strip < strip_count(c, action->unit) && is_away(c, action),
             "the strip is not away");
     struct checker_strip *place = &c->strips[action->slot];
-    if (action->kind == DS_ACTION_FETCH) {
-        PROMISE(c, !place->what, "the slot is somebody's");
-        PROMISE(c, !has_gradient(c, action) || all_reduced(c, action->unit),
-                "its gradient is not all there");
-        *place = (struct checker_strip){STRIP_FETCHED, action->unit, action->strip};
-        return DS_OK;
-    }
+    if (action->kind == DS_ACTION_FETCH)
+        return play_fetch(c, action, place);
     PROMISE(c,
             place->what == STRIP_UPDATED && place->unit == action->unit &&
                 place->strip == action->strip,
@@ -103,12 +129,6 @@ static ds_status play_travel(struct checker *c, const struct ds_action *action)
 }
 
 /* ---- all of it */
-
-static void skip_other_stages(struct checker *c)
-{
-    while (c->update_count < c->shape->unit_count && c->user_count[c->update_count] == 0)
-        c->update_count++;
-}
 
 ds_status checker_play_end(struct checker *c)
 {
@@ -120,18 +140,28 @@ ds_status checker_play_end(struct checker *c)
             "the unit is not of this stage");
     if (action->kind == DS_ACTION_TIED_REDUCE)
         return play_tied_reduce(c, action);
-    if (action->kind != DS_ACTION_UPDATE)
-        return play_travel(c, action);
-    skip_other_stages(c);
-    return play_update(c, action);
+    return action->kind == DS_ACTION_UPDATE ? play_update(c, action) : play_travel(c, action);
+}
+
+void checker_start_end(struct checker *c)
+{
+    const struct ds_schedule *list = c->list;
+
+    for (uint32_t i = 0; i < list->action_count && is_late(c); i++) {
+        const struct ds_action *action = &list->actions[i];
+        if (action->kind == DS_ACTION_FETCH && action->is_ahead &&
+            action->slot < list->slots.strip_count)
+            c->strips[action->slot] =
+                (struct checker_strip){STRIP_FETCHED, action->unit, action->strip};
+    }
 }
 
 ds_status checker_all_updated(struct checker *c)
 {
-    skip_other_stages(c);
-    PROMISE(c, !c->shape->is_training || c->update_count == c->shape->unit_count,
-            "a unit was not updated");
+    for (uint32_t i = 0; i < c->shape->unit_count && c->shape->is_training; i++)
+        PROMISE(c, c->user_count[i] == 0 || checker_is_updated(c, i), "a unit was not updated");
     for (uint32_t i = 0; i < c->list->slots.strip_count; i++)
-        PROMISE(c, !c->strips[i].what, "a strip is away from home at the end");
+        PROMISE(c, !c->strips[i].what || c->strips[i].what == STRIP_AHEAD,
+                "a strip is away from home at the end");
     return DS_OK;
 }

@@ -16,6 +16,10 @@ static ds_status play_gather(struct checker *c, const struct ds_action *action)
 {
     const uint32_t unit = action->unit, slot_class = c->list->slot_class[unit];
 
+    PROMISE(c,
+            !c->shape->is_training || c->shape->updates != DS_UPDATES_LATE ||
+                checker_is_updated(c, unit),
+            "gathered before its update");
     if (action->kind == DS_ACTION_ACQUIRE) {
         PROMISE(c, !c->is_held[unit], "acquired twice");
         c->is_held[unit] = 1;
@@ -44,6 +48,7 @@ static ds_status play_grad_acquire(struct checker *c, const struct ds_action *ac
 {
     const uint32_t unit = action->unit, slot_class = c->list->slot_class[unit];
 
+    PROMISE(c, checker_trains(c, unit), "a gradient of what is frozen");
     c->is_announced[unit] = 1;
     if (c->has_grad[unit]) {
         PROMISE(c, c->grad_slot[unit] == action->slot, "its gradient is elsewhere");

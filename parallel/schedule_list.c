@@ -1,4 +1,4 @@
-/* schedule_list.c - a list as memory: it grows at its end, and goes. */
+/* schedule_list.c - a list as memory: it grows at its end, and goes; how much it wants. */
 #include "schedule_maker.h"
 
 #include <stdlib.h>
@@ -15,6 +15,17 @@ ds_status list_append(struct ds_schedule *list, struct ds_action action)
     }
     list->actions[list->action_count++] = action;
     return DS_OK;
+}
+
+static void raise_to(uint32_t *count, uint32_t least)
+{
+    *count = *count > least ? *count : least;
+}
+
+void ds_schedule_widen(struct ds_schedule *plan, const struct ds_schedule *list)
+{
+    raise_to(&plan->stream_slot_count, list->stream_slot_count);
+    raise_to(&plan->saved_slot_count, list->saved_slot_count);
 }
 
 void ds_schedule_fini(struct ds_schedule *schedule)

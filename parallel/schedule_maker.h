@@ -1,8 +1,8 @@
 /* schedule_maker.h - what the files that make a list hand on: the pieces of each stage in their order
  * (schedule_order), all stages on one clock (schedule_timeline), how long units stay
- * (schedule_windows), the works of one stage (schedule_works), where they find things
- * (schedule_places), the traffic of units around them (schedule_units), and the end of the step
- * (schedule_updates).
+ * (schedule_windows), the works of one stage (schedule_works), which of them have what they keep on the host
+ * in between (schedule_kept), where they find things (schedule_places), the traffic of units around them
+ * (schedule_units), and the end of the step (schedule_updates).
  *
  * A piece is a part of the model, forward or backward, with a group of micro-batches: one of them, or
  * on a single stage as many as a window has. */
@@ -68,19 +68,21 @@ void timeline_fini(struct timeline *timeline);
 
 DS_CHECKED ds_status windows_find(const struct ds_schedule_shape *shape, struct timeline *timeline);
 
-/* ---- works: arithmetic of one block with one micro-batch, and exchanges between */
+/* ---- works: arithmetic of one block with one micro-batch; exchanges between, and what comes and goes */
 
 struct work {
     enum ds_action_kind kind;
     uint32_t micro, block;
     uint8_t needs_weights, makes_grads;
-    uint8_t keeps_saved;         /* FORWARD: backward reads what it saves, not what is made again */
+    uint8_t
+        keeps_saved; /* FORWARD: backward reads what it saves, not what is made again; EVICT_KEPT,
+                            FETCH_KEPT: that goes along */
     uint32_t piece, stays_until; /* see struct piece */
     uint32_t turn;               /* how much arithmetic is before it */
     uint32_t
         next_use[4]; /* of the block's units: the next work that needs its weights, or NO_WORK */
     uint32_t transfer_start, transfer_count;
-    uint32_t x, dy, out, held, slot; /* places */
+    uint32_t x, dy, out, held, slot, home; /* places */
 };
 #define NO_WORK UINT32_MAX
 
@@ -95,6 +97,18 @@ DS_CHECKED ds_status works_make(const struct ds_schedule_shape *shape,
                                 const struct timeline *timeline, struct works *out);
 void works_fini(struct works *works);
 
+/* puts in what goes to the host and comes back; before next uses are known */
+DS_CHECKED ds_status kept_travel(const struct ds_schedule_shape *shape, struct works *works);
+static inline int work_is_arithmetic(const struct work *work)
+{
+    return work->kind != DS_ACTION_EXCHANGE && work->kind != DS_ACTION_EVICT_KEPT &&
+           work->kind != DS_ACTION_FETCH_KEPT;
+}
+static inline int block_is_layer(const struct ds_schedule_shape *shape, uint32_t block)
+{
+    return block > 0 && block + 1 < shape->block_count;
+}
+
 static inline uint32_t part_of(const struct ds_schedule_shape *shape, uint32_t chunk)
 {
     return chunk * shape->stage_count + shape->stage;
@@ -107,6 +121,11 @@ static inline int block_is_here(const struct ds_schedule_shape *shape, uint32_t 
             block < shape->chunk_first[part_of(shape, c) + 1])
             return 1;
     return 0;
+}
+
+static inline int unit_is_trained(const struct ds_schedule_shape *shape, uint32_t unit)
+{
+    return !shape->is_frozen || !shape->is_frozen[unit];
 }
 
 /* ---- places */
@@ -134,9 +153,17 @@ DS_CHECKED ds_status places_assign(const struct ds_schedule_shape *shape, struct
 
 DS_CHECKED ds_status list_append(struct ds_schedule *list, struct ds_action action);
 
-/* ---- updates: from the verdict on; `user_count` [unit]: blocks of this stage that use it */
-DS_CHECKED ds_status updates_emit(const struct ds_schedule_shape *shape, const uint32_t *user_count,
-                                  struct ds_schedule *list);
+/* ---- updates */
+
+/* of all strips of a unit */
+DS_CHECKED ds_status updates_of_unit(const struct ds_schedule_shape *shape, uint32_t unit,
+                                     struct ds_schedule *list);
+/* the verdict, and behind it what is not late; `user_count` [unit]: blocks of this stage that use it */
+DS_CHECKED ds_status updates_at_end(const struct ds_schedule_shape *shape,
+                                    const uint32_t *user_count, struct ds_schedule *list);
+/* around the updates of a list that is complete but for that: how strips come and go */
+DS_CHECKED ds_status updates_travel(const struct ds_schedule_shape *shape,
+                                    struct ds_schedule *list);
 
 /* ---- units */
 

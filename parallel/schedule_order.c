@@ -11,7 +11,8 @@ int order_is_tied_here(const struct ds_schedule_shape *shape)
 
     for (uint32_t i = 0; i < head->unit_count; i++)
         for (uint32_t j = 0; j < shape->blocks[0].unit_count; j++)
-            if (shape->stage_count == 1 && head->units[i] == shape->blocks[0].units[j])
+            if (shape->stage_count == 1 && head->units[i] == shape->blocks[0].units[j] &&
+                unit_is_trained(shape, head->units[i]))
                 return 1;
     return 0;
 }

@@ -1,7 +1,7 @@
 /* schedule_places.c - where one stage's works find and leave things: the residual stream and its
  * gradient between blocks, what layers save for their backward, what an input part leaves for its
- * weight part. Going along the works, a place is taken when it is first written and free after its
- * last reader. */
+ * weight part, what is on the host in between. Going along the works, a place is taken when it is first
+ * written and free after its last reader; after a copy some works later, that run beside it. */
 #include "schedule_maker.h"
 
 #include <stdlib.h>
@@ -63,21 +63,17 @@ void pool_give(struct pool *pool, uint32_t place)
 struct walker {
     const struct ds_schedule_shape *shape;
     struct works *works;
-    struct pool streams, saved, held;
+    struct pool streams, saved, held, homes;
+    uint32_t leaving; /* what went to the host before this work has its places free */
     /* owns: [block][micro] places. gradients: of a block's input */
     uint32_t *tables;
     /* borrows: of tables */
-    uint32_t *outputs, *gradients, *saved_at, *held_at;
+    uint32_t *outputs, *gradients, *saved_at, *held_at, *home_at;
 };
 
 static uint32_t *at(const struct walker *w, uint32_t *table, uint32_t micro, uint32_t block)
 {
     return &table[(size_t)block * w->shape->micro_count + micro];
-}
-
-static int is_layer(const struct ds_schedule_shape *shape, uint32_t block)
-{
-    return block > 0 && block + 1 < shape->block_count;
 }
 
 static ds_status walk_forward(struct walker *w, struct work *work)
@@ -86,7 +82,7 @@ static ds_status walk_forward(struct walker *w, struct work *work)
         work->x = *at(w, w->outputs, work->micro, work->block - 1);
     DS_TRY(pool_take(&w->streams, &work->out));
     *at(w, w->outputs, work->micro, work->block) = work->out;
-    if (is_layer(w->shape, work->block)) {
+    if (block_is_layer(w->shape, work->block)) {
         DS_TRY(pool_take(&w->saved, &work->slot));
         *at(w, w->saved_at, work->micro, work->block) = work->slot;
         if (!work->keeps_saved)
@@ -181,6 +177,48 @@ static ds_status walk_exchange(struct walker *w, const struct work *work)
     return DS_OK;
 }
 
+/* ---- to the host and back */
+
+static ds_status walk_evict(struct walker *w, struct work *work)
+{
+    work->x = *at(w, w->outputs, work->micro, work->block - 1);
+    if (work->keeps_saved)
+        work->slot = *at(w, w->saved_at, work->micro, work->block);
+    DS_TRY(pool_take(&w->homes, &work->home));
+    *at(w, w->home_at, work->micro, work->block) = work->home;
+    return DS_OK;
+}
+
+static ds_status walk_fetch(struct walker *w, struct work *work)
+{
+    work->home = *at(w, w->home_at, work->micro, work->block);
+    pool_give(&w->homes, work->home);
+    DS_TRY(pool_take(&w->streams, &work->x));
+    *at(w, w->outputs, work->micro, work->block - 1) = work->x;
+    if (!work->keeps_saved)
+        return DS_OK;
+    DS_TRY(pool_take(&w->saved, &work->slot));
+    *at(w, w->saved_at, work->micro, work->block) = work->slot;
+    return DS_OK;
+}
+
+/* Before a work of this turn. */
+static void free_what_left(struct walker *w, const struct work *now)
+{
+    const struct work *work = &w->works->works[w->leaving];
+
+    for (; work < now && (work->kind != DS_ACTION_EVICT_KEPT ||
+                          work->turn + w->shape->kept_distance <= now->turn);
+         work++) {
+        if (work->kind != DS_ACTION_EVICT_KEPT)
+            continue;
+        pool_give(&w->streams, work->x);
+        if (work->keeps_saved)
+            pool_give(&w->saved, work->slot);
+    }
+    w->leaving = (uint32_t)(work - w->works->works);
+}
+
 static ds_status walk(struct walker *w, struct work *work)
 {
     switch ((int)work->kind) {
@@ -196,6 +234,10 @@ static ds_status walk(struct walker *w, struct work *work)
         return walk_backward_input(w, work);
     case DS_ACTION_BACKWARD_WEIGHT:
         return walk_backward_weight(w, work);
+    case DS_ACTION_EVICT_KEPT:
+        return walk_evict(w, work);
+    case DS_ACTION_FETCH_KEPT:
+        return walk_fetch(w, work);
     default:
         return walk_exchange(w, work);
     }
@@ -203,8 +245,10 @@ static ds_status walk(struct walker *w, struct work *work)
 
 static ds_status walk_all(struct walker *w)
 {
-    for (uint32_t i = 0; i < w->works->count; i++)
+    for (uint32_t i = 0; i < w->works->count; i++) {
+        free_what_left(w, &w->works->works[i]);
         DS_TRY(walk(w, &w->works->works[i]));
+    }
     return DS_OK;
 }
 
@@ -215,7 +259,7 @@ ds_status places_assign(const struct ds_schedule_shape *shape, struct works *wor
     struct walker w = {.shape = shape, .works = works};
     ds_status st;
 
-    w.tables = malloc(4 * cells * sizeof *w.tables);
+    w.tables = malloc(5 * cells * sizeof *w.tables);
     if (!w.tables) {
         st = ds_fail(DS_ERR_NO_MEMORY, "places of %zu pieces", cells);
     } else {
@@ -223,14 +267,17 @@ ds_status places_assign(const struct ds_schedule_shape *shape, struct works *wor
         w.gradients = w.tables + cells;
         w.saved_at = w.tables + 2 * cells;
         w.held_at = w.tables + 3 * cells;
+        w.home_at = w.tables + 4 * cells;
         st = walk_all(&w);
     }
     list->stream_slot_count = w.streams.count;
     list->saved_slot_count = w.saved.count;
     list->held_slot_count = w.held.count;
+    list->home_count = w.homes.count;
     pool_fini(&w.streams);
     pool_fini(&w.saved);
     pool_fini(&w.held);
+    pool_fini(&w.homes);
     free(w.tables);
     return st;
 }

@@ -154,6 +154,8 @@ static void clock_action(struct stage *s, const struct ds_action *action)
         s->reduced[slot_class][action->slot] = s->comm;
         break;
     case DS_ACTION_BEGIN:
+    case DS_ACTION_EVICT_KEPT:
+    case DS_ACTION_FETCH_KEPT:
     case DS_ACTION_FETCH:
     case DS_ACTION_UPDATE:
     case DS_ACTION_EVICT:

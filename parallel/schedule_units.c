@@ -21,6 +21,7 @@ struct emitter {
     uint32_t *is_acquired;
     uint32_t *user_count; /* blocks of this stage that use it; 0: it is elsewhere */
     uint32_t *missing;    /* blocks that have not added to its local gradient yet */
+    uint32_t *is_settled; /* no update of it is to come before it is gathered */
 };
 
 static ds_status emit(struct emitter *e, struct ds_action action)
@@ -39,7 +40,8 @@ static struct ds_action action_of(enum ds_action_kind kind, const struct work *w
                               .x = DS_NO_SLOT,
                               .dy = DS_NO_SLOT,
                               .out = DS_NO_SLOT,
-                              .held = DS_NO_SLOT};
+                              .held = DS_NO_SLOT,
+                              .home = DS_NO_SLOT};
 }
 
 static struct pool *pool_of(struct emitter *e, struct pool *pools, uint32_t unit)
@@ -47,10 +49,20 @@ static struct pool *pool_of(struct emitter *e, struct pool *pools, uint32_t unit
     return &pools[e->list->slot_class[unit]];
 }
 
+/* Late updates of a unit come just before it is gathered for the first time. */
+static ds_status settle(struct emitter *e, uint32_t unit)
+{
+    if (e->is_settled[unit])
+        return DS_OK;
+    e->is_settled[unit] = 1;
+    return updates_of_unit(e->shape, unit, e->list);
+}
+
 static ds_status emit_acquire(struct emitter *e, const struct work *work, uint32_t unit)
 {
     if (e->is_acquired[unit])
         return DS_OK;
+    DS_TRY(settle(e, unit));
     if (e->weight_slot[unit] == DS_NO_SLOT)
         DS_TRY(pool_take(pool_of(e, e->weights, unit), &e->weight_slot[unit]));
     e->is_acquired[unit] = 1;
@@ -63,6 +75,7 @@ static ds_status emit_prefetch(struct emitter *e, const struct work *next, uint3
     if (e->weight_slot[unit] != DS_NO_SLOT ||
         (!must && pool_of(e, e->weights, unit)->free_count == 0))
         return DS_OK;
+    DS_TRY(settle(e, unit));
     DS_TRY(pool_take(pool_of(e, e->weights, unit), &e->weight_slot[unit]));
     return emit(e, action_of(DS_ACTION_PREFETCH, next, unit, e->weight_slot[unit]));
 }
@@ -144,7 +157,8 @@ static ds_status emit_before(struct emitter *e, uint32_t index)
         DS_TRY(emit_prefetch(e, next, e->shape->blocks[next->block].units[i],
                              next->stays_until > 0 && next->turn == work->turn + 1));
     for (uint32_t i = 0; i < block->unit_count && work->makes_grads; i++)
-        DS_TRY(emit_grad_acquire(e, work, block->units[i]));
+        if (unit_is_trained(e->shape, block->units[i]))
+            DS_TRY(emit_grad_acquire(e, work, block->units[i]));
     return DS_OK;
 }
 
@@ -156,7 +170,8 @@ static ds_status emit_after(struct emitter *e, uint32_t index)
     for (uint32_t i = 0; i < block->unit_count && work->needs_weights; i++)
         DS_TRY(emit_release(e, index, block->units[i], work->next_use[i]));
     for (uint32_t i = 0; i < block->unit_count && work->makes_grads; i++)
-        DS_TRY(emit_reduce(e, work, block->units[i]));
+        if (unit_is_trained(e->shape, block->units[i]))
+            DS_TRY(emit_reduce(e, work, block->units[i]));
     return DS_OK;
 }
 
@@ -170,9 +185,10 @@ static ds_status emit_work(struct emitter *e, uint32_t index)
     action.dy = work->dy;
     action.out = work->out;
     action.held = work->held;
+    action.home = work->home;
     action.transfer_start = work->transfer_start;
     action.transfer_count = work->transfer_count;
-    if (work->kind == DS_ACTION_EXCHANGE)
+    if (!work_is_arithmetic(work))
         return emit(e, action);
     DS_TRY(emit_before(e, index));
     DS_TRY(emit(e, action));
@@ -187,16 +203,38 @@ static ds_status emit_step(struct emitter *e)
         DS_TRY(emit(e, action_of(DS_ACTION_BEGIN, &none, 0, DS_NO_SLOT)));
     for (uint32_t i = 0; i < e->works->count; i++)
         DS_TRY(emit_work(e, i));
-    return e->shape->is_training ? updates_emit(e->shape, e->user_count, e->list) : DS_OK;
+    if (!e->shape->is_training)
+        return DS_OK;
+    DS_TRY(updates_at_end(e->shape, e->user_count, e->list));
+    return updates_travel(e->shape, e->list);
 }
 
 /* ---- the choice of slots. A variant: bit 0: embedding in class 0 with the layers, bit 1: head, bit
  * 2: units are released at once even where the next work but one needs them. */
 
+/* Of a head's own units the largest: the others are small, as an adapter's are. */
+static uint32_t largest_of_head(const struct ds_schedule_shape *shape, uint32_t embedding,
+                                uint32_t *slot_class)
+{
+    const struct ds_schedule_block *head = &shape->blocks[shape->block_count - 1];
+    uint32_t largest = head->units[0];
+
+    for (uint32_t i = 1; i < head->unit_count; i++) {
+        const uint32_t unit = head->units[i];
+        const int is_larger =
+            shape->unit_cost && shape->unit_cost[unit] > shape->unit_cost[largest];
+
+        if (unit == embedding)
+            continue;
+        slot_class[is_larger ? largest : unit] = 2;
+        largest = is_larger ? unit : largest;
+    }
+    return largest;
+}
+
 static void choose_classes(const struct emitter *e, uint32_t variant)
 {
     const struct ds_schedule_shape *shape = e->shape;
-    const uint32_t head = shape->blocks[shape->block_count - 1].units[0];
     const uint32_t embedding = shape->blocks[0].units[0];
     uint32_t *slot_class = e->list->slot_class;
 
@@ -204,31 +242,41 @@ static void choose_classes(const struct emitter *e, uint32_t variant)
         memcpy(slot_class, shape->like->slot_class, shape->unit_count * sizeof *slot_class);
         return;
     }
+    for (uint32_t b = 1; b + 1 < shape->block_count; b++)
+        for (uint32_t i = 1; i < shape->blocks[b].unit_count; i++)
+            slot_class[shape->blocks[b].units[i]] = 2;
+    const uint32_t head = largest_of_head(shape, embedding, slot_class);
     if (e->user_count[head] > 0)
         slot_class[head] = variant & 2 ? 0 : 1;
     if (e->user_count[embedding] > 0)
         slot_class[embedding] = variant & 1 ? 0 : 1;
 }
 
-static uint32_t units_in_class(const struct emitter *e, uint32_t slot_class)
+static uint32_t units_in_class(const struct emitter *e, uint32_t slot_class, int is_gradient)
 {
     uint32_t count = 0;
 
     for (uint32_t i = 0; i < e->shape->unit_count; i++)
-        count += e->user_count[i] > 0 && e->list->slot_class[i] == slot_class;
+        count += e->user_count[i] > 0 && e->list->slot_class[i] == slot_class &&
+                 (!is_gradient || unit_is_trained(e->shape, i));
     return count;
 }
 
 /* Two slots for what rotates, so that one unit is gathered or reduced while another is used. */
+static uint32_t slots_of(uint32_t units, uint32_t slot_class)
+{
+    return units == 0 ? 0 : slot_class == 1 ? 1 : 2;
+}
+
 static ds_status start_pools(struct emitter *e)
 {
     const struct ds_schedule *like = e->shape->like;
 
     for (uint32_t c = 0; c < DS_ZERO_SLOT_CLASSES; c++) {
-        const uint32_t units = units_in_class(e, c), count = units == 0 ? 0 : c == 0 ? 2 : 1;
-        const uint32_t weights = e->shape->reshard == DS_RESHARD_NEVER ? units : count;
+        const uint32_t units = units_in_class(e, c, 0), trained = units_in_class(e, c, 1);
+        const uint32_t weights = e->shape->reshard == DS_RESHARD_NEVER ? units : slots_of(units, c);
         DS_TRY(pool_init(&e->weights[c], like ? like->slots.weight_count[c] : weights));
-        DS_TRY(pool_init(&e->grads[c], e->shape->is_training ? count : 0));
+        DS_TRY(pool_init(&e->grads[c], e->shape->is_training ? slots_of(trained, c) : 0));
     }
     return DS_OK;
 }
@@ -245,8 +293,9 @@ static void count_users(struct emitter *e)
 static ds_status emitter_init(struct emitter *e)
 {
     const size_t n = e->shape->unit_count;
+    const int has_late = e->shape->is_training && e->shape->updates == DS_UPDATES_LATE;
 
-    e->tables = calloc(5 * n, sizeof *e->tables);
+    e->tables = calloc(6 * n, sizeof *e->tables);
     e->list->slot_class = calloc(n, sizeof *e->list->slot_class);
     if (!e->tables || !e->list->slot_class)
         return ds_fail(DS_ERR_NO_MEMORY, "a schedule of %zu units", n);
@@ -255,6 +304,9 @@ static ds_status emitter_init(struct emitter *e)
     e->is_acquired = e->tables + 2 * n;
     e->user_count = e->tables + 3 * n;
     e->missing = e->tables + 4 * n;
+    e->is_settled = e->tables + 5 * n;
+    for (size_t i = 0; i < n; i++)
+        e->is_settled[i] = !has_late || !unit_is_trained(e->shape, (uint32_t)i);
     memset(e->tables, 0xff, 2 * n * sizeof *e->tables); /* DS_NO_SLOT */
     return DS_OK;
 }

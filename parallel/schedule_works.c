@@ -22,7 +22,7 @@ static struct work *add(struct writer *w, enum ds_action_kind kind, uint32_t mic
     struct work *work = &w->out->works[w->out->count++];
 
     *work = (struct work){.kind = kind, .micro = micro, .block = block, .turn = w->turn};
-    work->x = work->dy = work->out = work->held = work->slot = DS_NO_SLOT;
+    work->x = work->dy = work->out = work->held = work->slot = work->home = DS_NO_SLOT;
     if (kind != DS_ACTION_EXCHANGE) {
         work->piece = (uint32_t)(w->piece - w->timeline->pieces);
         work->stays_until = w->piece->stays_until;
@@ -236,10 +236,14 @@ ds_status works_make(const struct ds_schedule_shape *shape, const struct timelin
         add_piece(&w, &timeline->pieces[i]);
     }
     add_exchanges(&w, NULL);
-    add_next_uses(&w, next_use);
+    st = kept_travel(shape, &works);
+    if (st == DS_OK)
+        add_next_uses(&w, next_use);
+    else
+        works_fini(&works);
     free(next_use);
     *out = works;
-    return DS_OK;
+    return st;
 }
 
 void works_fini(struct works *works)

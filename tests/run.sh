@@ -1,19 +1,21 @@
 #!/bin/sh
-# run.sh [--long] - installs what is missing, builds with warnings as errors and runs every test that needs
-# no GPU: all of them as built for use, unit tests and fuzz targets again under the address and undefined
-# behaviour sanitizers, what threads do under the thread sanitizer. --long: the big counts as well, as built
-# for use (sanitizers see the same code with the usual ones), and minutes of every fuzz target, of libFuzzer
-# where clang is; hours more on two free cores, most of it kill_storm, stale_launch, signals, signal_points,
-# test_composition (some 3,200 runs) and test_plan. The last line says "N passed, N failed".
+# run.sh [--sanitizers] [--long] - installs what is missing, builds with warnings as errors and runs every test
+# that needs no GPU, as built for use: about 12 minutes on two cores. --sanitizers: then unit tests and fuzz
+# targets again under the address and undefined behaviour sanitizers, and what threads do under the thread
+# sanitizer; some 20 minutes more. --long: these too, and the big counts, as built for use (sanitizers see the same
+# code with the usual ones), and minutes of every fuzz target, of libFuzzer where clang is; hours more on two free
+# cores, most of it kill_storm, stale_launch, signals, signal_points, test_composition (some 3,200 runs) and
+# test_plan. The last line says "N passed, N failed".
 set -eu
 cd "$(dirname "$0")/.."
 . examples/packages.sh
 
-long=0
+long=0 sanitizers=0
 for option in "$@"; do
     case $option in
-    --long) long=1 ;;
-    *) echo "usage: tests/run.sh [--long]" >&2; exit 64 ;;
+    --sanitizers) sanitizers=1 ;;
+    --long) long=1 sanitizers=1 ;;
+    *) echo "usage: tests/run.sh [--sanitizers] [--long]" >&2; exit 64 ;;
     esac
 done
 [ $long = 0 ] || export DSTRAIN_TEST_LONG=1
@@ -52,14 +54,15 @@ check() {
 steady=
 build plain all -DCMAKE_BUILD_TYPE=Release
 check plain all
-# Where the kernel spreads addresses widely, sanitizers of these years find no place for their shadow.
-setarch -R true 2>/dev/null && steady="setarch -R"
-build asan all -DCMAKE_BUILD_TYPE=Debug -DDS_SANITIZE=address,undefined
-(unset DSTRAIN_TEST_LONG; check asan unit -L unit)
-check asan fuzz -L fuzz
-build tsan tsan_tests -DCMAKE_BUILD_TYPE=Debug -DDS_SANITIZE=thread -DDS_CUDA=OFF
-(unset DSTRAIN_TEST_LONG; check tsan all -L tsan)
-
+if [ $sanitizers = 1 ]; then
+    # Where the kernel spreads addresses widely, sanitizers of these years find no place for their shadow.
+    setarch -R true 2>/dev/null && steady="setarch -R"
+    build asan all -DCMAKE_BUILD_TYPE=Debug -DDS_SANITIZE=address,undefined
+    (unset DSTRAIN_TEST_LONG; check asan unit -L unit)
+    check asan fuzz -L fuzz
+    build tsan tsan_tests -DCMAKE_BUILD_TYPE=Debug -DDS_SANITIZE=thread -DDS_CUDA=OFF
+    (unset DSTRAIN_TEST_LONG; check tsan all -L tsan)
+fi
 if [ $long = 1 ]; then
     clang=$(command -v clang-14 || command -v clang) || clang=
     fuzzer='#include <stddef.h>

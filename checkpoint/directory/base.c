@@ -153,7 +153,7 @@ ds_status base_read(struct ds_fs *fs, const char *root, uint64_t epoch, struct b
     size_t bytes = 0;
 
     base_path(root, epoch, path);
-    DS_TRY(ds_fs_read_file(fs, path, BASE_BYTES_MAX, &text, &bytes));
+    DS_TRY(ds_fs_read_own_file(fs, path, BASE_BYTES_MAX, &text, &bytes));
     /* all of it first: what reads in part sets nothing */
     ds_status st = parse_base(path, text, bytes, epoch, &whole, NULL, NULL, ignored);
     if (st == DS_OK)

@@ -2,6 +2,8 @@
  * the launch. Whoever finds a newer epoch, or the own one in other hands, has been overtaken. */
 #include "directory.h"
 
+#include "format/document.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -99,7 +101,7 @@ static ds_status look_at_claim(const struct ds_checkpoint_dir *dir, uint64_t epo
     size_t bytes = 0;
 
     name_claim(dir, epoch, path, text);
-    if (ds_fs_read_file(dir->fs, path, CLAIM_BYTES, &there, &bytes) != DS_OK)
+    if (ds_fs_read_own_file(dir->fs, path, CLAIM_BYTES, &there, &bytes) != DS_OK)
         return ds_fail(DS_ERR_IO, "%s: who has claimed epoch %" PRIu64 " cannot be read", dir->root,
                        epoch);
     *is_ours = bytes == strlen(text) && memcmp(there, text, bytes) == 0;
@@ -113,6 +115,15 @@ static ds_status fenced(const struct ds_checkpoint_dir *dir, uint64_t epoch)
                    "%s: epoch %" PRIu64 " was claimed by another launch, ours is %" PRIu64
                    ": another launch owns the run",
                    dir->root, epoch, dir->epoch);
+}
+
+/* What is behind it would be in no document. */
+static ds_status refuse_last(const struct ds_checkpoint_dir *dir, uint64_t epoch)
+{
+    return ds_fail(DS_ERR_CONFIG,
+                   "%s: epoch %" PRIu64 " is the last there can be, and a file there has its "
+                   "number; remove that, which no launch has made",
+                   dir->root, epoch);
 }
 
 /* A number that is free may have been claimed before, and tidied away by who has a higher one. */
@@ -137,8 +148,10 @@ static ds_status claim_from(struct ds_checkpoint_dir *dir, uint64_t least)
     DS_TRY(highest_epoch(dir, &epoch));
     if (epoch + 1 < least)
         epoch = least - 1;
-    for (int i = 0; i < CLAIM_TRIES && code == -EEXIST; i++)
+    for (int i = 0; i < CLAIM_TRIES && code == -EEXIST && epoch < DOCUMENT_NUMBER_MAX; i++)
         code = claim(dir, ++epoch);
+    if (code == -EEXIST && epoch == DOCUMENT_NUMBER_MAX)
+        return refuse_last(dir, epoch);
     return end_claim(dir, epoch, code);
 }
 
@@ -146,6 +159,8 @@ static ds_status claim_from(struct ds_checkpoint_dir *dir, uint64_t least)
 static ds_status claim_next(struct ds_checkpoint_dir *dir)
 {
     DS_TRY(ds_checkpoint_check_fence(dir));
+    if (dir->epoch == DOCUMENT_NUMBER_MAX)
+        return refuse_last(dir, dir->epoch);
     const int code = claim(dir, dir->epoch + 1);
 
     return code == -EEXIST ? fenced(dir, dir->epoch + 1) : end_claim(dir, dir->epoch + 1, code);
@@ -242,6 +257,44 @@ ds_status ds_checkpoint_claim(struct ds_checkpoint_dir *dir)
     ds_checkpoint_dir_close(dir->mirror);
     dir->mirror = NULL;
     return DS_OK;
+}
+
+/* Says nothing of what it cannot read: that is not ours. */
+static int carries_our_number(const struct ds_checkpoint_dir *dir, const char *path,
+                              const char *text)
+{
+    const int file = ds_fs_open(dir->fs, path, DS_FS_READ | DS_FS_REGULAR | DS_FS_NO_LINK, 0);
+    char there[CLAIM_BYTES];
+
+    if (file < 0)
+        return 0;
+    const int64_t bytes = ds_fs_pread(dir->fs, file, there, sizeof there, 0);
+    (void)ds_fs_close(dir->fs, file);
+    return bytes == (int64_t)strlen(text) && memcmp(there, text, strlen(text)) == 0;
+}
+
+/* A number that is free again may be claimed again: nothing was written under it. Who has claimed a higher one meanwhile
+ * does not need ours, and a name that is ours is nobody else's before we remove it. */
+void ds_checkpoint_withdraw(const struct ds_checkpoint_dir *dir)
+{
+    char path[DS_CHECKPOINT_PATH_BYTES], text[CLAIM_BYTES], **names = NULL;
+    size_t count = 0;
+
+    directory_path(dir->root, "", "epochs", path);
+    if (ds_fs_readdir(dir->fs, path, &names, &count) == 0)
+        for (size_t i = 0; i < count; i++) {
+            const uint64_t epoch = epoch_of_claim(names[i]);
+
+            name_claim(dir, epoch, path, text);
+            if (epoch > 0 && carries_our_number(dir, path, text) &&
+                ds_fs_unlink(dir->fs, path) == 0)
+                (void)ds_fs_fsync_parent(dir->fs, path);
+        }
+    free(names);
+    if (dir->is_new)
+        directory_unmake(dir);
+    if (dir->mirror)
+        ds_checkpoint_withdraw(dir->mirror);
 }
 
 ds_status ds_checkpoint_check_fence(const struct ds_checkpoint_dir *dir)

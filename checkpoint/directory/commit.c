@@ -25,8 +25,12 @@ ds_status ds_checkpoint_make_data(struct ds_fs *fs, const char *root, uint32_t d
 static ds_status read_back(const struct ds_pack *pack, uint32_t sample, void *buffer)
 {
     const struct ds_pack_chunk *chunks = ds_pack_chunks(pack);
+    const char *flaw = NULL;
 
     DS_ASSERT(sample > 0);
+    DS_TRY(ds_pack_find_flaw(pack, &flaw));
+    if (flaw)
+        return ds_fail(DS_ERR_CORRUPT, "%s: %s", ds_pack_path(pack), flaw);
     for (uint32_t i = 0; i < ds_pack_info(pack)->chunk_count; i += sample)
         if (chunks[i].pack == DS_PACK_HERE)
             DS_TRY(ds_pack_read(pack, i, buffer));
@@ -142,7 +146,7 @@ ds_status ds_checkpoint_commit_manifest(struct ds_checkpoint_dir *dir,
     const size_t capacity = ds_manifest_bytes(manifest);
     char *text = malloc(capacity);
 
-    DS_ASSERT(manifest->id.epoch == dir->epoch);
+    DS_ASSERT(manifest->id.epoch <= dir->epoch); /* an older one where it is copied */
     if (!text)
         return ds_fail(DS_ERR_NO_MEMORY, "no memory for a manifest of %zu bytes", capacity);
     ds_status st = write_manifest(dir, manifest, text, capacity);

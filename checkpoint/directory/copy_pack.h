@@ -1,5 +1,6 @@
 /* copy_pack.h (private) - a pack from one directory of checkpoints to another, byte by byte, under its own name: chunks
- * with their sums checked, durable, its name too, and read back. One that is there already is left as it is. */
+ * with their sums checked, durable, its name too, and read back. One that is there already is left as it is, unless it
+ * was damaged since. */
 #ifndef CHECKPOINT_COPY_PACK_H
 #define CHECKPOINT_COPY_PACK_H
 

@@ -33,14 +33,12 @@ static size_t run_text(const uint8_t run[16], const struct ds_digest *keys, char
     return text.bytes;
 }
 
-static ds_status parse_run(const char *path, const char *text, size_t bytes, uint8_t run[16],
+static ds_status parse_run(const char *path, const char *text, size_t body_bytes, uint8_t run[16],
                            struct ds_digest *keys)
 {
-    size_t body_bytes = 0;
+    struct document doc = {path, text, text, text + body_bytes};
     uint64_t version = 0;
 
-    DS_TRY(document_check(path, text, bytes, &body_bytes));
-    struct document doc = {path, text, text, text + body_bytes};
     DS_TRY(document_keyed(&doc, RUN_FORMAT, UINT32_MAX, &version));
     if (version != RUN_VERSION)
         return ds_fail(DS_ERR_DATA,
@@ -54,21 +52,23 @@ static ds_status parse_run(const char *path, const char *text, size_t bytes, uin
     return document_end(&doc);
 }
 
+/* Of whatever is wrong with it one line is said, here or below. */
 static ds_status read_run(struct ds_fs *fs, const char *root, uint8_t run[16],
                           struct ds_digest *keys)
 {
     char path[DS_CHECKPOINT_PATH_BYTES], *text = NULL;
-    size_t bytes = 0;
+    size_t bytes = 0, body_bytes = 0;
 
     directory_path(root, "", "RUN.json", path);
-    if (ds_fs_read_file(fs, path, SMALL_BYTES, &text, &bytes) != DS_OK)
-        return ds_fail(DS_ERR_CONFIG, "%s: this directory cannot be read", root);
-    ds_status st = parse_run(path, text, bytes, run, keys);
+    if (ds_fs_read_own_file(fs, path, SMALL_BYTES, &text, &bytes) != DS_OK)
+        return DS_ERR_CONFIG;
+    ds_status st =
+        document_is_whole(text, bytes, &body_bytes)
+            ? parse_run(path, text, body_bytes, run, keys)
+            : ds_fail(DS_ERR_CONFIG,
+                      "%s: not a directory of checkpoints, or its RUN.json is damaged", root);
     free(text);
-    if (st == DS_ERR_CORRUPT)
-        return ds_fail(DS_ERR_CONFIG,
-                       "%s: not a directory of checkpoints, or its RUN.json is damaged", root);
-    return st;
+    return st == DS_ERR_CORRUPT ? DS_ERR_CONFIG : st;
 }
 
 ds_status ds_checkpoint_read_run(struct ds_fs *fs, const char *root, uint8_t run[16])
@@ -185,7 +185,7 @@ static ds_status check_run(struct ds_checkpoint_dir *dir, const struct ds_digest
     if (!ds_digest_equal(keys, &keys_there))
         return ds_fail(DS_ERR_CONFIG,
                        "%s: belongs to another run: its model, data, seed or optimisation is not "
-                       "this one's; take another checkpoint.dir",
+                       "this one's; name another directory",
                        dir->root);
     return mend_folders(dir->fs, dir->root);
 }
@@ -220,8 +220,8 @@ static ds_status check_free(struct ds_fs *fs, const char *root)
                        root);
     if (has_names(fs, root, "manifests", is_no_manifest))
         return ds_fail(DS_ERR_CONFIG,
-                       "%s: holds checkpoints, but its RUN.json is missing; put it back, or take "
-                       "another checkpoint.dir",
+                       "%s: holds checkpoints, but its RUN.json is missing; put it back, or name "
+                       "another directory",
                        root);
     return DS_OK;
 }
@@ -233,6 +233,7 @@ static ds_status make_run(struct ds_checkpoint_dir *dir, const char *path,
     const size_t bytes = run_text(fresh_run, keys, text);
 
     DS_TRY(check_free(dir->fs, dir->root));
+    dir->is_new = 1;
     const int code = make_folders(dir->fs, dir->root);
 
     if (code != 0)
@@ -242,6 +243,27 @@ static ds_status make_run(struct ds_checkpoint_dir *dir, const char *path,
     const int written = directory_replace(dir->fs, path, text, bytes);
     return written == 0 ? DS_OK
                         : directory_refuse(dir->root, "nothing says yet whose it is", written);
+}
+
+/* Nobody can claim it once `epochs` is gone, and that goes only where nobody has. */
+void directory_unmake(const struct ds_checkpoint_dir *dir)
+{
+    char path[DS_CHECKPOINT_PATH_BYTES];
+
+    directory_path(dir->root, "", folders[FOLDER_EPOCHS], path);
+    int code = ds_fs_rmdir(dir->fs, path);
+    if (code != 0 && code != -ENOENT)
+        return;
+    directory_path(dir->root, "", "RUN.json", path);
+    code = ds_fs_unlink(dir->fs, path);
+    if (code != 0 && code != -ENOENT) {
+        (void)make_folders(dir->fs, dir->root); /* it is a directory of ours still */
+        return;
+    }
+    for (size_t i = FOLDER_EPOCHS + 1; i < FOLDER_COUNT; i++) {
+        directory_path(dir->root, "", folders[i], path);
+        (void)ds_fs_rmdir(dir->fs, path);
+    }
 }
 
 static ds_status open_run(struct ds_checkpoint_dir *dir, const uint8_t fresh_run[16],
@@ -278,6 +300,8 @@ ds_status ds_checkpoint_dir_open(struct ds_fs *fs, const char *root, const uint8
                        ? ds_fail(DS_ERR_CONFIG, "%s: too long a path", root)
                        : open_run(dir, fresh_run, keys);
     if (st != DS_OK) {
+        if (dir->is_new)
+            directory_unmake(dir);
         ds_checkpoint_dir_close(dir);
         return st;
     }

@@ -19,6 +19,7 @@ struct ds_checkpoint_dir {
     struct ds_fs *fs;
     uint8_t run[16], nonce[16];
     uint64_t epoch;
+    int is_new; /* this launch has made it */
 };
 
 /* `root`/`folder`/`name` to DS_CHECKPOINT_PATH_BYTES */
@@ -28,6 +29,8 @@ void directory_manifest_name(const struct ds_manifest_id *id, const char *ending
 int directory_manifest_parse(const char *name, const char *ending, struct ds_manifest_id *out);
 void directory_epoch_name(uint64_t epoch, const char *ending, char *to);
 int directory_epoch_parse(const char *name, const char *ending, uint64_t *out);
+/* What make has made of a new directory goes again, but for its root, unless somebody has claimed it. */
+void directory_unmake(const struct ds_checkpoint_dir *dir);
 void directory_distrust(struct ds_checkpoint_dir *dir, uint32_t index); /* of `trusted` */
 /* local: the names in a folder of `root`, as ds_fs_readdir gives them. DS_ERR_CONFIG: it is missing; DS_ERR_IO */
 DS_CHECKED ds_status directory_list(struct ds_fs *fs, const char *root, const char *folder,

@@ -202,9 +202,10 @@ ds_status ds_checkpoint_read_manifest(struct ds_fs *fs, const char *root,
     size_t bytes = 0;
 
     ds_checkpoint_manifest_path(root, id, path);
-    if (ds_fs_read_file(fs, path, DS_MANIFEST_BYTES_MAX, &text, &bytes) != DS_OK)
-        return ds_fail(DS_ERR_IO, "%s: cannot be read", path);
-    ds_status st = ds_manifest_parse(path, text, bytes, &manifest);
+    ds_status st = ds_fs_read_own_file(fs, path, DS_MANIFEST_BYTES_MAX, &text, &bytes);
+    if (st != DS_OK)
+        return st == DS_ERR_CORRUPT ? st : ds_fail(DS_ERR_IO, "%s: cannot be read", path);
+    st = ds_manifest_parse(path, text, bytes, &manifest);
     free(text);
     DS_TRY(st);
     if (ds_manifest_id_compare(&manifest.id, id) != 0) {

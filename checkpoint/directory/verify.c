@@ -2,6 +2,7 @@
 #include "dstrain/checkpoint.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -37,62 +38,110 @@ ds_status ds_checkpoint_open_pack(struct ds_fs *fs, const char *root,
 
 /* ---- one chunk */
 
-static ds_status read_elsewhere(struct ds_fs *fs, const char *root,
-                                const struct ds_manifest *manifest,
-                                const struct ds_pack_other *other, uint64_t offset,
-                                const struct ds_pack_chunk *chunk, void *to)
+/* NULL: the manifest does not name it. */
+static const struct ds_manifest_pack *find_pack(const struct ds_manifest *manifest,
+                                                const struct ds_pack_id *id)
 {
-    const struct ds_manifest_pack wanted = {.pack = *other};
-    const struct ds_manifest_pack *found = bsearch(&wanted, manifest->packs, manifest->pack_count,
-                                                   sizeof wanted, ds_manifest_pack_compare);
+    const struct ds_manifest_pack wanted = {.pack.id = *id};
+
+    return bsearch(&wanted, manifest->packs, manifest->pack_count, sizeof wanted,
+                   ds_manifest_pack_compare);
+}
+
+/* Of a chunk's bytes. */
+struct place {
     char path[DS_CHECKPOINT_PATH_BYTES];
+    const struct ds_manifest_pack *pack; /* NULL: the manifest does not name it */
+    uint64_t offset;
+    int file; /* -1: it is opened for this alone */
+    int code; /* -errno, where they cannot be read */
+};
 
-    if (!found)
-        return ds_fail(DS_ERR_CORRUPT, "a chunk lies in a pack that the manifest does not name");
-    ds_checkpoint_pack_path(root, found->dir, &other->id, path);
-    int file = ds_fs_open(fs, path, DS_FS_READ, 0);
-    int code = file < 0 ? file : ds_fs_read_all(fs, file, to, chunk->stored_bytes, offset);
-    if (file >= 0)
+static void find_place(const char *root, const struct ds_manifest *manifest,
+                       const struct ds_pack *pack, uint32_t index, int is_second, struct place *out)
+{
+    const struct ds_pack_chunk *chunk = &ds_pack_chunks(pack)[index];
+    const struct ds_pack_info *info = ds_pack_info(pack);
+    const uint32_t other = is_second ? chunk->copy_pack : chunk->pack;
+    const struct ds_pack_id *id = other == DS_PACK_HERE ? &info->id : &info->others[other].id;
+
+    *out = (struct place){.pack = find_pack(manifest, id),
+                          .offset = is_second ? chunk->copy_offset : chunk->offset,
+                          .file = other == DS_PACK_HERE ? ds_pack_file(pack) : -1};
+    if (other == DS_PACK_HERE)
+        snprintf(out->path, sizeof out->path, "%s", ds_pack_path(pack));
+    else if (out->pack)
+        ds_checkpoint_pack_path(root, out->pack->dir, id, out->path);
+}
+
+/* Says nothing: there may be another place. */
+static ds_status read_place(struct ds_fs *fs, struct place *place,
+                            const struct ds_pack_chunk *chunk, void *to)
+{
+    const int is_here = place->file >= 0;
+    int file = place->file;
+
+    if (!is_here)
+        file = place->pack
+                   ? ds_fs_open(fs, place->path, DS_FS_READ | DS_FS_REGULAR | DS_FS_NO_LINK, 0)
+                   : -ENOENT;
+    place->code =
+        file < 0 ? file : ds_fs_read_all(fs, file, to, chunk->stored_bytes, place->offset);
+    if (!is_here && file >= 0)
         (void)ds_fs_close(fs, file);
-    if (code != 0)
-        return ds_fail(DS_ERR_CORRUPT, "read a chunk of %s: %s", path, strerror(-code));
-    if (!ds_pack_is_intact(chunk, to))
-        return ds_fail(DS_ERR_CORRUPT, "%s: a chunk that is referred to fails its checksum", path);
-    return DS_OK;
+    if (place->code != 0)
+        return is_here ? DS_ERR_IO : DS_ERR_CORRUPT;
+    return ds_pack_is_intact(chunk, to) ? DS_OK : DS_ERR_CORRUPT;
 }
 
-static ds_status read_first(struct ds_fs *fs, const char *root, const struct ds_manifest *manifest,
-                            const struct ds_pack *pack, uint32_t index, void *to)
+static ds_status refuse_place(const struct place *place, const struct ds_pack *pack, uint32_t index,
+                              ds_status st)
 {
-    const struct ds_pack_chunk *chunk = &ds_pack_chunks(pack)[index];
+    char chunk[64] = "a chunk that is referred to";
 
-    if (chunk->pack == DS_PACK_HERE)
-        return ds_pack_read(pack, index, to);
-    return read_elsewhere(fs, root, manifest, &ds_pack_info(pack)->others[chunk->pack],
-                          chunk->offset, chunk, to);
-}
-
-static ds_status read_second(struct ds_fs *fs, const char *root, const struct ds_manifest *manifest,
-                             const struct ds_pack *pack, uint32_t index, void *to)
-{
-    const struct ds_pack_chunk *chunk = &ds_pack_chunks(pack)[index];
-
-    return read_elsewhere(fs, root, manifest, &ds_pack_info(pack)->others[chunk->copy_pack],
-                          chunk->copy_offset, chunk, to);
+    if (st == DS_OK)
+        return DS_OK;
+    if (!place->pack)
+        return ds_fail(st, "%s: chunk %u lies in a pack that the manifest does not name",
+                       ds_pack_path(pack), index);
+    if (place->file >= 0)
+        snprintf(chunk, sizeof chunk, "chunk %u", index);
+    return place->code != 0 ? ds_fail(st, "%s: %s cannot be read: %s", place->path, chunk,
+                                      ds_fs_why(place->code))
+                            : ds_fail(st, "%s: %s fails its checksum", place->path, chunk);
 }
 
 ds_status ds_checkpoint_read_chunk(struct ds_fs *fs, const char *root,
                                    const struct ds_manifest *manifest, const struct ds_pack *pack,
-                                   uint32_t index, void *to)
+                                   uint32_t index, void *to, int32_t *missed)
 {
     const struct ds_pack_chunk *chunk = &ds_pack_chunks(pack)[index];
-    ds_status st = read_first(fs, root, manifest, pack, index, to);
+    struct place first, second;
 
-    if ((st == DS_ERR_CORRUPT || st == DS_ERR_IO) && chunk->copy_pack != DS_PACK_HERE) {
-        ds_warn("%s: chunk %u is read from its second place", ds_pack_path(pack), index);
-        st = read_second(fs, root, manifest, pack, index, to);
+    find_place(root, manifest, pack, index, 0, &first);
+    const ds_status st = read_place(fs, &first, chunk, to);
+    if (st == DS_OK || chunk->copy_pack == DS_PACK_HERE)
+        return refuse_place(&first, pack, index, st);
+    if (missed && first.pack)
+        missed[first.pack - manifest->packs]++;
+    find_place(root, manifest, pack, index, 1, &second);
+    return refuse_place(&second, pack, index, read_place(fs, &second, chunk, to));
+}
+
+void ds_checkpoint_tell_missed(const char *root, const struct ds_manifest *manifest,
+                               const int32_t *missed)
+{
+    char path[DS_CHECKPOINT_PATH_BYTES];
+
+    for (uint32_t i = 0; i < manifest->pack_count; i++) {
+        if (missed[i] == 0)
+            continue;
+        ds_checkpoint_pack_path(root, manifest->packs[i].dir, &manifest->packs[i].pack.id, path);
+        ds_warn("%s: %d chunk%s of it could not be had there, or failed %s checksum: read from "
+                "%s second place",
+                path, missed[i], missed[i] == 1 ? "" : "s", missed[i] == 1 ? "its" : "their",
+                missed[i] == 1 ? "its" : "their");
     }
-    return st;
 }
 
 /* ---- everything */
@@ -106,6 +155,16 @@ struct verify {
     size_t piece_count;
 };
 
+static ds_status verify_place(const struct verify *v, const struct ds_pack *pack, uint32_t index,
+                              int is_second)
+{
+    struct place place;
+
+    find_place(v->root, v->manifest, pack, index, is_second, &place);
+    return refuse_place(&place, pack, index,
+                        read_place(v->fs, &place, &ds_pack_chunks(pack)[index], v->buffer));
+}
+
 /* What lies elsewhere, at both places where there are two. */
 static ds_status verify_places(const struct verify *v, const struct ds_pack *pack)
 {
@@ -113,9 +172,9 @@ static ds_status verify_places(const struct verify *v, const struct ds_pack *pac
 
     for (uint32_t i = 0; i < ds_pack_info(pack)->chunk_count; i++) {
         if (chunks[i].pack != DS_PACK_HERE)
-            DS_TRY(read_first(v->fs, v->root, v->manifest, pack, i, v->buffer));
+            DS_TRY(verify_place(v, pack, i, 0));
         if (chunks[i].copy_pack != DS_PACK_HERE)
-            DS_TRY(read_second(v->fs, v->root, v->manifest, pack, i, v->buffer));
+            DS_TRY(verify_place(v, pack, i, 1));
     }
     return DS_OK;
 }
@@ -141,7 +200,7 @@ static ds_status verify_pack(struct verify *v, uint32_t index)
     DS_TRY(ds_checkpoint_open_pack(v->fs, v->root, v->manifest, index, &pack));
     ds_status st = DS_OK;
     if (is_own)
-        st = ds_pack_verify(pack, v->fs, &v->manifest->catalogue, v->buffer);
+        st = ds_pack_verify(pack, &v->manifest->catalogue, v->buffer);
     if (is_own && st == DS_OK)
         st = verify_places(v, pack);
     if (is_own && st == DS_OK)

@@ -24,17 +24,26 @@ void document_seal(struct text *text)
     text_add(text, line, DOCUMENT_SEAL_BYTES);
 }
 
-ds_status document_check(const char *name, const char *text, size_t bytes, size_t *body_bytes)
+int document_is_whole(const char *text, size_t bytes, size_t *body_bytes)
 {
     char line[DOCUMENT_SEAL_BYTES + 1];
 
     if (bytes <= DOCUMENT_SEAL_BYTES)
-        return ds_fail(DS_ERR_CORRUPT, "%s: %zu bytes: too short", name, bytes);
+        return 0;
     seal_text(text, bytes - DOCUMENT_SEAL_BYTES, line);
     if (memcmp(text + bytes - DOCUMENT_SEAL_BYTES, line, DOCUMENT_SEAL_BYTES) != 0)
-        return ds_fail(DS_ERR_CORRUPT, "%s: it fails its checksum", name);
+        return 0;
     *body_bytes = bytes - DOCUMENT_SEAL_BYTES;
-    return DS_OK;
+    return 1;
+}
+
+ds_status document_check(const char *name, const char *text, size_t bytes, size_t *body_bytes)
+{
+    if (document_is_whole(text, bytes, body_bytes))
+        return DS_OK;
+    if (bytes <= DOCUMENT_SEAL_BYTES)
+        return ds_fail(DS_ERR_CORRUPT, "%s: %zu bytes: too short", name, bytes);
+    return ds_fail(DS_ERR_CORRUPT, "%s: it fails its checksum", name);
 }
 
 /* ---- UTF-8: bytes of the character that begins here, 0: none does */

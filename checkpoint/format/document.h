@@ -14,7 +14,9 @@
 
 /* Adds the last line. */
 void document_seal(struct text *text);
-/* Is the last line there and right: then `*body_bytes` stand before it. DS_ERR_CORRUPT. */
+/* Is the last line there and right: then `*body_bytes` stand before it. */
+int document_is_whole(const char *text, size_t bytes, size_t *body_bytes);
+/* the same; DS_ERR_CORRUPT */
 DS_CHECKED ds_status document_check(const char *name, const char *text, size_t bytes,
                                     size_t *body_bytes);
 /* `text` in quotes; 0: it is not UTF-8, and nothing is added */

@@ -1,6 +1,8 @@
 /* names.c - numbers in names. */
 #include "names.h"
 
+#include "document.h"
+
 #include "dstrain/pack.h"
 
 #include <inttypes.h>
@@ -14,7 +16,8 @@ static int take_number(const char **text, uint64_t *out)
 
     for (; **text >= '0' && **text <= '9' && is_good; (*text)++)
         is_good = !__builtin_mul_overflow(number, 10, &number) &&
-                  !__builtin_add_overflow(number, (uint64_t)(**text - '0'), &number);
+                  !__builtin_add_overflow(number, (uint64_t)(**text - '0'), &number) &&
+                  number <= DOCUMENT_NUMBER_MAX;
     *out = number;
     return is_good;
 }

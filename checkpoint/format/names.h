@@ -6,7 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* `pattern` with each # a decimal number and all else as it stands: as many as `count`, to `numbers`. 0: no. */
+/* `pattern` with each # a decimal number that a document may have, too, and all else as it stands: as many as `count`, to
+ * `numbers`. 0: no. */
 int names_parse(const char *text, const char *pattern, uint64_t *numbers, size_t count);
 
 #endif

@@ -244,6 +244,14 @@ int pack_footer_decode(const uint8_t *from, struct ds_pack_info *out)
 
 /* ---- what follows from the table */
 
+int pack_is_zero(const uint8_t *at, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i++)
+        if (at[i] != 0)
+            return 0;
+    return 1;
+}
+
 int pack_continues(const struct ds_pack_chunk *before, const struct ds_pack_chunk *chunk)
 {
     return pack_is_here(before) && pack_is_here(chunk) && before->tensor == chunk->tensor &&

@@ -27,6 +27,27 @@ static inline uint64_t pack_table_bytes(uint32_t count)
     return pack_aligned((uint64_t)count * PACK_ENTRY_BYTES);
 }
 
+/* One that was opened. */
+struct ds_pack {
+    /* owns */
+    char *path;
+    struct ds_pack_chunk *chunks;
+    struct ds_box *boxes;
+    int file;         /* -1: bytes without a file */
+    const char *flaw; /* of the tail, where nothing is read from; NULL: none */
+    /* borrows */
+    struct ds_fs *fs;
+    char *why; /* [DS_PACK_WHY_BYTES]: what is wrong is put there, and not told; or NULL */
+    struct ds_pack_info info;
+};
+
+/* pack_look.c: DS_ERR_CORRUPT, DS_ERR_IO */
+ds_status pack_refuse(const struct ds_pack *pack, const char *format, ...)
+    __attribute__((format(printf, 2, 3), cold));
+DS_CHECKED ds_status pack_unread(const struct ds_pack *pack, const char *doing, int code);
+DS_CHECKED ds_status pack_read_at(const struct ds_pack *pack, void *to, size_t bytes,
+                                  uint64_t offset);
+
 static inline int pack_is_here(const struct ds_pack_chunk *chunk)
 {
     return chunk->pack == DS_PACK_HERE;
@@ -38,6 +59,7 @@ int pack_continues(const struct ds_pack_chunk *before, const struct ds_pack_chun
 /* The digest of the chunks' digests. */
 struct ds_digest pack_content(const struct ds_pack_chunk *chunks, uint32_t count);
 
+int pack_is_zero(const uint8_t *at, size_t bytes);
 void pack_box_encode(const struct ds_box *box, uint8_t *to);
 /* 0: these bytes are no box as encode writes it; here and below */
 int pack_box_decode(const uint8_t *from, struct ds_box *out);

@@ -9,30 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct ds_pack {
-    /* owns */
-    char *path;
-    struct ds_pack_chunk *chunks;
-    struct ds_box *boxes;
-    int file; /* -1: bytes without a file */
-    /* borrows */
-    struct ds_fs *fs;
-    struct ds_pack_info info;
-};
-
-static ds_status refuse(const struct ds_pack *pack, const char *format, ...)
-    __attribute__((format(printf, 2, 3), cold));
-static ds_status refuse(const struct ds_pack *pack, const char *format, ...)
-{
-    char text[256];
-    va_list args;
-
-    va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
-    va_end(args);
-    return ds_fail(DS_ERR_CORRUPT, "%s: %s", pack->path, text);
-}
-
 /* ---- the footer */
 
 static int is_aligned(uint64_t bytes)
@@ -46,12 +22,12 @@ static ds_status check_footer(const struct ds_pack *pack, uint64_t file_bytes)
     const struct ds_pack_info *info = &pack->info;
 
     if (info->file_bytes != file_bytes)
-        return refuse(pack, "%" PRIu64 " bytes long, %" PRIu64 " when it was written", file_bytes,
-                      info->file_bytes);
+        return pack_refuse(pack, "%" PRIu64 " bytes long, %" PRIu64 " when it was written",
+                           file_bytes, info->file_bytes);
     if (info->chunk_count == 0 || info->chunk_count > DS_PACK_CHUNKS_MAX ||
         info->box_count > DS_PACK_BOXES_MAX)
-        return refuse(pack, "a footer with %u chunks and %u boxes", info->chunk_count,
-                      info->box_count);
+        return pack_refuse(pack, "a footer with %u chunks and %u boxes", info->chunk_count,
+                           info->box_count);
     const uint64_t boxes_bytes = pack_boxes_bytes(info->box_count);
     const uint64_t end_bytes = pack_table_bytes(info->chunk_count) + 2 * PACK_FOOTER_BYTES;
     if (info->header_bytes < DS_PACK_ALIGN || !is_aligned(info->header_bytes) ||
@@ -59,10 +35,10 @@ static ds_status check_footer(const struct ds_pack *pack, uint64_t file_bytes)
         info->boxes_offset < info->header_bytes || !is_aligned(info->boxes_offset) ||
         info->boxes_offset > file_bytes || info->table_offset != info->boxes_offset + boxes_bytes ||
         info->table_offset + end_bytes != file_bytes)
-        return refuse(pack, "the parts that the footer names do not make up the file");
+        return pack_refuse(pack, "the parts that the footer names do not make up the file");
     for (uint32_t i = 0; i < info->other_count; i++)
         if (ds_pack_id_equal(&info->others[i].id, &info->id))
-            return refuse(pack, "it refers to itself");
+            return pack_refuse(pack, "it refers to itself");
     return DS_OK;
 }
 
@@ -78,8 +54,8 @@ static ds_status take_footer(struct ds_pack *pack, const uint8_t *footers,
             pack_footer_decode(footer, &pack->info))
             return DS_OK;
     }
-    return refuse(pack, expected ? "neither footer is the one it was committed with"
-                                 : "no footer: not a pack, or damaged");
+    return pack_refuse(pack, expected ? "neither footer is the one it was committed with"
+                                      : "no footer: not a pack, or damaged");
 }
 
 /* ---- boxes and table */
@@ -90,13 +66,13 @@ static ds_status take_boxes(struct ds_pack *pack, const uint8_t *at)
     const struct ds_digest digest = ds_digest_of(at, bytes);
 
     if (!ds_digest_equal(&digest, &pack->info.boxes))
-        return refuse(pack, "the boxes fail their checksum");
+        return pack_refuse(pack, "the boxes fail their checksum");
     pack->boxes = calloc(pack->info.box_count + 1u, sizeof *pack->boxes);
     if (!pack->boxes)
         return ds_fail(DS_ERR_NO_MEMORY, "%s: no memory for its boxes", pack->path);
     for (uint32_t i = 0; i < pack->info.box_count; i++)
         if (!pack_box_decode(at + (size_t)i * PACK_BOX_BYTES, &pack->boxes[i]))
-            return refuse(pack, "box %u is none", i + 1);
+            return pack_refuse(pack, "box %u is none", i + 1);
     return DS_OK;
 }
 
@@ -125,19 +101,19 @@ static ds_status check_chunk(const struct ds_pack *pack, uint32_t index, uint64_
     const struct ds_pack_chunk *chunk = &pack->chunks[index];
 
     if (!has_good_size(pack, chunk))
-        return refuse(pack, "chunk %u: a range or size that cannot be one", index);
+        return pack_refuse(pack, "chunk %u: a range or size that cannot be one", index);
     if (pack_is_here(chunk)) {
         if (chunk->offset != *due || chunk->chunk != index)
-            return refuse(pack, "chunk %u is not where the one before it ends", index);
+            return pack_refuse(pack, "chunk %u is not where the one before it ends", index);
         *due += chunk->stored_bytes;
     } else if (!is_in_other(pack, chunk, chunk->pack, chunk->offset) ||
                chunk->chunk >= DS_PACK_CHUNKS_MAX) {
-        return refuse(pack, "chunk %u refers to a place that cannot be one", index);
+        return pack_refuse(pack, "chunk %u refers to a place that cannot be one", index);
     }
     if (chunk->copy_pack != DS_PACK_HERE &&
         (chunk->copy_pack == chunk->pack ||
          !is_in_other(pack, chunk, chunk->copy_pack, chunk->copy_offset)))
-        return refuse(pack, "chunk %u has a copy where none can be", index);
+        return pack_refuse(pack, "chunk %u has a copy where none can be", index);
     return DS_OK;
 }
 
@@ -151,11 +127,11 @@ static ds_status check_chunks(const struct ds_pack *pack)
         DS_TRY(check_chunk(pack, i, &due));
         body_bytes += pack->chunks[i].body_bytes;
         if (due > info->boxes_offset)
-            return refuse(pack, "chunk %u does not end inside the data", i);
+            return pack_refuse(pack, "chunk %u does not end inside the data", i);
     }
     if (due != info->boxes_offset || body_bytes != info->body_bytes ||
         !ds_digest_equal(&content, &info->content))
-        return refuse(pack, "footer and table contradict each other");
+        return pack_refuse(pack, "footer and table contradict each other");
     return DS_OK;
 }
 
@@ -165,13 +141,13 @@ static ds_status take_table(struct ds_pack *pack, const uint8_t *at)
     const struct ds_digest digest = ds_digest_of(at, bytes);
 
     if (!ds_digest_equal(&digest, &pack->info.table))
-        return refuse(pack, "the table fails its checksum");
+        return pack_refuse(pack, "the table fails its checksum");
     pack->chunks = calloc(pack->info.chunk_count, sizeof *pack->chunks);
     if (!pack->chunks)
         return ds_fail(DS_ERR_NO_MEMORY, "%s: no memory for its table", pack->path);
     for (uint32_t i = 0; i < pack->info.chunk_count; i++)
         if (!pack_entry_decode(at + (size_t)i * PACK_ENTRY_BYTES, &pack->chunks[i]))
-            return refuse(pack, "line %u of the table is none", i);
+            return pack_refuse(pack, "line %u of the table is none", i);
     return check_chunks(pack);
 }
 
@@ -204,21 +180,39 @@ void ds_pack_close(struct ds_pack *pack)
     free(pack);
 }
 
+/* No sum has zeros behind boxes and table, and the second footer is there for a first one that is damaged. */
+static const char *find_flaw(const struct ds_pack_info *info, const uint8_t *tail)
+{
+    const uint64_t boxes_end = (uint64_t)info->box_count * PACK_BOX_BYTES;
+    const uint64_t table_begin = info->table_offset - info->boxes_offset;
+    const uint64_t table_end = table_begin + (uint64_t)info->chunk_count * PACK_ENTRY_BYTES;
+    const uint64_t footers = info->file_bytes - info->boxes_offset - 2 * PACK_FOOTER_BYTES;
+
+    if (!pack_is_zero(tail + boxes_end, table_begin - boxes_end) ||
+        !pack_is_zero(tail + table_end, footers - table_end))
+        return "something stands behind the boxes or the table";
+    if (memcmp(tail + footers, tail + footers + PACK_FOOTER_BYTES, PACK_FOOTER_BYTES) != 0)
+        return "one of the two footers is damaged";
+    return NULL;
+}
+
 static ds_status parse_tail(struct ds_pack *pack, const uint8_t *tail)
 {
     DS_TRY(take_boxes(pack, tail));
-    return take_table(pack, tail + (pack->info.table_offset - pack->info.boxes_offset));
+    DS_TRY(take_table(pack, tail + (pack->info.table_offset - pack->info.boxes_offset)));
+    pack->flaw = find_flaw(&pack->info, tail);
+    return DS_OK;
 }
 
 static ds_status parse(struct ds_pack *pack, const uint8_t *tail, size_t tail_bytes,
                        uint64_t file_bytes)
 {
     if (tail_bytes < 2 * PACK_FOOTER_BYTES || tail_bytes > file_bytes)
-        return refuse(pack, "too short for a pack");
+        return pack_refuse(pack, "too short for a pack");
     DS_TRY(take_footer(pack, tail + tail_bytes - 2 * PACK_FOOTER_BYTES, NULL));
     DS_TRY(check_footer(pack, file_bytes));
     if (file_bytes - pack->info.boxes_offset != tail_bytes)
-        return refuse(pack, "boxes and table are not where the footer says");
+        return pack_refuse(pack, "boxes and table are not where the footer says");
     return parse_tail(pack, tail);
 }
 
@@ -237,27 +231,18 @@ ds_status ds_pack_parse(const char *path, const uint8_t *tail, size_t tail_bytes
     return DS_OK;
 }
 
-static ds_status read_at(const struct ds_pack *pack, void *to, size_t bytes, uint64_t offset)
-{
-    int code = ds_fs_read_all(pack->fs, pack->file, to, bytes, offset);
-
-    if (code != 0)
-        return ds_fail(DS_ERR_IO, "read %s: %s", pack->path, strerror(-code));
-    return DS_OK;
-}
-
 static ds_status open_file(struct ds_pack *pack, uint64_t *bytes)
 {
     struct ds_fs_stat stat = {0};
 
-    pack->file = ds_fs_open(pack->fs, pack->path, DS_FS_READ, 0);
+    pack->file = ds_fs_open(pack->fs, pack->path, DS_FS_READ | DS_FS_REGULAR | DS_FS_NO_LINK, 0);
     if (pack->file == -ENOENT)
-        return refuse(pack, "not there");
+        return pack_refuse(pack, "not there");
+    if (pack->file == -EISDIR || pack->file == -EMEDIUMTYPE || pack->file == -ELOOP)
+        return pack_refuse(pack, "%s", ds_fs_why(pack->file));
     int code = pack->file < 0 ? pack->file : ds_fs_fstat(pack->fs, pack->file, &stat);
     if (code != 0)
-        return ds_fail(DS_ERR_IO, "open %s: %s", pack->path, strerror(-code));
-    if (!stat.is_regular)
-        return refuse(pack, "not a regular file");
+        return pack_unread(pack, "open", code);
     *bytes = stat.bytes;
     return DS_OK;
 }
@@ -270,7 +255,7 @@ static ds_status load_tail(struct ds_pack *pack)
 
     if (!tail)
         return ds_fail(DS_ERR_NO_MEMORY, "%s: no memory for its table", pack->path);
-    ds_status st = read_at(pack, tail, bytes, pack->info.boxes_offset);
+    ds_status st = pack_read_at(pack, tail, bytes, pack->info.boxes_offset);
     if (st == DS_OK)
         st = parse_tail(pack, tail);
     free(tail);
@@ -284,24 +269,25 @@ static ds_status load(struct ds_pack *pack, const struct ds_pack_other *expected
 
     DS_TRY(open_file(pack, &file_bytes));
     if (expected && expected->file_bytes != file_bytes)
-        return refuse(pack, "%" PRIu64 " bytes long, it was committed with %" PRIu64, file_bytes,
-                      expected->file_bytes);
+        return pack_refuse(pack, "%" PRIu64 " bytes long, it was committed with %" PRIu64,
+                           file_bytes, expected->file_bytes);
     if (file_bytes < DS_PACK_ALIGN + sizeof footers)
-        return refuse(pack, "too short for a pack");
-    DS_TRY(read_at(pack, footers, sizeof footers, file_bytes - sizeof footers));
+        return pack_refuse(pack, "too short for a pack");
+    DS_TRY(pack_read_at(pack, footers, sizeof footers, file_bytes - sizeof footers));
     DS_TRY(take_footer(pack, footers, expected));
     if (expected && !ds_pack_id_equal(&expected->id, &pack->info.id))
-        return refuse(pack, "it is another pack");
+        return pack_refuse(pack, "it is another pack");
     DS_TRY(check_footer(pack, file_bytes));
     return load_tail(pack);
 }
 
-ds_status ds_pack_open(struct ds_fs *fs, const char *path, const struct ds_pack_other *expected,
-                       struct ds_pack **out)
+static ds_status open_pack(struct ds_fs *fs, const char *path, const struct ds_pack_other *expected,
+                           char *why, struct ds_pack **out)
 {
     struct ds_pack *pack = NULL;
 
     DS_TRY(make(fs, path, &pack));
+    pack->why = why;
     ds_status st = load(pack, expected);
     if (st != DS_OK) {
         ds_pack_close(pack);
@@ -311,79 +297,24 @@ ds_status ds_pack_open(struct ds_fs *fs, const char *path, const struct ds_pack_
     return DS_OK;
 }
 
-/* ---- looking in */
-
-const struct ds_pack_info *ds_pack_info(const struct ds_pack *pack)
+ds_status ds_pack_open(struct ds_fs *fs, const char *path, const struct ds_pack_other *expected,
+                       struct ds_pack **out)
 {
-    return &pack->info;
+    return open_pack(fs, path, expected, NULL, out);
 }
 
-const struct ds_pack_chunk *ds_pack_chunks(const struct ds_pack *pack)
+ds_status ds_pack_probe(struct ds_fs *fs, const char *path, const struct ds_pack_other *expected,
+                        char why[DS_PACK_WHY_BYTES])
 {
-    return pack->chunks;
-}
+    struct ds_pack *pack = NULL;
+    const char *flaw = NULL;
 
-const struct ds_box *ds_pack_boxes(const struct ds_pack *pack)
-{
-    return pack->boxes;
-}
-
-int ds_pack_file(const struct ds_pack *pack)
-{
-    return pack->file;
-}
-
-const char *ds_pack_path(const struct ds_pack *pack)
-{
-    return pack->path;
-}
-
-struct ds_piece ds_pack_piece(const struct ds_pack *pack, const struct ds_catalogue *catalogue,
-                              uint32_t index)
-{
-    const struct ds_pack_chunk *chunk = &pack->chunks[index];
-
-    return (struct ds_piece){
-        .tensor = chunk->tensor,
-        .box = chunk->box ? pack->boxes[chunk->box - 1]
-                          : ds_box_whole(&catalogue->tensors[chunk->tensor]),
-        .begin = chunk->begin,
-        .end = chunk->end,
-    };
-}
-
-static int matches(const struct ds_pack *pack, const struct ds_catalogue *catalogue, uint32_t index)
-{
-    const struct ds_pack_chunk *chunk = &pack->chunks[index];
-
-    if (chunk->tensor >= catalogue->count)
-        return 0;
-    const struct ds_logical_tensor *tensor = &catalogue->tensors[chunk->tensor];
-    const struct ds_piece piece = ds_pack_piece(pack, catalogue, index);
-    return chunk->kind == tensor->kind && chunk->dtype == tensor->dtype &&
-           ds_piece_fits(&piece, catalogue);
-}
-
-ds_status ds_pack_match(const struct ds_pack *pack, const struct ds_catalogue *catalogue)
-{
-    for (uint32_t i = 0; i < pack->info.chunk_count; i++)
-        if (!matches(pack, catalogue, i))
-            return refuse(pack, "chunk %u is of no tensor of this checkpoint", i);
-    return DS_OK;
-}
-
-int ds_pack_is_intact(const struct ds_pack_chunk *chunk, const void *stored)
-{
-    return ds_crc32c(0, stored, chunk->stored_bytes) == chunk->crc32c;
-}
-
-ds_status ds_pack_read(const struct ds_pack *pack, uint32_t index, void *to)
-{
-    const struct ds_pack_chunk *chunk = &pack->chunks[index];
-
-    DS_ASSERT(index < pack->info.chunk_count && pack_is_here(chunk));
-    DS_TRY(read_at(pack, to, chunk->stored_bytes, chunk->offset));
-    if (!ds_pack_is_intact(chunk, to))
-        return refuse(pack, "chunk %u fails its checksum", index);
-    return DS_OK;
+    why[0] = '\0';
+    ds_status st = open_pack(fs, path, expected, why, &pack);
+    if (st == DS_OK)
+        st = ds_pack_find_flaw(pack, &flaw);
+    if (flaw)
+        snprintf(why, DS_PACK_WHY_BYTES, "%s", flaw);
+    ds_pack_close(pack);
+    return st == DS_ERR_CORRUPT || st == DS_ERR_IO ? DS_OK : st;
 }

@@ -249,6 +249,28 @@ ds_status ds_pack_put(struct ds_pack_writer *writer, void *data, const struct ds
     return writer->st;
 }
 
+ds_status ds_pack_share(struct ds_pack_writer *writer, const void *data,
+                        const struct ds_pack_source *sources, uint32_t count)
+{
+    struct ds_pack_chunk *chunk = next_chunk(writer);
+    int code = 0;
+
+    DS_ASSERT(chunk->stored_bytes == chunk->body_bytes);
+    chunk->digest = ds_digest_of(data, chunk->body_bytes);
+    chunk->crc32c = ds_crc32c(0, data, chunk->body_bytes);
+    chunk->offset = writer->offset;
+    for (uint32_t i = 0; i < count && code == 0; i++) {
+        code = ds_fs_clone(writer->fs, sources[i].file, sources[i].offset, writer->file,
+                           writer->offset, sources[i].bytes);
+        writer->offset += sources[i].bytes;
+    }
+    if (code != 0)
+        return ds_fail(DS_ERR_IO, "%s: chunk %u cannot be shared with it: %s", writer->pack.path,
+                       writer->next - 1, strerror(-code));
+    DS_ASSERT(writer->offset == chunk->offset + chunk->stored_bytes);
+    return writer->st;
+}
+
 ds_status ds_pack_refer(struct ds_pack_writer *writer, const struct ds_pack_chunk *at)
 {
     struct ds_pack_chunk *chunk = next_chunk(writer);

@@ -23,13 +23,18 @@ struct packs {
 
 /* ---- whose tensors are whose */
 
+/* What a checkpoint has of a model: what is trained. */
 static void list_params(const struct ds_model *model, enum ds_state_kind kind,
                         struct ds_catalogue *to)
 {
-    for (to->count = 0; to->count < model->param_count; to->count++) {
-        const struct ds_param *param = &model->params[to->count];
+    to->count = 0;
+    for (uint32_t i = 0; i < model->param_count; i++) {
+        const struct ds_param *param = &model->params[i];
         struct ds_logical_tensor *tensor = &to->tensors[to->count];
 
+        if (!param->is_trainable)
+            continue;
+        to->count++;
         *tensor = (struct ds_logical_tensor){
             .kind = kind, .dtype = DS_F32, .dim_count = param->dim_count};
         memcpy(tensor->name, param->name, sizeof param->name);
@@ -47,7 +52,7 @@ static ds_status match(struct packs *p, struct ds_catalogue *params, uint32_t *n
     DS_TRY(ds_catalogue_match("the checkpoint", from, params, numbers));
     list_params(p->model, DS_STATE_KIND_PARAM, params);
     DS_TRY(ds_catalogue_match("the checkpoint", from, params, others));
-    for (uint32_t i = 0; i < params->count; i++) {
+    for (uint32_t i = 0, param = 0; i < params->count; i++, param++) {
         const uint32_t number = numbers[i] == UINT32_MAX ? others[i] : numbers[i];
 
         if (number == UINT32_MAX)
@@ -55,8 +60,10 @@ static ds_status match(struct packs *p, struct ds_catalogue *params, uint32_t *n
                            "the checkpoint has no weights of '%s': it is another "
                            "model's",
                            params->tensors[i].name);
-        p->wants[i] = (struct ds_piece){number, ds_box_whole(&from->tensors[number]), 0,
-                                        ds_logical_elems(&from->tensors[number])};
+        while (!p->model->params[param].is_trainable)
+            param++;
+        p->wants[param] = (struct ds_piece){number, ds_box_whole(&from->tensors[number]), 0,
+                                            ds_logical_elems(&from->tensors[number])};
     }
     return DS_OK;
 }
@@ -151,7 +158,9 @@ ds_status ds_export_checkpoint(const struct ds_export_from *from,
 {
     struct ds_model *model = NULL;
 
-    DS_TRY(ds_model_open(from->config, NULL, &model));
+    const int is_adapted = from->lora && from->lora->modules;
+
+    DS_TRY(ds_model_open_adapted(from->config, NULL, is_adapted ? from->lora : NULL, &model));
     ds_status st = export_model(from, to, model);
     ds_model_close(model);
     return st;

@@ -4,6 +4,7 @@
 
 #include "dstrain/export.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,6 +43,25 @@ static ds_status describe_tokenizer(struct ds_fs *fs, const struct ds_export_mod
     return ds_values_set(values, "model.tokenizer", hex);
 }
 
+static ds_status describe_adapter(const struct ds_export_model *model, struct ds_values *values)
+{
+    char sum[32];
+
+    if (!model->is_adapted)
+        return DS_OK;
+    snprintf(sum, sizeof sum, "%016" PRIx64, model->base_sum);
+    DS_TRY(ds_values_set(values, "adapter.base", model->base));
+    DS_TRY(ds_values_set(values, "adapter.base_sum", sum));
+    DS_TRY(ds_values_set_u64(values, "adapter.r", model->adapter.r));
+    DS_TRY(ds_values_set_real(values, "adapter.alpha", model->adapter.alpha));
+    DS_TRY(ds_values_set_real(values, "adapter.dropout", model->adapter.dropout));
+    DS_TRY(ds_values_set_u64(values, "adapter.rslora", model->adapter.is_rslora != 0));
+    DS_TRY(ds_values_set_u64(values, "adapter.dora", model->adapter.is_dora != 0));
+    DS_TRY(ds_values_set_u64(values, "adapter.bias", (uint64_t)model->adapter.bias));
+    DS_TRY(ds_values_set(values, "adapter.modules_to_save", model->adapter.whole));
+    return ds_values_set(values, "adapter.scales", model->scales);
+}
+
 ds_status ds_export_describe(struct ds_fs *fs, const struct ds_export_model *model,
                              struct ds_values *values)
 {
@@ -52,7 +72,22 @@ ds_status ds_export_describe(struct ds_fs *fs, const struct ds_export_model *mod
     free(text);
     DS_TRY(st);
     DS_TRY(ds_values_set_u64(values, "model.byte_tokens", model->has_byte_tokens != 0));
+    DS_TRY(describe_adapter(model, values));
     return describe_tokenizer(fs, model, values);
+}
+
+ds_status ds_export_check_base(const struct ds_values *values, const char *base, uint64_t base_sum)
+{
+    const char *expected = ds_values_get(values, "adapter.base_sum");
+    char sum[32];
+
+    snprintf(sum, sizeof sum, "%016" PRIx64, base_sum);
+    if (!expected || strcmp(expected, sum) == 0)
+        return DS_OK;
+    return ds_fail(DS_ERR_DATA,
+                   "%s: its weights are not those beside which the factors of the checkpoint were "
+                   "trained",
+                   base[0] ? base : "the model");
 }
 
 /* ---- and back */
@@ -72,6 +107,44 @@ static ds_status read_config(const char *what, const struct ds_values *values,
     return ds_model_config_parse(name, text, strlen(text), out);
 }
 
+/* Of the model itself: nothing where an older program wrote it. */
+static ds_status read_trained(const char *what, const struct ds_values *values,
+                              struct ds_lora_settings *out)
+{
+    const char *whole = ds_values_get(values, "adapter.modules_to_save");
+    uint64_t bias = 0, is_dora = 0;
+
+    if (!whole)
+        return DS_OK;
+    snprintf(out->whole, sizeof out->whole, "%s", whole);
+    DS_TRY(ds_values_u64(values, what, "adapter.bias", 0, DS_LORA_BIAS_COUNT - 1, &bias));
+    out->bias = (int)bias;
+    if (ds_values_get(values, "adapter.dora"))
+        DS_TRY(ds_values_u64(values, what, "adapter.dora", 0, 1, &is_dora));
+    out->is_dora = (int)is_dora;
+    return DS_OK;
+}
+
+static ds_status read_adapter(const char *what, const struct ds_values *values,
+                              struct ds_export_model *out)
+{
+    const char *scales = ds_values_get(values, "adapter.scales");
+    const char *base = ds_values_get(values, "adapter.base");
+    uint64_t is_rslora = 0;
+
+    if (!scales)
+        return DS_OK;
+    out->is_adapted = 1;
+    snprintf(out->scales, sizeof out->scales, "%s", scales);
+    snprintf(out->base, sizeof out->base, "%s", base ? base : "");
+    DS_TRY(ds_values_u64(values, what, "adapter.r", 1, DS_LORA_RANK_MAX, &out->adapter.r));
+    DS_TRY(ds_values_real(values, what, "adapter.alpha", &out->adapter.alpha));
+    DS_TRY(ds_values_real(values, what, "adapter.dropout", &out->adapter.dropout));
+    DS_TRY(ds_values_u64(values, what, "adapter.rslora", 0, 1, &is_rslora));
+    out->adapter.is_rslora = (int)is_rslora;
+    return read_trained(what, values, &out->adapter);
+}
+
 ds_status ds_export_model_read(const char *what, const struct ds_values *values,
                                struct ds_export_model *out)
 {
@@ -83,6 +156,7 @@ ds_status ds_export_model_read(const char *what, const struct ds_values *values,
     DS_TRY(read_config(what, values, &model.config));
     DS_TRY(ds_values_u64(values, what, "model.byte_tokens", 0, 1, &has_byte_tokens));
     model.has_byte_tokens = (int)has_byte_tokens;
+    DS_TRY(read_adapter(what, values, &model));
     if (companions)
         snprintf(model.companions, sizeof model.companions, "%s", companions);
     model.has_tokenizer = tokenizer && tokenizer[0];

@@ -47,11 +47,13 @@ static ds_status export_manifest(struct ds_exporter *e, const struct ds_manifest
                                         .root = e->root,
                                         .manifest = manifest,
                                         .config = &e->options.config,
+                                        .lora = e->options.lora,
                                         .buffer = e->buffer,
                                         .must_end = must_end,
                                         .user = e};
     const struct ds_hf_write_options to = {.fs = e->options.fs,
                                            .folder = path,
+                                           .base = e->options.base,
                                            .companions = e->options.companions,
                                            .has_byte_tokens = e->options.has_byte_tokens};
 

@@ -72,7 +72,13 @@ ds_status hf_write_companions(const struct ds_hf_write_options *options,
         DS_TRY(copy_companions(options, folder));
         DS_TRY(ds_hf_which_tokenizer(options->fs, folder->temporary, &there));
     }
-    return options->has_byte_tokens && there == DS_HF_TOKENIZER_NONE
-               ? write_byte_tokenizer(options, folder)
-               : DS_OK;
+    if (there != DS_HF_TOKENIZER_NONE)
+        return DS_OK;
+    if (options->has_byte_tokens)
+        return write_byte_tokenizer(options, folder);
+    if (options->companions)
+        ds_warn("%s: no tokenizer's files are there, so %s has none; who loads it wants those of "
+                "the model that it came from",
+                options->companions, folder->name);
+    return DS_OK;
 }

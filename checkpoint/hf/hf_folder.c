@@ -48,9 +48,13 @@ static int is_weights(const char *name)
 
 static int is_ours_whole(const char *name)
 {
-    if (strcmp(name, "config.json") == 0 || strcmp(name, "model.safetensors") == 0 ||
-        strcmp(name, "model.safetensors.index.json") == 0)
-        return 1;
+    static const char *const own[] = {"config.json", "model.safetensors",
+                                      "model.safetensors.index.json", "adapter_config.json",
+                                      "adapter_model.safetensors"};
+
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++)
+        if (strcmp(name, own[i]) == 0)
+            return 1;
     for (size_t i = 0; i < COMPANION_COUNT; i++)
         if (strcmp(name, companions[i]) == 0)
             return 1;

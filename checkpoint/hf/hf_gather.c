@@ -163,7 +163,7 @@ static ds_status open_models(struct ds_hf_gather *g)
     if (!g->models)
         return ds_fail(DS_ERR_NO_MEMORY, "the parameters of %u tensor ranks", g->tp_size);
     for (share.tp_rank = 0; share.tp_rank < g->tp_size; share.tp_rank++)
-        DS_TRY(ds_model_open(&g->parts.model->config, &share, &g->models[share.tp_rank]));
+        DS_TRY(ds_model_open_like(g->parts.model, &share, &g->models[share.tp_rank]));
     return DS_OK;
 }
 

@@ -96,6 +96,7 @@ struct load {
     const char *root;
     const struct ds_manifest *manifest;
     void *buffer;
+    int32_t *missed; /* of each pack, or NULL */
     struct load_wants wants;
 };
 
@@ -105,7 +106,8 @@ static ds_status load_chunk(struct load *l, const struct ds_pack *pack, uint32_t
 
     if (!load_wants_any(&l->wants, &piece))
         return DS_OK;
-    DS_TRY(ds_checkpoint_read_chunk(l->fs, l->root, l->manifest, pack, index, l->buffer));
+    DS_TRY(
+        ds_checkpoint_read_chunk(l->fs, l->root, l->manifest, pack, index, l->buffer, l->missed));
     return load_wants_take(&l->wants, &piece, ds_pack_chunks(pack)[index].dtype, l->buffer);
 }
 
@@ -133,11 +135,18 @@ ds_status ds_checkpoint_load(struct ds_fs *fs, const char *root, const struct ds
                              const struct ds_piece *wants, size_t count, void *buffer,
                              const struct ds_checkpoint_sink *sink)
 {
-    struct load l = {.fs = fs, .root = root, .manifest = manifest, .buffer = buffer};
+    struct load l = {.fs = fs,
+                     .root = root,
+                     .manifest = manifest,
+                     .buffer = buffer,
+                     .missed = calloc(manifest->pack_count + 1u, sizeof *l.missed)};
     ds_status st = load_wants_init(&l.wants, &manifest->catalogue, wants, count, sink);
 
     if (st == DS_OK)
         st = load_packs(&l);
+    if (l.missed)
+        ds_checkpoint_tell_missed(root, manifest, l.missed);
+    free(l.missed);
     load_wants_fini(&l.wants);
     return st;
 }

@@ -31,6 +31,7 @@ struct together {
     struct ds_fs *fs;
     const char *root;
     const struct ds_manifest *manifest;
+    int32_t *missed;
     ds_status st; /* of this rank */
     /* owns */
     struct load_wants wants;
@@ -150,7 +151,8 @@ static ds_status start_reading(struct together *t)
                                    .manifest = t->manifest,
                                    .chunks = t->reads,
                                    .buffers = t->buffers + (size_t)SHARE_SLOTS * BUFFER_BYTES,
-                                   .buffer_bytes = BUFFER_BYTES};
+                                   .buffer_bytes = BUFFER_BYTES,
+                                   .missed = t->missed};
     list_reads(t, 1);
     list_reads(t, 0);
     return read_ahead_start(&t->ahead);
@@ -276,9 +278,10 @@ static ds_status load(struct together *t, const struct ds_piece *wants, size_t c
 ds_status ds_checkpoint_load_together(struct ds_comm *control, struct ds_fs *fs, const char *root,
                                       const struct ds_manifest *manifest,
                                       const struct ds_piece *wants, size_t count,
-                                      const struct ds_checkpoint_sink *sink)
+                                      const struct ds_checkpoint_sink *sink, int32_t *missed)
 {
-    struct together t = {.control = control, .fs = fs, .root = root, .manifest = manifest};
+    struct together t = {
+        .control = control, .fs = fs, .root = root, .manifest = manifest, .missed = missed};
     const ds_status st = load(&t, wants, count, sink);
 
     read_ahead_stop(&t.ahead);

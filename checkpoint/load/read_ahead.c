@@ -17,7 +17,8 @@ static ds_status read_chunk(struct read_ahead *r, size_t number)
         DS_TRY(ds_checkpoint_open_pack(r->fs, r->root, r->manifest, chunk->pack, &r->pack));
     r->pack_at = chunk->pack;
     return ds_checkpoint_read_chunk(r->fs, r->root, r->manifest, r->pack, chunk->index,
-                                    r->buffers + number % READ_AHEAD_SLOTS * r->buffer_bytes);
+                                    r->buffers + number % READ_AHEAD_SLOTS * r->buffer_bytes,
+                                    r->missed);
 }
 
 /* Under the lock. 0: there is nothing more to read. */

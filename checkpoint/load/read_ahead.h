@@ -22,6 +22,7 @@ struct read_ahead {
     size_t count;
     uint8_t *buffers; /* [READ_AHEAD_SLOTS][buffer_bytes] */
     size_t buffer_bytes;
+    int32_t *missed; /* the thread's until stop; ds_checkpoint_read_chunk */
     /* owns */
     pthread_t thread;
     pthread_mutex_t lock;

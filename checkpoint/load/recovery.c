@@ -112,25 +112,26 @@ static struct told fetch(struct ds_recovery *r, char **text)
     told.id = entry->id;
     told.root_at = entry->root;
     ds_checkpoint_manifest_path(entry->root == 0 ? r->root : r->mirror, &entry->id, path);
-    told.st = (int32_t)ds_fs_read_file(r->fs, path, DS_MANIFEST_BYTES_MAX, text, &bytes);
+    told.st = (int32_t)ds_fs_read_own_file(r->fs, path, DS_MANIFEST_BYTES_MAX, text, &bytes);
     told.bytes = bytes;
     if (told.st == DS_ERR_DATA) /* not there any more, or larger than one can be */
         told.st = DS_ERR_CORRUPT;
     return told;
 }
 
-static ds_status parse(const struct told *told, const char *text, struct ds_manifest *out)
+static ds_status parse(const struct ds_recovery *r, const struct told *told, const char *text,
+                       struct ds_manifest *out)
 {
-    char name[DIRECTORY_NAME_BYTES];
+    char path[DS_CHECKPOINT_PATH_BYTES];
     struct ds_manifest manifest;
 
-    directory_manifest_name(&told->id, ".json", name);
-    DS_TRY(ds_manifest_parse(name, text, told->bytes, &manifest));
+    ds_checkpoint_manifest_path(ds_recovery_root(r), &told->id, path);
+    DS_TRY(ds_manifest_parse(path, text, told->bytes, &manifest));
     ds_status st = DS_OK;
     if (ds_manifest_id_compare(&manifest.id, &told->id) != 0)
-        st = ds_fail(DS_ERR_CORRUPT, "%s: another checkpoint's manifest", name);
+        st = ds_fail(DS_ERR_CORRUPT, "%s: another checkpoint's manifest", path);
     else if (memcmp(manifest.run, told->run, sizeof told->run) != 0)
-        st = ds_fail(DS_ERR_CORRUPT, "%s: a checkpoint of another run", name);
+        st = ds_fail(DS_ERR_CORRUPT, "%s: a checkpoint of another run", path);
     if (st != DS_OK) {
         ds_manifest_fini(&manifest);
         return st;
@@ -139,14 +140,38 @@ static ds_status parse(const struct told *told, const char *text, struct ds_mani
     return DS_OK;
 }
 
+/* collective: what rank 0 says of a text all would say */
+static ds_status parse_together(const struct ds_recovery *r, const struct told *told,
+                                const char *text, struct ds_manifest *out)
+{
+    const int is_leader = r->control->rank == 0;
+
+    DS_TRY(ds_comm_agreed(r->control, is_leader ? parse(r, told, text, out) : DS_OK));
+    return is_leader ? DS_OK : parse(r, told, text, out);
+}
+
 static int is_passed_over(ds_status st)
 {
     return st == DS_ERR_CORRUPT || st == DS_ERR_IO;
 }
 
+/* Closes the pack. What no state comes from may be damaged, too: it is loaded, and said. */
+static ds_status look_around(struct ds_manifest_pack *at, struct ds_pack *pack)
+{
+    const char *flaw = NULL;
+    const ds_status st = ds_pack_find_flaw(pack, &flaw);
+
+    if (st == DS_OK && flaw)
+        ds_warn("%s: %s; no state lies there, and no new checkpoint refers to that file",
+                ds_pack_path(pack), flaw);
+    at->is_damaged = flaw || st != DS_OK;
+    ds_pack_close(pack);
+    return st == DS_ERR_IO ? DS_OK : st;
+}
+
 /* This rank's share. One that others refer to may be damaged: what they need of it has another place, and the sum of
  * every chunk stands in their own tables. */
-static ds_status verify_packs(const struct ds_recovery *r, const struct ds_manifest *manifest)
+static ds_status verify_packs(const struct ds_recovery *r, struct ds_manifest *manifest)
 {
     for (uint32_t i = r->control->rank; i < manifest->pack_count; i += r->control->size) {
         struct ds_pack *pack = NULL;
@@ -155,7 +180,9 @@ static ds_status verify_packs(const struct ds_recovery *r, const struct ds_manif
 
         if (ds_checkpoint_owns(manifest, &manifest->packs[i].pack.id) || !is_passed_over(st))
             DS_TRY(st);
-        ds_pack_close(pack);
+        manifest->packs[i].is_damaged = st != DS_OK;
+        if (st == DS_OK)
+            DS_TRY(look_around(&manifest->packs[i], pack));
     }
     return DS_OK;
 }
@@ -176,7 +203,7 @@ static ds_status try_one(const struct ds_recovery *r, const struct told *told, c
     struct ds_manifest manifest = {0};
 
     DS_TRY(share_text(r, told->bytes, text));
-    ds_status st = parse(told, *text, &manifest);
+    ds_status st = parse_together(r, told, *text, &manifest);
     if (st == DS_OK)
         st = verify_packs(r, &manifest);
     st = ds_comm_agreed(r->control, st);

@@ -121,25 +121,49 @@ static ds_status list_wants(struct restore *r, const struct ds_catalogue *from)
 /* ---- one checkpoint after the other */
 
 /* collective; the status is this rank's */
-static ds_status load(struct restore *r, const char *root, const struct ds_manifest *manifest)
+static ds_status load(struct restore *r, const char *root, const struct ds_manifest *manifest,
+                      int32_t *missed)
 {
     const struct ds_restore_options *o = r->options;
     const struct ds_checkpoint_sink sink = {.put = put, .user = r};
+    const ds_status st = missed ? list_wants(r, &manifest->catalogue)
+                                : ds_fail(DS_ERR_NO_MEMORY, "no memory to load a checkpoint");
 
     r->count = 0;
-    DS_TRY(ds_comm_agreed(o->control, list_wants(r, &manifest->catalogue)));
+    DS_TRY(ds_comm_agreed(o->control, st));
     DS_TRY(ds_checkpoint_load_together(o->control, o->fs, root, manifest, r->wants, o->piece_count,
-                                       &sink));
+                                       &sink, missed));
     return flush(r);
 }
 
+/* collective: what one has seen of a pack all know, since any of them may refer to it. `missed`: of each pack, and as much
+ * room behind that. */
+static ds_status share_damage(const struct restore *r, const char *root,
+                              struct ds_manifest *manifest, int32_t *missed)
+{
+    const uint32_t count = manifest->pack_count;
+    int32_t *damaged = missed + count;
+
+    for (uint32_t i = 0; i < count; i++)
+        damaged[i] = manifest->packs[i].is_damaged;
+    DS_TRY(ds_comm_all_reduce(r->options->control, missed, 2 * count, DS_I32, DS_REDUCE_SUM, NULL));
+    for (uint32_t i = 0; i < count; i++)
+        manifest->packs[i].is_damaged = missed[i] + damaged[i] > 0;
+    if (r->options->control->rank == 0)
+        ds_checkpoint_tell_missed(root, manifest, missed);
+    return DS_OK;
+}
+
 /* collective: DS_ERR_CORRUPT and DS_ERR_IO: the next one is tried */
-static ds_status load_together(struct restore *r, const char *root,
-                               const struct ds_manifest *manifest)
+static ds_status load_together(struct restore *r, const char *root, struct ds_manifest *manifest)
 {
     const struct ds_restore_options *o = r->options;
-    const ds_status st = ds_comm_agreed(o->control, load(r, root, manifest));
+    int32_t *missed = calloc(2 * manifest->pack_count + 1u, sizeof *missed);
+    ds_status st = ds_comm_agreed(o->control, load(r, root, manifest, missed));
 
+    if (st == DS_OK)
+        st = share_damage(r, root, manifest, missed);
+    free(missed);
     if (o->control->rank == 0 && (st == DS_ERR_CORRUPT || st == DS_ERR_IO))
         ds_warn("the checkpoint of step %llu cannot be loaded (%s): %s; another one is looked for",
                 (unsigned long long)manifest->id.step, ds_status_text(st), root);

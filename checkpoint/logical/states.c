@@ -11,18 +11,17 @@ struct kind {
     enum ds_dtype dtype;
 };
 
-/* What is kept of a parameter; returns how many. */
+/* What is kept of a parameter; returns how many: nothing of one that is frozen, which a run begins with again. */
 static uint32_t kinds_of(const struct ds_param *param, const struct ds_zero_dtypes *dtypes,
                          struct kind kinds[KINDS_MAX])
 {
     const int has_master = dtypes->param == DS_F32 || dtypes->master != DS_MASTER_NONE;
 
-    kinds[0] = param->is_trainable && has_master
-                   ? (struct kind){DS_STATE_KIND_MASTER, DS_F32}
-                   : (struct kind){DS_STATE_KIND_PARAM, dtypes->param};
+    kinds[0] = has_master ? (struct kind){DS_STATE_KIND_MASTER, DS_F32}
+                          : (struct kind){DS_STATE_KIND_PARAM, dtypes->param};
     kinds[1] = (struct kind){DS_STATE_KIND_EXP_AVG, dtypes->exp_avg};
     kinds[2] = (struct kind){DS_STATE_KIND_EXP_AVG_SQ, dtypes->exp_avg_sq};
-    return param->is_trainable ? KINDS_MAX : 1;
+    return param->is_trainable ? KINDS_MAX : 0;
 }
 
 static struct ds_logical_tensor tensor_of(const struct ds_param *param, const struct kind *kind)

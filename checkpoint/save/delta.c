@@ -288,3 +288,14 @@ int ds_delta_recall(struct ds_delta *delta, uint32_t part_index, const struct ds
     }
     return 1;
 }
+
+void ds_delta_drop(struct ds_delta *delta, const struct ds_pack_id *id)
+{
+    uint32_t numbers[DS_PACK_OTHERS_MAX];
+    struct table *last = &delta->last;
+
+    for (uint32_t i = 0; i < last->pack_count; i++)
+        numbers[i] = ds_pack_id_equal(&last->packs[i].id, id) ? DS_PACK_HERE : i;
+    for (uint32_t i = 0; i < delta->plan->chunk_count; i++)
+        renumber_chunk(&last->chunks[i], numbers);
+}

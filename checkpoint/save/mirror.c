@@ -4,6 +4,7 @@
 #include "directory/copy_pack.h"
 #include "directory/directory.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -66,10 +67,12 @@ static ds_status copy_packs(struct mirror *m)
                                               .went_on = went_on,
                                               .user = m};
 
-    if (m->now.count > 0)
-        DS_TRY(ds_checkpoint_make_data(start->fs, start->mirror, m->now.packs[0].dir));
     for (uint32_t i = 0; i < m->now.count; i++) {
-        DS_TRY(copy_pack(&options, &m->now.packs[i]));
+        const struct ds_manifest_pack *pack = &m->now.packs[i];
+
+        if (i == 0 || pack->dir != pack[-1].dir)
+            DS_TRY(ds_checkpoint_make_data(start->fs, start->mirror, pack->dir));
+        DS_TRY(copy_pack(&options, pack));
         atomic_fetch_add(&m->moved, 1);
     }
     return DS_OK;
@@ -161,6 +164,37 @@ void mirror_offer(struct mirror *m, const struct ds_manifest_id *id,
     if (count > 0)
         memcpy(m->next.packs, packs, count * sizeof *packs);
     m->has_next = 1;
+}
+
+/* Ranks share packs out: others may have written them. */
+static void offer_share(struct mirror *m, const struct ds_manifest *loaded)
+{
+    const struct ds_comm *control = m->options.start->control;
+
+    m->next.id = loaded->id;
+    m->next.count = 0;
+    for (uint32_t i = control->rank; i < loaded->pack_count; i += control->size) {
+        DS_ASSERT(m->next.count < m->options.pack_max);
+        m->next.packs[m->next.count++] = loaded->packs[i];
+    }
+    m->has_next = 1;
+}
+
+ds_status mirror_offer_loaded(struct mirror *m, const struct ds_manifest *loaded)
+{
+    const struct ds_saver_start *start = m->options.start;
+    char path[DS_CHECKPOINT_PATH_BYTES];
+    struct ds_fs_stat stat;
+    int32_t is_missing = 0;
+
+    if (start->control->rank == 0) {
+        ds_checkpoint_manifest_path(start->mirror, &loaded->id, path);
+        is_missing = ds_fs_stat(start->fs, path, &stat) == -ENOENT;
+    }
+    DS_TRY(ds_comm_broadcast(start->control, &is_missing, sizeof is_missing, 0, NULL));
+    if (is_missing)
+        offer_share(m, loaded);
+    return DS_OK;
 }
 
 int mirror_reads(struct mirror *m, struct ds_manifest_id *id)

@@ -11,7 +11,7 @@ struct mirror;
 
 struct mirror_options {
     const struct ds_saver_start *start; /* outlives it; start->mirror is where copies go */
-    uint32_t pack_max;                  /* of this rank in one checkpoint */
+    uint32_t pack_max;                  /* of this rank in one checkpoint, or of what was loaded */
     void *buffer;                       /* DS_PACK_CHUNK_BYTES */
     uint64_t deadline_ns; /* nothing may stand still for longer, where somebody waits for it */
 };
@@ -23,6 +23,8 @@ int mirror_close(struct mirror *mirror, uint64_t grace_ns);
 /* local, on all ranks the same: it is committed, with these packs of this rank and those that they refer to */
 void mirror_offer(struct mirror *mirror, const struct ds_manifest_id *id,
                   const struct ds_manifest_pack *packs, uint32_t count);
+/* collective, before anything else is offered: the launch that wrote it was ended before it was copied, or had no mirror */
+DS_CHECKED ds_status mirror_offer_loaded(struct mirror *mirror, const struct ds_manifest *loaded);
 /* collective: `may_begin`: nothing is going from the first directory right now. DS_ERR_FENCED: another launch owns
  * the run. */
 DS_CHECKED ds_status mirror_poll(struct mirror *mirror, int may_begin);

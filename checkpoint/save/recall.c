@@ -42,6 +42,14 @@ static int is_same_catalogue(const struct ds_catalogue *a, const struct ds_catal
     return is_same;
 }
 
+/* What was seen to be damaged while it was loaded stays out of what is written from here on. */
+static void drop_damaged(const struct ds_manifest *loaded, struct ds_delta *delta)
+{
+    for (uint32_t i = 0; i < loaded->pack_count; i++)
+        if (loaded->packs[i].is_damaged)
+            ds_delta_drop(delta, &loaded->packs[i].pack.id);
+}
+
 void recall(const struct ds_saver_start *start, const struct ds_pack_plan *plan,
             struct ds_delta *delta)
 {
@@ -49,6 +57,8 @@ void recall(const struct ds_saver_start *start, const struct ds_pack_plan *plan,
 
     for (uint32_t part = 0; part < plan->part_count && is_known; part++)
         is_known = recall_part(start, part, delta);
-    if (!is_known)
+    if (is_known)
+        drop_damaged(start->loaded, delta);
+    else
         ds_delta_forget(delta);
 }

@@ -5,8 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define POLL_NS      2000000u /* between looks, where training waits */
-#define BACK_OFF_MAX 32u      /* intervals between two tries where storage keeps failing */
+#define POLL_NS 2000000u /* between looks, where training waits */
+#define ROOM_SPARE \
+    8 /* of the room that sharing takes, so much more has to be free: others write, too */
+#define BACK_OFF_MAX 32u /* intervals between two tries where storage keeps failing */
 
 /* ---- a save begins */
 
@@ -31,30 +33,35 @@ static uint64_t now_ns(const struct ds_saver *s)
     return ds_clock_mono_ns(s->start.clock);
 }
 
-/* Until the writer is through with what lies before a unit's pieces, or that takes longer than other ranks may wait. */
-static int await_room(struct ds_saver *s, const struct snapshot_unit *next)
+/* Until the writer is through with what lies before a unit's pieces, or that takes longer than other ranks may wait:
+ * *is_there 0. */
+static ds_status await_room(struct ds_saver *s, const struct snapshot_unit *next, int *is_there)
 {
     const uint64_t begin_ns = now_ns(s), stall_ns = s->start.stall_ns_max;
     const uint64_t most_ns =
         stall_ns > 0 && stall_ns < saver_limit_ns(s) ? stall_ns : saver_limit_ns(s);
 
-    while (!writer_is_past(s->writer, next->first)) {
-        if (now_ns(s) - begin_ns > most_ns)
-            return 0;
+    *is_there = 1;
+    while (!writer_is_past(s->writer, next->first) && *is_there) {
+        *is_there = now_ns(s) - begin_ns <= most_ns;
         pause_main(s);
+        DS_TRY(release_copied(s, 0)); /* what is frozen comes in its own time */
     }
-    return 1;
+    return DS_OK;
 }
 
 /* Memory is filled and emptied, until what is left fits. */
 static ds_status copy_all(struct ds_saver *s)
 {
     for (uint32_t turn = 0; turn < s->snapshot.turn_count; turn++) {
+        int has_room = 0;
+
         DS_TRY(snapshot_queue_turn(&s->snapshot, turn));
         if (turn + 1 == s->snapshot.turn_count)
             break;
         DS_TRY(release_copied(s, 1));
-        if (!await_room(s, &s->snapshot.units[s->snapshot.queued_units])) {
+        DS_TRY(await_room(s, &s->snapshot.units[s->snapshot.queued_units], &has_room));
+        if (!has_room) {
             s->must_give_up = 1;
             writer_stop(s->writer);
             break;
@@ -89,6 +96,22 @@ static void tell_left_out(struct ds_saver *s, uint64_t step, const char *why)
                 (unsigned long long)step, (unsigned long long)s->step, why);
 }
 
+/* Each rank by itself: its packs are its own, however they came to be. */
+static void choose_still(struct ds_saver *s)
+{
+    const int is_still = s->start.still.count > 0 && !writer_cannot_share(s->writer);
+
+    if (is_still != s->is_still && !is_still)
+        ds_warn("checkpoints: states in files are copied from the one of step %llu on: packs could "
+                "not share their blocks",
+                (unsigned long long)s->step);
+    else if (is_still != s->is_still)
+        ds_info("checkpoints: packs share the blocks of states in files");
+    if (is_still != s->is_still)
+        snapshot_set_still(&s->snapshot, is_still);
+    s->is_still = is_still;
+}
+
 ds_status ds_saver_begin(struct ds_saver *s, uint64_t step, int is_last)
 {
     if (s->phase != IDLE && is_last)
@@ -102,7 +125,8 @@ ds_status ds_saver_begin(struct ds_saver *s, uint64_t step, int is_last)
     s->manifest.id.step = s->step = step;
     s->has_progress = s->must_give_up = 0;
     s->begun_ns = now_ns(s);
-    DS_TRY(snapshot_begin(&s->snapshot));
+    choose_still(s);
+    DS_TRY(snapshot_begin(&s->snapshot, &s->start.still));
     writer_begin(s->writer, step);
     return copy_all(s);
 }

@@ -46,9 +46,22 @@ ds_status ds_saver_open(const struct ds_saver_options *options, struct ds_saver 
     return DS_OK;
 }
 
+void ds_saver_still_fini(struct ds_fs *fs, struct ds_saver_still *still)
+{
+    for (uint32_t i = 0; i < still->count; i++) {
+        if (still->files[i] >= 0)
+            (void)ds_fs_close(fs, still->files[i]);
+        free(still->directories[i]);
+    }
+    free(still->files);
+    free(still->directories);
+    *still = (struct ds_saver_still){0};
+}
+
 /* What a start has brought. */
 static void forget_start(struct ds_saver *s)
 {
+    ds_saver_still_fini(s->start.fs, &s->start.still);
     ds_values_fini(&s->manifest.state);
     free(s->root);
     free(s->mirror_root);
@@ -125,11 +138,19 @@ static ds_status prove(const struct ds_saver *s)
     return st;
 }
 
+/* In one that it writes, and in its share of what was loaded. */
+static uint32_t pack_max(const struct ds_saver *s)
+{
+    const uint32_t size = s->start.control->size, own = s->snapshot.plan.part_count;
+    const uint32_t loaded = s->start.loaded ? s->start.loaded->pack_count / size + 1 : 0;
+
+    return own + DS_PACK_OTHERS_MAX > loaded ? own + DS_PACK_OTHERS_MAX : loaded;
+}
+
 static ds_status open_threads(struct ds_saver *s)
 {
     const struct mirror_options options = {.start = &s->start,
-                                           .pack_max =
-                                               s->snapshot.plan.part_count + DS_PACK_OTHERS_MAX,
+                                           .pack_max = pack_max(s),
                                            .buffer = s->snapshot.mirror_buffer,
                                            .deadline_ns = DS_SAVER_DEADLINE_NS};
 
@@ -141,6 +162,8 @@ static ds_status open_threads(struct ds_saver *s)
 ds_status ds_saver_start(struct ds_saver *s, const struct ds_saver_start *start)
 {
     s->start = *start;
+    s->is_still = 0;
+    snapshot_set_still(&s->snapshot, 0);
     s->start.root = s->root = strdup(start->root);
     s->start.mirror = s->mirror_root = start->mirror ? strdup(start->mirror) : NULL;
     s->manifest = (struct ds_manifest){.id.epoch = start->epoch,
@@ -156,7 +179,9 @@ ds_status ds_saver_start(struct ds_saver *s, const struct ds_saver_start *start)
                               ? DS_OK
                               : ds_fail(DS_ERR_NO_MEMORY, "no memory to save checkpoints")));
     DS_TRY(prove(s));
-    const ds_status st = ds_comm_agreed(start->control, open_threads(s));
+    ds_status st = ds_comm_agreed(start->control, open_threads(s));
+    if (st == DS_OK && s->mirror && start->loaded)
+        st = mirror_offer_loaded(s->mirror, start->loaded);
     s->start.loaded = NULL;
     return st;
 }

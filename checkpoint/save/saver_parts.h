@@ -25,6 +25,7 @@ struct ds_saver {
     uint64_t step;     /* that is being saved */
     uint64_t begun_ns; /* it, and what those took that came to be, on the average */
     uint64_t mean_ns;
+    int is_still;      /* states in files are shared with packs, not copied */
     int has_progress;  /* rank 0: the manifest says where training stood */
     int must_give_up;  /* training has waited for this rank's disk for too long */
     int is_stuck;      /* a thread has not ended when it should */

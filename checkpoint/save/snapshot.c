@@ -82,13 +82,28 @@ static uint64_t unit_chunks(const struct ds_saver_options *o, uint32_t unit)
     return count;
 }
 
+/* What it takes where some pieces are still. */
+static uint64_t copied_bytes(const struct snapshot *s, const struct snapshot_unit *unit)
+{
+    uint64_t bytes = 0, first_half;
+
+    for (uint32_t i = unit->first; i < unit->first + unit->count; i++)
+        if (!s->pieces[i].is_still)
+            bytes += piece_bytes(s->options, &s->pieces[i].from, &first_half);
+    return bytes;
+}
+
 /* Units in their order. Returns the bytes of the largest turn. */
 static uint64_t make_turns(struct snapshot *s, uint64_t bytes_max)
 {
     uint64_t used = 0, most = 0;
 
+    s->turn_count = 0;
+    s->saved_bytes = 0;
     for (uint32_t i = 0; i < s->unit_count; i++) {
-        const uint64_t bytes = unit_bytes(s->options, s->units[i].unit);
+        const uint64_t bytes = s->first_still < s->piece_count
+                                   ? copied_bytes(s, &s->units[i])
+                                   : unit_bytes(s->options, s->units[i].unit);
 
         if (used > 0 && bytes_max > 0 && used + bytes > bytes_max) {
             s->turn_count++;
@@ -114,6 +129,9 @@ static void place_pieces(struct snapshot *s, uint8_t *memory)
             at = 0;
         for (uint32_t k = unit->first; k < unit->first + unit->count; k++) {
             struct snapshot_piece *piece = &s->pieces[k];
+
+            if (piece->is_still)
+                continue;
             const uint64_t bytes = piece_bytes(s->options, &piece->from, &first_half);
 
             piece->at = memory + at;
@@ -173,6 +191,50 @@ static size_t table_bytes(const struct snapshot *s)
     for (uint32_t i = 0; i < s->unit_count; i++)
         chunk_count += unit_chunks(s->options, s->units[i].unit);
     return ds_delta_bytes(chunk_count);
+}
+
+/* Which pieces lie in files alone, and where. */
+static ds_status find_still(struct snapshot *s)
+{
+    const struct ds_saver_options *o = s->options;
+    const uint32_t block_count = ds_zero_block_count(o->zero);
+
+    s->first_still = s->piece_count;
+    if (block_count == 0)
+        return DS_OK;
+    s->stills = calloc(block_count, sizeof *s->stills);
+    if (!s->stills)
+        return ds_fail(DS_ERR_NO_MEMORY, "no memory for the list of a snapshot");
+    for (uint32_t i = 0; i < s->piece_count; i++) {
+        struct snapshot_piece *piece = &s->pieces[i];
+        const struct ds_state_piece *from = &piece->from;
+        const struct ds_span span = {from->start, from->piece.end - from->piece.begin};
+
+        piece->may_be_still =
+            !is_in_two(o->dtypes, from->kind) &&
+            ds_zero_still_at(o->zero, from->unit, stored_as(o->dtypes, from->kind), span,
+                             &piece->block, &piece->offset);
+    }
+    return DS_OK;
+}
+
+void snapshot_set_still(struct snapshot *s, int is_still)
+{
+    const uint64_t saved_bytes = s->saved_bytes; /* of all, however they are saved */
+
+    s->first_still = s->piece_count;
+    for (uint32_t i = s->piece_count; i > 0; i--) {
+        struct snapshot_piece *piece = &s->pieces[i - 1];
+
+        piece->is_still = piece->may_be_still && is_still;
+        if (piece->is_still)
+            s->first_still = i - 1;
+    }
+    if (s->unit_count == 0)
+        return;
+    (void)make_turns(s, s->options->buffer_bytes);
+    s->saved_bytes = saved_bytes;
+    place_pieces(s, s->memory);
 }
 
 static ds_status take_memory(struct snapshot *s)
@@ -243,6 +305,7 @@ static ds_status open_all(struct snapshot *s)
     if (!s->pieces || !s->units)
         return ds_fail(DS_ERR_NO_MEMORY, "no memory for the list of a snapshot");
     list_pieces(s);
+    DS_TRY(find_still(s));
     DS_TRY(take_memory(s));
     DS_TRY(make_plan(s));
     return open_events(s);
@@ -290,16 +353,20 @@ void snapshot_close(struct snapshot *s)
     free(s->pieces);
     free(s->units);
     free(s->piece_of);
+    free(s->stills);
     *s = (struct snapshot){0};
 }
 
 /* ---- copies */
 
-ds_status snapshot_begin(struct snapshot *s)
+ds_status snapshot_begin(struct snapshot *s, const struct ds_saver_still *still)
 {
     const struct ds_saver_options *o = s->options;
 
     s->queued_units = s->copied_units = 0;
+    s->is_frozen = 0;
+    if (s->first_still < s->piece_count)
+        DS_TRY(ds_zero_freeze(o->zero, still->files));
     DS_TRY(ds_stream_after(s->stream, o->compute, s->before));
     DS_TRY(ds_zero_evicted(o->zero, s->stream));
     return ds_stream_after(s->stream, o->comm,
@@ -329,17 +396,21 @@ static ds_status copy(struct snapshot *s, const struct snapshot_piece *piece,
     const uint64_t elems = from->piece.end - from->piece.begin;
 
     for (uint64_t done = 0, run; done < elems; done += run) {
-        int is_away;
-        const struct ds_tensor shard = ds_zero_shard(s->options->zero, from->unit, kind,
-                                                     from->start + done, elems - done, &is_away);
-        const size_t elem_bytes = ds_dtype_bytes(shard.dtype);
+        struct ds_zero_view view;
+
+        DS_TRY(ds_zero_shard(s->options->zero, from->unit, kind, from->start + done, elems - done,
+                             s->stream, &view));
+        const struct ds_tensor *shard = &view.tensor;
+        const size_t elem_bytes = ds_dtype_bytes(shard->dtype);
         uint8_t *at = to + done * elem_bytes;
 
-        run = shard.shape[0];
-        if (is_away)
-            DS_TRY(copy_away(s, at, shard.data, run * elem_bytes));
+        run = shard->shape[0];
+        if (view.is_away)
+            DS_TRY(copy_away(s, at, shard->data, run * elem_bytes));
         else
-            DS_TRY(s->options->device->ops->copy(s->stream, at, shard.data, run * elem_bytes));
+            DS_TRY(s->options->device->ops->copy(s->stream, at, shard->data, run * elem_bytes));
+        if (view.is_read)
+            DS_TRY(ds_stream_signal(s->stream, view.is_read));
     }
     return DS_OK;
 }
@@ -351,6 +422,8 @@ static ds_status copy_unit(struct snapshot *s, const struct snapshot_unit *unit)
     for (uint32_t i = unit->first; i < unit->first + unit->count; i++) {
         const struct snapshot_piece *piece = &s->pieces[i];
 
+        if (piece->is_still)
+            continue;
         DS_TRY(copy(s, piece, stored_as(dtypes, piece->from.kind), piece->at));
         if (piece->remainder)
             DS_TRY(copy(s, piece, DS_ZERO_MASTER, piece->remainder));
@@ -370,6 +443,17 @@ ds_status snapshot_queue_turn(struct snapshot *s, uint32_t turn)
     return DS_OK;
 }
 
+/* A failure is one of the save, which the writer comes to know with the first piece. */
+static int has_frozen(struct snapshot *s)
+{
+    if (s->is_frozen || s->first_still == s->piece_count)
+        return 1;
+    s->is_frozen = ds_zero_frozen(s->options->zero, &s->still_status);
+    if (s->is_frozen && s->still_status == DS_OK)
+        ds_zero_stills(s->options->zero, s->stills);
+    return s->is_frozen;
+}
+
 ds_status snapshot_poll(struct snapshot *s, int waits, uint32_t *piece_count)
 {
     const struct ds_device_ops *ops = s->options->device->ops;
@@ -384,7 +468,10 @@ ds_status snapshot_poll(struct snapshot *s, int waits, uint32_t *piece_count)
             DS_TRY(ops->event_query(copied, &is_done));
         s->copied_units += (uint32_t)is_done;
     }
+    DS_TRY(ds_zero_files_status(s->options->zero)); /* what was copied may be nothing */
     *piece_count =
         s->copied_units == s->unit_count ? s->piece_count : s->units[s->copied_units].first;
+    if (!has_frozen(s) && *piece_count > s->first_still)
+        *piece_count = s->first_still;
     return DS_OK;
 }

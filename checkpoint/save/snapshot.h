@@ -16,6 +16,9 @@ struct snapshot_piece {
     uint8_t *at;
     uint8_t
         *remainder; /* of a master in 16 bits, whose weights lie at `at`; NULL: `at` is all of it */
+    uint8_t may_be_still, is_still; /* is_still: it is not copied, but lies in frozen files */
+    uint32_t block;                 /* there: its first, */
+    uint64_t offset;                /* and where in that */
 };
 
 /* What one unit has of them. */
@@ -32,8 +35,9 @@ struct snapshot {
     struct snapshot_unit *units;
     struct ds_stream *stream;
     struct ds_event *before;
-    struct ds_pack_plan plan; /* of the pieces, in their order */
-    uint32_t *piece_of;       /* [plan.chunk_count] */
+    struct ds_pack_plan plan;     /* of the pieces, in their order */
+    uint32_t *piece_of;           /* [plan.chunk_count] */
+    struct ds_swap_still *stills; /* [of blocks]; NULL: no piece may be still */
     /* borrows: memory of the run's ledger */
     uint8_t *memory; /* `bytes` of it, at a multiple of DS_PACK_ALIGN; NULL: nothing is written */
     void *bounce;    /* DS_PACK_CHUNK_BYTES of the device; NULL: all states are there */
@@ -48,7 +52,10 @@ struct snapshot {
     uint64_t bytes;       /* of the memory */
     uint64_t saved_bytes; /* of all units, as if it had room for them at once */
     uint32_t queued_units,
-        copied_units; /* of the save that goes on: queued, and seen to be there */
+        copied_units;     /* of the save that goes on: queued, and seen to be there */
+    uint32_t first_still; /* piece; piece_count: none is */
+    int is_frozen;        /* of the save that goes on: freezing is over, and what became of it */
+    ds_status still_status;
 };
 
 /* local: memory of the run's ledger; DS_ERR_CONFIG: not even the largest unit fits options->buffer_bytes */
@@ -57,8 +64,10 @@ void snapshot_close(struct snapshot *snapshot);
 /* local: instead of close: all that a writer may look at stays where it is for ever */
 void snapshot_leave(struct snapshot *snapshot);
 
+/* local, between saves: those pieces that may be are still, or none; turns are made anew */
+void snapshot_set_still(struct snapshot *snapshot, int is_still);
 /* local: the copies go behind all that the streams of the run have so far */
-DS_CHECKED ds_status snapshot_begin(struct snapshot *snapshot);
+DS_CHECKED ds_status snapshot_begin(struct snapshot *snapshot, const struct ds_saver_still *still);
 /* local: queues the units of a turn; the updates of the last turn's units wait for their copies */
 DS_CHECKED ds_status snapshot_queue_turn(struct snapshot *snapshot, uint32_t turn);
 /* local: how many pieces, from the first on, are there now; with `waits`: of all that is queued */

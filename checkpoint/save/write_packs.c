@@ -104,11 +104,11 @@ static ds_status put_chunks(struct writer *w, const struct ds_pack_part *part)
 
         if (!writer_await_piece(w, piece))
             return DS_ERR_DEADLINE;
-        DS_TRY(put_chunk(w, i));
+        DS_TRY(s->pieces[piece].is_still ? write_still_chunk(w, i) : put_chunk(w, i));
         if (i + 1 == s->plan.chunk_count || s->piece_of[i + 1] != piece)
             DS_TRY(end_piece(w, piece));
     }
-    return DS_OK;
+    return end_still_chunks(w);
 }
 
 /* ---- what is there already */
@@ -145,7 +145,8 @@ static void name_others(struct writer *w)
     const uint32_t count = ds_delta_needed(w->delta, needed);
 
     for (uint32_t i = 0; i < count; i++)
-        w->made[w->made_count++] = (struct ds_manifest_pack){dir_of(&needed[i].id), needed[i]};
+        w->made[w->made_count++] =
+            (struct ds_manifest_pack){.dir = dir_of(&needed[i].id), .pack = needed[i]};
 }
 
 /* ---- packs */
@@ -196,5 +197,6 @@ ds_status write_packs(struct writer *w)
         name_others(w);
     else
         ds_pack_abandon(w->packs);
+    drop_still(w);
     return st;
 }

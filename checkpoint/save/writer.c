@@ -204,6 +204,16 @@ void writer_committed(struct writer *w)
         ds_delta_committed(w->delta);
 }
 
+int writer_cannot_share(struct writer *w)
+{
+    int cannot;
+
+    pthread_mutex_lock(&w->lock);
+    cannot = w->cannot_share;
+    pthread_mutex_unlock(&w->lock);
+    return cannot;
+}
+
 const struct ds_manifest_pack *writer_packs(const struct writer *w, uint32_t *count)
 {
     *count = w->made_count;

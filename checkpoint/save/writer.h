@@ -34,6 +34,8 @@ int writer_is_done(struct writer *writer, ds_status *st);
 int writer_is_past(struct writer *writer, uint32_t piece_count);
 /* local, when done: what was written is a checkpoint, and the next save compares with it */
 void writer_committed(struct writer *writer);
+/* local, between saves: sharing has failed once, and would again */
+int writer_cannot_share(struct writer *writer);
 /* local, when done with packs: they, and those that they refer to */
 const struct ds_manifest_pack *writer_packs(const struct writer *writer, uint32_t *count);
 

@@ -11,7 +11,7 @@ struct ds_accounts {
     uint64_t wait_comm_ns;    /* arithmetic stood still for a collective, inside of a block, too */
     uint64_t bubble_ns;       /* and for what a neighbour stage sends */
     uint64_t wait_copy_ns;    /* and for a checkpoint's copy of what it changes */
-    uint64_t wait_offload_ns; /* and for states that are brought from their homes */
+    uint64_t wait_offload_ns; /* and for what comes from its home, or goes there */
 };
 
 /* pure: is it the work of a block? */

@@ -67,6 +67,9 @@ int ds_checkpoint_has_mirror(const struct ds_checkpoint_dir *dir);
  * it, or a newer one. DS_ERR_CONFIG: there is no room, or no right, to claim; the mirror is the same directory by another
  * name, or cannot be claimed when a program starts, and has what is newest. */
 DS_CHECKED ds_status ds_checkpoint_claim(struct ds_checkpoint_dir *dir);
+/* local: of a launch that has claimed, but goes no further, before it has written anything: every claim of it goes again, and
+ * what it has made where there was no directory of ours but for the root, in the mirror, too. What cannot be removed stays, as what a killed launch leaves. */
+void ds_checkpoint_withdraw(const struct ds_checkpoint_dir *dir);
 /* local: DS_ERR_FENCED: a newer epoch was claimed, or ours by another, in a directory that was made anew */
 DS_CHECKED ds_status ds_checkpoint_check_fence(const struct ds_checkpoint_dir *dir);
 
@@ -147,12 +150,12 @@ DS_CHECKED ds_status ds_checkpoint_retain(struct ds_checkpoint_dir *dir,
 
 /* local, every rank, once before its first pack: data/<dir>, made durable */
 DS_CHECKED ds_status ds_checkpoint_make_data(struct ds_fs *fs, const char *root, uint32_t dir);
-/* local, every rank, any thread, behind ds_pack_finish: makes the pack's name durable and reads it back: footer,
- * boxes, table, and every `sample`-th chunk (1: all) to `buffer`, which has DS_PACK_CHUNK_BYTES. */
+/* local, every rank, any thread, behind ds_pack_finish: makes the pack's name durable and reads it back: header,
+ * footers, boxes, table, and every `sample`-th chunk (1: all) to `buffer`, which has DS_PACK_CHUNK_BYTES. */
 DS_CHECKED ds_status ds_checkpoint_keep_pack(struct ds_fs *fs, const char *root,
                                              const struct ds_manifest_pack *pack, uint32_t sample,
                                              void *buffer);
-/* local, rank 0, any thread: the second phase. All ranks have voted for manifest->packs. DS_OK: the checkpoint is
+/* local, rank 0, any thread: the second phase. All ranks have voted for manifest->packs, or copied them. DS_OK: the checkpoint is
  * there and survives a loss of power. DS_ERR_FENCED: another launch owns the run; it must not be relied on. */
 DS_CHECKED ds_status ds_checkpoint_commit_manifest(struct ds_checkpoint_dir *dir,
                                                    const struct ds_manifest *manifest);
@@ -182,7 +185,8 @@ DS_CHECKED ds_status ds_checkpoint_vote(struct ds_comm *control, ds_status prepa
 
 struct ds_recovery;
 
-/* collective: lists what may be loaded, in the mirror of `dir`, too. `dir`, on rank 0 alone, has claimed its epoch. Steps above `step_max` are
+/* collective: lists what may be loaded, in the mirror of `dir`, too. `dir`, on rank 0 alone: only what is listed behind its
+ * claim is the newest for certain. Steps above `step_max` are
  * passed over: a rollback goes behind them. Every rank gives its own `fs` and the same `root`. */
 DS_CHECKED ds_status ds_recovery_open(struct ds_comm *control, struct ds_fs *fs, const char *root,
                                       const struct ds_checkpoint_dir *dir, uint64_t step_max,
@@ -197,6 +201,11 @@ DS_CHECKED ds_status ds_recovery_next(struct ds_recovery *recovery, struct ds_ma
 const char *ds_recovery_root(const struct ds_recovery *recovery);
 void ds_recovery_close(struct ds_recovery *recovery); /* local; NULL is allowed */
 
+/* collective: a line where the newest checkpoint in the mirror of `dir`, rank 0's, is not there as it was committed, as far
+ * as sizes, headers, tables and footers tell; ranks look at packs in shares. */
+DS_CHECKED ds_status ds_checkpoint_look_at_mirror(struct ds_comm *control, struct ds_fs *fs,
+                                                  const struct ds_checkpoint_dir *dir);
+
 /* ---- one checkpoint, by one reader: for tools, and for what loads without haste */
 
 /* pure: was this pack written for this checkpoint, or is it one that its packs refer to? */
@@ -206,10 +215,16 @@ DS_CHECKED ds_status ds_checkpoint_open_pack(struct ds_fs *fs, const char *root,
                                              const struct ds_manifest *manifest, uint32_t index,
                                              struct ds_pack **out);
 /* local: the stored bytes of a chunk of one of its own packs, wherever they lie, checked; where they are damaged, from
- * their second place if there is one. `to` has DS_PACK_CHUNK_BYTES. DS_ERR_CORRUPT: no place has them. */
+ * their second place if there is one. `to` has DS_PACK_CHUNK_BYTES. `missed`, one for each pack of the manifest, counts
+ * chunks that were to lie there and came from their second place, of which nothing is said; or NULL. DS_ERR_CORRUPT, for a
+ * failed call DS_ERR_IO: no place has them. */
 DS_CHECKED ds_status ds_checkpoint_read_chunk(struct ds_fs *fs, const char *root,
                                               const struct ds_manifest *manifest,
-                                              const struct ds_pack *pack, uint32_t chunk, void *to);
+                                              const struct ds_pack *pack, uint32_t chunk, void *to,
+                                              int32_t *missed);
+/* local: a line for each pack of which `missed` counts some */
+void ds_checkpoint_tell_missed(const char *root, const struct ds_manifest *manifest,
+                               const int32_t *missed);
 /* Where loaded elements go: `count` of piece `want` from its element `start` on; `from` is the caller's during the
  * call alone. */
 struct ds_checkpoint_sink {
@@ -219,7 +234,8 @@ struct ds_checkpoint_sink {
 };
 /* local: the pieces, whatever layout wrote them (`wants[].tensor`: of the manifest's catalogue), each element once, in
  * the order of packs and chunks. A chunk is read only if something of it is wanted, then once, and checked. DS_ERR_CORRUPT:
- * a chunk is damaged everywhere, or something that is wanted is nowhere. `buffer` has DS_PACK_CHUNK_BYTES. */
+ * a chunk is damaged everywhere, or something that is wanted is nowhere. `buffer` has DS_PACK_CHUNK_BYTES. What came from
+ * second places is told. */
 DS_CHECKED ds_status ds_checkpoint_load(struct ds_fs *fs, const char *root,
                                         const struct ds_manifest *manifest,
                                         const struct ds_piece *wants, size_t count, void *buffer,
@@ -228,12 +244,14 @@ DS_CHECKED ds_status ds_checkpoint_load(struct ds_fs *fs, const char *root,
  * something of is read and checked by one of them, whose turn it is, and goes from rank to rank; so each is read once
  * in the group. Every rank reads every table, 96 bytes a chunk, and takes memory for eight chunks, for a bit of every
  * chunk and rank and for some 200 bytes of each chunk that it wants something of. The status is this rank's, unless
- * looking at tables has failed on one: agree. It may be DS_OK on a rank that wants nothing of what is damaged. */
+ * looking at tables has failed on one: agree. It may be DS_OK on a rank that wants nothing of what is damaged. `missed`:
+ * as above, by what this rank has read. */
 DS_CHECKED ds_status ds_checkpoint_load_together(struct ds_comm *control, struct ds_fs *fs,
                                                  const char *root,
                                                  const struct ds_manifest *manifest,
                                                  const struct ds_piece *wants, size_t count,
-                                                 const struct ds_checkpoint_sink *sink);
+                                                 const struct ds_checkpoint_sink *sink,
+                                                 int32_t *missed);
 /* local: every byte of its packs, every place that they refer to, and that they make up every tensor once.
  * DS_ERR_CORRUPT. `buffer` has DS_PACK_CHUNK_BYTES. */
 DS_CHECKED ds_status ds_checkpoint_verify(struct ds_fs *fs, const char *root,

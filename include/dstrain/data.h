@@ -15,7 +15,7 @@
 enum { DS_BYTE_BOS = 256, DS_BYTE_EOS = 257, DS_BYTE_PAD = 258, DS_BYTE_VOCAB = 259 };
 
 /* ---- sources: what `[data] train = a.txt, b.txt:0.5` names */
-enum ds_data_format { DS_DATA_TEXT, DS_DATA_SAFETENSORS, DS_DATA_SHARDS };
+enum ds_data_format { DS_DATA_TEXT, DS_DATA_SAFETENSORS, DS_DATA_SHARDS, DS_DATA_JSONL };
 
 struct ds_data_part {
     char *path;
@@ -45,10 +45,12 @@ struct ds_prepare_options {
     const char *cache_key; /* who asks for it, which begins messages; NULL: "data.cache" */
     void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes); /* or NULL */
     void *user;
-    int is_checked; /* another rank has just read all of it: sums are not made again */
+    int is_checked;        /* another rank has just read all of it: sums are not made again */
+    uint32_t thread_count; /* of rows; 0: as many as cores */
 };
 struct ds_prepare_report { /* added to, so that one can serve several sources */
     uint64_t bytes, tokens, documents;
+    uint64_t learned, skipped; /* of rows: tokens that are learned; rows that were left out */
     uint32_t files_made, files_reused;
 };
 /* local: a text file, or a directory (its regular files, sorted, not hidden), becomes one shard; returns
@@ -62,9 +64,22 @@ DS_CHECKED ds_status ds_prepare_text(const struct ds_prepare_options *options, c
 /* ---- a data set: samples by number */
 struct ds_dataset;
 
+/* Of rows: what becomes of one that is longer than a sample. AUTO: one that is learned from end to end goes on in the
+ * next sample, others are an error. */
+enum ds_overlong {
+    DS_OVERLONG_AUTO,
+    DS_OVERLONG_ERROR,
+    DS_OVERLONG_CUT,
+    DS_OVERLONG_SPLIT,
+    DS_OVERLONG_DROP
+};
+/* Of rows: which of them, where a share is set aside to evaluate on. Equal rows are on one side. */
+enum ds_data_side { DS_SIDE_ALL, DS_SIDE_TRAIN, DS_SIDE_EVAL };
+
 struct ds_dataset_options {
     struct ds_fs *fs;
-    enum ds_data_format format; /* SHARDS (also for text, once prepared) or SAFETENSORS */
+    enum ds_data_format
+        format; /* SHARDS (text, once prepared), SAFETENSORS, or JSONL (rows, once prepared) */
     const char *const *paths;
     const double *weights;
     size_t path_count;
@@ -73,6 +88,10 @@ struct ds_dataset_options {
     uint64_t vocab_size;   /* ids at or above it are DS_ERR_DATA, with file and place */
     uint64_t seed;
     int shuffle;
+    int packs; /* rows: several a sample; else each has one of its own */
+    enum ds_overlong overlong;
+    enum ds_data_side side;
+    double eval_share;
     /* of reading all of it once, which takes a while: the sums of token shards; of pre-tokenised files
      * every id and label, of which at least one must be trained */
     void (*progress)(void *user, uint64_t done_bytes, uint64_t total_bytes); /* or NULL */

@@ -23,6 +23,8 @@ void ds_delta_forget(struct ds_delta *delta); /* after a rollback, and when pack
  * others; then forget. All packs that it refers to are `name`d in the plan's way: of one of its parts. */
 int ds_delta_recall(struct ds_delta *delta, uint32_t part, const struct ds_pack *pack,
                     const struct ds_pack_other *name);
+/* A pack of what was recalled is not to be relied on: what has another place has that alone, the rest is written again. */
+void ds_delta_drop(struct ds_delta *delta, const struct ds_pack_id *id);
 
 /* A save begins; one that was begun and not committed is as if it had not been. `*others`: what its packs may refer
  * to (struct ds_pack_new), until the next begin. */

@@ -51,8 +51,8 @@ enum ds_device_mode { DS_DEVICE_INLINE, DS_DEVICE_DEFERRED };
 struct ds_device_options {
     enum ds_device_mode mode; /* cpu only */
     uint64_t seed;            /* of deferred's random order */
-    int thread_count;         /* cpu: threads of a kernel, >= 1 */
-    int deterministic;        /* cuda: bits must repeat, whatever it costs; the cpu's always do */
+    int thread_count;  /* cpu: threads of a kernel, >= 1; cuda: that bring pages of the host */
+    int deterministic; /* cuda: bits must repeat, whatever it costs; the cpu's always do */
     /* cuda, of its communicator: this rank of the world; ranks on the same GPU, this one included (0: 1); may
      * links with multicast be used? */
     uint32_t rank, sharer_count;
@@ -128,6 +128,9 @@ struct ds_device_ops {
         *comm; /* between devices; fallback: those of host memory, which it is then */
     ds_status (*call)(struct ds_stream *stream, ds_work_fn work, const void *args,
                       size_t args_bytes); /* host devices only; NULL: host code cannot be queued */
+    /* see ds_stream_signal, ds_stream_await; fallback: works of `call` */
+    ds_status (*stream_signal)(struct ds_stream *stream, uint32_t *word);
+    ds_status (*stream_await)(struct ds_stream *stream, uint32_t *word);
     /* all four or none. What is queued between begin and end on `stream`, and on streams that wait for it,
      * does not run but becomes a graph: the same work with the same arguments, queued by one launch on
      * `stream`, which goes on when all of it is done. Within a capture no wait for an event recorded
@@ -143,6 +146,8 @@ struct ds_device_ops {
     /* FLOP/s of dense bf16 by its data sheet; 0, and the fallback: not known */
     double (*peak_flops)(struct ds_device *device);
     void (*describe)(struct ds_device *device, char *to, size_t bytes); /* fallback: the name */
+    /* the NUMA node of the host that it hangs on; -1, and the fallback: not known */
+    int (*host_node)(struct ds_device *device);
     const struct ds_tuning_ops *tuning; /* fallback: nothing is chosen by the clock */
 };
 
@@ -155,6 +160,24 @@ DS_CHECKED ds_status ds_device_find(const char *who, const char *name,
 const struct ds_device_ops *ds_device_look(const char *name);
 extern const struct ds_device_ops ds_device_cpu_ops;
 extern const struct ds_device_ops ds_device_null_ops; /* counts memory, computes nothing */
+
+/* local: by a word of pinned memory a stream and a thread of the host wait for each other, inside of graphs, too.
+ * signal: when the stream comes there the word becomes 1, and what it did before is done. await: it goes on when
+ * the word is not 0, and makes it 0: what the host wrote before it set the word is there. Nobody else writes
+ * the word in between. An await has no deadline of its own: it ends with the thread's progress, or whoever waits
+ * for the stream is watched. The thread reads and writes by ds_word_load and ds_word_store. */
+DS_CHECKED ds_status ds_stream_signal(struct ds_stream *stream, uint32_t *word);
+DS_CHECKED ds_status ds_stream_await(struct ds_stream *stream, uint32_t *word);
+
+static inline uint32_t ds_word_load(const uint32_t *word)
+{
+    return __atomic_load_n(word, __ATOMIC_ACQUIRE);
+}
+
+static inline void ds_word_store(uint32_t *word, uint32_t value)
+{
+    __atomic_store_n(word, value, __ATOMIC_RELEASE);
+}
 
 /* local: one more stream wait in one line: `waiter` goes on after all that `first` has so far. */
 DS_CHECKED ds_status ds_stream_after(struct ds_stream *waiter, struct ds_stream *first,

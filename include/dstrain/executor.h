@@ -18,6 +18,8 @@ struct ds_executor_options {
     const float *rotary;            /* device; see ds_pass */
     struct ds_device *device;
     struct ds_stream *compute, *comm;
+    struct ds_stream *kept_out,
+        *kept_in;           /* what layers keep, to the host and back; NULL: all of it is near */
     struct ds_comm *tensor; /* shares every matrix, on a stream of its own; size 1: nobody */
     struct ds_comm
         *pipeline; /* ranks in the order of stages, on the comm stream; size 1: one stage */
@@ -40,7 +42,7 @@ void ds_executor_close(struct ds_executor *executor);
  * last collectives. Leaves no span. */
 DS_CHECKED ds_status ds_executor_run(struct ds_executor *executor, const struct ds_schedule *list);
 
-/* One training step. */
+/* One training step. Where its list has late updates, those of the step before are made, if that has left any. */
 struct ds_executor_step {
     const struct ds_schedule *list;
     uint32_t turn;                /* 0 or 1: its spans are those of this turn of the timeline */
@@ -54,6 +56,12 @@ DS_CHECKED ds_status ds_executor_step(struct ds_executor *executor,
  * that is decided at a first call (algorithms, memory) must be decided: a run or two come before. */
 DS_CHECKED ds_status ds_executor_step_graph(struct ds_executor *executor,
                                             const struct ds_executor_step *step);
+/* local: has a step left updates to the next one? A step that finds none cannot be launched as a graph. */
+int ds_executor_has_pending(const struct ds_executor *executor);
+/* collective: queue them: behind this the weights are those of the last step */
+DS_CHECKED ds_status ds_executor_finish(struct ds_executor *executor);
+/* local: a pass over a block outside of lists, of no micro-batch: its stream, tensor ranks and workspace */
+void ds_executor_outside(struct ds_executor *executor, struct ds_pass *out);
 /* collective: a list without gradients up to the head, which gives the logits of token `row` of the first
  * micro-batch instead of a loss: F32 [vocab] in device memory, valid until the next run */
 DS_CHECKED ds_status ds_executor_predict(struct ds_executor *executor,

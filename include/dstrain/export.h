@@ -14,7 +14,24 @@ struct ds_export_model {
     int has_byte_tokens;                     /* what it learns from is text in bytes */
     int has_tokenizer;                       /* there is a tokenizer.json in that folder: */
     struct ds_digest tokenizer;
+    char base[DS_VALUE_BYTES_MAX + 1]; /* folder of the weights that an adapter is for; "": none */
+    int is_adapted;
+    struct ds_lora_settings adapter;
+    uint64_t base_sum; /* of the weights that an adapter is for: struct ds_hf_target */
+    char scales[DS_VALUE_BYTES_MAX + 1]; /* of an adapter's matrices */
 };
+
+/* local: are the weights that sum up to `base_sum` those that a checkpoint's factors were trained beside? Without an adapter,
+ * yes. DS_ERR_DATA, in words about the folder `base`: no */
+DS_CHECKED ds_status ds_export_check_base(const struct ds_values *values, const char *base,
+                                          uint64_t base_sum);
+/* local: what of an adapter the catalogue of a checkpoint does not say; DS_ERR_UNSUPPORTED: too many different scales */
+DS_CHECKED ds_status ds_export_describe_adapter(const struct ds_model *model,
+                                                struct ds_export_model *out);
+/* local: the adapter of a model that was read, with the ranks that its factors in a checkpoint have; without modules
+ * where it has none. The caller's to fini. DS_ERR_DATA begins with `what`. */
+DS_CHECKED ds_status ds_export_lora(const char *what, const struct ds_export_model *model,
+                                    const struct ds_catalogue *catalogue, struct ds_lora *out);
 
 /* Into the values of manifests; of the tokenizer the digest of the file that is there now. */
 DS_CHECKED ds_status ds_export_describe(struct ds_fs *fs, const struct ds_export_model *model,
@@ -38,7 +55,9 @@ struct ds_export_from {
     const char *root;
     const struct ds_manifest *manifest;
     const struct ds_model_config *config;
-    void *buffer;                /* DS_PACK_CHUNK_BYTES */
+    const struct ds_lora
+        *lora;    /* its factors alone are exported; NULL, or without modules: there is none */
+    void *buffer; /* DS_PACK_CHUNK_BYTES */
     int (*must_end)(void *user); /* or NULL; asked often: then it ends quietly with DS_ERR_IO */
     void *user;
 };

@@ -14,7 +14,9 @@ struct ds_exporter_options {
     const char *folder; /* where exports go; it is there */
     uint64_t every;     /* checkpoints whose step this divides */
     struct ds_model_config config;
-    const char *companions; /* as in ds_hf_write_options; borrowed */
+    const struct ds_lora *lora; /* as in ds_export_from; borrowed */
+    const char *base;           /* these two as in ds_hf_write_options; borrowed */
+    const char *companions;
     int has_byte_tokens;
 };
 

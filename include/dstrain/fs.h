@@ -19,6 +19,11 @@ enum ds_fs_open_flag {
     DS_FS_TRUNCATE = 1u << 4,
     DS_FS_APPEND = 1u << 5,
     DS_FS_DIRECT = 1u << 6, /* O_DIRECT; -EINVAL where refused */
+    DS_FS_REGULAR =
+        1u
+        << 7, /* -EISDIR or -EMEDIUMTYPE for what is no regular file: nobody waits for a pipe's writer */
+    DS_FS_NO_LINK =
+        1u << 8, /* -ELOOP where the path itself, not one of its directories, is a symbolic link */
 };
 
 /* Memory, offsets and lengths of direct files are multiples of it. */
@@ -30,6 +35,7 @@ struct ds_fs_stat {
     uint32_t owner;
     uint32_t mode; /* permission bits */
     int is_directory, is_regular;
+    uint64_t device, inode; /* both the same: one file; both 0: nobody can tell */
 };
 
 struct ds_fs_space {
@@ -71,6 +77,16 @@ struct ds_fs_ops {
     int (*direct_align)(struct ds_fs *fs, int file);
     /* what lies in the page cache of this file and is durable may go from there; NULL: nothing to do */
     int (*drop_cache)(struct ds_fs *fs, int file);
+    /* bytes of one file are those of another from here on, whatever is written to either later: the file system has both
+     * refer to the same blocks, and nothing is copied. All numbers are multiples of DS_FS_DIRECT_ALIGN; a fsync of `to`
+     * makes it last. -EOPNOTSUPP, as without this call, -EXDEV, -EINVAL: not here. */
+    int (*clone)(struct ds_fs *fs, int from, uint64_t from_offset, int to, uint64_t to_offset,
+                 uint64_t bytes);
+    /* these bytes of the file are zeros from here on, and have room of their own, whatever shared it before. After a failure
+     * they may have none. NULL: -EOPNOTSUPP */
+    int (*renew)(struct ds_fs *fs, int file, uint64_t offset, uint64_t bytes);
+    /* what a person should know of where `path` lies: "memory", "a network mount"; NULL: nothing, as without this call */
+    const char *(*warning)(struct ds_fs *fs, const char *path);
 };
 
 struct ds_fs { /* the first member of a backend's own struct */
@@ -122,7 +138,13 @@ int ds_fs_native(struct ds_fs *fs, int file);
 int ds_fs_lock(struct ds_fs *fs, int file);
 int ds_fs_direct_align(struct ds_fs *fs, int file);
 int ds_fs_drop_cache(struct ds_fs *fs, int file);
+int ds_fs_clone(struct ds_fs *fs, int from, uint64_t from_offset, int to, uint64_t to_offset,
+                uint64_t bytes);
+int ds_fs_renew(struct ds_fs *fs, int file, uint64_t offset, uint64_t bytes);
+const char *ds_fs_warning(struct ds_fs *fs, const char *path);
 
+/* pure: what -errno of ds_fs_open says to a person */
+const char *ds_fs_why(int code);
 /* A new file to read and write, DS_FS_DIRECT where that works with blocks of DS_FS_DIRECT_ALIGN: then *why is NULL,
  * else the reason why the page cache is in between. Descriptor or -errno; -EEXIST: it is there. */
 int ds_fs_create_direct(struct ds_fs *fs, const char *path, uint32_t mode, const char **why);
@@ -133,10 +155,21 @@ int ds_fs_write_all(struct ds_fs *fs, int file, const void *from, size_t bytes, 
 int ds_fs_fsync_parent(struct ds_fs *fs, const char *path);
 /* parents too; there is fine */
 int ds_fs_mkdirs(struct ds_fs *fs, const char *path, uint32_t mode);
+/* local: the outermost directory of a path that is missing, to `to`: what has to go again if the rest fails. "": none is */
+int ds_fs_first_missing(struct ds_fs *fs, const char *path, char *to, size_t bytes);
+/* local: goes from `dir` up to `top`, as far as nothing is in them */
+void ds_fs_remove_empty(struct ds_fs *fs, const char *dir, const char *top);
+/* pure: by name, is `path` in `folder`, or the same? Both are absolute, or are relative to one directory */
+int ds_fs_is_named_within(const char *path, const char *folder);
+/* local: the same through links, whether they are there yet or not; 0 where nobody can tell */
+int ds_fs_is_within(struct ds_fs *fs, const char *path, const char *folder);
 /* local: the whole file with a NUL behind it, malloc'ed; DS_ERR_DATA names the path when it is not
- * there, not readable or larger than `bytes_max`. */
+ * there, not readable, not a regular file or larger than `bytes_max`. */
 DS_CHECKED ds_status ds_fs_read_file(struct ds_fs *fs, const char *path, size_t bytes_max,
                                      char **text, size_t *bytes);
+/* local: the same of a file that has its name from us: DS_ERR_CORRUPT where a link or no regular file has it. */
+DS_CHECKED ds_status ds_fs_read_own_file(struct ds_fs *fs, const char *path, size_t bytes_max,
+                                         char **text, size_t *bytes);
 /* local: write `path`.tmp, fsync, rename, fsync the directory: the file is whole or absent; a failure
  * leaves no .tmp. */
 DS_CHECKED ds_status ds_fs_write_file(struct ds_fs *fs, const char *path, const void *data,

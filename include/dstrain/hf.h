@@ -9,6 +9,7 @@
 #include "dstrain/fs.h"
 #include "dstrain/mesh.h"
 #include "dstrain/model.h"
+#include "dstrain/quant.h"
 #include "dstrain/safetensors.h"
 #include "dstrain/zero.h"
 
@@ -27,7 +28,8 @@ DS_CHECKED ds_status ds_hf_which_tokenizer(struct ds_fs *fs, const char *folder,
 DS_CHECKED ds_status ds_hf_open(struct ds_fs *fs, const char *folder, struct ds_hf **out);
 /* local */
 void ds_hf_close(struct ds_hf *hf); /* NULL is allowed */
-/* local: every parameter of the model is there, is a float and has the shape that config.json says.
+/* local: every parameter of the model, without an adapter's factors, is there, is a float or quantised by
+ * bitsandbytes (quant_file.h), and has the shape that config.json says.
  * DS_ERR_DATA names the first tensor that is not so, or one of a layer that the model has not; others that the
  * model has not are ignored with one warning. */
 DS_CHECKED ds_status ds_hf_check(const struct ds_hf *hf, const struct ds_model *model);
@@ -41,11 +43,38 @@ struct ds_hf_target {
     uint32_t shard_rank;
     void (*beat)(void *user); /* or NULL: called after every piece, as a sign of life */
     void *user;
+    /* or NULL: what all values filled come to, of the units that count here [unit_count] and of what this rank owns of
+     * them, is added to *sum: of all ranks' together the same however they share the model, and mostly another one for
+     * other values */
+    uint64_t *sum;
+    const uint8_t *counts_unit;
+    const struct ds_zero_pack
+        *packs; /* [unit_count], or NULL: those without parts are stored as they are used */
 };
 /* local: fill them from a folder that was checked; ds_zero_publish() comes after */
 DS_CHECKED ds_status ds_hf_load(const struct ds_hf *hf, const struct ds_hf_target *target);
-/* local: the same from the model's initial distribution */
+/* local: the same from the model's initial distribution; and that of an adapter's factors, which no folder of a model
+ * has. What an adapter trains of the model itself begins as the model has it. */
 DS_CHECKED ds_status ds_hf_init(const struct ds_hf_target *target, uint64_t seed);
+DS_CHECKED ds_status ds_hf_init_factors(const struct ds_hf_target *target, uint64_t seed);
+
+/* ---- adapters: folders as peft writes them, adapter_config.json and adapter_model.safetensors */
+
+/* local: the first of them; the caller's to fini */
+DS_CHECKED ds_status ds_hf_read_adapter(struct ds_fs *fs, const char *folder,
+                                        const struct ds_model_config *config, struct ds_lora *out);
+/* local: does the folder have the first? */
+int ds_hf_is_adapter(struct ds_fs *fs, const char *folder);
+/* local: the folder of the model that it says it is for; DS_ERR_DATA: it names none, or the path is longer */
+DS_CHECKED ds_status ds_hf_adapter_base(struct ds_fs *fs, const char *folder, char *to,
+                                        size_t bytes);
+/* local: the second; ds_hf_close closes it */
+DS_CHECKED ds_status ds_hf_open_adapter(struct ds_fs *fs, const char *folder, struct ds_hf **out);
+/* local: every factor of the model's adapter is there, and all that it trains of the model, floats of the right shape, and
+ * no other tensor. DS_ERR_DATA */
+DS_CHECKED ds_status ds_hf_check_adapter(const struct ds_hf *hf, const struct ds_model *model);
+/* local: fill what is trained from one that was checked */
+DS_CHECKED ds_status ds_hf_load_adapter(const struct ds_hf *hf, const struct ds_hf_target *target);
 
 /* ---- a model collected on one rank */
 
@@ -75,12 +104,24 @@ struct ds_hf_write_options {
                                kept as `folder`.kept-N if it holds what no export writes */
     const char *companions; /* folder to copy tokenizer files from; NULL: none */
     int has_byte_tokens; /* where that has no tokenizer, the byte tokenizer's files are written */
+    const char *base;    /* of an adapter: the folder of its model; NULL or "": none */
     enum ds_dtype dtype; /* F32, BF16 or F16, to nearest; BOOL (0): F32 */
-    uint64_t file_bytes_max; /* of one safetensors file; 0: 5 GB */
+    int is_quantised; /* of ds_hf_merge alone: matrices of layers are written as bitsandbytes' form of */
+    enum ds_quant_kind quant; /* this kind, all else as `dtype` says */
+    uint64_t file_bytes_max;  /* of one safetensors file; 0: 5 GB */
     struct ds_hf_parts parts;
 };
-/* collective over parts.world: write the model as it is now. DS_ERR_DIVERGED: a weight is not finite,
+/* collective over parts.world: write the model as it is now, or its adapter alone, where it has one. DS_ERR_DIVERGED: a weight is not finite,
  * which no reader takes. */
 DS_CHECKED ds_status ds_hf_write(const struct ds_hf_write_options *options);
+
+struct ds_values;
+/* local: the model of `base` with the adapter of a PEFT folder added to its matrices, or without one (NULL), streamed:
+ * memory for some rows of one matrix, and quantised for 4 bytes of each of its blocks or rows. What to->parts says is not
+ * looked at; to->dtype BOOL (0): as the model is stored. *written: which that is. `values`: of
+ * the checkpoint that the adapter is of, which say what it was trained beside, or NULL: DS_ERR_DATA: `base` is not that. */
+DS_CHECKED ds_status ds_hf_merge(const char *base, const char *adapter,
+                                 const struct ds_values *values,
+                                 const struct ds_hf_write_options *to, enum ds_dtype *written);
 
 #endif

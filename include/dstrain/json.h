@@ -13,6 +13,12 @@
  * is what the error calls the text. The caller json_decref()s. */
 DS_CHECKED ds_status ds_json_parse(const char *name, const char *text, size_t bytes, json_t **out);
 
+/* local: any JSON value from `text`, for who decides what becomes of a bad one: NULL, and `why` says what is wrong. NUL
+ * may stand in texts; duplicates, trailing text and depth are refused as above. The status is of memory alone. */
+#define DS_JSON_WHY_BYTES 160
+DS_CHECKED ds_status ds_json_try(const char *text, size_t bytes, json_t **out,
+                                 char why[DS_JSON_WHY_BYTES]);
+
 /* pure, all four: fields of an object. Absent or null: `*out` keeps what it has (the default). */
 DS_CHECKED ds_status ds_json_u64(const char *name, const json_t *object, const char *key,
                                  uint64_t min, uint64_t max, uint64_t *out);

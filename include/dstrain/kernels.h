@@ -59,19 +59,43 @@ struct ds_step_record {
 
 #define DS_STEP_RECORD_HOST_BYTES offsetof(struct ds_step_record, updates)
 
-/* C[M,N] = op(A) op(B) + add * C, row-major; op(A) is [M,K], op(B) is [K,N]. trans_a: A is stored
+/* C[M,N] = scale * op(A) op(B) + add * C, row-major; op(A) is [M,K], op(B) is [K,N]. trans_a: A is stored
  * [K,M]; trans_b: B is stored [N,K] (a linear layer's weight). With `addend`, which is like C and lies apart
- * from it, C = addend + op(A) op(B) instead: in fp32 the bits of the product and then an add. */
+ * from it, C = addend + scale * op(A) op(B) instead: in fp32 the bits of the product and then an add. */
 struct ds_matmul_args {
     struct ds_tensor a, b, c;
-    struct ds_tensor addend; /* optional */
+    struct ds_tensor addend; /* optional; without strides alone */
     int trans_a, trans_b, add;
+    float scale; /* 0: 1 */
+    /* elements from one stored row to the next, of columns of a wider matrix; 0: as many as a row has */
+    uint64_t a_stride, b_stride, c_stride;
 };
 
-/* y_TN += bias_N; backward: dbias_N = (add) + column sums of dy_TN */
+/* y_TN += bias_N; backward: dbias_N = (add) + column sums of dy_TN, or, with an x, of dy_TN * x_TN */
 struct ds_bias_args {
     struct ds_tensor y_TN, bias_N;
     int add; /* backward */
+    uint64_t
+        y_stride; /* elements from a row of y, and of x, to the next, of columns of a wider one; 0: N */
+    struct ds_tensor x_TN; /* backward; as y */
+};
+
+/* squares_O = sums of squares of the rows of W + scale * B A; without B of W's own. W, A, B of one dtype, squares F32. */
+struct ds_row_squares_args {
+    struct ds_tensor w_OI, a_RI, b_OR;
+    struct ds_tensor squares_O; /* out */
+    float scale;
+};
+/* inverse = 1 / sqrt(squares), 0 where there are none, factor = magnitude * inverse; without a magnitude both are 1. F32, but the magnitude. */
+struct ds_magnitude_args {
+    struct ds_tensor squares_O, magnitude_O;
+    struct ds_tensor inverse_O, factor_O; /* out */
+};
+/* y = (addend) + (scale_N + plus) * x, column by column; without scales plus * x. y may be x, or the addend. Scales F32,
+ * the others of one dtype. */
+struct ds_scale_columns_args {
+    struct ds_tensor y_TN, x_TN, addend_TN, scale_N;
+    float plus;
 };
 
 /* s = x + residual (skipped where residual.data is NULL; then s = x), y = gain * s * rstd,
@@ -185,6 +209,30 @@ struct ds_add_args {
 struct ds_cast_args {
     struct ds_tensor y, x;
 };
+#define DS_DROPOUT_NUMBERS 65536u
+/* y = (add) + x * 65536 / (65536 - threshold) where x is kept, else (add) + 0. Element (t, c) of rows first_row.. and columns
+ * first_column.. of a whole of so many columns is number n = (first_row + t) * whole_columns + first_column + c, and kept
+ * where the 16-bit part n % 8 of the Philox block with counter (n / 8, the record's step) and that key is not below the
+ * threshold: wherever it lies, the same. y may be x. */
+struct ds_dropout_args {
+    struct ds_tensor y, x; /* [T, C] */
+    const struct ds_step_record *record;
+    uint64_t key, first_row, first_column, whole_columns;
+    uint32_t threshold; /* < 65536 */
+    int add;
+};
+/* y = the numbers start, start + 1, .. of a quantised matrix (quant.h), as many as y has, each rounded once to y's
+ * dtype. Of NF4 `start` is where a block begins. What is not y is that of the whole matrix; or of a part of one: nested
+ * absmax have the scales of the whole, in which block b is number first_block + b / row_blocks * whole_row_blocks +
+ * b % row_blocks. */
+struct ds_dequantise_args {
+    struct ds_tensor y;
+    struct ds_tensor codes;  /* U8: NF4, two a byte; I8: INT8 */
+    struct ds_tensor absmax; /* F32, of NF4's blocks or INT8's rows; U8: nested, */
+    struct ds_tensor nest_absmax, map, offset;          /* with these, F32 */
+    uint64_t start, columns;                            /* columns: of INT8 */
+    uint64_t first_block, row_blocks, whole_row_blocks; /* row_blocks 0: first_block + b */
+};
 struct ds_fill_args {
     void *at;
     size_t bytes; /* set to zero */
@@ -252,6 +300,9 @@ struct ds_kernel_ops {
     ds_status (*matmul)(struct ds_stream *stream, const struct ds_matmul_args *args);
     ds_status (*bias_forward)(struct ds_stream *stream, const struct ds_bias_args *args);
     ds_status (*bias_backward)(struct ds_stream *stream, const struct ds_bias_args *args);
+    ds_status (*row_squares)(struct ds_stream *stream, const struct ds_row_squares_args *args);
+    ds_status (*magnitude)(struct ds_stream *stream, const struct ds_magnitude_args *args);
+    ds_status (*scale_columns)(struct ds_stream *stream, const struct ds_scale_columns_args *args);
     ds_status (*rmsnorm_forward)(struct ds_stream *stream, const struct ds_rmsnorm_args *args);
     ds_status (*rmsnorm_backward)(struct ds_stream *stream,
                                   const struct ds_rmsnorm_backward_args *args);
@@ -275,6 +326,8 @@ struct ds_kernel_ops {
     ds_status (*loss_sum)(struct ds_stream *stream, const struct ds_loss_sum_args *args);
     ds_status (*add)(struct ds_stream *stream, const struct ds_add_args *args);
     ds_status (*cast)(struct ds_stream *stream, const struct ds_cast_args *args);
+    ds_status (*dropout)(struct ds_stream *stream, const struct ds_dropout_args *args);
+    ds_status (*dequantise)(struct ds_stream *stream, const struct ds_dequantise_args *args);
     ds_status (*fill)(struct ds_stream *stream, const struct ds_fill_args *args);
     ds_status (*norm_pieces)(struct ds_stream *stream, const struct ds_norm_pieces_args *args);
     ds_status (*norm_sum)(struct ds_stream *stream, const struct ds_norm_sum_args *args);
@@ -284,6 +337,11 @@ struct ds_kernel_ops {
 };
 
 extern const struct ds_kernel_ops ds_kernels_cpu;
+
+/* local: elements [start, start + count) of an update whose shard, spans and record lie in host memory, by the calling
+ * thread and at once: the bits of the cpu table's. Each part may be another thread's. A param apart from its fp32 master
+ * follows it everywhere, in padding and in a step that is skipped, too: there is no need to have been what it becomes. */
+void ds_adamw_part(const struct ds_adamw_args *args, uint64_t start, uint64_t count);
 
 /* local: the cpu table's GEMM in words ("OpenBLAS 0.3.21 SkylakeX, 2 threads" or "own blocked
  * kernel: <reason>"). */

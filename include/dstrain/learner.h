@@ -26,6 +26,8 @@ DS_CHECKED ds_status ds_learner_learn(struct ds_learner *learner, uint32_t vocab
                                       void (*progress)(void *user, uint64_t done, uint64_t total),
                                       void *user, char **json);
 
+struct ds_rows_options; /* dstrain/rows.h */
+
 /* Of files: tokenizer.json and tokenizer_config.json into `folder`, which is made if need be. */
 struct ds_learn_options {
     struct ds_fs *fs;
@@ -33,6 +35,8 @@ struct ds_learn_options {
     size_t source_count;
     uint32_t vocab_size;
     int replaces_invalid;
+    const struct ds_rows_options
+        *rows; /* sources are JSONL, and texts what rows say; NULL: texts */
     void (*progress)(void *user, uint64_t done, uint64_t total); /* or NULL: bytes, then tokens */
     void *user;
 };

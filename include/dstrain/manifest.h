@@ -58,7 +58,8 @@ struct ds_manifest_layout {
 };
 
 struct ds_manifest_pack {
-    uint32_t dir; /* data/<dir> */
+    uint32_t dir;       /* data/<dir> */
+    int32_t is_damaged; /* seen while it was loaded, not in the text: no new save refers to it */
     struct ds_pack_other pack;
 };
 

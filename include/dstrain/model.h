@@ -76,6 +76,81 @@ void ds_rope_frequencies(const struct ds_model_config *config, float *inverse, d
  * fp32 product, as the references make them: fp32 angle) */
 void ds_rope_table(const struct ds_model_config *config, uint64_t position_count, float *table);
 
+/* The linear layers of a decoder layer, in the order in which they lie. */
+enum ds_linear {
+    DS_LINEAR_Q,
+    DS_LINEAR_K,
+    DS_LINEAR_V,
+    DS_LINEAR_O,
+    DS_LINEAR_GATE,
+    DS_LINEAR_UP,
+    DS_LINEAR_DOWN,
+    DS_LINEAR_COUNT
+};
+/* pure: its name inside a layer, as HF has it: "self_attn.q_proj" */
+const char *ds_linear_name(enum ds_linear linear);
+
+/* Two factors beside one matrix (Hu et al. 2021): y = x W^T + scale * (x A^T) B^T, A [rank, in], B [out, rank]. */
+struct ds_lora_module {
+    uint32_t rank; /* 0: there are none */
+    float scale;
+};
+#define DS_LORA_RANK_MAX    65536u
+#define DS_LORA_ALPHA_MAX   1e6
+#define DS_LORA_DROPOUT_MAX 0.99
+struct ds_model;
+
+/* Which biases of the model an adapter trains: none; all; those of matrices with factors. As PEFT calls them. */
+enum ds_lora_bias { DS_LORA_BIAS_NONE, DS_LORA_BIAS_ALL, DS_LORA_BIAS_ONLY, DS_LORA_BIAS_COUNT };
+const char *ds_lora_bias_name(enum ds_lora_bias bias); /* pure */
+
+#define DS_LORA_WHOLE_BYTES 512
+
+/* An adapter's own numbers, as PEFT's adapter_config.json has them. */
+struct ds_lora_settings {
+    uint64_t r;
+    double alpha;
+    int is_rslora;  /* alpha / sqrt(r), else alpha / r */
+    int is_dora;    /* rows of W + scale * B A have a trained length each (Liu et al. 2024) */
+    double dropout; /* of what the factors see, while training; < 1 */
+    int bias;       /* enum ds_lora_bias */
+    /* modules_to_save: ends of names of modules that are trained as they are, apart by commas: "embed_tokens,lm_head,norm" */
+    char whole[DS_LORA_WHOLE_BYTES];
+};
+/* An adapter: factors are trained, and what of the model its settings name; all else is frozen. */
+struct ds_lora {
+    struct ds_lora_settings settings;
+    struct ds_lora_module
+        *modules; /* owned: [num_hidden_layers * DS_LINEAR_COUNT], layer by layer */
+};
+
+/* What keys say of an adapter's matrices: a text, and where it stands, for messages. */
+struct ds_lora_text {
+    const char *text, *place;
+};
+struct ds_lora_wish {
+    /* which: names, separated by commas or spaces, each a whole one or the end of one behind a dot; "all-linear", or ""; or
+     * /a regular expression/ that matches whole names */
+    struct ds_lora_text targets;
+    /* which of these not: names or /a regular expression/; and of which layers only: numbers and runs of them, "0, 4-7"; or "" */
+    struct ds_lora_text excluded, layers;
+    /* settings.whole, with the same separators as names; "" */
+    struct ds_lora_text whole;
+    /* "KEY: NUMBER, ..": another rank or alpha than the settings' for those that a key means, a regular expression that
+     * matches a whole name or the end of one behind a dot; of several keys the first; or "" */
+    struct ds_lora_text ranks, alphas;
+};
+/* local: DS_ERR_DATA: a name or key that matches nothing, with all that there are, no regular expression, no number. */
+DS_CHECKED ds_status ds_lora_choose(const struct ds_model_config *config,
+                                    const struct ds_lora_settings *settings,
+                                    const struct ds_lora_wish *wish, struct ds_lora *out);
+/* local: from the text of an adapter_config.json. DS_ERR_DATA / DS_ERR_UNSUPPORTED. */
+DS_CHECKED ds_status ds_lora_parse(const char *name, const char *text, size_t bytes,
+                                   const struct ds_model_config *config, struct ds_lora *out);
+void ds_lora_fini(struct ds_lora *lora);
+/* local: a model's own, or with no modules where it has none; the caller's to fini */
+DS_CHECKED ds_status ds_lora_of(const struct ds_model *model, struct ds_lora *out);
+
 enum ds_tp_split { DS_TP_WHOLE, DS_TP_ROWS, DS_TP_COLUMNS, DS_TP_VOCABULARY };
 
 /* Over which ranks the parts of one gradient must be added before it is whole: nobody; all tensor ranks
@@ -112,7 +187,12 @@ struct ds_param {
     enum ds_param_sum sum; /* of its gradient */
     uint32_t fuse_group;   /* within the unit: members follow one another without a gap */
     uint8_t is_trainable, is_matrix;
-    float init_std; /* N(0, std^2); with std 0 every element is init_value */
+    uint8_t is_factor; /* an adapter's own: no model without one has it */
+    uint8_t role;      /* the model's own business */
+    uint32_t
+        number; /* of its place without an adapter, a factor's behind all those: what it begins with is keyed by it */
+    float init_std;   /* N(0, std^2); with std 0 every element is init_value */
+    float init_bound; /* with one uniform in [-bound, bound) */
     float init_value;
     uint32_t unit;   /* which unit it lies in */
     uint64_t offset; /* in elements from the unit's start, set by ds_model_open */
@@ -122,6 +202,7 @@ struct ds_param {
 struct ds_unit {
     uint32_t param_start, param_count; /* consecutive in model->params */
     uint64_t elems;                    /* up to the end of the last parameter, gaps included */
+    int is_frozen; /* none of them is trained: no gradient, no state but themselves */
 };
 
 #define DS_BLOCK_UNITS_MAX 4
@@ -135,11 +216,12 @@ struct ds_batch {
     uint64_t seq_length;
     int one_document;        /* every sequence is one, in every step: kernels are chosen by it */
     uint64_t document_count; /* about how many there are, on average; 0: not known */
+    uint64_t first_token;    /* of all that the step's micro-batches have, on all ranks */
 };
 
 /* One micro-batch going through one block: its stream, where its weights, saved activations and
  * scratch lie now. Filled by the executor for each action. weights[i], grads[i] belong to the block's
- * unit i; grads_add[i]: the buffer already holds part of this micro-batch's gradient (tied weights). */
+ * unit i, grads[i] where it is trained; grads_add[i]: the buffer already holds part of this micro-batch's gradient (tied weights). */
 /* Beside the compute stream: where collectives of tensor ranks run while a block computes what does not wait for
  * them. All of a communicator's collectives go through it, in the order of the calls. */
 #define DS_TENSOR_CALLS_MAX 4 /* that the compute stream has not waited for yet */
@@ -206,8 +288,16 @@ struct ds_block {
     enum ds_block_kind kind;
     const struct ds_model *model;
     uint32_t unit_count;
-    /* model units; a tied head has its own and the embedding's */
+    /* model units; a tied head has its own and the embedding's; a block of which an adapter trains a part, or has factors,
+     * a second one for these */
     uint32_t units[DS_BLOCK_UNITS_MAX];
+};
+
+/* Where the factors of a linear layer are, in the model's list. */
+struct ds_lora_factors {
+    struct ds_lora_module module;
+    uint32_t a, b; /* with a rank */
+    uint32_t m;    /* the lengths; with DoRA */
 };
 
 /* What a layer keeps between forward and backward: everything, or all but what memory-bound operations make
@@ -219,19 +309,47 @@ struct ds_model {
     struct ds_model_share share;
     /* set before anything asks for sizes */
     enum ds_keeps keeps;
+    uint64_t seed;         /* of dropout */
     uint64_t logits_bytes; /* of a chunk of logits; ds_model_open sets what suits a cpu's caches */
+    /* at least so many tokens has a piece of a tensor rank's, where tokens are shared out and its collectives of the
+     * way forward go in two; ds_model_open sets what keeps products of them worth their while */
+    uint64_t piece_tokens;
     /* owns */
     struct ds_param *params;
     struct ds_unit *units;
-    struct ds_block *blocks; /* embedding, decoder layers, head */
-    uint32_t param_count, unit_count, block_count;
-    uint64_t elems_total; /* parameters of the whole model, tied ones once */
+    struct ds_block *blocks;         /* embedding, decoder layers, head */
+    struct ds_lora_settings lora;    /* of an adapter */
+    struct ds_lora_factors *factors; /* [num_hidden_layers * DS_LINEAR_COUNT]; NULL: no adapter */
+    uint32_t param_count, unit_count, block_count, factor_count;
+    uint64_t
+        elems_total; /* parameters of the whole model, tied ones once, an adapter's with them */
+    uint64_t elems_trained;
 };
 
 /* local: blocks, units and parameters, placed (dstrain/zero.h layout: groups start at 128 elements).
  * `share` NULL: the whole model in fp32. A share that heads forbid: DS_ERR_CONFIG with the numbers. */
 DS_CHECKED ds_status ds_model_open(const struct ds_model_config *config,
                                    const struct ds_model_share *share, struct ds_model **out);
+/* local: the same, with an adapter: units of factors come behind all others, a layer's first unit stays what it is */
+DS_CHECKED ds_status ds_model_open_adapted(const struct ds_model_config *config,
+                                           const struct ds_model_share *share,
+                                           const struct ds_lora *lora, struct ds_model **out);
+/* local: the same model, adapter included, as another rank computes it */
+DS_CHECKED ds_status ds_model_open_like(const struct ds_model *model,
+                                        const struct ds_model_share *share, struct ds_model **out);
+/* pure: has this model an adapter? */
+static inline int ds_model_is_adapted(const struct ds_model *model)
+{
+    return model->factors != NULL;
+}
+/* collective over the tensor ranks, queued: what the lengths of DoRA begin with, squared, of the rows that lie here: F32, in
+ * pass->workspace; NULL where there are none. The pass needs the layer's weights, and a workspace for a token. */
+DS_CHECKED ds_status ds_lora_lengths(const struct ds_block *layer, struct ds_pass *pass,
+                                     const float *squares[DS_LINEAR_COUNT]);
+/* pure: is this the bias of a matrix that has factors? */
+int ds_lora_wraps(const struct ds_model *model, const struct ds_param *param);
+/* local: the text of an adapter_config.json that peft loads; `base`: the folder of the model, or "". malloc'ed */
+DS_CHECKED ds_status ds_lora_write(const struct ds_model *model, const char *base, char **text);
 /* pure: may `tp_size` ranks share this model? else the reason with its numbers, in `why` */
 int ds_model_may_share(const struct ds_model_config *config, uint32_t tp_size, char *why,
                        size_t bytes);
@@ -259,7 +377,8 @@ struct ds_block_cost {
 };
 struct ds_block_cost ds_model_block_cost_parts(const struct ds_model *model, uint32_t block,
                                                uint64_t seq_length);
-/* pure: matrix FLOPs of one training token, 6N + causal attention (performance.md section 0): no embedding */
+/* pure: matrix FLOPs of one training token, 6N + causal attention (performance.md section 0): no embedding; 4N where all
+ * but factors is frozen */
 double ds_model_flops_per_token(const struct ds_model *model, uint64_t seq_length);
 
 #endif

@@ -128,6 +128,15 @@ DS_CHECKED ds_status ds_pack_begin(struct ds_pack_writer *writer, const struct d
  * failure says that the file is dead: abandon it. */
 DS_CHECKED ds_status ds_pack_put(struct ds_pack_writer *writer, void *data,
                                  const struct ds_digest *sealed, const struct ds_pack_chunk *copy);
+struct ds_pack_source {
+    int file; /* of the fs in which packs are made */
+    uint64_t offset, bytes;
+};
+/* The next chunk, whose body has no rest behind a multiple of DS_PACK_ALIGN, lies in other files already, in parts: the
+ * pack refers to their blocks (fs.h, clone) instead of having them written. `data`: the bytes, as they were read
+ * from there; by it sums are made. A failure as above. */
+DS_CHECKED ds_status ds_pack_share(struct ds_pack_writer *writer, const void *data,
+                                   const struct ds_pack_source *sources, uint32_t count);
 /* Waits until all that was put is on its way no more: its memory is the caller's. */
 DS_CHECKED ds_status ds_pack_drain(struct ds_pack_writer *writer);
 /* The next chunk has not changed: it is what an earlier table says of it, `pack` and `copy_pack` as numbers of
@@ -164,9 +173,16 @@ struct ds_piece ds_pack_piece(const struct ds_pack *pack, const struct ds_catalo
 DS_CHECKED ds_status ds_pack_read(const struct ds_pack *pack, uint32_t chunk, void *to);
 /* pure: are these the chunk's stored bytes, by their CRC32C */
 int ds_pack_is_intact(const struct ds_pack_chunk *chunk, const void *stored);
-/* Everything: header against table, pads, every chunk that lies here by both sums. `fs`: where it was opened;
- * `buffer` has DS_PACK_CHUNK_BYTES. Without a catalogue the header's names are taken as they are. */
-DS_CHECKED ds_status ds_pack_verify(const struct ds_pack *pack, struct ds_fs *fs,
+/* Damage that no chunk has and no open sees: of the header, of what stands behind boxes and table, of one footer.
+ * *flaw NULL: there is none. DS_ERR_IO, DS_ERR_NO_MEMORY. */
+DS_CHECKED ds_status ds_pack_find_flaw(const struct ds_pack *pack, const char **flaw);
+/* What is wrong by these two: in words, and nothing is told; "": nothing is. */
+#define DS_PACK_WHY_BYTES 256
+DS_CHECKED ds_status ds_pack_probe(struct ds_fs *fs, const char *path,
+                                   const struct ds_pack_other *expected,
+                                   char why[DS_PACK_WHY_BYTES]);
+/* Everything: header against table, pads, every chunk that lies here by both sums. `buffer` has DS_PACK_CHUNK_BYTES. Without a catalogue the header's names are taken as they are. */
+DS_CHECKED ds_status ds_pack_verify(const struct ds_pack *pack,
                                     const struct ds_catalogue *catalogue, void *buffer);
 
 /* pure, for tests and fuzzing: what ds_pack_open makes of the last bytes of a file of `file_bytes`; `tail` begins at

@@ -12,7 +12,7 @@
 
 #include <stdarg.h>
 
-#define DS_PLUGIN_ABI 1u
+#define DS_PLUGIN_ABI 3u
 
 struct ds_host {
     ds_status (*fail)(ds_status st, const char *file, int line, const char *format, va_list args);

@@ -50,6 +50,20 @@ void ds_saver_close(struct ds_saver *saver);
 uint32_t ds_saver_stops(const struct ds_saver *saver);
 uint64_t ds_saver_bytes(const struct ds_saver *saver);
 
+/* States at home in files can be saved as they lie there: the saver has them frozen (zero.h), which stops nothing but writes
+ * to those files, for a moment; its thread reads them from there in its own time, compares the sum of every block with
+ * the one that it was written with, and has packs share their blocks. Nothing passes the device, the
+ * snapshot's memory or the pages of a pack. Packs are what they always are, whole and their own. A block of states has
+ * two places (swap.h), so that what a checkpoint shares is not written over, and no update needs room that may not be there:
+ * files of states are larger by what is saved of them. What two saves find unchanged is not shared by both: it is written, or referred to, as ever (delta.h). */
+struct ds_saver_still {
+    int *files;         /* [count], one a drive: to read and write, without a name */
+    char **directories; /* [count], theirs */
+    uint32_t count;
+};
+/* closes and frees them; all zero: nothing to do */
+void ds_saver_still_fini(struct ds_fs *fs, struct ds_saver_still *still);
+
 struct ds_saver_start {
     struct ds_comm *control;
     struct ds_fs *fs;
@@ -67,6 +81,7 @@ struct ds_saver_start {
     struct ds_values values;          /* what else the manifests say; taken over */
     uint32_t keep;
     uint64_t keep_every, keep_margin; /* struct ds_checkpoint_retention */
+    struct ds_saver_still still;      /* count 0: all states are copied; the saver's from here on */
     struct ds_exporter *exporter; /* rank 0's, or NULL: is told of what is committed; borrowed */
     uint64_t
         stall_ns_max; /* how long a step may stand still for a save: other ranks wait for it; 0: any time */

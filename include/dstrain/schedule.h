@@ -9,6 +9,8 @@
  * Where everything lies is assigned here, as numbers of places: gathered units and local gradients
  * (ZeRO's slots), saved activations of decoder layers, the residual stream between blocks, and what the
  * input part of a backward leaves for its weight part. A place is free after its last reader.
+ * What a layer keeps for its backward - its input and, unless it is made again, what it saved - may be on the
+ * host in between: a few places of the device then do for all layers.
  *
  *   FORWARD          reads x (the embedding has none), writes out and the saved slot
  *   LOSS             reads x, writes out, the gradient of x; where nothing is trained there is no out
@@ -19,9 +21,12 @@
  *   BACKWARD_WEIGHT  which reads x, dy, saved, held. Where backwards are in two parts the embedding's
  *                    is only this; a LOSS does both of the head.
  *   EXCHANGE         reads what it sends and writes what it receives, all messages at once
+ *   EVICT_KEPT       reads x and saved, writes home, a place on the host. x and saved are free
+ *   FETCH_KEPT       reads home, which is free then; writes x and saved, in other places
  *
  * An embedding's or a head's saved slot is DS_NO_SLOT. The weights of its units are gathered for
- * every piece of a block but the embedding's backward and weight parts, which multiply what is held. */
+ * every piece of a block but the embedding's backward and weight parts, which multiply what is held.
+ * Where they are frozen the embedding's backward is there, too, and does nothing. */
 #ifndef DSTRAIN_SCHEDULE_H
 #define DSTRAIN_SCHEDULE_H
 
@@ -40,6 +45,8 @@
     X(BACKWARD, "backward")        /* one block, input and weight parts */                 \
     X(BACKWARD_INPUT, "backward_input") X(BACKWARD_WEIGHT, "backward_weight")              \
     X(EXCHANGE, "exchange")        /* sends and receives of neighbouring stages, a group */\
+    X(EVICT_KEPT, "evict_kept")    /* what a layer keeps for its backward, to the host */  \
+    X(FETCH_KEPT, "fetch_kept")    /* and back */                                          \
     X(PREFETCH, "prefetch") X(ACQUIRE, "acquire") X(RELEASE, "release")                    \
     X(GRAD_ACQUIRE, "grad_acquire") X(REDUCE, "reduce")                                    \
     X(TIED_REDUCE, "tied_reduce")  /* a unit of the first and the last stage, summed */    \
@@ -64,8 +71,10 @@ struct ds_action {
     uint32_t
         slot; /* of the gathered unit, the local gradient, the block's saved activations, or the strip */
     uint32_t strip;      /* of the unit: FETCH, UPDATE, EVICT */
+    uint32_t is_ahead;   /* FETCH: for an update of the next list; see enum ds_updates */
     uint32_t x, dy, out; /* places of the residual stream, DS_NO_SLOT where none */
     uint32_t held;       /* from BACKWARD_INPUT to BACKWARD_WEIGHT */
+    uint32_t home;       /* EVICT_KEPT, FETCH_KEPT: on the host */
     uint32_t transfer_start, transfer_count; /* EXCHANGE: its part of list->transfers */
 };
 
@@ -88,6 +97,12 @@ enum ds_schedule_kind {
     DS_SCHEDULE_KIND_COUNT
 };
 
+/* When a step's gradients become weights. Late updates stand in the list of the step behind it, each unit's just before
+ * that gathers it, so that its states travel beside arithmetic; the list begins with the first of them in their slots and
+ * ends, its own verdict made, with the same for the next one. Without those actions it is the list of a step that has
+ * nothing to make up for, and those alone are what makes up for a step that no other follows. */
+enum ds_updates { DS_UPDATES_END, DS_UPDATES_LATE };
+
 /* How long a gathered unit stays: until its block (and, in a window, the block's other micro-batches) is
  * through, or from its first use in a step to its last. */
 enum ds_reshard { DS_RESHARD_ALWAYS, DS_RESHARD_NEVER };
@@ -107,10 +122,12 @@ struct ds_schedule_shape {
     /* relative sizes: of several ways to share slots the smallest is taken */
     const uint64_t *unit_cost;
     uint32_t unit_count;
+    const uint8_t *is_frozen; /* [unit_count]: no gradient, no update; NULL: none is */
     /* [unit_count], or NULL: the strips of what is updated here, and slots for those that are away; NULL, and of no
      * element: one, which is near */
     const struct ds_zero_strips *strips;
     uint32_t strip_slots;
+    enum ds_updates updates;
     uint32_t micro_count;
     uint32_t zero_stage;
     int is_training; /* 0: forward and loss only */
@@ -120,6 +137,10 @@ struct ds_schedule_shape {
     uint32_t chunk_count; /* 1 unless interleaved */
     /* [stage_count * chunk_count + 1] first block of each part, then block_count */
     const uint32_t *chunk_first;
+    /* Of the layers of a stage, in their order, this share keeps what it keeps on the host, where there is time for it:
+     * beside so many pieces of arithmetic a copy goes, each way, in places of its own. 0, 0: all of it is near */
+    double kept_share;
+    uint32_t kept_distance;
     /* [stage_count * chunk_count], or NULL: 1 tick for everything. Only where backwards are in two parts: those
      * of weights shall fill gaps that are there. Other orders do not depend on time. */
     const struct ds_schedule_part *parts;
@@ -145,22 +166,36 @@ struct ds_schedule {
     uint32_t micro_count;
     struct ds_zero_slots slots;
     uint32_t stream_slot_count, saved_slot_count, held_slot_count;
+    uint32_t
+        home_count; /* places on the host, for an input each and, with home_has_saved, what is saved beside it */
+    int home_has_saved;
     int is_training;
+    enum ds_updates updates;
     /* on the schedule's clock (see shape->parts; messages take no time): the whole step, and what of it this stage works */
     uint32_t ticks, busy_ticks;
 };
 
 /* pure: the list of one step. Slot classes: 0 rotates over the decoder layers, 1 is for embedding and
- * head - or everything rotates in class 0, where that takes fewer bytes. */
+ * head - or everything rotates in class 0, where that takes fewer bytes; 2 is for units that a layer has
+ * beside its first. */
 DS_CHECKED ds_status ds_schedule_make(const struct ds_schedule_shape *shape,
                                       struct ds_schedule *out);
+/* pure: what is taken for `plan` has room for `list`, too, of activations: stages of an evaluation hand on what they
+ * have when the next one wants it, and a training step that has most on the host may keep less than that */
+void ds_schedule_widen(struct ds_schedule *plan, const struct ds_schedule *list);
 /* local */
 void ds_schedule_fini(struct ds_schedule *schedule);
+/* pure: does it make up for the step before? Of lists with late updates. */
+static inline int ds_action_is_late(const struct ds_action *action)
+{
+    return action->kind == DS_ACTION_UPDATE || action->kind == DS_ACTION_EVICT ||
+           (action->kind == DS_ACTION_FETCH && !action->is_ahead);
+}
 /* pure: does the list keep its promises: acquire before use, one holder a place and what is read really
  * there, every micro-batch of every block forward once and backward once, every unit reduced once a
- * micro-batch and in their order, nothing held at the end, NORM before UPDATE, every strip updated once,
- * between its fetch and its eviction if it is away? What arrives from other
- * stages is believed. DS_ERR_CONFIG says the first that is broken. */
+ * micro-batch and in their order, nothing held at the end, NORM before UPDATE or, where updates are late, UPDATE before
+ * its unit is gathered, every strip updated once, between its fetch and its eviction if it is away? What arrives from
+ * other stages is believed. DS_ERR_CONFIG says the first that is broken. */
 DS_CHECKED ds_status ds_schedule_check(const struct ds_schedule_shape *shape,
                                        const struct ds_schedule *schedule);
 

@@ -10,7 +10,7 @@
 #include "dstrain/zero.h"
 
 /* Every parameter in turn: its master in fp32 (or the parameter itself, where there is no master), then exp_avg and
- * exp_avg_sq. What is not trained has no more than itself. The same on every rank of any layout; dtypes are those
+ * exp_avg_sq; nothing of what is frozen, with which a launch begins as the run did. The same on every rank of any layout; dtypes are those
  * that are kept, remainders count as the fp32 that they make. `out` is the caller's to free(tensors). */
 DS_CHECKED ds_status ds_states_catalogue(const struct ds_model *model,
                                          const struct ds_zero_dtypes *dtypes,

@@ -1,5 +1,5 @@
 /* storage.h - queues of asynchronous block reads and writes, one submitting thread per ds_storage, in three levels:
- * "fixed" is io_uring with the caller's memory registered, "plain" io_uring without, "threads" pread and pwrite of
+ * "fixed" is io_uring with the caller's memory registered and files, "plain" io_uring without, "threads" pread and pwrite of
  * ds_fs. A request belongs to the caller again when reap hands it back; then its status is valid. A short read or
  * write is continued inside, at a whole block where the request could go around the page cache; end of file before
  * `bytes` is DS_ERR_IO. local: everything here. */
@@ -20,6 +20,7 @@ struct ds_storage_request {
     uint64_t offset;
     ds_status status; /* out */
     void *user;       /* the caller's */
+    const char *name; /* of the file, where a failure is told; or NULL */
     /* the backend's while in flight */
     size_t done_bytes;
     uint32_t stalls; /* operations in a row that brought nothing */
@@ -49,6 +50,10 @@ struct ds_storage_options {
      * "plain" does it. Without memory "auto" begins at "plain". The array itself is read by open only. */
     const struct ds_storage_memory *memory;
     size_t memory_count;
+    /* what "fixed" registers, too: descriptors of fs, which stay open until close. Others may be used beside them. The
+     * array is read by open only. */
+    const int *files;
+    size_t file_count;
     struct ds_storage_faults *faults; /* or NULL; borrowed until close */
 };
 
@@ -68,6 +73,8 @@ uint32_t ds_storage_in_flight(const struct ds_storage *storage);
 DS_CHECKED ds_status ds_storage_submit(struct ds_storage *storage,
                                        struct ds_storage_request *request);
 DS_CHECKED ds_status ds_storage_reap(struct ds_storage *storage, struct ds_storage_request **done);
+/* the same, but does not wait: *done is NULL where none is over */
+DS_CHECKED ds_status ds_storage_poll(struct ds_storage *storage, struct ds_storage_request **done);
 /* What has been written lasts. Nothing is in flight: an fsync does not wait for writes that are. */
 DS_CHECKED ds_status ds_storage_flush(struct ds_storage *storage, int file);
 

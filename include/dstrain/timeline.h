@@ -23,7 +23,9 @@
 enum ds_timeline_row {
     DS_TIMELINE_COMPUTE,
     DS_TIMELINE_COMM,
-    DS_TIMELINE_LOAD, /* of states, from their homes */
+    DS_TIMELINE_LOAD,     /* of states, from their homes */
+    DS_TIMELINE_KEPT_OUT, /* of what layers keep for their backward, to the host */
+    DS_TIMELINE_KEPT_IN,  /* and back */
     DS_TIMELINE_ROW_COUNT
 };
 
@@ -33,9 +35,10 @@ enum ds_timeline_what {
     DS_TIMELINE_WAIT_STAGE,   /* for what a neighbour stage sends */
     DS_TIMELINE_WAIT_COMPUTE, /* the comm stream, for arithmetic */
     DS_TIMELINE_WAIT_COPY,    /* for the copy of a state that is to change: a checkpoint's */
-    DS_TIMELINE_WAIT_OFFLOAD, /* for a state that is brought from its home */
+    DS_TIMELINE_WAIT_OFFLOAD, /* for what is brought from its home, or has not left yet */
     DS_TIMELINE_COLLECTIVE,   /* for one of tensor ranks inside a block */
     DS_TIMELINE_FETCH,        /* no wait: a strip of states comes from its home */
+    DS_TIMELINE_KEPT,         /* no wait: what a layer keeps goes, or comes */
     DS_TIMELINE_WHAT_COUNT
 };
 

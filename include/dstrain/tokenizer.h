@@ -41,6 +41,10 @@ const char *ds_tokenizer_token(const struct ds_tokenizer *tokenizer, uint32_t id
 int ds_tokenizer_find(const struct ds_tokenizer *tokenizer, const char *token, uint32_t *id);
 /* added tokens that are marked special: control, not text */
 int ds_tokenizer_is_special(const struct ds_tokenizer *tokenizer, uint32_t id);
+/* The longest added token that a text begins with; one that wants to swallow spaces around it, or to stand alone
+ * as a word, is none. Returns how many bytes it takes, 0: there is none. */
+size_t ds_tokenizer_match_added(const struct ds_tokenizer *tokenizer, const void *text,
+                                size_t bytes, uint32_t *id);
 
 /* Where documents begin and end. bos is there only where the tokenizer wants it in front of a text. */
 struct ds_tokenizer_marks {
@@ -63,6 +67,8 @@ enum ds_encode_flag {
     DS_ENCODE_PLAIN = 1u << 1,    /* special tokens that stand in the text are text, too: of people
                                    * who must not write control tokens */
     DS_ENCODE_REPLACE = 1u << 2,  /* what is not UTF-8 becomes U+FFFD instead of an error */
+    DS_ENCODE_TEXT = 1u << 3,     /* no added token is looked for, special or not */
+    DS_ENCODE_INNER = 1u << 4,    /* a part of a text: something stands in front of it */
 };
 struct ds_encoder;
 DS_CHECKED ds_status ds_encoder_open(const struct ds_tokenizer *tokenizer, struct ds_encoder **out);

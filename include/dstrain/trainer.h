@@ -30,7 +30,8 @@ struct ds_step_report {
     double step_s, tokens_per_s;
     double arithmetic_s; /* of blocks on this rank, in a step whose actions are marked; else 0 */
     double wait_data_s, wait_comm_s, bubble_s; /* in every step; the last two of one rank: 0 */
-    double wait_offload_s;    /* of updates, for states that come from their homes */
+    double
+        wait_offload_s; /* for states that come from their homes, for activations that come or go */
     double wait_checkpoint_s; /* of the host, and of updates for copies of what they change */
     uint64_t skipped;         /* steps skipped so far */
     int is_skipped, has_eval, has_loss_scale;
@@ -42,6 +43,17 @@ struct ds_step_report {
     const struct ds_timeline_span *spans;
     const struct ds_action *actions;
     uint32_t span_count;
+};
+
+/* Three parts of a step: up to the first loss or way back; up to the verdict; behind it. In a part states travel beside
+ * arithmetic, and both directions of a link at once. */
+enum ds_step_part { DS_STEP_FORWARD, DS_STEP_REST, DS_STEP_UPDATES };
+#define DS_STEP_PARTS 3
+struct ds_step_work {
+    double flops;                   /* of products and attention */
+    uint64_t to_device, to_host;    /* bytes of states, gradients and parameters that are away */
+    uint64_t file_read, file_write; /* of those, what is in files */
+    uint64_t updated, host_updated; /* bytes that updates name, on the device and on the host */
 };
 
 struct ds_trainer_options {
@@ -94,12 +106,17 @@ DS_CHECKED ds_status ds_trainer_evaluate(struct ds_trainer *trainer, double *los
 /* collective: write the model to an HF folder */
 DS_CHECKED ds_status ds_trainer_export(struct ds_trainer *trainer, const char *folder);
 
-/* ---- looking in. local: all ten */
+/* ---- looking in. local: all twelve */
 /* of a checkpoint, on this rank: pinned memory for all of it at once, and how often training stops for that until the disk has
  * what was copied before; 0, 0: it writes none */
 void ds_trainer_saves(const struct ds_trainer *trainer, uint64_t *bytes, uint64_t *stops);
 const struct ds_model *ds_trainer_model(const struct ds_trainer *trainer);
 const struct ds_memory *ds_trainer_memory(const struct ds_trainer *trainer);
+/* bytes of a kind of state (zero.h) that live in files of this rank */
+uint64_t ds_trainer_filed_bytes(const struct ds_trainer *trainer, enum ds_zero_kind kind);
+/* what a step of this rank computes and moves, counted along its list; of training */
+DS_CHECKED ds_status ds_trainer_step_work(const struct ds_trainer *trainer,
+                                          struct ds_step_work work[DS_STEP_PARTS]);
 struct ds_device *ds_trainer_device(const struct ds_trainer *trainer);
 /* what this rank's process takes of a device beside that memory; NULL: nothing */
 uint64_t ds_trainer_overhead(const struct ds_trainer *trainer,

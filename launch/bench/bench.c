@@ -1,4 +1,4 @@
-/* bench.c - `dstrain bench kernels|comm|storage|step|tokenizer`: the arguments, the clock and the lines that
+/* bench.c - `dstrain bench kernels|comm|storage|step|tokenizer|host|link`: the arguments, the clock and the lines that
  * all of them share. Numbers go to standard output, words to the log. */
 #include "bench.h"
 
@@ -194,7 +194,8 @@ struct kind {
 static const struct kind kinds[] = {
     {"kernels", ds_bench_kernels, 0},     {"comm", ds_bench_comm, 1},
     {"storage", ds_bench_storage, 0},     {"step", ds_bench_step, 1},
-    {"tokenizer", ds_bench_tokenizer, 0},
+    {"tokenizer", ds_bench_tokenizer, 0}, {"host", ds_bench_host, 0},
+    {"link", ds_bench_link, 1},
 };
 
 /* The world may be larger than the ranks that measure. */

@@ -67,5 +67,7 @@ ds_status ds_bench_comm(struct bench *bench);
 ds_status ds_bench_storage(struct bench *bench);
 ds_status ds_bench_step(struct bench *bench);
 ds_status ds_bench_tokenizer(struct bench *bench);
+ds_status ds_bench_host(struct bench *bench);
+ds_status ds_bench_link(struct bench *bench);
 
 #endif

@@ -34,6 +34,9 @@ struct rig_array {
 union rig_args {
     struct ds_matmul_args matmul;
     struct ds_bias_args bias;
+    struct ds_row_squares_args row_squares;
+    struct ds_magnitude_args magnitude;
+    struct ds_scale_columns_args scale_columns;
     struct ds_rmsnorm_args rmsnorm;
     struct ds_rmsnorm_backward_args rmsnorm_backward;
     struct ds_qkv_split_args split;
@@ -46,6 +49,8 @@ union rig_args {
     struct ds_loss_sum_args loss_sum;
     struct ds_add_args add;
     struct ds_cast_args cast;
+    struct ds_dequantise_args dequantise;
+    struct ds_dropout_args dropout;
     struct ds_fill_args fill;
     struct ds_norm_pieces_args norm_pieces;
     struct ds_norm_sum_args norm_sum;
@@ -168,14 +173,16 @@ void rig_see(struct rig *rig, double got, double want);
     X(bias_forward) X(bias_backward) X(rmsnorm_forward) X(rmsnorm_backward) X(split) X(join)       \
     X(swiglu_forward) X(swiglu_backward) X(embedding_forward) X(embedding_backward)                \
     X(cross_entropy) X(cross_entropy_max) X(cross_entropy_sum) X(cross_entropy_finish)             \
-    X(loss_sum) X(add) X(cast) X(fill) X(norm_pieces) X(norm_pieces16) X(norm_sum) X(step_begin)   \
-    X(verdict) X(adamw) X(adamw_moments16) X(adamw_remainder16) X(adamw_none) X(adamw_all16)
+    X(loss_sum) X(add) X(cast) X(dequantise_nf4) X(dequantise_int8) X(fill) X(norm_pieces)         \
+    X(norm_pieces16) X(norm_sum) X(step_begin)                                                     \
+    X(row_squares) X(magnitude) X(scale_columns)                                                   \
+    X(dropout) X(verdict) X(adamw) X(adamw_moments16) X(adamw_remainder16) X(adamw_none) X(adamw_all16)
 #define RIG_CHECKS(X)                                                                              \
     X(matmul) X(attention_forward) X(attention_backward) X(bias_forward) X(bias_backward)          \
     X(rmsnorm_forward) X(rmsnorm_backward) X(split) X(join) X(swiglu_forward) X(swiglu_backward)   \
     X(embedding_forward) X(embedding_backward) X(cross_entropy) X(cross_entropy_max)               \
-    X(cross_entropy_sum) X(loss_sum) X(add) X(cast) X(fill) X(norm_pieces) X(norm_sum)             \
-    X(step_begin) X(verdict) X(adamw)
+    X(cross_entropy_sum) X(loss_sum) X(add) X(cast) X(dequantise) X(fill) X(norm_pieces) X(norm_sum) \
+    X(row_squares) X(magnitude) X(scale_columns) X(dropout) X(step_begin) X(verdict) X(adamw)
 /* clang-format on */
 #define RIG_SETUP(name) void setup_##name(struct rig *rig);
 #define RIG_CHECK(name) void check_##name(struct rig *rig);

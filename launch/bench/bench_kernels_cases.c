@@ -10,6 +10,9 @@
 RUN(matmul, matmul)
 RUN(bias_forward, bias)
 RUN(bias_backward, bias)
+RUN(row_squares, row_squares)
+RUN(magnitude, magnitude)
+RUN(scale_columns, scale_columns)
 RUN(rmsnorm_forward, rmsnorm)
 RUN(rmsnorm_backward, rmsnorm_backward)
 RUN(qkv_split, split)
@@ -27,6 +30,8 @@ RUN(cross_entropy_finish, cross_entropy)
 RUN(loss_sum, loss_sum)
 RUN(add, add)
 RUN(cast, cast)
+RUN(dequantise, dequantise)
+RUN(dropout, dropout)
 RUN(fill, fill)
 RUN(norm_pieces, norm_pieces)
 RUN(norm_sum, norm_sum)
@@ -61,6 +66,7 @@ const struct rig_kernel rig_kernels[] = {
     ROW(packed_forward, NULL, attention_forward, attention_forward, RIG_ALWAYS),
     ROW(packed_backward, run_attention_forward, attention_backward, attention_backward, RIG_ALWAYS),
     PLAIN(bias_forward), PLAIN(bias_backward),
+    PLAIN(row_squares), PLAIN(magnitude), PLAIN(scale_columns),
     PLAIN(rmsnorm_forward), PLAIN(rmsnorm_backward),
     {"qkv_split", setup_split, NULL, run_qkv_split, check_split, RIG_ALWAYS},
     {"qkv_join", setup_join, NULL, run_qkv_join, check_join, RIG_ALWAYS},
@@ -71,7 +77,10 @@ const struct rig_kernel rig_kernels[] = {
     ROW(cross_entropy_sum, run_cross_entropy_max, cross_entropy_sum, cross_entropy_sum, RIG_ALWAYS),
     ROW(cross_entropy_finish, max_and_sum, cross_entropy_finish, cross_entropy, RIG_ALWAYS),
     PLAIN(loss_sum),
-    PLAIN(add), PLAIN(cast), PLAIN(fill),
+    PLAIN(add), PLAIN(cast),
+    ROW(dequantise_nf4, NULL, dequantise, dequantise, RIG_ALWAYS),
+    ROW(dequantise_int8, NULL, dequantise, dequantise, RIG_ALWAYS),
+    PLAIN(dropout), PLAIN(fill),
     PLAIN(norm_pieces),
     ROW(norm_pieces16, NULL, norm_pieces, norm_pieces, RIG_16_BITS),
     PLAIN(norm_sum), PLAIN(step_begin), PLAIN(verdict),

@@ -3,6 +3,9 @@
  * timed on the machine at hand. */
 #include "bench_kernels.h"
 
+#include "dstrain/philox.h"
+#include "dstrain/quant.h"
+
 #include <math.h>
 
 void check_matmul(struct rig *r)
@@ -355,6 +358,106 @@ void check_cast(struct rig *r)
         (void)ds_dtype_from_f32(&stored, a->y.dtype, &from, 1);
         (void)ds_dtype_to_f32(&want, &stored, a->y.dtype, 1);
         rig_see(r, rig_at(rig_after(r, a->y), at), want);
+    }
+}
+
+static double dequantised(struct rig *r, const struct ds_dequantise_args *a, size_t at)
+{
+    static const float levels[] = DS_NF4_LEVELS;
+    const uint8_t *bytes = rig_host(r, a->codes.data);
+    const size_t block = at / DS_NF4_BLOCK;
+    double absmax;
+
+    if (a->codes.dtype == DS_I8)
+        return (int8_t)bytes[at] * rig_at(rig_before(r, a->absmax), at / a->columns) / 127;
+    absmax = rig_at(rig_before(r, a->map), ((const uint8_t *)rig_host(r, a->absmax.data))[block]) *
+                 rig_at(rig_before(r, a->nest_absmax), block / DS_NF4_NEST) +
+             rig_at(rig_before(r, a->offset), 0);
+    return absmax * levels[at % 2 ? bytes[at / 2] & 15 : bytes[at / 2] >> 4];
+}
+
+void check_dequantise(struct rig *r)
+{
+    const struct ds_dequantise_args *a = &r->args.dequantise;
+
+    FOR_SAMPLES(i)
+    {
+        const size_t at = rig_place(i, a->y.shape[0] * a->y.shape[1]);
+
+        rig_see(r, rig_at(rig_after(r, a->y), at), dequantised(r, a, at));
+    }
+}
+
+void check_row_squares(struct rig *r)
+{
+    const struct ds_row_squares_args *a = &r->args.row_squares;
+    const size_t columns = a->w_OI.shape[1], ranks = a->b_OR.shape[1];
+    const struct rig_view w = rig_before(r, a->w_OI), of_a = rig_before(r, a->a_RI),
+                          b = rig_before(r, a->b_OR);
+
+    for (size_t i = 0; i < 8; i++) {
+        const size_t row = rig_place(i, a->w_OI.shape[0]);
+        double squares = 0;
+
+        for (size_t c = 0; c < columns; c++) {
+            double sum = rig_at(w, row * columns + c);
+            for (size_t k = 0; k < ranks; k++)
+                sum +=
+                    (double)a->scale * rig_at(b, row * ranks + k) * rig_at(of_a, k * columns + c);
+            squares += sum * sum;
+        }
+        rig_see(r, rig_at(rig_after(r, a->squares_O), row), squares);
+    }
+}
+
+/* Of what has a length. */
+void check_magnitude(struct rig *r)
+{
+    const struct ds_magnitude_args *a = &r->args.magnitude;
+
+    FOR_SAMPLES(i)
+    {
+        const size_t at = rig_place(i, a->inverse_O.shape[0]);
+        const double squares = rig_at(rig_before(r, a->squares_O), at);
+        const double inverse = squares > 0 ? 1 / sqrt(squares) : 0;
+
+        rig_see(r, rig_at(rig_after(r, a->inverse_O), at), inverse);
+        rig_see(r, rig_at(rig_after(r, a->factor_O), at),
+                inverse * rig_at(rig_before(r, a->magnitude_O), at));
+    }
+}
+
+void check_scale_columns(struct rig *r)
+{
+    const struct ds_scale_columns_args *a = &r->args.scale_columns;
+    const size_t n = a->x_TN.shape[1];
+
+    FOR_SAMPLES(i)
+    {
+        const size_t at = rig_place(i, a->x_TN.shape[0] * n);
+
+        rig_see(r, rig_at(rig_after(r, a->y_TN), at),
+                rig_at(rig_before(r, a->addend_TN), at) +
+                    (rig_at(rig_before(r, a->scale_N), at % n) + (double)a->plus) *
+                        rig_at(rig_before(r, a->x_TN), at));
+    }
+}
+
+void check_dropout(struct rig *r)
+{
+    const struct ds_dropout_args *a = &r->args.dropout;
+    const double scale = (double)DS_DROPOUT_NUMBERS / (DS_DROPOUT_NUMBERS - a->threshold);
+
+    FOR_SAMPLES(i)
+    {
+        const size_t at = rig_place(i, a->x.shape[0] * a->x.shape[1]);
+        const uint32_t counter[4] = {(uint32_t)(at / 8), (uint32_t)((uint64_t)at >> 35), 1, 0};
+        uint32_t words[4];
+
+        ds_philox(counter, a->key, words);
+        const int is_kept = (words[at % 8 / 2] >> 16 * (at & 1) & 0xffffu) >= a->threshold;
+        rig_see(r, rig_at(rig_after(r, a->y), at),
+                is_kept ? rig_at(rig_before(r, a->x), at) * scale : 0);
     }
 }
 

@@ -2,6 +2,8 @@
  * array once. */
 #include "bench_kernels.h"
 
+#include "dstrain/quant.h"
+
 #include <stdio.h>
 
 #define TEXT(rig, ...) snprintf((rig)->text, sizeof(rig)->text, __VA_ARGS__)
@@ -44,8 +46,8 @@ static void bias(struct rig *r, size_t arrays)
 {
     const size_t n = (r->shape->H + 2 * r->shape->G) * r->shape->D;
 
-    r->args.bias =
-        (struct ds_bias_args){rig_in2(r, r->dtype, r->shape->M, n), rig_in1(r, r->dtype, n), 0};
+    r->args.bias = (struct ds_bias_args){
+        rig_in2(r, r->dtype, r->shape->M, n), rig_in1(r, r->dtype, n), 0, 0, {0}};
     rows(r, r->shape->M, n, arrays * elem_bytes(r));
 }
 
@@ -243,6 +245,96 @@ void setup_cast(struct rig *r)
     r->args.cast = (struct ds_cast_args){rig_out2(r, to, t, c), rig_in2(r, DS_F32, t, c)};
     rows(r, t, c, sizeof(float) + ds_dtype_bytes(to));
     r->result = to;
+}
+
+/* All values of a byte, in no order. */
+static struct ds_tensor codes(struct rig *r, enum ds_dtype dtype, size_t count)
+{
+    void *host;
+    uint8_t *device = rig_zeros(r, count, &host);
+
+    for (size_t i = 0; host && i < count; i++)
+        ((uint8_t *)host)[i] = (uint8_t)(i * 2654435761u >> 13);
+    return ds_tensor1(device, dtype, count);
+}
+
+/* The matrix of gate or up. */
+void setup_dequantise_nf4(struct rig *r)
+{
+    const size_t i = r->shape->I, c = r->shape->C, blocks = ds_nf4_blocks(i * c);
+
+    r->args.dequantise = (struct ds_dequantise_args){
+        .y = rig_out2(r, r->dtype, i, c),
+        .codes = codes(r, DS_U8, ds_nf4_bytes(i * c)),
+        .absmax = codes(r, DS_U8, blocks),
+        .nest_absmax = rig_in1(r, DS_F32, ds_nf4_nests(i * c)),
+        .map = rig_in1(r, DS_F32, DS_QUANT_MAP),
+        .offset = rig_in1(r, DS_F32, 1),
+    };
+    rows(r, i, c, elem_bytes(r));
+    r->bytes += (double)(ds_nf4_bytes(i * c) + blocks);
+}
+
+void setup_dequantise_int8(struct rig *r)
+{
+    const size_t i = r->shape->I, c = r->shape->C;
+
+    r->args.dequantise = (struct ds_dequantise_args){.y = rig_out2(r, r->dtype, i, c),
+                                                     .codes = codes(r, DS_I8, i * c),
+                                                     .absmax = rig_in1(r, DS_F32, i),
+                                                     .columns = c};
+    rows(r, i, c, elem_bytes(r) + 1);
+}
+
+/* Of the larger matrices of an MLP, beside factors of a usual rank. */
+void setup_row_squares(struct rig *r)
+{
+    enum { RANK = 16 };
+    const size_t o = r->shape->I, i = r->shape->C;
+
+    r->args.row_squares = (struct ds_row_squares_args){.w_OI = rig_in2(r, r->dtype, o, i),
+                                                       .a_RI = rig_in2(r, r->dtype, RANK, i),
+                                                       .b_OR = rig_in2(r, r->dtype, o, RANK),
+                                                       .squares_O = rig_out1(r, DS_F32, o),
+                                                       .scale = 2};
+    rows(r, o, i, elem_bytes(r));
+}
+
+void setup_magnitude(struct rig *r)
+{
+    const size_t o = r->shape->I;
+
+    r->args.magnitude = (struct ds_magnitude_args){.squares_O = rig_in1(r, DS_F32, o),
+                                                   .magnitude_O = rig_in1(r, r->dtype, o),
+                                                   .inverse_O = rig_out1(r, DS_F32, o),
+                                                   .factor_O = rig_out1(r, DS_F32, o)};
+    rows(r, o, 1, elem_bytes(r) + 3 * sizeof(float));
+}
+
+void setup_scale_columns(struct rig *r)
+{
+    const size_t t = r->shape->M, n = r->shape->I;
+
+    r->args.scale_columns = (struct ds_scale_columns_args){.y_TN = rig_out2(r, r->dtype, t, n),
+                                                           .x_TN = rig_in2(r, r->dtype, t, n),
+                                                           .addend_TN = rig_in2(r, r->dtype, t, n),
+                                                           .scale_N = rig_in1(r, DS_F32, n),
+                                                           .plus = -1};
+    rows(r, t, n, 3 * elem_bytes(r));
+}
+
+/* Of a layer's input, in front of factors. */
+void setup_dropout(struct rig *r)
+{
+    const size_t t = r->shape->M, c = r->shape->C;
+
+    r->args.dropout = (struct ds_dropout_args){.y = rig_out2(r, r->dtype, t, c),
+                                               .x = rig_in2(r, r->dtype, t, c),
+                                               .record = record(r),
+                                               .key = 1,
+                                               .whole_columns = c,
+                                               .threshold = DS_DROPOUT_NUMBERS / 20};
+    rows(r, t, c, 2 * elem_bytes(r));
 }
 
 void setup_fill(struct rig *r)

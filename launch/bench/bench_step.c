@@ -82,6 +82,7 @@ static ds_status load_config(struct step_bench *s, uint32_t *given)
                                          "schedule.decay_steps=0",
                                          "schedule.min_learning_rate=0",
                                          "data.eval=",
+                                         "data.eval_share=0",
                                          "train.eval_interval=0",
                                          "train.eval_samples=0",
                                          "run.export=none",
@@ -335,8 +336,10 @@ static ds_status run(struct step_bench *s)
         DS_TRY(ds_comm_agreed(bench->world, make_data(s)));
     if (s->config.run.graphs)
         warm_up_longer(s);
-    DS_TRY(
-        ds_plan_together(bench->world, command->fs, command->clock, DS_CONFIG_TRAIN, &s->config));
+    DS_TRY(ds_plan_together(&(struct ds_plan_ranks){bench->world, command->fs, command->clock,
+                                                    command->local_rank, command->local_count,
+                                                    (int)s->config.run.threads},
+                            DS_CONFIG_TRAIN, &s->config));
     s->thread_count = bench_threads(bench, s->config.run.threads);
     const uint64_t marked = s->config.parallel.pipeline > 1 ? s->config.train.steps : 0;
     const struct ds_trainer_options options = {.config = &s->config,

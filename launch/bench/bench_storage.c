@@ -1,8 +1,9 @@
 /* bench_storage.c - queues of block I/O beside a plain loop of pread or pwrite with the same blocks, in
  * turns, on a file of its own. The file loses its name as soon as it is open, so nothing can stay. The
  * page cache is passed by (O_DIRECT) where the file system allows it, unless --buffered is given. Then whole
- * files, bench_storage_save.c; --saves: those alone. */
+ * files, bench_storage_save.c; --saves: those alone. --stream: one pass over a file instead, bench_storage_stream.c. */
 #include "bench_storage.h"
+#include "speeds.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -26,7 +27,8 @@ struct disk {
     size_t block_bytes;
     uint32_t depth;
     int is_write;
-    uint64_t at[2]; /* where the queue and the loop go on, block-aligned */
+    double best_per_s[2]; /* of the queue so far: read, written */
+    uint64_t at[2];       /* where the queue and the loop go on, block-aligned */
 };
 
 static const size_t block_sizes[] = {64u << 10, 1u << 20, 4u << 20};
@@ -222,6 +224,8 @@ static ds_status measure(struct disk *d, int is_write)
     d->is_write = is_write;
     d->at[0] = d->at[1] = 0;
     DS_TRY(bench_time(d->bench, works, 2, spread));
+    if (bytes / spread[0].median > d->best_per_s[is_write])
+        d->best_per_s[is_write] = bytes / spread[0].median;
     snprintf(what, sizeof what, "%s %s %s block %zu depth %u", ds_storage_name(d->storage),
              is_write ? "write" : "read", d->is_direct ? "direct" : "buffered", d->block_bytes,
              d->depth);
@@ -243,7 +247,7 @@ static ds_status measure_depth(struct disk *d, const char *level)
 {
     ds_status st;
 
-    DS_TRY(bench_storage_open(d->fs, level, d->depth, d->blocks, d->depth * d->block_bytes,
+    DS_TRY(bench_storage_open(d->fs, level, d->depth, d->file, d->blocks, d->depth * d->block_bytes,
                               &d->storage));
     DS_TRY_GOTO(st, measure(d, 1), done);
     st = measure(d, 0);
@@ -272,23 +276,26 @@ static ds_status measure_level(struct disk *d, const char *level)
 
 const char *const bench_storage_levels[BENCH_STORAGE_LEVELS] = {"fixed", "plain", "threads"};
 
-ds_status bench_storage_open(struct ds_fs *fs, const char *level, uint32_t depth, uint8_t *blocks,
-                             size_t bytes, struct ds_storage **out)
+ds_status bench_storage_open(struct ds_fs *fs, const char *level, uint32_t depth, int file,
+                             uint8_t *blocks, size_t bytes, struct ds_storage **out)
 {
     const struct ds_storage_memory memory = {blocks, bytes};
 
-    return ds_storage_open_with(
-        fs,
-        &(struct ds_storage_options){
-            .level = level, .depth = depth, .memory = &memory, .memory_count = 1},
-        out);
+    return ds_storage_open_with(fs,
+                                &(struct ds_storage_options){.level = level,
+                                                             .depth = depth,
+                                                             .memory = &memory,
+                                                             .memory_count = 1,
+                                                             .files = &file,
+                                                             .file_count = file >= 0},
+                                out);
 }
 
 ds_status bench_storage_best(struct ds_fs *fs, uint8_t *blocks, size_t bytes, int *best)
 {
     struct ds_storage *storage = NULL;
 
-    DS_TRY(bench_storage_open(fs, "auto", BENCH_STORAGE_DEPTH_MAX, blocks, bytes, &storage));
+    DS_TRY(bench_storage_open(fs, "auto", BENCH_STORAGE_DEPTH_MAX, -1, blocks, bytes, &storage));
     *best = 0;
     while (strcmp(bench_storage_levels[*best], ds_storage_name(storage)) != 0)
         ++*best;
@@ -322,19 +329,52 @@ static ds_status run_windows(struct bench *bench, const char *folder, uint64_t b
 
     if (st == DS_OK)
         st = measure_windows(&d);
+    if (st == DS_OK && d.is_direct && !bench->is_quick)
+        ds_speeds_keep(
+            d.fs, &(struct ds_speeds_kept){.per_s = {[DS_SPEED_FILE_READ] = d.best_per_s[0],
+                                                     [DS_SPEED_FILE_WRITE] = d.best_per_s[1]}});
     if (d.file >= 0)
         (void)ds_fs_close(d.fs, d.file);
     free(d.blocks);
     return st;
 }
 
+/* --stream read|write [--level NAME] [--block-kib N] [--depth N] [--mib N] */
+static ds_status run_stream(struct bench *bench, const char *direction, struct bench_stream *how)
+{
+    uint64_t block_kib = 1024;
+
+    if (strcmp(direction, "read") != 0 && strcmp(direction, "write") != 0)
+        return ds_fail(DS_ERR_CONFIG, "bench storage: --stream = '%s' must be read or write",
+                       direction);
+    DS_TRY(bench_option_count(bench, "--block-kib", 4, 4096, &block_kib));
+    DS_TRY(bench_option(bench, "--level", &how->level));
+    DS_TRY(bench_arguments_end(bench, 1));
+    if (block_kib % 4 != 0)
+        return ds_fail(DS_ERR_CONFIG, "bench storage: --block-kib = %llu is no multiple of 4",
+                       (unsigned long long)block_kib);
+    how->folder = bench->argc > 0 ? bench->argv[0] : ".";
+    how->level = how->level ? how->level : "auto";
+    how->block_bytes = (size_t)block_kib << 10;
+    how->is_write = strcmp(direction, "write") == 0;
+    return bench_storage_stream(bench, how);
+}
+
 ds_status ds_bench_storage(struct bench *bench)
 {
-    const int buffered = bench_flag(bench, "--buffered"), saves = bench_flag(bench, "--saves");
+    const int buffered = bench_flag(bench, "--buffered");
     uint64_t mib = bench->is_quick ? 4 : 256, depth = 16, block_mib = bench->is_quick ? 1 : 4;
+    const char *stream;
 
     DS_TRY(bench_option_count(bench, "--mib", 4, 1u << 20, &mib));
     DS_TRY(bench_option_count(bench, "--depth", 1, BENCH_STORAGE_DEPTH_MAX, &depth));
+    DS_TRY(bench_option(bench, "--stream", &stream));
+    if (stream)
+        return run_stream(bench, stream,
+                          &(struct bench_stream){.file_bytes = mib << 20,
+                                                 .depth = (uint32_t)depth,
+                                                 .is_cached = buffered});
+    const int saves = bench_flag(bench, "--saves");
     DS_TRY(bench_option_count(bench, "--block-mib", 1, 4, &block_mib));
     DS_TRY(bench_arguments_end(bench, 1));
     const char *folder = bench->argc > 0 ? bench->argv[0] : ".";

@@ -172,7 +172,7 @@ static ds_status measure_level(struct save *s, const char *level)
 {
     ds_status st;
 
-    DS_TRY(bench_storage_open(s->fs, level, s->how->depth, s->blocks,
+    DS_TRY(bench_storage_open(s->fs, level, s->how->depth, -1, s->blocks,
                               s->how->depth * s->how->block_bytes, &s->storage));
     s->is_cached = s->how->is_cached;
     st = measure(s);

@@ -158,9 +158,19 @@ const char *ds_config_key(const struct ds_config *config, const char *section, c
     return to;
 }
 
+int ds_config_has_text(const struct ds_config *config)
+{
+    return config->data.format == DS_DATA_TEXT || config->data.format == DS_DATA_JSONL;
+}
+
+int ds_config_has_eval(const struct ds_config *config)
+{
+    return config->data.eval[0] != '\0' || config->data.eval_share > 0;
+}
+
 int ds_config_has_byte_text(const struct ds_config *config)
 {
-    return config->data.format == DS_DATA_TEXT && strcmp(config->data.tokenizer, "bytes") == 0;
+    return ds_config_has_text(config) && strcmp(config->data.tokenizer, "bytes") == 0;
 }
 
 /* A folder brings its own shape, and perhaps a tokenizer; that of a file is asked where files are read. What stays DS_AUTO here is what ds_config_validate complains about. */
@@ -244,10 +254,14 @@ void ds_config_resolve(struct ds_config *config, uint64_t rank_count)
         config->parallel.shard = config->parallel.data;
 }
 
-/* Keys without a value, and those that model.path excludes, would not be accepted when read again. */
+/* Keys without a value, and those that model.path, lora.adapter or lora.r = 0 exclude, would not be accepted when read
+ * again. */
 static int is_printed(const struct ds_field *field, const struct ds_config *config)
 {
     if ((field->flags & DS_FIELD_SHAPES_MODEL) && config->model.path[0] != '\0')
+        return 0;
+    if ((field->flags & DS_FIELD_SHAPES_ADAPTER) &&
+        (config->lora.adapter[0] != '\0' || (config->lora.r == 0 && strcmp(field->key, "r") != 0)))
         return 0;
     return field->preset || *(const uint64_t *)((const char *)config + field->offset) != 0;
 }
@@ -296,4 +310,26 @@ ds_status ds_config_hash(const struct ds_config *config, uint64_t *hash)
     *hash = XXH3_64bits(text, strlen(text));
     free(text);
     return DS_OK;
+}
+
+int ds_config_directory(const struct ds_config *config, uint32_t index, char to[DS_TEXT_MAX])
+{
+    const char *at = config->offload.directories;
+
+    for (;;) {
+        const size_t part = strcspn(at, ","), blanks = strspn(at, " \t");
+        size_t length = part > blanks ? part - blanks : 0;
+
+        while (length > 0 && (at[blanks + length - 1] == ' ' || at[blanks + length - 1] == '\t' ||
+                              (at[blanks + length - 1] == '/' && length > 1)))
+            length--;
+        if (length > 0 && index-- == 0) {
+            memcpy(to, at + blanks, length);
+            to[length] = '\0';
+            return 1;
+        }
+        if (at[part] == '\0')
+            return 0;
+        at += part + 1;
+    }
 }

@@ -18,7 +18,7 @@ enum ds_field_kind {
     DS_FIELD_CHOICE, /* int: one of `choices` */
     DS_FIELD_NAME,   /* char[]: one of `choices`, kept as text */
     DS_FIELD_TEXT,   /* char[]: anything that fits a line */
-    DS_FIELD_HOME,   /* struct ds_home_key: one of `choices`, or NAME:SHARE of all but the first */
+    DS_FIELD_HOME, /* struct ds_home_key: one of `choices`, or NAME:SHARE of those in the middle */
 };
 
 struct ds_choice {
@@ -31,8 +31,9 @@ enum ds_field_flag {
     DS_FIELD_TRAIN_NEEDS = 1u << 1, /* no preset: the command cannot do without */
     DS_FIELD_EVAL_NEEDS = 1u << 2,
     DS_FIELD_PREPARE_NEEDS = 1u << 3,
-    DS_FIELD_SHAPES_MODEL = 1u << 4, /* not together with model.path, which brings them all */
-    DS_FIELD_FOLLOWS = 1u << 5,      /* auto: other keys, the number of ranks or the plan decide */
+    DS_FIELD_SHAPES_MODEL = 1u << 4,   /* not together with model.path, which brings them all */
+    DS_FIELD_SHAPES_ADAPTER = 1u << 6, /* not together with lora.adapter, which brings them all */
+    DS_FIELD_FOLLOWS = 1u << 5, /* auto: other keys, the number of ranks or the plan decide */
 };
 
 /* A knob exists if it has a row. */
@@ -95,15 +96,25 @@ const char *ds_config_place(const struct ds_config *config, const char *section,
 #define DS_KEY_BYTES (DS_PLACE_BYTES + 128)
 const char *ds_config_key(const struct ds_config *config, const char *section, const char *key,
                           char to[DS_KEY_BYTES]);
+/* pure: number `index` of offload.directories, without blanks around it; 0: there are fewer */
+int ds_config_directory(const struct ds_config *config, uint32_t index, char to[DS_TEXT_MAX]);
 /* How a configuration is refused for what one of its keys asks. */
 #define ds_config_refuse(config, section, key, format, ...) \
     ds_fail(DS_ERR_CONFIG, "%s " format,                    \
             ds_config_key((config), section, key, (char[DS_KEY_BYTES]){0}), __VA_ARGS__)
+/* How checkpoint.mirror is refused, by what lies in what: DS_CONFIG_LIES of it, of pure ds_config_lies (NULL: they are
+ * apart) and of checkpoint.dir. */
+#define DS_CONFIG_LIES "= %s %s [checkpoint] dir = %s; name a directory beside it, on another disk"
+const char *ds_config_lies(int is_inside, int is_around);
 /* pure: fill in what follows from other keys and from the number of ranks (0: not known) */
 void ds_config_resolve(struct ds_config *config, uint64_t rank_count);
 /* pure: what was left to others, to ranks, to other keys or to the plan, is left to them again */
 void ds_config_unresolve(struct ds_config *config);
-int ds_config_has_byte_text(const struct ds_config *config); /* text, whose tokens are bytes */
+/* pure: texts that a tokenizer turns into tokens, and whether those are bytes */
+int ds_config_has_text(const struct ds_config *config);
+int ds_config_has_byte_text(const struct ds_config *config);
+/* pure: there is something to evaluate on */
+int ds_config_has_eval(const struct ds_config *config);
 int ds_config_was_auto(const struct ds_config *config, const char *section, const char *key);
 /* local: the text of config.ini as resolved, malloc'ed */
 DS_CHECKED ds_status ds_config_print(const struct ds_config *config, char **text);

@@ -102,7 +102,7 @@ static void at_least_the_tokenizer(const struct ds_rule_check *check, struct ds_
 
 static void only_with_data(const struct ds_rule_check *check, struct ds_candidates *c)
 {
-    if (check->config->data.eval[0] == '\0')
+    if (!ds_config_has_eval(check->config))
         c->most = 0;
 }
 

@@ -39,6 +39,12 @@ static int is_given(const struct ds_field *field, const struct ds_config *config
     return field->kind == DS_FIELD_TEXT ? at[0] != '\0' : *(const uint64_t *)(const void *)at != 0;
 }
 
+/* What is evaluated on may come from what is trained on. */
+static int is_set_aside(const struct ds_field *field, const struct ds_config *config)
+{
+    return field == ds_field_find("data", "eval") && config->data.eval_share > 0;
+}
+
 static ds_status needed_keys_are_there(const struct ds_rule_check *check)
 {
     static const uint32_t flag_of[] = {[DS_CONFIG_TRAIN] = DS_FIELD_TRAIN_NEEDS,
@@ -52,7 +58,7 @@ static ds_status needed_keys_are_there(const struct ds_rule_check *check)
         char allowed[256];
 
         if (!(field->flags & flag_of[check->use]) || is_given(field, check->config) ||
-            (is_shape && has_path))
+            (is_shape && has_path) || is_set_aside(field, check->config))
             continue;
         ds_field_describe(field, allowed, sizeof allowed);
         return ds_fail(DS_ERR_CONFIG, "%s: [%s] %s is missing%s: %s (%s)",
@@ -125,7 +131,7 @@ static ds_status vocabulary_fits(const struct ds_rule_check *check)
 
     if (c->model.path[0] != '\0' || check->use != DS_CONFIG_TRAIN)
         return DS_OK;
-    if (c->data.format != DS_DATA_TEXT && c->model.vocab_size == DS_AUTO)
+    if (!ds_config_has_text(c) && c->model.vocab_size == DS_AUTO)
         REFUSE(check, "data", "format", NULL, "%s",
                "= safetensors needs a number in [model] vocab_size: no tokenizer decides it");
     if (ds_config_has_byte_text(c) && c->model.vocab_size < DS_BYTE_VOCAB)
@@ -231,10 +237,10 @@ static ds_status evaluations_have_data(const struct ds_rule_check *check)
 {
     const struct ds_config *c = check->config;
 
-    if (c->train.eval_interval > 0 && c->data.eval[0] == '\0')
+    if (c->train.eval_interval > 0 && !ds_config_has_eval(c))
         REFUSE(check, "train", "eval_interval", "train.eval_interval",
                "= %" PRIu64 " needs data to evaluate on: [data] eval", c->train.eval_interval);
-    if (c->train.eval_samples > 0 && c->data.eval[0] == '\0')
+    if (c->train.eval_samples > 0 && !ds_config_has_eval(c))
         REFUSE(check, "train", "eval_samples", "train.eval_samples",
                "= %" PRIu64 " needs data to evaluate on: [data] eval", c->train.eval_samples);
     return DS_OK;
@@ -277,14 +283,52 @@ static ds_status sources_are_there(const struct ds_rule_check *check)
     if (c->data.train[0] == '\0' && c->data.eval[0] == '\0')
         return ds_fail(DS_ERR_CONFIG, "%s: [data] train and eval are missing: nothing to prepare",
                        check->config->places.name);
-    if (c->data.format != DS_DATA_TEXT)
+    if (!ds_config_has_text(c))
         REFUSE(check, "data", "format", NULL, "%s",
-               "= safetensors needs no preparation, only text does");
+               "= safetensors needs no preparation, only text and jsonl do");
     if (c->data.cache[0] == '\0')
         return ds_fail(DS_ERR_CONFIG,
                        "%s: [data] cache and [run] dir are missing: one of them says "
                        "where token shards go",
                        check->config->places.name);
+    return DS_OK;
+}
+
+/* A folder's adapter brings its settings; without either there is nothing that they could be of. */
+static ds_status adapter_fits(const struct ds_rule_check *check)
+{
+    const struct ds_config *c = check->config;
+    const int has_folder = c->lora.adapter[0] != '\0';
+    char here[DS_PLACE_BYTES], there[DS_PLACE_BYTES];
+
+    for (size_t i = 0; i < ds_config_field_count && (has_folder || c->lora.r == 0); i++) {
+        const struct ds_field *field = &ds_config_fields[i];
+        const int is_rank = strcmp(field->key, "r") == 0;
+
+        if (!(field->flags & DS_FIELD_SHAPES_ADAPTER) || c->places.line[i] == 0 ||
+            (is_rank && !has_folder))
+            continue;
+        ds_config_place(c, "lora", field->key, here);
+        if (has_folder)
+            return ds_fail(DS_ERR_CONFIG,
+                           "%s: [lora] %s cannot stand beside [lora] adapter (%s): the folder's "
+                           "adapter_config.json decides it",
+                           here, field->key, ds_config_place(c, "lora", "adapter", there));
+        return ds_fail(DS_ERR_CONFIG, "%s: [lora] %s has no meaning without [lora] r or adapter",
+                       here, field->key);
+    }
+    return DS_OK;
+}
+
+/* What is frozen is stored in fewer bits, and on the device. */
+static ds_status base_fits(const struct ds_rule_check *check)
+{
+    const struct ds_config *c = check->config;
+
+    if (c->lora.base != DS_BASE_COMPUTE && c->lora.r == 0 && c->lora.adapter[0] == '\0')
+        REFUSE(
+            check, "lora", "base", "lora.base", "%s",
+            "= nf4 and int8 are of what is frozen, and nothing is without lora.r or lora.adapter");
     return DS_OK;
 }
 
@@ -378,6 +422,8 @@ static const struct {
     int is_of_model; /* asked again when a folder has said what the model is */
 } rules[] = {{folder_or_shape, 0, 0},
              {needed_keys_are_there, 0, 0},
+             {adapter_fits, 0, 0},
+             {base_fits, 1, 0},
              {devices_fit, 1, 0},
              {transport_fits, 1, 0},
              {gpu_keys_fit, 1, 0},
@@ -393,10 +439,13 @@ static const struct {
              {ds_rule_precision, 1, 0},
              {ds_rule_zero, 1, 0},
              {ds_rule_homes, 1, 0},
+             {ds_rule_directories, 0, 0},
              {schedule_fits, 1, 0},
              {lists_read, 0, 0},
+             {ds_rule_rows, 0, 0},
              {evaluations_have_data, 1, 0},
              {exports_are_saved, 1, 0},
+             {ds_rule_places, 0, 0},
              {sources_are_there, 0, 0},
              {trace_reads, 1, 0},
              {fault_is_known, 1, 0}};

@@ -78,5 +78,12 @@ ds_status ds_rule_batches(const struct ds_rule_check *check);
 ds_status ds_rule_precision(const struct ds_rule_check *check);
 ds_status ds_rule_zero(const struct ds_rule_check *check);
 ds_status ds_rule_homes(const struct ds_rule_check *check);
+ds_status ds_rule_directories(const struct ds_rule_check *check);
+
+/* ---- config_rules_data.c: what goes with data.format = jsonl alone; nothing is asked quietly */
+ds_status ds_rule_rows(const struct ds_rule_check *check);
+
+/* ---- config_rules_places.c: looks up the working directory, to compare a name that begins there with one that does not */
+ds_status ds_rule_places(const struct ds_rule_check *check);
 
 #endif

@@ -184,11 +184,38 @@ static const char *away_of(const struct ds_config *c, const char **keys)
                  {&c->offload.grads, "grads", "offload.grads zero.stage"}};
 
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
-        if (kinds[i].home->home != DS_HOME_DEVICE) {
+        if (ds_home_is_away(kinds[i].home)) {
             *keys = kinds[i].keys;
             return kinds[i].key;
         }
     return NULL;
+}
+
+static int may_be_on_host(const struct ds_home_key *key)
+{
+    return key->home == DS_HOME_HOST || key->home == DS_HOME_AUTO;
+}
+
+/* The host updates what it has all of: a share of each, or all. */
+static ds_status check_compute(const struct ds_rule_check *check)
+{
+    const struct ds_config *c = check->config;
+    const int has_master =
+        c->precision.compute != DS_PRECISION_FP32 && c->precision.master != DS_MASTER_KEY_NONE;
+
+    if (c->offload.optimizer_compute.home != DS_OPTIMIZER_CPU)
+        return DS_OK;
+    if (c->offload.params.home == DS_HOME_NVME || c->offload.grads.home == DS_HOME_NVME)
+        REFUSE(check, "offload", "optimizer_compute",
+               "offload.optimizer_compute offload.params offload.grads", "%s",
+               "= cpu is for gradients and parameters on the device or the host");
+    if (may_be_on_host(&c->offload.exp_avg) && may_be_on_host(&c->offload.exp_avg_sq) &&
+        (!has_master || may_be_on_host(&c->offload.master)))
+        return DS_OK;
+    REFUSE(check, "offload", "optimizer_compute",
+           "offload.optimizer_compute offload.master offload.exp_avg offload.exp_avg_sq",
+           "= cpu is for states at home on the host: exp_avg = host and exp_avg_sq = host%s",
+           has_master ? " and master = host" : "");
 }
 
 /* What is away must be there, and somebody's own: whole copies are gathered from device memory. */
@@ -197,18 +224,20 @@ ds_status ds_rule_homes(const struct ds_rule_check *check)
     const struct ds_config *c = check->config;
     const char *keys = NULL, *key = away_of(c, &keys);
 
+    if (check->use != DS_CONFIG_PREPARE)
+        DS_TRY(check_compute(check));
     if (check->use == DS_CONFIG_PREPARE || !key)
         return DS_OK;
-    if (c->offload.params.home != DS_HOME_DEVICE && c->zero.stage != 3)
+    if (ds_home_is_away(&c->offload.params) && c->zero.stage != 3)
         REFUSE(check, "offload", "params", "offload.params zero.stage",
                "is for stage = 3, which gathers parameters; stage = %" PRIu64 " keeps them",
                c->zero.stage);
-    if (c->offload.master.home != DS_HOME_DEVICE && c->precision.compute == DS_PRECISION_FP32)
+    if (ds_home_is_away(&c->offload.master) && c->precision.compute == DS_PRECISION_FP32)
         REFUSE(
             check, "offload", "master", "offload.master", "%s",
             "is for masters beside 16-bit weights; with precision.compute = fp32 the weights are "
             "all there is");
-    if (c->offload.master.home != DS_HOME_DEVICE && c->precision.master == DS_MASTER_KEY_NONE)
+    if (ds_home_is_away(&c->offload.master) && c->precision.master == DS_MASTER_KEY_NONE)
         REFUSE(check, "offload", "master", "offload.master", "%s",
                "is for masters, and precision.master = none keeps none");
     if (c->zero.stage == 0 && c->parallel.shard > 1)
@@ -216,5 +245,37 @@ ds_status ds_rule_homes(const struct ds_rule_check *check)
                "is for states that a rank has for itself; with zero.stage = 0 each of the %" PRIu64
                " shard ranks has all of them",
                c->parallel.shard);
+    return DS_OK;
+}
+
+static int is_named_before(const struct ds_config *c, uint32_t index, const char *path)
+{
+    char other[DS_TEXT_MAX];
+
+    for (uint32_t i = 0; i < index && ds_config_directory(c, i, other); i++)
+        if (strcmp(other, path) == 0)
+            return 1;
+    return 0;
+}
+
+/* Where it is to live must be said; one directory twice would be one drive that takes itself for two. */
+ds_status ds_rule_directories(const struct ds_rule_check *check)
+{
+    const struct ds_config *c = check->config;
+    const struct ds_home_key *const homes[] = {&c->offload.params, &c->offload.master,
+                                               &c->offload.exp_avg, &c->offload.exp_avg_sq,
+                                               &c->offload.grads};
+    static const char *const keys[] = {"params", "master", "exp_avg", "exp_avg_sq", "grads"};
+    char path[DS_TEXT_MAX], key[DS_KEY_BYTES];
+
+    for (size_t i = 0; i < sizeof homes / sizeof *homes && check->use != DS_CONFIG_PREPARE; i++)
+        if (homes[i]->home == DS_HOME_NVME && !ds_config_directory(c, 0, path))
+            return ds_fail(DS_ERR_CONFIG,
+                           "%s = nvme: [offload] directories is missing: where on which drives",
+                           ds_config_key(c, "offload", keys[i], key));
+    for (uint32_t i = 0; ds_config_directory(c, i, path); i++)
+        if (is_named_before(c, i, path))
+            return ds_fail(DS_ERR_CONFIG, "%s names %s twice",
+                           ds_config_key(c, "offload", "directories", key), path);
     return DS_OK;
 }

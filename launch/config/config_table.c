@@ -12,6 +12,7 @@
 #define EVAL    DS_FIELD_EVAL_NEEDS
 #define PREPARE DS_FIELD_PREPARE_NEEDS
 #define MODEL   (DS_FIELD_FIXED | DS_FIELD_SHAPES_MODEL)
+#define ADAPTER (DS_FIELD_FIXED | DS_FIELD_SHAPES_ADAPTER)
 #define FOLLOWS DS_FIELD_FOLLOWS
 
 static const struct ds_choice device_names[] = {{"auto", 0}, {"cpu", 0}, {"cuda", 0}, {NULL, 0}};
@@ -22,13 +23,44 @@ static const struct ds_choice exports[] = {
     {"last", DS_EXPORT_LAST}, {"none", DS_EXPORT_NONE}, {NULL, 0}};
 static const struct ds_choice resumes[] = {
     {"auto", DS_RESUME_AUTO}, {"none", DS_RESUME_NONE}, {NULL, 0}};
+static const struct ds_choice references[] = {
+    {"auto", DS_REFERENCES_AUTO}, {"on", DS_REFERENCES_ON}, {"off", DS_REFERENCES_OFF}, {NULL, 0}};
 static const struct ds_choice rollbacks[] = {
     {"auto", DS_ROLLBACK_AUTO}, {"off", DS_ROLLBACK_OFF}, {NULL, 0}};
 static const struct ds_choice families[] = {
     {"llama", DS_FAMILY_LLAMA}, {"qwen2", DS_FAMILY_QWEN2}, {"qwen3", DS_FAMILY_QWEN3}, {NULL, 0}};
-static const struct ds_choice formats[] = {
-    {"text", DS_DATA_TEXT}, {"safetensors", DS_DATA_SAFETENSORS}, {NULL, 0}};
+static const struct ds_choice formats[] = {{"text", DS_DATA_TEXT},
+                                           {"jsonl", DS_DATA_JSONL},
+                                           {"safetensors", DS_DATA_SAFETENSORS},
+                                           {NULL, 0}};
+static const struct ds_choice row_kinds[] = {{"auto", DS_ROW_AUTO},
+                                             {"text", DS_ROW_TEXT},
+                                             {"completion", DS_ROW_COMPLETION},
+                                             {"messages", DS_ROW_MESSAGES},
+                                             {NULL, 0}};
+static const struct ds_choice chats[] = {
+    {"auto", DS_CHAT_AUTO},         {"plain", DS_CHAT_PLAIN},
+    {"chatml", DS_CHAT_CHATML},     {"qwen", DS_CHAT_QWEN},
+    {"qwen3", DS_CHAT_QWEN3},       {"llama2", DS_CHAT_LLAMA2},
+    {"llama3", DS_CHAT_LLAMA3},     {"deepseek-llm", DS_CHAT_DEEPSEEK_LLM},
+    {"deepseek", DS_CHAT_DEEPSEEK}, {"deepseek-r1", DS_CHAT_DEEPSEEK_R1},
+    {"custom", DS_CHAT_CUSTOM},     {"qwen2", DS_CHAT_QWEN2},
+    {"llama3.1", DS_CHAT_LLAMA31},  {NULL, 0}};
+static const struct ds_choice learned[] = {{"completions", DS_TRAIN_ON_COMPLETIONS},
+                                           {"assistant_last", DS_TRAIN_ON_LAST},
+                                           {"all", DS_TRAIN_ON_ALL},
+                                           {NULL, 0}};
+static const struct ds_choice overlongs[] = {
+    {"auto", DS_OVERLONG_AUTO},   {"error", DS_OVERLONG_ERROR}, {"cut", DS_OVERLONG_CUT},
+    {"split", DS_OVERLONG_SPLIT}, {"drop", DS_OVERLONG_DROP},   {NULL, 0}};
+static const struct ds_choice malformeds[] = {{"error", 0}, {"skip", 1}, {NULL, 0}};
 static const struct ds_choice invalids[] = {{"error", 0}, {"replace", 1}, {NULL, 0}};
+static const struct ds_choice bases[] = {
+    {"compute", DS_BASE_COMPUTE}, {"nf4", DS_BASE_NF4}, {"int8", DS_BASE_INT8}, {NULL, 0}};
+static const struct ds_choice biases[] = {{"none", DS_LORA_BIAS_NONE},
+                                          {"all", DS_LORA_BIAS_ALL},
+                                          {"lora_only", DS_LORA_BIAS_ONLY},
+                                          {NULL, 0}};
 static const struct ds_choice decays[] = {
     {"matrices", DS_DECAY_MATRICES}, {"all", DS_DECAY_ALL}, {NULL, 0}};
 static const struct ds_choice schedules[] = {{"constant", DS_LR_CONSTANT},
@@ -71,8 +103,26 @@ static const struct ds_choice gathers[] = {{"kernel", DS_GATHER_KERNEL},
                                            {"copy_engine", DS_GATHER_COPY_ENGINE},
                                            {NULL, 0}};
 
-static const struct ds_choice homes[] = {
-    {"device", DS_HOME_DEVICE}, {"host", DS_HOME_HOST}, {NULL, 0}};
+static const struct ds_choice homes[] = {{"device", DS_HOME_DEVICE},
+                                         {"host", DS_HOME_HOST},
+                                         {"nvme", DS_HOME_NVME},
+                                         {"auto", DS_HOME_AUTO},
+                                         {NULL, 0}};
+
+static const struct ds_choice near_homes[] = {
+    {"device", DS_HOME_DEVICE}, {"host", DS_HOME_HOST}, {"auto", DS_HOME_AUTO}, {NULL, 0}};
+
+static const struct ds_choice storages[] = {{"auto", DS_OFFLOAD_STORAGE_AUTO},
+                                            {"fixed", DS_OFFLOAD_STORAGE_FIXED},
+                                            {"plain", DS_OFFLOAD_STORAGE_PLAIN},
+                                            {"threads", DS_OFFLOAD_STORAGE_THREADS},
+                                            {NULL, 0}};
+
+static const struct ds_choice update_times[] = {
+    {"end", DS_UPDATES_KEY_END}, {"late", DS_UPDATES_KEY_LATE}, {NULL, 0}};
+
+static const struct ds_choice optimizer_places[] = {
+    {"gpu", DS_OPTIMIZER_GPU}, {"cpu", DS_OPTIMIZER_CPU}, {"auto", DS_OPTIMIZER_AUTO}, {NULL, 0}};
 
 #define PLACE(section, key) \
     offsetof(struct ds_config, section.key), sizeof(((struct ds_config *)0)->section.key)
@@ -105,9 +155,9 @@ static const struct ds_choice homes[] = {
 #section, #key, preset, DS_FIELD_NAME, flags, PLACE(section, key), 0, 0, choices, help, \
             peers                                                                               \
     }
-#define HOME(section, key, help, peers)                                                           \
+#define HOME(section, key, preset, choices, help, peers)                                          \
     {                                                                                             \
-#section, #key, "device", DS_FIELD_HOME, 0, PLACE(section, key), 0, 1, homes, help, peers \
+#section, #key, preset, DS_FIELD_HOME, 0, PLACE(section, key), 0, 1, choices, help, peers \
     }
 #define TEXT(section, key, flags, help, peers)                                                 \
     {                                                                                          \
@@ -148,11 +198,25 @@ const struct ds_field ds_config_fields[] = {
     TEXT(data, train, FIXED | TRAIN, "files or folders, comma separated, each with a weight if wanted: a.txt, b.txt:0.5 (half of its samples an epoch)",
          "train_data dataset data_path train_file dataset_path train_data_path datasets input"),
     TEXT(data, eval, FIXED | EVAL, "what it is evaluated on, written as train is; empty: nothing", "eval_data val_data validation valid validation_file eval_dataset eval_file"),
-    CHOICE(data, format, "text", FIXED, formats, "plain text, or pre-tokenised input_ids (and labels) in safetensors", "dataset_type data_format"),
-    TEXT(data, tokenizer, FIXED, "of text: a tokenizer.json, a folder that has one, or bytes: 256 bytes, then bos, eos, pad; empty: that of model.path, without one bytes", "tokenizer_type tokenizer_name tokenizer_path tokenizer_model tokenizer_name_or_path"),
+    CHOICE(data, format, "text", FIXED, formats, "plain text; jsonl: a sample a line, with text, with prompt and completion, or with messages; or pre-tokenised input_ids (and labels) in safetensors", "dataset_type data_format"),
+    TEXT(data, tokenizer, FIXED, "of text and jsonl: a tokenizer.json, a folder that has one, or bytes: 256 bytes, then bos, eos, pad; empty: that of model.path, without one bytes", "tokenizer_type tokenizer_name tokenizer_path tokenizer_model tokenizer_name_or_path"),
     CHOICE(data, invalid_utf8, "error", FIXED, invalids, "what a tokenizer other than bytes does with text that is not UTF-8: end the run with its place, or replace it by U+FFFD", "errors encoding_errors"),
     TEXT(data, cache, 0, "directory of prepared token shards; empty: data in run.dir", "cache_dir dataset_prepared_path data_cache_path preprocessed_path"),
     BOOL(data, shuffle, "true", FIXED, "draw samples in random order; false: the order of the files, every epoch", "shuffle_data"),
+    CHOICE(data, rows, "auto", FIXED, row_kinds, "of jsonl: what every row is; auto: each says it by the fields that it has", "row_type conversation_type"),
+    CHOICE(data, chat_template, "auto", FIXED, chats, "of jsonl: how messages become text; auto: as the folder of the tokenizer says, where that is one of these; llama3.1: of 3.1 to 3.3, of whose two dates the second is 26 Jul 2024, as their templates have it, also where they ask for the day's; custom: as the keys chat_* say. Rows of prompt and completion are texts as they are", "template prompt_format conversation_template chat_format"),
+    TEXT(data, chat_start, FIXED, "custom: in front of every conversation, as {bos} (the tokenizer's). In all of these texts \\n, \\t, \\s, \\#, \\; and \\\\ are a line feed, a tab, a space, #, ; and a backslash", "chat_prefix"),
+    TEXT(data, chat_system, FIXED, "custom: a message of the system, with {content} in it; empty: there are none", "system_format system_template format_system"),
+    TEXT(data, chat_user, FIXED, "custom: a message of the user, with {content} in it", "user_format user_template format_user instruction_template"),
+    TEXT(data, chat_assistant, FIXED, "custom: a message of the assistant, with {content} in it, behind which chat_end comes", "assistant_format assistant_template format_assistant response_template"),
+    TEXT(data, chat_tool, FIXED, "custom: what a tool says, with {content} in it; empty: there is none", "tool_format format_tools format_observation"),
+    TEXT(data, chat_end, FIXED, "custom: what ends an answer, and is learned with it; empty: {eos}, the tokenizer's", "eot_token eot_tokens end_of_turn stop_token"),
+    CHOICE(data, train_on, "completions", FIXED, learned, "of jsonl: which tokens are learned: completions and all answers, of conversations the last answer alone, or all; what ends an answer belongs to it; of rows of text all are", "train_on_inputs train_on_prompt mask_history completion_only_loss assistant_only_loss roles_to_train train_on_eos"),
+    BOOL(data, packing, "true", FIXED, "of jsonl: several rows a sequence, none of which sees another; false: each has one of its own", "sample_packing packed neat_packing pack_sequences eval_sample_packing"),
+    CHOICE(data, overlong, "auto", FIXED, overlongs, "of jsonl: a row that is longer than train.seq_length is an error, is cut at its end, goes on in the next sequences, or is left out; auto: one that is learned from end to end, as text is, goes on, others are an error", "truncation truncate truncation_side excess_length_strategy"),
+    CHOICE(data, malformed, "error", FIXED, malformeds, "of jsonl: a line that cannot be read ends the run, or is left out and counted", "on_bad_lines skip_invalid"),
+    COUNT(data, line_limit, "67108864", FIXED, 2, 2147483648.0, "of jsonl: bytes of a line at most; a longer one is malformed", "max_line_bytes"),
+    REAL(data, eval_share, "0", FIXED, 0, 0.9, "of jsonl: the share of data.train's rows that is set aside and evaluated on, by what they say and run.seed; equal rows are on one side", "val_size val_set_size test_size validation_split eval_split split"),
 
     COUNT(train, steps, NULL, TRAIN, 1, COUNT_MAX, "updates of the model", "max_steps train_iters train_steps num_steps total_steps iterations num_train_epochs num_epochs epochs"),
     COUNT(train, global_batch_size, NULL, FIXED | TRAIN, 1, 1073741824, "sequences in an update, over all ranks",
@@ -165,6 +229,21 @@ const struct ds_field ds_config_fields[] = {
     REAL(train, grad_clip, "1", FIXED, 0, 1e30, "largest gradient norm; 0: off", "max_grad_norm gradient_clipping clip_grad max_norm gradient_clip_val grad_norm"),
     COUNT(train, eval_interval, "0", 0, 0, COUNT_MAX, "steps between evaluations; 0: only at the end", "eval_steps eval_every validation_interval val_interval eval_freq eval_strategy"),
     COUNT(train, eval_samples, "0", 0, 0, COUNT_MAX, "sequences in an evaluation at most; 0: all", "eval_iters max_eval_samples val_set_size limit_val_batches"),
+
+    COUNT(lora, r, "0", ADAPTER, 0, DS_LORA_RANK_MAX, "rank of the factors that are trained beside frozen matrices; 0: the model itself is trained", "lora_r lora_rank rank lora_dim"),
+    REAL(lora, alpha, "16", ADAPTER, 1e-6, DS_LORA_ALPHA_MAX, "what they add is multiplied by alpha / r", "lora_alpha"),
+    REAL(lora, dropout, "0", ADAPTER, 0, DS_LORA_DROPOUT_MAX, "share of their input that factors do not see while training, drawn anew in each step", "lora_dropout"),
+    TEXT(lora, target_modules, ADAPTER, "matrices that get factors: names (q_proj, v_proj), all-linear, or /a regular expression/ of whole names (model.layers.0.self_attn.q_proj); empty: all-linear", "lora_target_modules lora_target_linear lora_target lora_attn_modules"),
+    TEXT(lora, exclude_modules, ADAPTER, "matrices that get none all the same: names, or /a regular expression/; empty: none", "lora_exclude_modules"),
+    TEXT(lora, layers_to_transform, ADAPTER, "layers whose matrices get factors: numbers and runs of them (0, 4-7); empty: all", "lora_layers_to_transform peft_layers_to_transform"),
+    TEXT(lora, rank_pattern, ADAPTER, "matrices that have another rank, KEY: R, ..; a key is a regular expression of a whole name, or of the end of one behind a dot (down_proj: 32, layers.0.*: 4); empty: none", ""),
+    TEXT(lora, alpha_pattern, ADAPTER, "the same for alpha", ""),
+    BOOL(lora, rslora, "false", ADAPTER, "multiply by alpha / sqrt(r) instead", "use_rslora rs_lora"),
+    BOOL(lora, dora, "false", ADAPTER, "train a length for each row of a matrix with factors, beside the row's direction (DoRA); takes the product of each such layer in memory once more", "use_dora"),
+    CHOICE(lora, bias, "none", ADAPTER, biases, "biases of the model that are trained, too: none; all; lora_only: of matrices that get factors", "lora_bias"),
+    TEXT(lora, modules_to_save, ADAPTER, "modules of the model that are trained as they are, and come with the adapter: embed_tokens, lm_head, norms (norm, input_layernorm; the end of a name means all that have it); empty: none", "lora_modules_to_save additional_target additional_target_modules"),
+    TEXT(lora, adapter, FIXED, "folder of an adapter, as peft and exports write it, to go on from; its settings hold, in place of the keys above; empty: none", "adapter_name_or_path peft_model_id lora_model_dir lora_weights"),
+    CHOICE(lora, base, "compute", FIXED, bases, "how the frozen matrices of the layers are stored: compute: as they are computed with; nf4: 4 bits, absmax of blocks of 64 in 8, as QLoRA has it; int8: 8 bits, absmax of rows; brought back into one reused buffer before each use; of a folder that has them so already the codes are kept", "load_in_4bit load_in_8bit quantization quantization_bit bnb_4bit_quant_type qlora"),
 
     REAL(optimizer, learning_rate, "0.0003", FIXED, 0, 10, "peak, after warm-up", "lr max_lr peak_lr base_lr"),
     REAL(optimizer, beta1, "0.9", FIXED, 0, 0.999999, "AdamW: memory of the gradient", "adam_beta1 betas"),
@@ -204,13 +283,18 @@ const struct ds_field ds_config_fields[] = {
     AUTO(memory, host_limit, 0, 1, COUNT_MAX, "bytes that a rank may take of its host's memory for what the plan counts (pinned host: states, staging, checkpoints), in training and in an evaluation alone; what a process takes besides, for libraries and for data, is not in it, but is in host_peak_bytes of the metrics; auto: no limit", "max_host_memory cpu_memory_limit"),
     AUTO(memory, logits, FOLLOWS, 1, COUNT_MAX, "bytes of the logits that exist at a time: the head works through a micro-batch in chunks; auto: 1 GiB on a GPU, on the cpu what stays near its caches", "lm_head_chunks chunked_cross_entropy ce_chunk_size logits_chunk_size"),
 
-    HOME(offload, params, "stage 3: where the parameters that a rank owns live, in the dtype of arithmetic, between gathers; host: pinned host memory; host:0.6: so much of them there, the rest stays on the device", "offload_param offload_params cpu_offload_params param_offload"),
-    HOME(offload, master, "the same for master weights, between updates, in every stage in which ranks share them, or on a rank alone", "offload_optimizer cpu_offload optimizer_cpu_offload offload_optimizer_device offload_master"),
-    HOME(offload, exp_avg, "the same for first moments", "offload_optimizer_states offload_opt_m optimizer_offload_fraction offload_moments"),
-    HOME(offload, exp_avg_sq, "the same for second moments", "offload_opt_v"),
-    HOME(offload, grads, "the same for accumulated gradients; an embedding that the first and the last stage share keeps its own on the device. On a GPU alone, unless run.deterministic = true, sums of several micro-batches are rounded otherwise than near", "offload_gradients offload_grads grad_offload"),
-    COUNT(offload, depth, "3", 0, 1, 64, "strips of states that are on their way or being updated at once, each with memory of the device; 3: one comes, one is worked on, one goes", "buffer_count prefetch_count offload_num_in_group"),
+    HOME(offload, params, "device", homes, "stage 3: where the parameters that a rank owns live, in the dtype of arithmetic or as lora.base stores them, between gathers; host: pinned host memory; nvme: files in offload.directories; host:0.6: so much of them there, the rest stays on the device; auto: what memory.device_limit, or else what the device has free, has no room for, on the host, or in files where directories are given and the host has none either; `dstrain plan` shows what is chosen and why", "offload_param offload_params cpu_offload_params param_offload"),
+    HOME(offload, master, "device", homes, "the same for master weights, between updates, in every stage in which ranks share them, or on a rank alone", "offload_optimizer cpu_offload optimizer_cpu_offload offload_optimizer_device offload_master"),
+    HOME(offload, exp_avg, "device", homes, "the same for first moments", "offload_optimizer_states offload_opt_m optimizer_offload_fraction offload_moments"),
+    HOME(offload, exp_avg_sq, "device", homes, "the same for second moments", "offload_opt_v"),
+    HOME(offload, grads, "device", homes, "the same for accumulated gradients; an embedding that the first and the last stage share keeps its own on the device. On a GPU alone, unless run.deterministic = true, sums of several micro-batches are rounded otherwise than near", "offload_gradients offload_grads grad_offload"),
+    HOME(offload, activations, "device", near_homes, "where what a layer keeps from its forward to its backward is in between: its input, and what train.activation_checkpointing leaves it beside that; host: it goes to pinned host memory behind the forward and comes back ahead of the backward, beside arithmetic, and the device keeps a few layers at a time, not all; the last layers, wanted again at once, stay; host:0.6: so much of the layers, the first ones; auto: as for params. Files cannot have it", "activation_offloading offload_activations cpu_offloading_activations enable_activation_offload activations_offload activation_offload fine_grained_activation_offloading cpu_checkpointing"),
+    CHOICE(offload, updates, "end", 0, update_times, "when a step's gradients become weights; end: behind its verdict; late: in the next step, each layer's just before its weights are used, so that its states travel beside arithmetic; the result is the same", "delay_optimizer_step overlap_optimizer optimizer_overlap dpu delayed_param_update"),
+    HOME(offload, optimizer_compute, "gpu", optimizer_places, "where states at home on the host are updated; gpu: on the device, which they travel to and from; cpu: on the host, where they stay, by run.threads threads near the device: only gradients come and weights go, as far as they live on the device; cpu:0.3: so much of all at most, the rest of what is away as with gpu, beside that; auto: what the plan takes to be the fastest; the result is the same", "cpu_adam use_cpu_adam offload_optimizer_compute twin_flow"),
+    COUNT(offload, depth, "3", 0, 1, 64, "strips of states that are on their way or being updated at once, each with memory of the device; 3: one comes, one is worked on, one goes; with updates = late all of them are filled during the way back, so that more, 24 say, keep the link busy all through a step", "buffer_count prefetch_count offload_num_in_group"),
     COUNT(offload, block_size, "16777216", 0, 8192, 1073741824, "bytes of a strip, were it fp32: so much of a kind of state travels at once", "buffer_size bucket_size sub_group_size"),
+    TEXT(offload, directories, 0, "where states at home on nvme lie, by commas: each is one drive with a thread of its own, and they are shared out block by block; every rank makes files of their whole size there and takes them away at the end", "nvme_path offload_dir swap_dir offload_directory offload_folder"),
+    CHOICE(offload, storage, "auto", 0, storages, "how those files are read and written: fixed: io_uring with memory and files registered; plain: io_uring; threads: pread and pwrite; auto: the first of these that can be had, which the log names", "aio single_submit overlap_events use_gds"),
 
     TEXT(checkpoint, dir, 0, "directory of the run's checkpoints; empty: checkpoints in run.dir", "checkpoint_dir save_path load checkpoints_path default_local_dir"),
     TEXT(checkpoint, mirror, 0, "a second, slower directory, on a disk that outlives the first one's: every checkpoint is copied there in the background, the newest first, and a launch goes on from the newest one in either; empty: none", "remote_checkpoint_dir remote_save_path save_folder_remote upload_dir non_persistent_local_ckpt_dir s3_checkpoint_dir"),
@@ -220,6 +304,7 @@ const struct ds_field ds_config_fields[] = {
     COUNT(checkpoint, export, "0", 0, 0, COUNT_MAX, "checkpoints whose step this divides become Hugging Face folders, export-STEP in run.dir, while training goes on; a multiple of interval; 0: none", "export_every export_interval hf_export_interval export_hf"),
     CHOICE(checkpoint, resume, "auto", 0, resumes, "auto: a launch goes on from the newest checkpoint that verifies; none: from the beginning, and what is there is not gone on from any more", "resume_from_checkpoint auto_resume load_checkpoint resume_training"),
     AUTO(checkpoint, buffer, 0, 1, COUNT_MAX, "bytes of pinned host memory to which a rank copies what it saves; auto: all of it; less makes training wait for the disk", "checkpoint_buffer_size"),
+    CHOICE(checkpoint, references, "auto", 0, references, "states at home on nvme are saved as they lie there: the file system (XFS, btrfs) has packs share their blocks, nothing passes the device or is written again, and the files of states are larger by as much, so that no update writes over what a checkpoint has; on: where that cannot be, the run is refused; auto: there they are copied and written; off: always", "reflink incremental_checkpoint"),
     CHOICE(checkpoint, rollback, "auto", 0, rollbacks, "auto: where checkpoints are written, a run whose loss or gradient norm leaps, or is not finite for 9 steps, goes back to an older one and on without the data around that; twice for one place and 5 times in 1,000 steps, then it ends with 67; off: it goes on as it is", "loss_spike_detection skip_bad_batches rerun_mode spike_recovery"),
     COUNT(checkpoint, rollback_skip, "200", 0, 1, 1000000, "batches that a rollback leaves out, half of them before the first bad one; it goes back to the newest checkpoint from before those, or to the oldest that is left", "skip_batches num_batches_to_skip"),
 
@@ -239,6 +324,7 @@ const struct ds_section ds_config_sections[] = {
     {"model", "what is trained: a folder, or a shape under Hugging Face's names"},
     {"data", "what it learns from"},
     {"train", "how long, in what portions"},
+    {"lora", "small factors trained in place of the model"},
     {"optimizer", "AdamW, as PyTorch defines it"},
     {"schedule", "the learning rate over time"},
     {"precision", "how numbers are stored; arithmetic on the cpu is fp32"},

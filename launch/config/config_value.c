@@ -24,6 +24,12 @@ static const struct ds_choice *choice_named(const struct ds_field *field, const 
     return NULL;
 }
 
+/* Of a home: neither the first nor "auto" has one. */
+static int has_share(const struct ds_field *field, const struct ds_choice *choice)
+{
+    return choice != field->choices && choice->value != DS_HOME_AUTO;
+}
+
 static void describe_choices(const struct ds_choice *choices, char *to, size_t bytes)
 {
     size_t used = 0;
@@ -66,6 +72,9 @@ void ds_field_describe(const struct ds_field *field, char *to, size_t bytes)
         describe_choices(field->choices, to, bytes);
         snprintf(to + strlen(to), bytes - strlen(to), ", or %s:SHARE with a share in %s..%s",
                  field->choices[1].name, min, max);
+        for (const struct ds_choice *choice = field->choices + 2; choice->name; choice++)
+            if (has_share(field, choice))
+                snprintf(to + strlen(to), bytes - strlen(to), ", or %s:SHARE", choice->name);
         break;
     }
 }
@@ -134,12 +143,14 @@ static int parse_home(const struct ds_field *field, const char *text, void *at)
     snprintf(name, sizeof name, "%.*s", colon ? (int)(colon - text) : (int)sizeof name, text);
     const struct ds_choice *choice = choice_named(field, name);
     if (!choice ||
-        (colon && (choice == field->choices || !ds_number_real(colon + 1, &key.share))) ||
+        (colon && (!has_share(field, choice) || !ds_number_real(colon + 1, &key.share))) ||
         !(key.share >= field->min && key.share <= field->max))
         return 0;
     key.home = choice->value;
-    if (choice == field->choices || key.share == 0)
-        key = (struct ds_home_key){.home = field->choices->value};
+    if (key.share == 0)
+        choice = field->choices;
+    if (!has_share(field, choice))
+        key = (struct ds_home_key){.home = choice->value};
     memcpy(at, &key, sizeof key);
     return 1;
 }
@@ -201,7 +212,7 @@ static void print_home(const struct ds_field *field, const struct ds_home_key *k
     while (choice->value != key->home)
         choice++;
     ds_number_print(key->share, share);
-    if (choice == field->choices || key->share == 1)
+    if (!has_share(field, choice) || key->share == 1)
         snprintf(to, bytes, "%s", choice->name);
     else
         snprintf(to, bytes, "%s:%s", choice->name, share);

@@ -111,7 +111,9 @@ static ds_status open_timeline(struct ds_trainer *t)
     const struct ds_timeline_options options = {
         .streams = {[DS_TIMELINE_COMPUTE] = t->compute,
                     [DS_TIMELINE_COMM] = t->comm,
-                    [DS_TIMELINE_LOAD] = t->load},
+                    [DS_TIMELINE_LOAD] = t->load,
+                    [DS_TIMELINE_KEPT_OUT] = t->kept_out,
+                    [DS_TIMELINE_KEPT_IN] = t->kept_in},
         .memory = &t->memory,
         .action_count = t->train_list.action_count,
         .collective_count = count_collectives(t),
@@ -132,6 +134,8 @@ static ds_status open_executor(struct ds_trainer *t)
         .device = t->device,
         .compute = t->compute,
         .comm = t->comm,
+        .kept_out = t->kept_out,
+        .kept_in = t->kept_in,
         .tensor = ds_mesh_group(t->mesh, DS_GROUP_TP),
         .pipeline = ds_mesh_group(t->mesh, DS_GROUP_PP),
         .memory = &t->memory,
@@ -161,11 +165,44 @@ static ds_status check_tied(struct ds_trainer *t)
                                                      : DS_OK;
 }
 
+/* Of what several ranks have, one counts. */
+static void count_units(const struct ds_trainer *t, uint8_t *counts)
+{
+    for (uint32_t u = 0; u < t->model->unit_count; u++)
+        counts[u] = t->has_unit[u] && t->model->units[u].is_frozen &&
+                    t->place.at[DS_AXIS_REPLICA] == 0 &&
+                    t->stage_of_unit[u] == t->place.at[DS_AXIS_PP];
+}
+
+static ds_status fill_base(struct ds_trainer *t, const struct ds_hf_target *target)
+{
+    return t->weights ? ds_hf_load(t->weights, target) : ds_hf_init(target, t->config->run.seed);
+}
+
 static ds_status fill_weights(struct ds_trainer *t)
 {
-    const struct ds_hf_target target = {t->model, t->zero, t->shard_rank, beat, t};
+    struct ds_hf_target target = {.model = t->model,
+                                  .zero = t->zero,
+                                  .shard_rank = t->shard_rank,
+                                  .beat = beat,
+                                  .user = t,
+                                  .packs = t->packs};
+    uint8_t *counts;
+    ds_status st;
 
-    return t->weights ? ds_hf_load(t->weights, &target) : ds_hf_init(&target, t->config->run.seed);
+    if (!ds_model_is_adapted(t->model))
+        return fill_base(t, &target);
+    counts = calloc(t->model->unit_count, 1);
+    if (!counts)
+        return ds_fail(DS_ERR_NO_MEMORY, "to fill %u units", t->model->unit_count);
+    count_units(t, counts);
+    t->base_sum = 0;
+    target.sum = &t->base_sum;
+    target.counts_unit = counts;
+    st = fill_base(t, &target);
+    target.sum = NULL;
+    free(counts);
+    return st == DS_OK ? trainer_fill_factors(t, &target) : st;
 }
 
 /* Stages meet once, all at the same place: NCCL connects two ranks at their first messages, and must find the
@@ -192,6 +229,7 @@ static ds_status meet_neighbours(struct ds_trainer *t)
 static ds_status take_all(struct ds_trainer *t)
 {
     DS_TRY(open_comm_stream(t));
+    DS_TRY(trainer_describe_packs(t));
     DS_TRY(trainer_place_states(t));
     DS_TRY(trainer_make_lists(t));
     DS_TRY(trainer_open_travel(t));
@@ -225,19 +263,29 @@ void trainer_tell_start(struct ds_trainer *t, const char *part)
         ds_clock_tell_start(t->options.clock, part, &t->started_ns);
 }
 
+static ds_status begin_with_weights(struct ds_trainer *t)
+{
+    DS_TRY(trainer_together(t, check_tied));
+    DS_TRY(trainer_together(t, fill_weights));
+    DS_TRY(ds_comm_all_reduce(t->options.world, &t->base_sum, 1, DS_U64, DS_REDUCE_SUM, NULL));
+    return ds_zero_publish(t->zero);
+}
+
 /* What a run begins with: a checkpoint or weights, and the algorithms that earlier runs have chosen. */
 static ds_status load_state(struct ds_trainer *t)
 {
     int is_resumed = 0;
 
+    if (ds_model_is_adapted(t->model)) /* a checkpoint does not hold what is frozen */
+        DS_TRY(begin_with_weights(t));
     DS_TRY(trainer_resume(t, &is_resumed));
-    if (!is_resumed) {
-        DS_TRY(trainer_together(t, check_tied));
-        DS_TRY(trainer_together(t, fill_weights));
-        DS_TRY(ds_zero_publish(t->zero));
-    }
+    if (!is_resumed && !ds_model_is_adapted(t->model))
+        DS_TRY(begin_with_weights(t));
+    if (!is_resumed && !t->factors) /* a folder's adapter has its own */
+        DS_TRY(trainer_begin_lengths(t));
     ds_hf_close(t->weights);
-    t->weights = NULL;
+    ds_hf_close(t->factors);
+    t->weights = t->factors = NULL;
     trainer_tell_start(t, is_resumed ? "checkpoint" : "weights");
     DS_TRY(trainer_start_saver(t));
     return tuning_recall(&(struct tuning){t->device, t->options.world, t->options.fs});
@@ -259,6 +307,9 @@ ds_status trainer_assemble(struct ds_trainer *t)
     DS_TRY(trainer_leader_first(t, take_all)); /* what does not fit one will not fit the others */
     if (is_plan(t))
         return DS_OK;
+    DS_TRY(trainer_open_files(t));
+    if (t->optim)
+        DS_TRY(ds_optim_start(t->optim));
     DS_TRY(meet_neighbours(t));
     DS_TRY(ds_zero_register(t->zero));
     trainer_tell_start(t, "memory");
@@ -276,20 +327,32 @@ void trainer_dismantle(struct ds_trainer *t)
     ds_dataset_close(t->train_data);
     ds_dataset_close(t->eval_data);
     ds_hf_close(t->weights);
+    ds_hf_close(t->factors);
+    ds_zero_abandon_files(t->zero);
+    ds_optim_abandon(t->optim);
     if (t->comm)
         t->device->ops->stream_close(t->comm);
     if (t->load)
         t->device->ops->stream_close(t->load);
     if (t->store)
         t->device->ops->stream_close(t->store);
+    if (t->grads)
+        t->device->ops->stream_close(t->grads);
+    if (t->kept_out)
+        t->device->ops->stream_close(t->kept_out);
+    if (t->kept_in)
+        t->device->ops->stream_close(t->kept_in);
     if (t->compute)
         t->device->ops->stream_close(t->compute);
     ds_executor_close(t->executor);
     ds_optim_close(t->optim);
     ds_zero_close(t->zero);
+    trainer_close_files(t);
     ds_timeline_close(t->timeline);
     ds_mesh_close(t->mesh);
+    trainer_free_packs(t);
     ds_model_close(t->model);
+    ds_lora_fini(&t->adapter);
     ds_schedule_fini(&t->train_list);
     ds_schedule_fini(&t->eval_list);
     for (int i = 0; i < 2; i++)

@@ -50,6 +50,7 @@ static void cut_batches(struct ds_trainer *t)
             .seq_length = t->config->train.seq_length,
             .one_document = one_document(t->train_data) && one_document(t->eval_data),
             .document_count = document_count(t),
+            .first_token = (m * t->share_count + t->share) * tokens, /* as the loader has it */
         };
     }
 }

@@ -50,8 +50,15 @@ static void on_progress(void *user, uint64_t done_bytes, uint64_t total_bytes)
 
 /* ---- data sets */
 
+static enum ds_data_format format_of(const struct ds_config *config)
+{
+    return config->data.format == DS_DATA_TEXT ? DS_DATA_SHARDS
+                                               : (enum ds_data_format)config->data.format;
+}
+
 static ds_status open_set(struct ds_trainer *t, const struct ds_tokenizer *tokenizer,
-                          const char *key, int shuffle, struct ds_dataset **out)
+                          const char *key, enum ds_data_side side, int shuffle,
+                          struct ds_dataset **out)
 {
     const struct ds_config *config = t->config;
     char cache[DS_TEXT_MAX + 16];
@@ -72,7 +79,7 @@ static ds_status open_set(struct ds_trainer *t, const struct ds_tokenizer *token
     DS_TRY(ds_sources_open(config, &prepare, key, &report, &sources));
     const struct ds_dataset_options options = {
         .fs = t->options.fs,
-        .format = config->data.format == DS_DATA_TEXT ? DS_DATA_SHARDS : DS_DATA_SAFETENSORS,
+        .format = format_of(config),
         .paths = (const char *const *)sources.paths,
         .weights = sources.weights,
         .path_count = sources.path_count,
@@ -81,6 +88,10 @@ static ds_status open_set(struct ds_trainer *t, const struct ds_tokenizer *token
         .vocab_size = t->model->config.vocab_size,
         .seed = config->run.seed,
         .shuffle = shuffle,
+        .packs = config->data.packing,
+        .overlong = (enum ds_overlong)config->data.overlong,
+        .side = side,
+        .eval_share = config->data.eval_share,
         .progress = on_check,
         .user = t,
         .is_checked = t->options.world->rank != 0,
@@ -96,25 +107,31 @@ static ds_status check_vocabulary(const struct ds_trainer *t, const struct ds_to
     const struct ds_config *config = t->config;
     const uint64_t rows = t->model->config.vocab_size;
     const uint64_t needed = tokenizer ? ds_tokenizer_id_end(tokenizer) : DS_BYTE_VOCAB;
+    char key[DS_KEY_BYTES];
 
-    if (config->data.format != DS_DATA_TEXT || rows >= needed)
+    if (!ds_config_has_text(config) || rows >= needed)
         return DS_OK;
-    return ds_config_refuse(config, "model", "path",
-                            "= %s: its vocab_size is %llu, but data.tokenizer = %s makes ids up to "
-                            "%llu; at least %llu is needed",
-                            config->model.path, (unsigned long long)rows,
-                            tokenizer ? t->text.folder : "bytes", (unsigned long long)needed - 1,
-                            (unsigned long long)needed);
+    return ds_fail(DS_ERR_DATA,
+                   "%s = %s: its vocab_size is %llu, but data.tokenizer = %s makes ids up to %llu; "
+                   "at least %llu is needed: they do not belong together",
+                   ds_config_key(config, "model", "path", key), config->model.path,
+                   (unsigned long long)rows, tokenizer ? t->text.folder : "bytes",
+                   (unsigned long long)needed - 1, (unsigned long long)needed);
 }
 
 static ds_status open_both(struct ds_trainer *t, const struct ds_tokenizer *tokenizer)
 {
     const struct ds_config *config = t->config;
+    const int is_shared = config->data.eval_share > 0;
 
     DS_TRY(check_vocabulary(t, tokenizer));
     if (is_training(t))
-        DS_TRY(open_set(t, tokenizer, "train", config->data.shuffle, &t->train_data));
-    return config->data.eval[0] ? open_set(t, tokenizer, "eval", 0, &t->eval_data) : DS_OK;
+        DS_TRY(open_set(t, tokenizer, "train", is_shared ? DS_SIDE_TRAIN : DS_SIDE_ALL,
+                        config->data.shuffle, &t->train_data));
+    if (is_shared)
+        return open_set(t, tokenizer, "train", DS_SIDE_EVAL, 0, &t->eval_data);
+    return config->data.eval[0] ? open_set(t, tokenizer, "eval", DS_SIDE_ALL, 0, &t->eval_data)
+                                : DS_OK;
 }
 
 static ds_status open_sets(struct ds_trainer *t)

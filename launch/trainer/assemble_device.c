@@ -63,14 +63,18 @@ static ds_status compare_choices(struct ds_trainer *t)
     return st;
 }
 
+int trainer_threads(const struct ds_trainer *t)
+{
+    return t->options.thread_count ? t->options.thread_count : (int)t->config->run.threads;
+}
+
 static ds_status open_device(struct ds_trainer *t)
 {
     const struct ds_config *config = t->config;
     const struct ds_device_options options = {
         .mode = (enum ds_device_mode)config->run.cpu_streams,
         .seed = config->run.seed + t->options.world->rank,
-        .thread_count =
-            t->options.thread_count ? t->options.thread_count : (int)config->run.threads,
+        .thread_count = trainer_threads(t),
         .deterministic = config->run.deterministic == 1, /* auto: the cpu is, others are not */
         .rank = t->options.world->rank,
         .sharer_count = t->sharer_count,

@@ -7,6 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Beside so many pieces of arithmetic goes a copy of what a layer keeps: more than one, as they are not equally long. */
+enum { KEPT_DISTANCE = 2 };
+
 /* What of the shape is numbers of the configuration and of the mesh. */
 static struct ds_schedule_shape shape_of(const struct ds_trainer *t)
 {
@@ -16,13 +19,17 @@ static struct ds_schedule_shape shape_of(const struct ds_trainer *t)
         [DS_PIPELINE_INTERLEAVED] = DS_SCHEDULE_INTERLEAVED,
         [DS_PIPELINE_ZERO_BUBBLE] = DS_SCHEDULE_ZERO_BUBBLE};
     const struct ds_config *config = t->config;
-    const int is_tied = t->model->config.tie_word_embeddings;
+    const uint32_t embedding = t->model->blocks[0].units[0];
+    const int is_tied = t->model->config.tie_word_embeddings &&
+                        !t->model->units[embedding].is_frozen; /* it has no gradient */
 
     return (struct ds_schedule_shape){
         .block_count = t->model->block_count,
         .unit_count = t->model->unit_count,
         .strips = t->strips,
         .strip_slots = (uint32_t)config->offload.depth,
+        .updates =
+            config->offload.updates == DS_UPDATES_KEY_LATE ? DS_UPDATES_LATE : DS_UPDATES_END,
         .micro_count = (uint32_t)t->micro_count,
         .zero_stage = (uint32_t)config->zero.stage,
         .is_training = is_training(t),
@@ -32,7 +39,9 @@ static struct ds_schedule_shape shape_of(const struct ds_trainer *t)
         .stage = t->place.at[DS_AXIS_PP],
         .chunk_count = (uint32_t)config->parallel.chunks,
         .chunk_first = t->chunk_first,
-        .tied_unit = is_tied ? t->model->blocks[0].units[0] : DS_NO_UNIT,
+        .kept_share = config->offload.activations.share,
+        .kept_distance = KEPT_DISTANCE,
+        .tied_unit = is_tied ? embedding : DS_NO_UNIT,
         .reshard = config->zero.reshard_after_forward == DS_RESHARD_KEY_NEVER ? DS_RESHARD_NEVER
                                                                               : DS_RESHARD_ALWAYS,
         .window = config->zero.window == DS_AUTO ? 1 : (uint32_t)config->zero.window,
@@ -57,6 +66,7 @@ struct numbers {
     struct ds_schedule_block *blocks;
     struct ds_schedule_part *parts;
     uint64_t *elems;
+    uint8_t *is_frozen;
 };
 
 /* On the schedule's clock a part has about so many ticks: two of a hundred are no matter. */
@@ -109,6 +119,7 @@ static void numbers_fini(struct numbers *n)
     free(n->blocks);
     free(n->parts);
     free(n->elems);
+    free(n->is_frozen);
 }
 
 static ds_status numbers_init(struct numbers *n, const struct ds_trainer *t)
@@ -120,8 +131,9 @@ static ds_status numbers_init(struct numbers *n, const struct ds_trainer *t)
         .shape = shape,
         .blocks = calloc(model->block_count, sizeof *n->blocks),
         .parts = calloc((size_t)shape.stage_count * shape.chunk_count, sizeof *n->parts),
-        .elems = calloc(model->unit_count, sizeof *n->elems)};
-    if (!n->blocks || !n->parts || !n->elems) {
+        .elems = calloc(model->unit_count, sizeof *n->elems),
+        .is_frozen = calloc(model->unit_count, 1)};
+    if (!n->blocks || !n->parts || !n->elems || !n->is_frozen) {
         numbers_fini(n);
         return ds_fail(DS_ERR_NO_MEMORY, "the lists of a step");
     }
@@ -129,12 +141,15 @@ static ds_status numbers_init(struct numbers *n, const struct ds_trainer *t)
         n->blocks[b].unit_count = model->blocks[b].unit_count;
         memcpy(n->blocks[b].units, model->blocks[b].units, sizeof n->blocks[b].units);
     }
-    for (uint32_t u = 0; u < model->unit_count; u++)
+    for (uint32_t u = 0; u < model->unit_count; u++) {
         n->elems[u] = whole_elems(model, u);
+        n->is_frozen[u] = model->units[u].is_frozen != 0;
+    }
     fill_parts(t, &shape, n->parts);
     n->shape.blocks = n->blocks;
     n->shape.parts = n->parts;
     n->shape.unit_cost = n->elems;
+    n->shape.is_frozen = n->is_frozen;
     return DS_OK;
 }
 
@@ -152,6 +167,8 @@ ds_status trainer_make_lists(struct ds_trainer *t)
         n.shape.micro_count = (uint32_t)t->eval_micro_count;
         st = ds_schedule_make(&n.shape, &t->eval_list);
     }
+    if (st == DS_OK && is_training(t))
+        ds_schedule_widen(&t->train_list, &t->eval_list);
     numbers_fini(&n);
     return st;
 }

@@ -61,7 +61,7 @@ static ds_status vocabulary_of_text(const struct ds_config *config, struct ds_fs
     struct ds_tokenizer *tokenizer;
     ds_status st;
 
-    if (config->data.format != DS_DATA_TEXT)
+    if (!ds_config_has_text(config))
         return DS_OK;
     DS_TRY(ds_text_tokenizer_open(config, fs, &tokenizer));
     st = vocabulary_from_text(config, tokenizer, out);
@@ -149,12 +149,21 @@ static ds_status layout_fits(const struct ds_trainer *t, const struct ds_model_c
 
 /* ---- from keys or from a folder */
 
-static ds_status take_model(struct ds_trainer *t, const struct ds_model_config *config)
+static ds_status open_model(struct ds_trainer *t, const struct ds_model_config *config)
 {
     const struct ds_model_share share = share_of(t);
+    int is_there;
 
+    trainer_put_absolute(t->config->model.path, t->base, sizeof t->base);
+    DS_TRY(trainer_choose_adapter(t->config, t->options.fs, config, &t->adapter, &is_there));
+    return ds_model_open_adapted(config, &share, is_there ? &t->adapter : NULL, &t->model);
+}
+
+static ds_status take_model(struct ds_trainer *t, const struct ds_model_config *config)
+{
     DS_TRY(layout_fits(t, config));
-    DS_TRY(ds_model_open(config, &share, &t->model));
+    DS_TRY(open_model(t, config));
+    t->model->seed = t->config->run.seed;
     t->model->keeps = t->config->train.activation_checkpointing == DS_RECOMPUTE_SELECTIVE
                           ? DS_KEEPS_PRODUCTS
                           : DS_KEEPS_ALL;
@@ -205,6 +214,9 @@ ds_status trainer_open_model(struct ds_trainer *t)
     DS_TRY(take_model(t, &model));
     if (t->options.mode != DS_TRAINER_GENERATE && !is_plan(t))
         DS_TRY(ds_text_tokenizer_find(t->config, t->options.fs, &t->text));
+    if (t->options.world->rank == 0)
+        ds_text_tokenizer_warn(t->config, &t->text);
+    DS_TRY(trainer_open_adapter(t));
     if (!path[0])
         return DS_OK;
     if (is_plan(t))

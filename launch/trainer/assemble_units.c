@@ -53,6 +53,7 @@ static void describe_unit(struct ds_trainer *t, uint32_t index)
 
     *spec = (struct ds_zero_unit_spec){
         .elems = t->has_unit[index] ? unit->elems : 0,
+        .is_frozen = unit->is_frozen,
         .slot_class = trainer_plan(t)->slot_class[index],
         .params = &t->param_spans[unit->param_start],
         .param_count = unit->param_count,
@@ -60,6 +61,8 @@ static void describe_unit(struct ds_trainer *t, uint32_t index)
         .foreign = &t->foreign[unit->param_start],
         .strips = t->strips[index],
     };
+    if (t->packs[index].part_count > 0)
+        spec->pack = &t->packs[index];
     spec->sum_count = collect_sums(t, unit, &t->sums[unit->param_start]);
     spec->foreign_count = collect_foreign(t, index, &t->foreign[unit->param_start]);
 }
@@ -142,6 +145,7 @@ ds_status trainer_open_zero(struct ds_trainer *t)
         .comm = t->comm,
         .load = t->load,
         .store = t->store,
+        .grads = t->grads,
         .memory = &t->memory,
         .timeline = t->timeline,
     };
@@ -149,15 +153,29 @@ ds_status trainer_open_zero(struct ds_trainer *t)
     return ds_zero_open(&options, &t->zero);
 }
 
+/* What is away, as it is updated. */
+static uint32_t list_away(const struct ds_schedule *list, struct ds_optim_strip *order)
+{
+    uint32_t count = 0;
+
+    for (uint32_t i = 0; i < list->action_count; i++) {
+        const struct ds_action *action = &list->actions[i];
+        if (action->kind == DS_ACTION_UPDATE && action->slot != DS_NO_SLOT)
+            order[count++] = (struct ds_optim_strip){action->unit, action->strip, action->slot};
+    }
+    return count;
+}
+
 ds_status trainer_open_optim(struct ds_trainer *t)
 {
     const uint32_t units = t->model->unit_count;
     const struct ds_optim_range **ranges = calloc(units, sizeof *ranges);
     uint32_t *counts = calloc(units, sizeof *counts);
+    struct ds_optim_strip *order = calloc(t->train_list.action_count + 1u, sizeof *order);
     const struct ds_config *config = t->config;
     ds_status st;
 
-    if (!is_training(t) || !ranges || !counts) {
+    if (!is_training(t) || !ranges || !counts || !order) {
         st = is_training(t) ? ds_fail(DS_ERR_NO_MEMORY, "the optimizer's ranges") : DS_OK;
         goto done;
     }
@@ -173,7 +191,12 @@ ds_status trainer_open_optim(struct ds_trainer *t)
                                                   .range_counts = counts,
                                                   .unit_count = units,
                                                   .seed = config->run.seed,
+                                                  .order = order,
+                                                  .order_count = list_away(&t->train_list, order),
+                                                  .thread_count = trainer_threads(t),
+                                                  .clock = t->options.clock,
                                                   .zero = t->zero,
+                                                  .device = t->device,
                                                   .compute = t->compute,
                                                   .kernels = t->device->ops->kernels,
                                                   .memory = &t->memory},
@@ -185,5 +208,6 @@ ds_status trainer_open_optim(struct ds_trainer *t)
 done:
     free(ranges);
     free(counts);
+    free(order);
     return st;
 }

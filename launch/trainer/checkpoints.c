@@ -40,7 +40,8 @@ static ds_status list_units(struct ds_trainer *t)
         return ds_fail(DS_ERR_NO_MEMORY, "the states of %u units", count);
     for (uint32_t u = 0; u < count; u++) {
         t->unit_param_counts[u] = t->model->units[u].param_count;
-        t->saves_unit[u] = t->has_unit[u] && t->place.at[DS_AXIS_REPLICA] == 0 &&
+        t->saves_unit[u] = t->has_unit[u] && !t->model->units[u].is_frozen &&
+                           t->place.at[DS_AXIS_REPLICA] == 0 &&
                            t->stage_of_unit[u] == t->place.at[DS_AXIS_PP];
     }
     return DS_OK;
@@ -107,7 +108,7 @@ static ds_status describe_config(const struct ds_config *config, struct ds_value
 }
 
 /* From wherever it is read. */
-static void put_absolute(const char *path, char *to, size_t bytes)
+void trainer_put_absolute(const char *path, char *to, size_t bytes)
 {
     char here[DS_TEXT_MAX];
 
@@ -127,7 +128,10 @@ static ds_status describe_model(const struct ds_trainer *t, struct ds_values *va
 
     if (t->options.world->rank != 0)
         return DS_OK;
-    put_absolute(companions ? companions : "", model.companions, sizeof model.companions);
+    trainer_put_absolute(companions ? companions : "", model.companions, sizeof model.companions);
+    trainer_put_absolute(t->config->model.path, model.base, sizeof model.base);
+    model.base_sum = t->base_sum;
+    DS_TRY(ds_export_describe_adapter(t->model, &model));
     return ds_export_describe(t->options.fs, &model, values);
 }
 
@@ -168,6 +172,8 @@ static ds_status open_exporter(struct ds_trainer *t)
         .folder = config->run.dir,
         .every = config->checkpoint.export,
         .config = t->model->config,
+        .lora = &t->adapter,
+        .base = t->base,
         .companions = trainer_companions(t),
         .has_byte_tokens = t->text.is_bytes,
     };
@@ -213,10 +219,13 @@ ds_status trainer_start_saver(struct ds_trainer *t)
     st = describe(t, &start.values);
     if (st == DS_OK)
         st = open_exporter(t);
+    if (st == DS_OK)
+        st = trainer_open_still(t, &start.still);
     start.exporter = t->exporter;
     st = ds_comm_agreed(t->options.world, st);
     if (st != DS_OK) {
         ds_values_fini(&start.values);
+        ds_saver_still_fini(t->options.fs, &start.still);
         return st;
     }
     t->checkpoint_dir = NULL;
@@ -240,6 +249,12 @@ static ds_status timed(struct ds_trainer *t, ds_status (*call)(struct ds_saver *
     return st;
 }
 
+ds_status trainer_begin_save(struct ds_trainer *t, uint64_t step, int is_last)
+{
+    DS_TRY(ds_executor_finish(t->executor));
+    return ds_saver_begin(t->saver, step, is_last);
+}
+
 ds_status trainer_save_after(struct ds_trainer *t, uint64_t step)
 {
     const uint64_t begin_ns = ds_clock_mono_ns(t->options.clock);
@@ -247,7 +262,7 @@ ds_status trainer_save_after(struct ds_trainer *t, uint64_t step)
 
     if (!t->saver || !is_due(t, step))
         return DS_OK;
-    st = ds_saver_begin(t->saver, step, step == t->config->train.steps);
+    st = trainer_begin_save(t, step, step == t->config->train.steps);
     t->waited_checkpoint_ns += ds_clock_mono_ns(t->options.clock) - begin_ns;
     return st;
 }

@@ -33,7 +33,7 @@ static ds_status tell_not_saved(const struct ds_trainer *t, uint64_t step)
 static ds_status save_now(struct ds_trainer *t, uint64_t step)
 {
     if (!ds_saver_has(t->saver, step))
-        DS_TRY(ds_saver_begin(t->saver, step, 1));
+        DS_TRY(trainer_begin_save(t, step, 1));
     DS_TRY(trainer_settle(t));
     DS_TRY(trainer_tell_progress(t));
     return ds_saver_wait(t->saver);

@@ -1,192 +1,12 @@
-/* resume.c - where a launch begins: the directory of the run's checkpoints, claimed before it is read, and the newest
- * of them that verifies. */
+/* resume.c - where a launch begins: the newest checkpoint that verifies. It is loaded before the directories are claimed, so
+ * that a launch which cannot load stops nobody who is at work there. What is there once they are claimed counts: where that
+ * is something else, for another launch went on until then, it is loaded again. */
+#include "directories.h"
+
 #include "config/config.h"
-#include "trainer.h"
 
-#include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
-
-/* ---- the directory: rank 0 */
-
-static int is_preset(const struct ds_field *field, const struct ds_config *config)
-{
-    struct ds_config preset;
-
-    ds_config_preset(&preset);
-    /* as it was when the first directories were made */
-    if (strcmp(config->data.tokenizer, "bytes") == 0)
-        strcpy(preset.data.tokenizer, "bytes");
-    return ds_field_equal(field, config, &preset);
-}
-
-/* Of what makes checkpoints this run's. A key that is as it is where nobody sets it does not count: one that a later
- * version adds changes nothing. */
-static ds_status digest_keys(const struct ds_config *config, struct ds_digest *out)
-{
-    char *text = calloc(ds_config_field_count, DS_TEXT_MAX + 64), value[DS_TEXT_MAX];
-    size_t bytes = 0;
-
-    if (!text)
-        return ds_fail(DS_ERR_NO_MEMORY, "the keys of a run");
-    for (size_t i = 0; i < ds_config_field_count; i++) {
-        const struct ds_field *field = &ds_config_fields[i];
-
-        if (!(field->flags & DS_FIELD_FIXED) || is_preset(field, config))
-            continue;
-        ds_field_print(field, config, value, sizeof value);
-        bytes += (size_t)sprintf(text + bytes, "%s.%s=%s\n", field->section, field->key, value);
-    }
-    *out = ds_digest_of(text, bytes);
-    free(text);
-    return DS_OK;
-}
-
-/* A run's directory is locked by its launch, so nobody else lives in there. */
-static int is_in_run_dir(const struct ds_config *config)
-{
-    const size_t bytes = strlen(config->run.dir);
-
-    return bytes > 0 && strncmp(config->checkpoint.dir, config->run.dir, bytes) == 0 &&
-           config->checkpoint.dir[bytes] == '/';
-}
-
-static int is_a_directory_of_ours(const struct ds_trainer *t, const char *root)
-{
-    char path[DS_TEXT_MAX + 16];
-    struct ds_fs_stat stat;
-
-    snprintf(path, sizeof path, "%s/RUN.json", root);
-    return root[0] != '\0' && ds_fs_stat(t->options.fs, path, &stat) == 0;
-}
-
-static int has_folders(const struct ds_trainer *t, const char *root)
-{
-    char path[DS_TEXT_MAX + 16];
-    struct ds_fs_stat stat;
-
-    snprintf(path, sizeof path, "%s/epochs", root);
-    if (ds_fs_stat(t->options.fs, path, &stat) != 0)
-        return 0;
-    snprintf(path, sizeof path, "%s/manifests", root);
-    return ds_fs_stat(t->options.fs, path, &stat) == 0;
-}
-
-/* *is_used: there is one, or there should be. One in the run's own directory without a single checkpoint belongs to
- * nobody yet: a launch that failed at once claims nothing. Elsewhere it may be that of a run that goes on right now. */
-static ds_status look_at_directory(struct ds_trainer *t, int32_t *is_used)
-{
-    const char *root = t->config->checkpoint.dir;
-    char path[DS_TEXT_MAX + 16];
-    struct ds_checkpoint_list list;
-    struct ds_fs_stat stat;
-
-    snprintf(path, sizeof path, "%s/RUN.json", root);
-    int code = ds_fs_stat(t->options.fs, path, &stat);
-    *is_used = code == 0 || t->config->checkpoint.interval > 0 ||
-               is_a_directory_of_ours(t, t->config->checkpoint.mirror);
-    if (code != 0 || !is_in_run_dir(t->config) || !has_folders(t, root))
-        return DS_OK; /* what is wrong with it is said when it is opened */
-    DS_TRY(ds_checkpoint_list_make(t->options.fs, root, &list));
-    if (list.count == 0)
-        code = ds_fs_unlink(t->options.fs, path);
-    ds_checkpoint_list_fini(&list);
-    return code < 0 ? ds_fail(DS_ERR_IO, "remove %s: %s", path, strerror(-code)) : DS_OK;
-}
-
-static ds_status draw(uint8_t to[16])
-{
-    return getrandom(to, 16, 0) == 16
-               ? DS_OK
-               : ds_fail(DS_ERR_IO, "no random numbers: %s", strerror(errno));
-}
-
-static ds_status open_directory(const struct ds_trainer *t, const char *root,
-                                const uint8_t fresh_run[16], const struct ds_digest *keys,
-                                struct ds_checkpoint_dir **out)
-{
-    char key[DS_KEY_BYTES];
-    const int code = ds_fs_mkdirs(t->options.fs, root, 0750);
-
-    if (code < 0)
-        return ds_fail(DS_ERR_CONFIG, "%s = %s: %s",
-                       ds_config_key(t->config, "checkpoint",
-                                     root == t->config->checkpoint.mirror ? "mirror" : "dir", key),
-                       root, strerror(-code));
-    return ds_checkpoint_dir_open(t->options.fs, root, fresh_run, t->launch.nonce, keys, out);
-}
-
-/* One that cannot be had costs copies, and a warning; another run's is refused. */
-static ds_status open_mirror(struct ds_trainer *t, const uint8_t fresh_run[16],
-                             const struct ds_digest *keys, struct ds_checkpoint_dir **out)
-{
-    const char *root = t->config->checkpoint.mirror;
-    const int was_there = is_a_directory_of_ours(t, root);
-
-    *out = NULL;
-    if (root[0] == '\0')
-        return DS_OK;
-    if (strcmp(root, t->config->checkpoint.dir) == 0)
-        return ds_config_refuse(t->config, "checkpoint", "mirror",
-                                "= %s: is dir itself, not a second directory", root);
-    const ds_status st = open_directory(t, root, fresh_run, keys, out);
-    if (st == DS_OK || was_there)
-        return st;
-    ds_warn("%s: no checkpoints are copied there", root);
-    return DS_OK;
-}
-
-/* Both belong to one run. A directory that is new takes the name of the run from the mirror: it may be that of a host
- * that has never seen it. */
-static ds_status open_directories(struct ds_trainer *t, const struct ds_digest *keys)
-{
-    const char *root = t->config->checkpoint.dir;
-    const int has_mirror = is_a_directory_of_ours(t, t->config->checkpoint.mirror);
-    struct ds_checkpoint_dir *mirror = NULL;
-    uint8_t run[16];
-
-    DS_TRY(draw(run));
-    if (is_a_directory_of_ours(t, root)) {
-        DS_TRY(open_directory(t, root, run, keys, &t->checkpoint_dir));
-        memcpy(run, ds_checkpoint_dir_run(t->checkpoint_dir), sizeof run);
-    }
-    DS_TRY(open_mirror(t, run, keys, &mirror));
-    ds_status st = DS_OK;
-    if (mirror && t->checkpoint_dir && memcmp(run, ds_checkpoint_dir_run(mirror), sizeof run) != 0)
-        st = ds_config_refuse(t->config, "checkpoint", "mirror", "= %s: holds another run than %s",
-                              t->config->checkpoint.mirror, root);
-    if (mirror)
-        memcpy(run, ds_checkpoint_dir_run(mirror), sizeof run);
-    if (st == DS_OK && !t->checkpoint_dir) {
-        t->launch.is_adopted = mirror && has_mirror;
-        st = open_directory(t, root, run, keys, &t->checkpoint_dir);
-    }
-    if (st == DS_OK && mirror)
-        ds_checkpoint_join(t->checkpoint_dir, mirror);
-    else
-        ds_checkpoint_dir_close(mirror);
-    return st;
-}
-
-static ds_status claim(struct ds_trainer *t)
-{
-    struct trainer_launch *launch = &t->launch;
-    struct ds_digest keys;
-
-    DS_TRY(look_at_directory(t, &launch->is_used));
-    if (!launch->is_used)
-        return DS_OK;
-    DS_TRY(digest_keys(t->config, &keys));
-    DS_TRY(draw(launch->nonce));
-    DS_TRY(open_directories(t, &keys));
-    DS_TRY(ds_checkpoint_claim(t->checkpoint_dir));
-    launch->has_mirror = ds_checkpoint_has_mirror(t->checkpoint_dir);
-    memcpy(launch->run, ds_checkpoint_dir_run(t->checkpoint_dir), sizeof launch->run);
-    launch->epoch = ds_checkpoint_dir_epoch(t->checkpoint_dir);
-    return DS_OK;
-}
 
 /* ---- going on */
 
@@ -236,6 +56,7 @@ static ds_status go_on(struct ds_trainer *t, const struct ds_manifest *manifest)
         return ds_config_refuse(
             t->config, "train", "steps", "= %llu: the newest checkpoint is of step %llu",
             (unsigned long long)t->config->train.steps, (unsigned long long)progress.step);
+    DS_TRY(ds_export_check_base(&manifest->state, t->base, t->base_sum));
     t->next_step = progress.step + 1;
     t->tokens = progress.tokens;
     t->launch.base = manifest->id;
@@ -328,12 +149,13 @@ static ds_status recall_rollbacks(struct ds_trainer *t)
     return DS_OK;
 }
 
-/* collective */
-static ds_status go_on_from_newest(struct ds_trainer *t, int *found)
+/* collective: behind what was loaded */
+static ds_status go_on_from_it(struct ds_trainer *t)
 {
     struct ds_comm *world = t->options.world;
 
-    DS_TRY(trainer_load_checkpoint(t, UINT64_MAX, found));
+    if (t->launch.has_mirror && !t->launch.is_from_mirror)
+        DS_TRY(ds_checkpoint_look_at_mirror(world, t->options.fs, t->checkpoint_dir));
     t->first_step = t->next_step;
     DS_TRY(ds_comm_agreed(world, world->rank == 0 ? recall_rollbacks(t) : DS_OK));
     DS_TRY(ds_comm_broadcast(world, &t->rollback.skips, sizeof t->rollback.skips, 0, NULL));
@@ -359,6 +181,106 @@ static void tell_adopted(const struct ds_trainer *t)
                 root, mirror);
 }
 
+/* collective: rank 0 does it, and all know of it */
+static ds_status take_directories(struct ds_trainer *t, ds_status (*take)(struct ds_trainer *t))
+{
+    struct ds_comm *world = t->options.world;
+
+    DS_TRY(ds_comm_agreed(world, world->rank == 0 ? take(t) : DS_OK));
+    return ds_comm_broadcast(world, &t->launch, sizeof t->launch, 0, NULL);
+}
+
+/* As far as to what was loaded, if anything was: what comes behind that does not matter. */
+static int is_same_list(const struct ds_checkpoint_list *a, const struct ds_checkpoint_list *b,
+                        const struct trainer_launch *launch)
+{
+    size_t i = 0;
+
+    for (; i < a->count && i < b->count; i++) {
+        const struct ds_checkpoint_entry *x = &a->entries[i], *y = &b->entries[i];
+
+        if (ds_manifest_id_compare(&x->id, &y->id) != 0 || x->root != y->root ||
+            x->standing != y->standing)
+            return 0;
+        if (launch->has_base && ds_manifest_id_compare(&x->id, &launch->base) == 0 &&
+            x->root == (uint32_t)launch->is_from_mirror)
+            return 1;
+    }
+    return i == a->count && i == b->count;
+}
+
+/* collective: *is_other: what may be loaded is not what rank 0 has listed before. Names of manifests are never used again. */
+static ds_status look_again(struct ds_trainer *t, const struct ds_checkpoint_list *before,
+                            int32_t *is_other)
+{
+    struct ds_comm *world = t->options.world;
+    struct ds_checkpoint_list now = {.count = 0};
+
+    DS_TRY(ds_comm_agreed(world, world->rank == 0 ? trainer_list_checkpoints(t, &now) : DS_OK));
+    *is_other = !is_same_list(before, &now, &t->launch);
+    ds_checkpoint_list_fini(&now);
+    return ds_comm_broadcast(world, is_other, sizeof *is_other, 0, NULL);
+}
+
+/* collective: that nothing verifies is no end where another launch has removed and written meanwhile. */
+static ds_status load_first(struct ds_trainer *t, const struct ds_checkpoint_list *before,
+                            int *found)
+{
+    const ds_status st = trainer_load_checkpoint(t, UINT64_MAX, found);
+    int32_t is_other = 0;
+
+    if (st == DS_ERR_NO_CHECKPOINT)
+        DS_TRY(look_again(t, before, &is_other));
+    return is_other ? DS_OK : st;
+}
+
+/* collective */
+static ds_status load_again(struct ds_trainer *t, int *found)
+{
+    const int was_found = *found;
+
+    ds_manifest_fini(&t->loaded);
+    DS_TRY(trainer_load_checkpoint(t, UINT64_MAX, found));
+    if (was_found && !*found)
+        return ds_comm_agreed(t->options.world,
+                              t->options.world->rank > 0
+                                  ? DS_OK
+                                  : ds_fail(DS_ERR_NO_CHECKPOINT,
+                                            "%s: what was loaded is not there any more",
+                                            t->config->checkpoint.dir));
+    return DS_OK;
+}
+
+/* collective */
+static ds_status load_and_claim(struct ds_trainer *t, const struct ds_checkpoint_list *before,
+                                int *found)
+{
+    int32_t is_other = 0;
+
+    DS_TRY(load_first(t, before, found));
+    DS_TRY(take_directories(t, directories_claim));
+    DS_TRY(look_again(t, before, &is_other));
+    if (is_other)
+        DS_TRY(load_again(t, found));
+    return go_on_from_it(t);
+}
+
+static ds_status load_if_asked(struct ds_trainer *t, int *found)
+{
+    struct ds_comm *world = t->options.world;
+    struct ds_checkpoint_list before = {.count = 0};
+
+    DS_TRY(take_directories(t, directories_open));
+    if (!t->launch.is_used)
+        return DS_OK;
+    if (t->config->checkpoint.resume != DS_RESUME_AUTO)
+        return take_directories(t, directories_claim);
+    DS_TRY(ds_comm_agreed(world, world->rank == 0 ? trainer_list_checkpoints(t, &before) : DS_OK));
+    const ds_status st = load_and_claim(t, &before, found);
+    ds_checkpoint_list_fini(&before);
+    return st;
+}
+
 ds_status trainer_resume(struct ds_trainer *t, int *found)
 {
     struct ds_comm *world = t->options.world;
@@ -366,12 +288,12 @@ ds_status trainer_resume(struct ds_trainer *t, int *found)
     *found = 0;
     if (!is_training(t) || !trainer_uses_checkpoints(t))
         return DS_OK;
-    DS_TRY(ds_comm_agreed(world, world->rank == 0 ? claim(t) : DS_OK));
-    DS_TRY(ds_comm_broadcast(world, &t->launch, sizeof t->launch, 0, NULL));
+    const ds_status st = load_if_asked(t, found);
+    if (st != DS_OK && world->rank == 0)
+        directories_withdraw(t); /* what was not loaded is as it was */
+    DS_TRY(st);
     if (!t->launch.is_used)
         return DS_OK;
-    if (t->config->checkpoint.resume == DS_RESUME_AUTO)
-        DS_TRY(go_on_from_newest(t, found));
     if (world->rank == 0)
         tell_adopted(t);
     return trainer_together(t, trainer_write_base);

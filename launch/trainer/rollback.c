@@ -296,6 +296,7 @@ static ds_status conclude(struct ds_trainer *t, const struct plan *plan, uint64_
 
 static ds_status quiet(struct ds_trainer *t)
 {
+    DS_TRY(ds_executor_finish(t->executor));
     DS_TRY(trainer_settle(t));
     DS_TRY(t->device->ops->stream_sync(t->comm));
     DS_TRY(t->device->ops->stream_sync(t->compute));

@@ -1,6 +1,7 @@
 /* sources.c - from the value of a data key to files. */
 #include "sources.h"
 #include "config/config.h"
+#include "rows_keys.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -69,8 +70,9 @@ static ds_status add_folder(struct ds_fs *fs, const char *where, const struct ds
 
 /* What is not there is a mistake in the key; what is wrong inside, the file says. */
 static ds_status add_part(const struct ds_config *config, const struct ds_prepare_options *prepare,
-                          const char *where, const struct ds_data_part *part,
-                          struct ds_prepare_report *report, struct ds_sources *s)
+                          const struct ds_rows_options *rows, const char *where,
+                          const struct ds_data_part *part, struct ds_prepare_report *report,
+                          struct ds_sources *s)
 {
     struct ds_fs_stat stat;
     char *shard = NULL;
@@ -78,8 +80,9 @@ static ds_status add_part(const struct ds_config *config, const struct ds_prepar
 
     if (code < 0)
         return ds_fail(DS_ERR_DATA, "%s: %s: %s", where, part->path, strerror(-code));
-    if (config->data.format == DS_DATA_TEXT) {
-        DS_TRY(ds_prepare_text(prepare, part->path, &shard, report));
+    if (ds_config_has_text(config)) {
+        DS_TRY(rows ? ds_prepare_rows(prepare, rows, part->path, &shard, report)
+                    : ds_prepare_text(prepare, part->path, &shard, report));
         return add_path(s, shard, part->weight);
     }
     return stat.is_directory ? add_folder(prepare->fs, where, part, s)
@@ -92,13 +95,18 @@ ds_status ds_sources_open(const struct ds_config *config, const struct ds_prepar
     const char *text = strcmp(key, "train") == 0 ? config->data.train : config->data.eval;
     struct ds_sources sources = {0};
     struct ds_prepare_options named = *prepare;
-    char where[DS_KEY_BYTES], cache[DS_KEY_BYTES];
+    const int has_rows = config->data.format == DS_DATA_JSONL;
+    char where[DS_KEY_BYTES], cache[DS_KEY_BYTES], why[DS_CHAT_WHY_BYTES];
+    struct ds_rows_options rows;
     ds_status st = DS_OK;
 
+    if (has_rows)
+        DS_TRY(ds_rows_keys_read(config, prepare->fs, why, &rows));
     named.cache_key = ds_config_key(config, "data", "cache", cache);
     DS_TRY(ds_data_parts_parse(ds_config_key(config, "data", key, where), text, &sources.parts));
     for (size_t i = 0; i < sources.parts.count && st == DS_OK; i++)
-        st = add_part(config, &named, where, &sources.parts.parts[i], report, &sources);
+        st = add_part(config, &named, has_rows ? &rows : NULL, where, &sources.parts.parts[i],
+                      report, &sources);
     if (st != DS_OK) {
         ds_sources_close(&sources);
         return st;

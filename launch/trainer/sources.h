@@ -1,4 +1,4 @@
-/* sources.h (private to launch) - what `data.train` and `data.eval` name, as files to read: text becomes token
+/* sources.h (private to launch) - what `data.train` and `data.eval` name, as files to read: text and rows become token
  * shards in the cache, everything else is read as it is, of a folder its *.safetensors in the order of their names. */
 #ifndef DSTRAIN_LAUNCH_SOURCES_H
 #define DSTRAIN_LAUNCH_SOURCES_H

@@ -73,7 +73,8 @@ static struct spike judge(const struct spikes *s, const struct spikes_step *step
     *is_sure = loss_height > DEVIATIONS && step->loss > MULTIPLE * loss.largest;
     if (loss_height > DEVIATIONS)
         return (struct spike){.kind = SPIKE_LOSS, .value = step->loss, .usual = loss.median};
-    *is_sure = is_norm_large && step->norm > MULTIPLE * norm.largest;
+    /* one gradient that is clipped moves weights no further than others do: training that goes well has such, too */
+    *is_sure = step->norm_limit == 0 && step->norm > MULTIPLE * norm.largest;
     if (is_norm_large && norm_height > DEVIATIONS)
         return (struct spike){.kind = SPIKE_NORM, .value = step->norm, .usual = norm.median};
     return (struct spike){.kind = SPIKE_NONE};

@@ -31,6 +31,7 @@ static ds_status of_model(const struct ds_config *config, struct ds_fs *fs,
     if (folder[0])
         DS_TRY(ds_hf_which_tokenizer(fs, folder, &there));
     out->is_bytes = there != DS_HF_TOKENIZER_OTHER;
+    out->is_nobodys = folder[0] && there == DS_HF_TOKENIZER_NONE && !wants_bytes;
     if (out->is_bytes)
         return DS_OK;
     if (wants_bytes)
@@ -85,11 +86,22 @@ ds_status ds_text_tokenizer_find(const struct ds_config *config, struct ds_fs *f
     const char *named = config->data.tokenizer;
     struct ds_text_tokenizer found = {0};
 
-    if (config->data.format == DS_DATA_TEXT)
+    if (ds_config_has_text(config))
         DS_TRY(named[0] == '\0' || strcmp(named, "bytes") == 0 ? of_model(config, fs, &found)
                                                                : of_path(config, fs, &found));
     *out = found;
     return DS_OK;
+}
+
+void ds_text_tokenizer_warn(const struct ds_config *config, const struct ds_text_tokenizer *found)
+{
+    char key[DS_KEY_BYTES];
+
+    if (found->is_nobodys)
+        ds_warn("%s = %s: no tokenizer's files are there: texts become bytes, which a model that "
+                "had others does not know; copy its tokenizer.json there, or name one, or bytes, "
+                "in [data] tokenizer",
+                ds_config_key(config, "model", "path", key), config->model.path);
 }
 
 ds_status ds_text_tokenizer_open(const struct ds_config *config, struct ds_fs *fs,

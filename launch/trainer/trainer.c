@@ -145,6 +145,7 @@ static ds_status finish_step(struct ds_trainer *t, struct trainer_exchange *exch
     if (exchange->step == 0)
         return DS_OK;
     DS_TRY(t->device->ops->event_sync(exchange->done));
+    DS_TRY(ds_zero_files_status(t->zero));
     fill_report(t, exchange, &report);
     exchange->step = 0;
     exchange->asked = exchange->result->asked;
@@ -164,8 +165,15 @@ static ds_status finish_step(struct ds_trainer *t, struct trainer_exchange *exch
 /* ---- the loop */
 
 /* The first steps are queued action by action: they decide what a graph then repeats. So is one that waits for what
- * was recorded outside. */
+ * was recorded outside, and one that has no updates to make where others have. */
 #define STEPS_BEFORE_GRAPHS 2
+
+static int is_as_others(const struct ds_trainer *t)
+{
+    const int has_late = t->train_list.updates == DS_UPDATES_LATE;
+
+    return !ds_zero_is_held(t->zero) && ds_executor_has_pending(t->executor) == has_late;
+}
 
 static ds_status run_list(struct ds_trainer *t, uint64_t step)
 {
@@ -173,8 +181,7 @@ static ds_status run_list(struct ds_trainer *t, uint64_t step)
     const struct ds_executor_step marked = {&t->train_list, step & 1,
                                             is_marked ? DS_TIMELINE_ALL : DS_TIMELINE_WAITS};
 
-    return t->config->run.graphs && step >= t->first_step + STEPS_BEFORE_GRAPHS &&
-                   !ds_zero_is_held(t->zero)
+    return t->config->run.graphs && step >= t->first_step + STEPS_BEFORE_GRAPHS && is_as_others(t)
                ? ds_executor_step_graph(t->executor, &marked)
                : ds_executor_step(t->executor, &marked);
 }
@@ -231,6 +238,16 @@ ds_status trainer_settle(struct ds_trainer *t)
     return finish_step(t, &t->exchanges[is_odd_later]);
 }
 
+/* No step comes that others' parts of it would be done with: all ranks wait for theirs. */
+static ds_status make_up(struct ds_trainer *t)
+{
+    if (!ds_executor_has_pending(t->executor))
+        return DS_OK;
+    DS_TRY(ds_executor_finish(t->executor));
+    DS_TRY(t->device->ops->stream_sync(t->comm));
+    return t->device->ops->stream_sync(t->compute);
+}
+
 static ds_status run_steps(struct ds_trainer *t)
 {
     t->last_end_ns = ds_clock_mono_ns(t->options.clock);
@@ -240,6 +257,7 @@ static ds_status run_steps(struct ds_trainer *t)
         DS_TRY(make_step(t, step));
         DS_TRY(trainer_heed(t, step));
     }
+    DS_TRY(make_up(t));
     return trainer_wait_saver(t);
 }
 
@@ -294,6 +312,11 @@ const struct ds_model *ds_trainer_model(const struct ds_trainer *t)
 const struct ds_memory *ds_trainer_memory(const struct ds_trainer *t)
 {
     return &t->memory;
+}
+
+uint64_t ds_trainer_filed_bytes(const struct ds_trainer *t, enum ds_zero_kind kind)
+{
+    return ds_zero_filed_bytes(t->zero, kind);
 }
 
 struct ds_device *ds_trainer_device(const struct ds_trainer *t)

@@ -13,6 +13,7 @@
 #include "dstrain/mesh.h"
 #include "dstrain/restore.h"
 #include "dstrain/saver.h"
+#include "dstrain/swap_file.h"
 #include "dstrain/trainer.h"
 
 /* What crosses between host and device each step; two of each, used in turn, because the host runs one
@@ -27,7 +28,7 @@ struct trainer_exchange {
     double asked; /* by all ranks in the last step that was read back here */
 };
 
-/* resume.c: what a launch is to a directory of checkpoints; the same on all ranks */
+/* directories.c, resume.c: what a launch is to a directory of checkpoints; the same on all ranks */
 struct trainer_launch {
     uint8_t run[16], nonce[16];
     uint64_t epoch;                     /* 0: there is no directory */
@@ -44,13 +45,21 @@ struct ds_trainer {
     struct ds_device *device;
     struct ds_stream *compute, *comm;
     struct ds_stream *load, *store; /* NULL: no state is away */
+    struct ds_stream *grads;        /* NULL: no gradient lives on the host */
+    struct ds_stream *kept_out,
+        *kept_in; /* NULL: what layers keep for their backward stays on the device */
     struct ds_event *event;
     struct ds_memory memory;
     struct ds_mesh *mesh;
     struct ds_model *model;
-    struct ds_hf *weights; /* of model.path, until they are loaded */
+    struct ds_hf *weights;  /* of model.path, until they are loaded */
+    struct ds_hf *factors;  /* of lora.adapter, until they are loaded */
+    struct ds_lora adapter; /* without modules: there is none */
+    char base[DS_TEXT_MAX]; /* model.path, from wherever it is read */
+    uint64_t base_sum;      /* with an adapter: of all that is frozen (struct ds_hf_target) */
     struct ds_schedule train_list, eval_list;
     struct ds_zero_unit_spec *unit_specs;
+    struct ds_zero_pack *packs; /* [unit_count]; without parts: stored as it is used */
     struct ds_span *param_spans;
     struct ds_optim_range *ranges;
     struct ds_timeline *timeline; /* NULL: nothing is trained */
@@ -61,6 +70,7 @@ struct ds_trainer {
     uint8_t *has_unit;             /* [unit_count] is it on this stage? */
     uint32_t *stage_of_unit;       /* [unit_count] whose it is; of two stages the first */
     struct ds_zero *zero;
+    struct ds_swap_file *files; /* [homes.drive_count] of states; NULL: none are in files */
     struct ds_optim *optim;
     struct ds_executor *executor;
     struct ds_dataset *train_data, *eval_data;
@@ -92,7 +102,8 @@ struct ds_trainer {
     struct ds_zero_dtypes dtypes;
     struct ds_zero_homes homes;
     struct trainer_launch launch;
-    struct ds_text_tokenizer text; /* where the data is text */
+    char made_dir[DS_TEXT_MAX], made_mirror[DS_TEXT_MAX]; /* directories.c */
+    struct ds_text_tokenizer text;                        /* where the data is text */
     uint64_t first_step; /* of this launch; behind the last one: there is nothing left to do */
     uint64_t next_step;
     int is_settled;              /* the first step is over, and memory is taken */
@@ -138,16 +149,35 @@ void trainer_tell_start(struct ds_trainer *t, const char *part); /* at DEBUG: it
 void trainer_dismantle(struct ds_trainer *t);
 /* collective: assemble_device.c */
 DS_CHECKED ds_status trainer_open_device(struct ds_trainer *t);
+/* pure: of the host, for this rank */
+int trainer_threads(const struct ds_trainer *t);
 /* local: its parts. assemble_model.c, assemble_lists.c, assemble_units.c, assemble_batch.c */
 DS_CHECKED ds_status trainer_open_model(struct ds_trainer *t);
 enum ds_dtype trainer_dtype(int precision); /* pure: of enum ds_precision */
+/* assemble_adapter.c. local, all three: the adapter that the keys ask for, the caller's to fini; the folder of one,
+ * opened and checked; factors from there, or new ones */
+DS_CHECKED ds_status trainer_choose_adapter(const struct ds_config *config, struct ds_fs *fs,
+                                            const struct ds_model_config *model,
+                                            struct ds_lora *out, int *is_there);
+DS_CHECKED ds_status trainer_open_adapter(struct ds_trainer *t);
+DS_CHECKED ds_status trainer_fill_factors(struct ds_trainer *t, const struct ds_hf_target *target);
+/* assemble_lengths.c. collective: what DoRA begins with, of weights that are there */
+DS_CHECKED ds_status trainer_begin_lengths(struct ds_trainer *t);
 DS_CHECKED ds_status trainer_make_lists(struct ds_trainer *t);
 /* local: assemble_homes.c, before the lists and behind them */
 DS_CHECKED ds_status trainer_place_states(struct ds_trainer *t);
 DS_CHECKED ds_status trainer_open_travel(struct ds_trainer *t);
+/* collective: assemble_files.c, when the memory is taken; files is what dismantling ends with */
+DS_CHECKED ds_status trainer_open_files(struct ds_trainer *t);
+void trainer_close_files(struct ds_trainer *t);
+/* local: still_files.c, when there are files and the directory of checkpoints: how states in files are saved */
+DS_CHECKED ds_status trainer_open_still(const struct ds_trainer *t, struct ds_saver_still *out);
 /* pure: parameter `index` for the optimizer; where rounding is random, its elements go by their places in the whole */
 struct ds_optim_range trainer_range(const struct ds_model *model, uint32_t index,
                                     float weight_decay);
+/* local: assemble_pack.c; what is taken there goes before the model does */
+DS_CHECKED ds_status trainer_describe_packs(struct ds_trainer *t);
+void trainer_free_packs(struct ds_trainer *t);
 DS_CHECKED ds_status trainer_open_zero(struct ds_trainer *t);
 DS_CHECKED ds_status trainer_open_optim(struct ds_trainer *t);
 DS_CHECKED ds_status trainer_take_batches(struct ds_trainer *t);
@@ -173,6 +203,8 @@ DS_CHECKED ds_status trainer_list_checkpoints(const struct ds_trainer *t,
 DS_CHECKED ds_status trainer_write_base(struct ds_trainer *t);
 /* checkpoints.c: does this launch write checkpoints, or may it go on from one? */
 int trainer_uses_checkpoints(const struct ds_trainer *t);
+/* checkpoints.c. pure: from wherever it is read */
+void trainer_put_absolute(const char *path, char *to, size_t bytes);
 /* checkpoints.c. local: a sign of life; `user` is the trainer */
 void trainer_beat(void *user);
 /* trainer.c: collective: all that is queued has been done and read back */
@@ -188,7 +220,9 @@ DS_CHECKED ds_status trainer_heed(struct ds_trainer *t, uint64_t step);
 DS_CHECKED ds_status trainer_open_saver(struct ds_trainer *t);
 /* collective, when all states are there */
 DS_CHECKED ds_status trainer_start_saver(struct ds_trainer *t);
-/* collective: `step` is queued; and: the host is through with it */
+/* collective: a save of `step`, which is the last one that is queued; and where there is to be one; and: the host is
+ * through with it */
+DS_CHECKED ds_status trainer_begin_save(struct ds_trainer *t, uint64_t step, int is_last);
 DS_CHECKED ds_status trainer_save_after(struct ds_trainer *t, uint64_t step);
 DS_CHECKED ds_status trainer_poll_saver(struct ds_trainer *t);
 /* collective: the last save is there, or has failed */

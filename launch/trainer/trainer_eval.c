@@ -48,6 +48,7 @@ static ds_status read_loss(struct ds_trainer *t, double *loss_sum)
 
     DS_TRY(t->device->ops->copy(t->compute, result, t->record, sizeof *result));
     DS_TRY(t->device->ops->stream_sync(t->compute));
+    DS_TRY(ds_zero_files_status(t->zero));
     *loss_sum = result->loss_sum;
     return DS_OK;
 }
@@ -65,6 +66,7 @@ static ds_status evaluate(struct ds_trainer *t, double *loss, uint64_t *tokens)
     const uint64_t batches = trainer_eval_batches(t);
     double sums[2] = {0.0, 0.0}; /* loss, tokens */
 
+    DS_TRY(ds_executor_finish(t->executor));
     DS_TRY(clear_sums(t));
     for (uint64_t i = 0; i < batches; i++) {
         struct ds_loader_batch batch;
@@ -84,12 +86,13 @@ static ds_status evaluate(struct ds_trainer *t, double *loss, uint64_t *tokens)
     return DS_OK;
 }
 
-/* Where a rank has not come its peers' work never ends, and closing would wait for it. */
+/* Where a rank has not come its peers' work never ends, and closing would wait for it; who cannot read its files does not
+ * come to where they meet. */
 ds_status ds_trainer_evaluate(struct ds_trainer *t, double *loss, uint64_t *tokens)
 {
     const ds_status st = evaluate(t, loss, tokens);
 
-    if (st == DS_ERR_COMM || st == DS_ERR_DEADLINE)
+    if (st == DS_ERR_COMM || st == DS_ERR_DEADLINE || ds_zero_files_status(t->zero) != DS_OK)
         ds_mesh_poison(t->mesh);
     return st;
 }
@@ -112,6 +115,7 @@ ds_status ds_trainer_export(struct ds_trainer *t, const char *folder)
         .folder = folder,
         .companions = trainer_companions(t),
         .has_byte_tokens = t->text.is_bytes,
+        .base = t->base,
         .parts = parts_of(t),
     };
 

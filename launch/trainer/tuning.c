@@ -2,13 +2,10 @@
  * communication and memory: choices are made anew where none are kept. */
 #include "tuning.h"
 
-#include <errno.h>
+#include "cache_file.h"
+
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
-#define TUNING_PATH_BYTES 1024
 
 /* ---- the file */
 
@@ -20,83 +17,29 @@ static void find_name(const struct tuning *t, char *to, size_t bytes)
         t->device->ops->tuning->name(t->device, to, bytes);
 }
 
-/* 0: there is no place for it. */
-static int find_folder(char *to, size_t bytes)
+static void find_file(const struct tuning *t, char *to, size_t bytes)
 {
-    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    int length = 0;
-
-    if (cache && cache[0] == '/')
-        length = snprintf(to, bytes, "%s/dstrain", cache);
-    else if (home && home[0] == '/')
-        length = snprintf(to, bytes, "%s/.cache/dstrain", home);
-    return length > 0 && (size_t)length < bytes;
-}
-
-static int find_path(const struct tuning *t, char *to, size_t bytes)
-{
-    char folder[TUNING_PATH_BYTES], name[256];
-    int length;
+    char name[256];
 
     find_name(t, name, sizeof name);
-    if (!find_folder(folder, sizeof folder))
-        return 0;
-    length = snprintf(to, bytes, "%s/%s.bin", folder, name);
-    return length > 0 && (size_t)length < bytes;
+    snprintf(to, bytes, "%s.bin", name);
 }
 
 /* How many bytes there are, `room` at most; 0: none, or they cannot be read. */
 static size_t read_file(const struct tuning *t, void *to, size_t room)
 {
-    char path[TUNING_PATH_BYTES + 256];
-    struct ds_fs_stat stat;
-    size_t bytes = 0;
-    int file;
+    char name[264];
 
-    if (!find_path(t, path, sizeof path))
-        return 0;
-    file = ds_fs_open(t->fs, path, DS_FS_READ, 0);
-    if (file < 0)
-        return 0;
-    if (ds_fs_fstat(t->fs, file, &stat) == 0 && stat.bytes <= room &&
-        ds_fs_read_all(t->fs, file, to, (size_t)stat.bytes, 0) == 0)
-        bytes = (size_t)stat.bytes;
-    (void)ds_fs_close(t->fs, file);
-    return bytes;
+    find_file(t, name, sizeof name);
+    return ds_cache_read(t->fs, name, to, room);
 }
 
-static int write_aside(const struct tuning *t, const char *aside, const void *from, size_t bytes)
-{
-    const int file = ds_fs_open(t->fs, aside, DS_FS_WRITE | DS_FS_CREATE | DS_FS_TRUNCATE, 0644);
-    int code = file < 0 ? file : ds_fs_write_all(t->fs, file, from, bytes, 0);
-
-    if (file >= 0 && code == 0)
-        code = ds_fs_fsync(t->fs, file);
-    if (file >= 0) {
-        const int closed = ds_fs_close(t->fs, file);
-        code = code ? code : closed;
-    }
-    return code;
-}
-
-/* Other runs may write the same file: each writes its own aside, and a rename puts it there whole. */
 static void write_file(const struct tuning *t, const void *from, size_t bytes)
 {
-    char folder[TUNING_PATH_BYTES], path[TUNING_PATH_BYTES + 256], aside[TUNING_PATH_BYTES + 300];
-    int code;
+    char name[264];
 
-    if (!find_folder(folder, sizeof folder) || !find_path(t, path, sizeof path))
-        return;
-    snprintf(aside, sizeof aside, "%s.%d.tmp", path, (int)getpid());
-    code = ds_fs_mkdirs(t->fs, folder, 0755);
-    if (code == 0)
-        code = write_aside(t, aside, from, bytes);
-    if (code == 0)
-        code = ds_fs_rename(t->fs, aside, path);
-    if (code == 0)
-        return;
-    (void)ds_fs_unlink(t->fs, aside);
-    ds_warn("%s: %s; the next run times its matrix products again", path, strerror(-code));
+    find_file(t, name, sizeof name);
+    ds_cache_write(t->fs, name, from, bytes, "the next run times its matrix products again");
 }
 
 /* ---- ranks */

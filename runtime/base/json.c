@@ -101,6 +101,26 @@ ds_status ds_json_parse(const char *name, const char *text, size_t bytes, json_t
     return DS_OK;
 }
 
+ds_status ds_json_try(const char *text, size_t bytes, json_t **out, char why[DS_JSON_WHY_BYTES])
+{
+    json_error_t error = {0};
+
+    *out = NULL;
+    if (depth_of(text, bytes) > DEPTH_MAX) {
+        snprintf(why, DS_JSON_WHY_BYTES, "it is nested deeper than %d levels", DEPTH_MAX);
+        return DS_OK;
+    }
+    *out =
+        json_loadb(text, bytes, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, &error);
+    if (*out)
+        return DS_OK;
+    if (json_error_code(&error) == json_error_out_of_memory)
+        return ds_fail(DS_ERR_NO_MEMORY, "no memory for %zu bytes of JSON", bytes);
+    make_printable(error.text);
+    snprintf(why, DS_JSON_WHY_BYTES, "%.120s, at character %d", error.text, error.column);
+    return DS_OK;
+}
+
 /* NULL: absent or null, the default stays. */
 static const json_t *field_of(const json_t *object, const char *key)
 {

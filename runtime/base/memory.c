@@ -119,11 +119,19 @@ static const char *remedy(const struct ds_memory *memory, enum ds_memory_kind ki
         has_some(memory, kind, asked, DS_MEMORY_LABEL_ACTIVATIONS, DS_MEMORY_LABEL_STAGING);
 
     if (of_model && of_batch)
-        return ": lower train.micro_batch_size or train.seq_length, or let more ranks share the "
-               "model's states (zero.stage = 3 shares all of them)";
+        return kind == DS_MEMORY_DEVICE
+                   ? ": lower train.micro_batch_size or train.seq_length, let more ranks share the "
+                     "model's states (zero.stage = 3 shares all of them), or let states live on "
+                     "the host (offload.exp_avg, exp_avg_sq, master = host)"
+                   : ": lower train.micro_batch_size or train.seq_length, or let more ranks share "
+                     "the model's states (zero.stage = 3 shares all of them)";
     if (of_model)
-        return ": it is the model's alone: let more ranks share its states (zero.stage = 3 shares "
-               "all of them), or take a smaller one";
+        return kind == DS_MEMORY_DEVICE
+                   ? ": it is the model's alone: let more ranks share its states (zero.stage = 3 "
+                     "shares all of them), let states live on the host (offload.exp_avg, "
+                     "exp_avg_sq, master = host), or take a smaller one"
+                   : ": it is the model's alone: let more ranks share its states (zero.stage = 3 "
+                     "shares all of them), or take a smaller one";
     return of_batch ? ": lower train.micro_batch_size or train.seq_length" : "";
 }
 

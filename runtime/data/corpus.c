@@ -92,6 +92,34 @@ ds_status corpus_list(struct ds_fs *fs, const char *source, struct corpus *out)
     return DS_OK;
 }
 
+static int ends_with(const char *path, const char *ending)
+{
+    const size_t length = strlen(path), wanted = strlen(ending);
+
+    return length >= wanted && strcmp(path + length - wanted, ending) == 0;
+}
+
+ds_status corpus_keep_ending(const char *source, const char *ending, struct corpus *corpus)
+{
+    size_t kept = 0;
+
+    if (corpus->count == 1 && strcmp(corpus->files[0].path, source) == 0)
+        return DS_OK;
+    for (size_t i = 0; i < corpus->count; i++) {
+        struct corpus_file *file = &corpus->files[i];
+        if (ends_with(file->path, ending)) {
+            corpus->files[kept++] = *file;
+            continue;
+        }
+        corpus->bytes -= file->bytes;
+        free(file->path);
+    }
+    corpus->count = kept;
+    return kept ? DS_OK
+                : ds_fail(DS_ERR_DATA, "%s: no *%s file in this directory that is not empty",
+                          source, ending);
+}
+
 void corpus_fini(struct corpus *corpus)
 {
     for (size_t i = 0; i < corpus->count; i++)

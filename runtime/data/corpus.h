@@ -20,6 +20,9 @@ struct corpus {
 /* local: `source` itself, or the regular files in it that are neither hidden nor empty, sorted by name,
  * whatever they are called. Links are followed; directories below are not entered. */
 DS_CHECKED ds_status corpus_list(struct ds_fs *fs, const char *source, struct corpus *out);
+/* local: of a directory keep the files whose names end so. DS_ERR_DATA: there is none. */
+DS_CHECKED ds_status corpus_keep_ending(const char *source, const char *ending,
+                                        struct corpus *corpus);
 void corpus_fini(struct corpus *corpus);
 /* pure: changes when a file's path, size or time does, or the way tokens are made; tokenizer NULL: bytes */
 uint64_t corpus_fingerprint(const struct corpus *corpus, const struct ds_tokenizer *tokenizer,

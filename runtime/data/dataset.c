@@ -32,6 +32,7 @@ ds_status source_bad_id(const struct source *source, const char *what, uint64_t 
 void source_close(struct source *source)
 {
     ds_safetensors_close(source->file);
+    packing_fini(&source->packing);
     *source = (struct source){0};
 }
 
@@ -39,6 +40,9 @@ static ds_status open_source(const struct ds_dataset_options *options, size_t in
                              struct source *out)
 {
     const struct shard_check check = {options->is_checked, options->progress, options->user};
+    const struct packing_options packing = {options->seq_length, options->packs,
+                                            options->overlong,   options->side,
+                                            options->eval_share, options->seed};
 
     out->seq_length = options->seq_length;
     if (options->seq_place)
@@ -48,6 +52,8 @@ static ds_status open_source(const struct ds_dataset_options *options, size_t in
         DS_TRY(source_open_tokenised(options->fs, options->paths[index], out));
         return options->is_checked ? DS_OK : source_check_tokenised(out, &check);
     }
+    if (options->format == DS_DATA_JSONL)
+        return source_open_rows(options->fs, options->paths[index], &check, &packing, out);
     return source_open_shard(options->fs, options->paths[index], &check, out);
 }
 

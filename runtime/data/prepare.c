@@ -8,10 +8,9 @@
  * after its source and fingerprint; one that is there is checked before it is used again, and made
  * again where it is not sound. */
 #include "encoding.h"
-#include "shard_file.h"
+#include "shard_place.h"
 
 #include <errno.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -186,15 +185,6 @@ static ds_status fill_shard(struct preparing *p, const char *source, const char 
     return strcmp(again, checksum) == 0 ? DS_OK : corpus_changed(source);
 }
 
-/* The header is JSON: a name that is not UTF-8 cannot stand in it. */
-static int is_utf8(const char *text)
-{
-    json_t *string = json_string(text);
-
-    json_decref(string);
-    return string != NULL;
-}
-
 /* Of a tokenizer what it is made of; the byte tokenizer has a name. */
 static void tokenizer_text(const struct preparing *p, char to[SHARD_SUM_BYTES])
 {
@@ -217,7 +207,7 @@ static ds_status write_shard(struct preparing *p, const char *source, const char
                                     p->fingerprint,
                                     "tokenizer",
                                     tokenizer,
-                                    is_utf8(source) ? "source" : NULL,
+                                    shard_place_is_text(source) ? "source" : NULL,
                                     source,
                                     NULL};
     ds_status st;
@@ -275,23 +265,6 @@ static void preparing_fini(struct preparing *p)
 }
 
 /* ---- using one again */
-
-static ds_status shard_path(const struct preparing *p, const char *source, char *to, size_t bytes)
-{
-    size_t end = strlen(source), start;
-
-    while (end > 1 && source[end - 1] == '/')
-        end--;
-    for (start = end; start > 0 && source[start - 1] != '/'; start--) {
-    }
-    int length =
-        snprintf(to, bytes, "%s/%.*s-%s.safetensors", p->options->cache,
-                 (int)(end - start < 128 ? end - start : 128), source + start, p->fingerprint);
-    if ((size_t)length >= bytes)
-        return ds_fail(DS_ERR_CONFIG, "%s: the path of the folder for prepared data is too long",
-                       p->options->cache);
-    return DS_OK;
-}
 
 /* Why the shard at `path` cannot be used, "" if it can. What the reader itself refuses it has logged. */
 static void check_shard(struct preparing *p, const char *path, char why[SHARD_WHY_BYTES])
@@ -356,45 +329,13 @@ static int can_reuse(struct preparing *p, const char *path)
 
 /* ---- */
 
-/* A folder that a person chose wrongly is theirs to mend; what the disk does is not. */
-static ds_status refuse_cache(const struct preparing *p, int code)
-{
-    const int is_choice = code == -ENOENT || code == -ENOTDIR || code == -EEXIST ||
-                          code == -EACCES || code == -EPERM || code == -EROFS ||
-                          code == -ENAMETOOLONG || code == -ELOOP;
-
-    return ds_fail(is_choice ? DS_ERR_CONFIG : DS_ERR_IO,
-                   "%s = %s: no prepared data can be kept there: %s",
-                   p->options->cache_key ? p->options->cache_key : "data.cache", p->options->cache,
-                   strerror(-code));
-}
-
-/* There, and open to us: asked with the file that the shard begins as. */
-static ds_status make_cache(const struct preparing *p, const char *path)
-{
-    struct ds_fs *fs = p->options->fs;
-    char temporary[CORPUS_PATH_BYTES + 8];
-    int code = ds_fs_mkdirs(fs, p->options->cache, 0750);
-
-    if (code < 0)
-        return refuse_cache(p, code);
-    snprintf(temporary, sizeof temporary, "%s.tmp", path);
-    code = ds_fs_open(fs, temporary, DS_FS_WRITE | DS_FS_CREATE, 0640);
-    if (code < 0)
-        return refuse_cache(p, code);
-    (void)ds_fs_close(fs, code);
-    if (ds_fs_unlink(fs, temporary) < 0)
-        (void)ds_fs_unlink(fs, temporary); /* if that fails, too, the shard takes its place */
-    return DS_OK;
-}
-
 static ds_status prepare_listed(struct preparing *p, const char *source, const char *path,
                                 struct ds_prepare_report *report)
 {
     const int is_reused = can_reuse(p, path);
 
     if (!is_reused) {
-        DS_TRY(make_cache(p, path));
+        DS_TRY(shard_place_make(p->options, path));
         DS_TRY(take_buffers(p));
         DS_TRY(make_shard(p, source, path));
     }
@@ -418,7 +359,7 @@ ds_status ds_prepare_text(const struct ds_prepare_options *options, const char *
     shard_file_sum_text(
         corpus_fingerprint(&p.corpus, options->tokenizer, options->replaces_invalid),
         p.fingerprint);
-    DS_TRY_GOTO(st, shard_path(&p, source, path, sizeof path), done);
+    DS_TRY_GOTO(st, shard_place_path(options, source, p.fingerprint, path), done);
     copy = strdup(path);
     if (!copy) {
         st = ds_fail(DS_ERR_NO_MEMORY, "a path");

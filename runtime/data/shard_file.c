@@ -47,24 +47,38 @@ static void check_documents(const struct shard_file *shard, char *why)
     }
 }
 
-/* In pieces, so that whoever waits sees that it goes on. */
-static uint64_t sum_tokens(const struct shard_file *shard, const struct shard_check *check)
-{
-    const uint8_t *tokens =
-        shard->tokens ? (const uint8_t *)shard->tokens : (const uint8_t *)shard->wide_tokens;
-    const uint64_t bytes =
-        shard->token_count * (shard->tokens ? sizeof *shard->tokens : sizeof *shard->wide_tokens);
+struct summing {
     XXH3_state_t sum;
+    const struct shard_check *check;
+    uint64_t done_bytes, total_bytes;
+};
 
-    XXH3_INITSTATE(&sum);
-    XXH3_64bits_reset_withSeed(&sum, shard_file_seed(shard->documents, shard->document_count));
+/* In pieces, so that whoever waits sees that it goes on. */
+static void add_to_sum(struct summing *s, const void *from, uint64_t bytes)
+{
     for (uint64_t at = 0; at < bytes; at += PIECE_BYTES) {
         const uint64_t left = bytes - at;
-        XXH3_64bits_update(&sum, tokens + at, left < PIECE_BYTES ? (size_t)left : PIECE_BYTES);
-        if (check->progress)
-            check->progress(check->user, at, bytes);
+        const uint64_t piece = left < PIECE_BYTES ? left : PIECE_BYTES;
+        XXH3_64bits_update(&s->sum, (const uint8_t *)from + at, (size_t)piece);
+        if (s->check->progress)
+            s->check->progress(s->check->user, s->done_bytes, s->total_bytes);
+        s->done_bytes += piece;
     }
-    return XXH3_64bits_digest(&sum);
+}
+
+static uint64_t sum_tokens(const struct shard_file *shard, const struct shard_check *check)
+{
+    const uint64_t id_bytes = shard->tokens ? sizeof *shard->tokens : sizeof *shard->wide_tokens;
+    const void *tokens = shard->tokens ? (const void *)shard->tokens : shard->wide_tokens;
+    struct summing s = {.check = check,
+                        .total_bytes = shard->token_count * (id_bytes + (shard->learned != NULL))};
+
+    XXH3_INITSTATE(&s.sum);
+    XXH3_64bits_reset_withSeed(&s.sum, shard_file_seed(shard->documents, shard->document_count));
+    add_to_sum(&s, tokens, shard->token_count * id_bytes);
+    if (shard->learned)
+        add_to_sum(&s, shard->learned, shard->token_count);
+    return XXH3_64bits_digest(&s.sum);
 }
 
 static void check_sum(const struct shard_file *shard, const struct shard_check *check,
@@ -83,6 +97,7 @@ ds_status shard_file_check(struct ds_safetensors *file, const struct shard_check
 {
     const struct ds_safetensors_entry *tokens = ds_safetensors_find(file, "tokens");
     const struct ds_safetensors_entry *documents = ds_safetensors_find(file, "documents");
+    const struct ds_safetensors_entry *learned = ds_safetensors_find(file, "learned");
     struct shard_file shard;
     const uint8_t *data;
 
@@ -91,12 +106,15 @@ ds_status shard_file_check(struct ds_safetensors *file, const struct shard_check
     check_tensor(tokens, "tokens", is_wide ? DS_U32 : DS_U16, 1, why);
     if (!why[0])
         check_tensor(documents, "documents", DS_U64, 2, why);
+    if (!why[0] && learned)
+        check_tensor(learned, "learned", DS_U8, tokens->elems, why);
     if (why[0])
         return DS_OK;
     DS_TRY(ds_safetensors_map(file, &data));
     shard = (struct shard_file){
         .tokens = is_wide ? NULL : (const uint16_t *)(const void *)(data + tokens->offset),
         .wide_tokens = is_wide ? (const uint32_t *)(const void *)(data + tokens->offset) : NULL,
+        .learned = learned ? data + learned->offset : NULL,
         .documents = (const uint64_t *)(const void *)(data + documents->offset),
         .token_count = tokens->elems,
         .document_count = documents->elems - 1,

@@ -1,6 +1,8 @@
 /* shard_file.h (private) - a token shard as a file: a safetensors file with `tokens` U16 or U32 [N] and
- * `documents` U64 [n + 1], where each document begins and the last one ends. Its metadata says what it was made of
- * (fingerprint; source, the path as it was given) and what its contents sum to (checksum). Written by prepare.c, read by shard.c. */
+ * `documents` U64 [n + 1], where each document begins and the last one ends; one of rows also with `learned` U8 [N], 1 where
+ * a token is one. Its metadata says what it was made of
+ * (fingerprint; source, the path as it was given) and what its contents sum to (checksum). Written by prepare.c, read by
+ * shard.c; of rows written by rows_prepare.c, read by rows_source.c. */
 #ifndef DSTRAIN_DATA_SHARD_FILE_H
 #define DSTRAIN_DATA_SHARD_FILE_H
 
@@ -12,6 +14,7 @@ struct shard_file {
     /* borrows: mapped memory of the open file */
     const uint16_t *tokens; /* one of these two */
     const uint32_t *wide_tokens;
+    const uint8_t *learned; /* NULL: no such tensor, all are */
     const uint64_t *documents;
     uint64_t token_count, document_count;
 };
@@ -32,7 +35,7 @@ struct shard_check {
 DS_CHECKED ds_status shard_file_check(struct ds_safetensors *file, const struct shard_check *check,
                                       struct shard_file *out, char why[SHARD_WHY_BYTES]);
 
-/* pure: the checksum goes over the documents, then, seeded with that, over the tokens */
+/* pure: the checksum goes over the documents, then, seeded with that, over the tokens, and over what is learned */
 uint64_t shard_file_seed(const uint64_t *documents, uint64_t document_count);
 void shard_file_sum_text(uint64_t sum, char to[SHARD_SUM_BYTES]);
 

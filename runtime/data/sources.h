@@ -5,6 +5,7 @@
 #include "dstrain/data.h"
 #include "dstrain/random.h"
 #include "dstrain/safetensors.h"
+#include "packing.h"
 #include "shard_file.h"
 
 struct source;
@@ -24,13 +25,17 @@ struct source {
     double sample_documents; /* that have a part in a sample: the mean, or little more */
     char seq_place[128];     /* " (config.ini:9)", behind a message about seq_length; or "" */
     uint64_t trained_count;  /* of all samples; pre-tokenised, where it was checked */
-    struct shard_file shard; /* token shard */
+    struct shard_file shard; /* token shard, of text or of rows */
+    struct packing packing;  /* of rows; owned */
     /* pre-tokenised */
     const struct ds_safetensors_entry *ids, *labels; /* labels may be NULL */
 };
 
 DS_CHECKED ds_status source_open_shard(struct ds_fs *fs, const char *path,
                                        const struct shard_check *check, struct source *out);
+DS_CHECKED ds_status source_open_rows(struct ds_fs *fs, const char *path,
+                                      const struct shard_check *check,
+                                      const struct packing_options *options, struct source *out);
 DS_CHECKED ds_status source_open_tokenised(struct ds_fs *fs, const char *path, struct source *out);
 /* reads all of it: every id and label that a sample has is in the vocabulary */
 DS_CHECKED ds_status source_check_tokenised(struct source *source, const struct shard_check *check);

@@ -174,6 +174,22 @@ static void update_span(const struct run *run)
     }
 }
 
+static struct adamw_step step_of(const struct ds_adamw_args *a, const struct ds_adamw_span *span)
+{
+    const struct ds_step_record *record = a->record;
+
+    return (struct adamw_step){
+        .beta1 = a->beta1,
+        .beta2 = a->beta2,
+        .epsilon = a->epsilon,
+        .rate = record->learning_rate,
+        .decay = span->weight_decay,
+        .correction1 = record->correction1,
+        .correction2 = record->correction2,
+        .gradient_factor = record->clip_factor / record->loss_scale,
+    };
+}
+
 static ds_status adamw_work(void *args, int *done)
 {
     const struct ds_adamw_args *a = args;
@@ -186,21 +202,40 @@ static ds_status adamw_work(void *args, int *done)
 #pragma omp parallel if (count > PIECE_ELEMS)
     for (size_t i = 0; i < a->span_count; i++) {
         const struct ds_adamw_span *span = &a->spans[i];
-        const struct adamw_step step = {
-            .beta1 = a->beta1,
-            .beta2 = a->beta2,
-            .epsilon = a->epsilon,
-            .rate = record->learning_rate,
-            .decay = span->weight_decay,
-            .correction1 = record->correction1,
-            .correction2 = record->correction2,
-            .gradient_factor = record->clip_factor / record->loss_scale,
-        };
+        const struct adamw_step step = step_of(a, span);
 
         DS_ASSERT(span->start <= count && span->count <= count - span->start);
         update_span(&(struct run){a, span, step});
     }
     return DS_OK;
+}
+
+/* A param apart from its master, where nothing changes. */
+static void follow(const struct ds_adamw_args *a, uint64_t start, uint64_t end)
+{
+    const struct run run = {.args = a};
+
+    if (end > start && a->master.data && a->master.dtype == DS_F32)
+        publish(&run, start, end - start, (const float *)a->master.data + start, NULL);
+}
+
+void ds_adamw_part(const struct ds_adamw_args *args, uint64_t start, uint64_t count)
+{
+    const uint64_t end = start + count;
+    uint64_t at = start;
+
+    for (size_t i = 0; i < args->span_count && !args->record->skip; i++) {
+        const struct ds_adamw_span *span = &args->spans[i];
+        const uint64_t lo = span->start > at ? span->start : at;
+        const uint64_t span_end = span->start + span->count, hi = span_end < end ? span_end : end;
+
+        if (lo >= hi)
+            continue;
+        follow(args, at, lo);
+        update_piece(&(struct run){args, span, step_of(args, span)}, lo, hi - lo);
+        at = hi;
+    }
+    follow(args, at, end);
 }
 
 /* A master of 16 bits, or none, belongs to a weight of bf16 alone. */

@@ -15,15 +15,20 @@ KERNEL_CLONES static void bias_row(void *y, const void *bias, size_t count, enum
     ELEMENT_SWITCH(dtype, add_bias, y, bias, count);
 }
 
+static size_t stride_of(const struct ds_bias_args *a)
+{
+    return a->y_stride ? a->y_stride : a->y_TN.shape[1];
+}
+
 static ds_status bias_forward_work(void *args, int *done)
 {
     const struct ds_bias_args *a = args;
-    size_t token_count = a->y_TN.shape[0], width = a->y_TN.shape[1];
+    size_t token_count = a->y_TN.shape[0], width = a->y_TN.shape[1], stride = stride_of(a);
     enum ds_dtype dtype = a->y_TN.dtype;
 
 #pragma omp parallel for schedule(static) if (token_count > 1)
     for (size_t t = 0; t < token_count; t++)
-        bias_row(element_to(a->y_TN.data, t * width, dtype), a->bias_N.data, width, dtype);
+        bias_row(element_to(a->y_TN.data, t * stride, dtype), a->bias_N.data, width, dtype);
     *done = 1;
     return DS_OK;
 }
@@ -38,7 +43,9 @@ static ds_status bias_backward_work(void *args, int *done)
                                      .token_count = a->y_TN.shape[0],
                                      .head_count = 1,
                                      .width = width,
-                                     .dy_stride = width,
+                                     .dy_stride = stride_of(a),
+                                     .x = a->x_TN.data,
+                                     .x_stride = stride_of(a),
                                      .out = a->bias_N.data,
                                      .out_dtype = a->bias_N.dtype,
                                      .add = a->add});
@@ -59,5 +66,6 @@ ds_status kernel_bias_backward(struct ds_stream *stream, const struct ds_bias_ar
     DS_ASSERT(kernel_elems(&args->bias_N) == args->y_TN.shape[1]);
     KERNEL_WANTS_FLOAT("bias_backward", args, y_TN);
     KERNEL_WANTS_FLOAT("bias_backward", args, bias_N);
+    KERNEL_WANTS_SAME("bias_backward", args, x_TN, y_TN);
     return kernel_launch(stream, bias_backward_work, args, sizeof *args);
 }

@@ -29,7 +29,7 @@ KERNEL_INLINE void add_head(const struct columns *c, size_t token, size_t head, 
 {
     const void *dy = element_from(c->dy, token * c->dy_stride + head * c->width, dtype);
     const void *x = element_from(c->x, token * c->x_stride + head * c->width + column, dtype);
-    const float rstd = kind == PLAIN ? 1.0f : c->rstd[token * c->head_count + head];
+    const float rstd = kind == PLAIN || !c->rstd ? 1.0f : c->rstd[token * c->head_count + head];
     float turned[COLUMN_RANGE];
 
     if (kind == ROTATED)

@@ -11,7 +11,7 @@
 struct columns {
     const void *dy, *x;  /* x NULL: sums of dy alone, else of dy * x * rstd */
     enum ds_dtype dtype; /* of dy and x */
-    const float *rstd;   /* [token][head], with x */
+    const float *rstd;   /* [token][head], with x; NULL: 1 */
     size_t token_count, head_count, width;
     size_t dy_stride, x_stride; /* elements from token to token */
     /* with x, or NULL: dy is the gradient of a rotated head, summed as that of the head itself

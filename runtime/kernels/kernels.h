@@ -24,6 +24,9 @@
 ds_status kernel_matmul(struct ds_stream *stream, const struct ds_matmul_args *args);
 ds_status kernel_bias_forward(struct ds_stream *stream, const struct ds_bias_args *args);
 ds_status kernel_bias_backward(struct ds_stream *stream, const struct ds_bias_args *args);
+ds_status kernel_row_squares(struct ds_stream *stream, const struct ds_row_squares_args *args);
+ds_status kernel_magnitude(struct ds_stream *stream, const struct ds_magnitude_args *args);
+ds_status kernel_scale_columns(struct ds_stream *stream, const struct ds_scale_columns_args *args);
 ds_status kernel_rmsnorm_forward(struct ds_stream *stream, const struct ds_rmsnorm_args *args);
 ds_status kernel_rmsnorm_backward(struct ds_stream *stream,
                                   const struct ds_rmsnorm_backward_args *args);
@@ -47,6 +50,8 @@ ds_status kernel_cross_entropy_finish(struct ds_stream *stream,
 ds_status kernel_loss_sum(struct ds_stream *stream, const struct ds_loss_sum_args *args);
 ds_status kernel_add(struct ds_stream *stream, const struct ds_add_args *args);
 ds_status kernel_cast(struct ds_stream *stream, const struct ds_cast_args *args);
+ds_status kernel_dropout(struct ds_stream *stream, const struct ds_dropout_args *args);
+ds_status kernel_dequantise(struct ds_stream *stream, const struct ds_dequantise_args *args);
 ds_status kernel_fill(struct ds_stream *stream, const struct ds_fill_args *args);
 ds_status kernel_norm_pieces(struct ds_stream *stream, const struct ds_norm_pieces_args *args);
 ds_status kernel_norm_sum(struct ds_stream *stream, const struct ds_norm_sum_args *args);

@@ -1,4 +1,4 @@
-/* matmul.c - C = op(A) op(B) + add * C, or + an addend.
+/* matmul.c - C = scale * op(A) op(B) + add * C, or + an addend.
  *
  * C is cut into tiles by its shape alone; a tile is made by one thread, with OpenBLAS or, where there
  * is none, with the own kernel. So the bits do not depend on the number of threads, which they do
@@ -24,6 +24,7 @@ struct gemm {
     size_t m, n, k;
     size_t a_stride, b_stride, c_stride; /* of stored rows */
     int trans_a, trans_b, add;
+    float scale;
 };
 
 #define ROOM_SIDE 256 /* of a piece of A, B and C in fp32: 256 KiB each */
@@ -123,13 +124,16 @@ static void pack_b(float *to, const struct gemm *g, size_t first, size_t depth, 
             to[l * PANEL + j] = j < n ? b[(first + l) * g->b_stride + column + j] : 0.0f;
 }
 
-static void store_c(float *c, size_t c_stride, const float *sum, size_t rows, size_t columns,
+/* Sums of a panel, times the scale, onto the tile of `g` at `c`. */
+static void store_c(const struct gemm *g, float *c, const float *sum, size_t rows, size_t columns,
                     int add)
 {
     for (size_t i = 0; i < rows; i++)
-        for (size_t j = 0; j < columns; j++)
-            c[i * c_stride + j] =
-                add ? c[i * c_stride + j] + sum[i * PANEL + j] : sum[i * PANEL + j];
+        for (size_t j = 0; j < columns; j++) {
+            const float product = g->scale * sum[i * PANEL + j];
+
+            c[i * g->c_stride + j] = add ? c[i * g->c_stride + j] + product : product;
+        }
 }
 
 /* One piece of B against all rows of the tile. */
@@ -154,8 +158,7 @@ static void own_panel(const struct gemm *g, size_t first, size_t column)
                                                    .b_stride = PANEL,
                                                    .c = sum,
                                                    .c_stride = PANEL});
-        store_c((float *)g->c + row * g->c_stride + column, g->c_stride, sum, m, n,
-                g->add || first > 0);
+        store_c(g, (float *)g->c + row * g->c_stride + column, sum, m, n, g->add || first > 0);
     }
 }
 
@@ -177,8 +180,8 @@ static void blas_tile(blas_sgemm sgemm, const struct gemm *g)
 
         sgemm(BLAS_ROW_MAJOR, g->trans_a ? BLAS_TRANSPOSED : BLAS_PLAIN,
               g->trans_b ? BLAS_TRANSPOSED : BLAS_PLAIN, (int)g->m, (int)g->n,
-              (int)smaller(part_max, g->k - first), 1.0f, a, (int)g->a_stride, b, (int)g->b_stride,
-              g->add || first > 0 ? 1.0f : 0.0f, g->c, (int)g->c_stride);
+              (int)smaller(part_max, g->k - first), g->scale, a, (int)g->a_stride, b,
+              (int)g->b_stride, g->add || first > 0 ? 1.0f : 0.0f, g->c, (int)g->c_stride);
     }
 }
 
@@ -253,7 +256,8 @@ static void make_tile(blas_sgemm sgemm, const struct gemm *g)
 static void multiply(const struct gemm *g)
 {
     const struct gemm_tiling tiling = choose_tiling(g);
-    const int has_int_strides = g->a_stride <= INT_MAX && g->b_stride <= INT_MAX && g->n <= INT_MAX;
+    const int has_int_strides =
+        g->a_stride <= INT_MAX && g->b_stride <= INT_MAX && g->c_stride <= INT_MAX;
     const blas_sgemm sgemm = has_int_strides ? kernel_blas_sgemm() : NULL;
 
 #pragma omp parallel if (tiling.count > 1)
@@ -284,6 +288,11 @@ static size_t rows_of(const struct ds_tensor *t)
     return count;
 }
 
+static size_t stride_of(uint64_t stride, const struct ds_tensor *t)
+{
+    return stride ? stride : columns_of(t);
+}
+
 static struct gemm describe(const struct ds_matmul_args *args)
 {
     return (struct gemm){.a = args->a.data,
@@ -295,25 +304,38 @@ static struct gemm describe(const struct ds_matmul_args *args)
                          .m = rows_of(&args->c),
                          .n = columns_of(&args->c),
                          .k = args->trans_a ? rows_of(&args->a) : columns_of(&args->a),
-                         .a_stride = columns_of(&args->a),
-                         .b_stride = columns_of(&args->b),
-                         .c_stride = columns_of(&args->c),
+                         .a_stride = stride_of(args->a_stride, &args->a),
+                         .b_stride = stride_of(args->b_stride, &args->b),
+                         .c_stride = stride_of(args->c_stride, &args->c),
                          .trans_a = args->trans_a,
                          .trans_b = args->trans_b,
-                         .add = args->add};
+                         .add = args->add,
+                         .scale = args->scale != 0 ? args->scale : 1};
+}
+
+/* The sum of no products. */
+static void multiply_nothing(const struct gemm *g)
+{
+    const size_t bytes = g->n * ds_dtype_bytes(g->out);
+
+    for (size_t row = 0; row < g->m && !g->add; row++) {
+        void *to = element_to(g->c, row * g->c_stride, g->out);
+
+        if (g->addend)
+            memcpy(to, element_from(g->addend, row * g->c_stride, g->out), bytes);
+        else
+            memset(to, 0, bytes);
+    }
 }
 
 static ds_status matmul_work(void *args, int *done)
 {
     const struct gemm g = describe(args);
-    const size_t bytes = g.m * g.n * ds_dtype_bytes(g.out);
 
     if (g.k > 0)
         multiply(&g);
-    else if (g.addend)
-        memcpy(g.c, g.addend, bytes);
-    else if (!g.add)
-        memset(g.c, 0, bytes);
+    else
+        multiply_nothing(&g);
     *done = 1;
     return DS_OK;
 }
@@ -325,8 +347,12 @@ ds_status kernel_matmul(struct ds_stream *stream, const struct ds_matmul_args *a
     KERNEL_WANTS_SAME("matmul", args, b, a);
     KERNEL_WANTS_FLOAT("matmul", args, c);
     KERNEL_WANTS_SAME("matmul", args, addend, c);
-    DS_ASSERT(!args->addend.data || (!args->add && args->addend.data != args->c.data &&
-                                     kernel_elems(&args->addend) == kernel_elems(&args->c)));
+    DS_ASSERT(!args->addend.data ||
+              (!args->add && args->addend.data != args->c.data &&
+               kernel_elems(&args->addend) == kernel_elems(&args->c) && args->c_stride == 0));
+    DS_ASSERT(stride_of(args->a_stride, &args->a) >= columns_of(&args->a) &&
+              stride_of(args->b_stride, &args->b) >= columns_of(&args->b) &&
+              stride_of(args->c_stride, &args->c) >= columns_of(&args->c));
     DS_ASSERT(rows_of(&args->c) == (args->trans_a ? columns_of(&args->a) : rows_of(&args->a)));
     DS_ASSERT(columns_of(&args->c) == (args->trans_b ? rows_of(&args->b) : columns_of(&args->b)));
     DS_ASSERT((args->trans_a ? rows_of(&args->a) : columns_of(&args->a)) ==

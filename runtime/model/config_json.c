@@ -141,17 +141,27 @@ static ds_status refuse_sliding_window(const char *name, const json_t *root,
     return DS_OK;
 }
 
+/* What bitsandbytes makes says itself, tensor by tensor, how it is quantised. */
+static ds_status refuse_quantised(const char *name, const json_t *root)
+{
+    const json_t *config = json_object_get(root, "quantization_config");
+    const char *method = json_string_value(json_object_get(config, "quant_method"));
+
+    if (!is_given(root, "quantization_config") || (method && strcmp(method, "bitsandbytes") == 0))
+        return DS_OK;
+    return ds_fail(DS_ERR_UNSUPPORTED,
+                   "%s: 'quantization_config': quantised weights; supported: float weights, and "
+                   "quant_method = bitsandbytes",
+                   name);
+}
+
 static ds_status refuse_what_is_missing(const char *name, const json_t *root,
                                         const struct ds_model_config *config)
 {
     DS_TRY(refuse_activation(name, root));
     DS_TRY(refuse_layer_types(name, root));
     DS_TRY(refuse_sliding_window(name, root, config));
-    if (is_given(root, "quantization_config"))
-        return ds_fail(DS_ERR_UNSUPPORTED,
-                       "%s: 'quantization_config': quantised weights; supported: float weights",
-                       name);
-    return DS_OK;
+    return refuse_quantised(name, root);
 }
 
 static ds_status read_config(const char *name, const json_t *root, struct ds_model_config *config)

@@ -8,7 +8,8 @@
 #include "linear.h"
 
 struct decoder {
-    const struct ds_model *model;
+    const struct ds_block *block;
+    const struct ds_model *model; /* the block's */
     struct norm norm1, norm2;
     struct linear qkv, o, gate_up, down;
     const struct ds_param *q_norm, *k_norm; /* NULL: none */
@@ -16,6 +17,7 @@ struct decoder {
     enum ds_dtype dtype;                    /* of weights, activations and their gradients */
     float epsilon;
     int keeps_norms, has_room; /* a room: the whole of what this rank has R tokens of */
+    int needs_dx;              /* does anything below learn? */
 };
 
 /* From forward to backward. */
@@ -25,9 +27,9 @@ struct decoder_saved {
     struct ds_tensor qkv_TN, q_rstd_TH, k_rstd_TG; /* with head norms only */
 };
 
-/* pure, both */
+/* pure, both; of `d` the places of what factors keep are set */
 struct decoder decoder_of(const struct ds_block *block, uint64_t token_count);
-struct decoder_saved decoder_take_saved(struct ds_arena *arena, const struct decoder *d);
+struct decoder_saved decoder_take_saved(struct ds_arena *arena, struct decoder *d);
 
 static inline struct ds_tensor take_heads(struct ds_arena *arena, const struct decoder *d,
                                           uint64_t heads)
@@ -44,8 +46,16 @@ struct ds_tensor decoder_rotary(const struct decoder *d, const struct ds_pass *p
 struct ds_attention_args decoder_attention(const struct decoder *d, const struct ds_pass *pass,
                                            const struct decoder_saved *s);
 
+/* the same of factors alone: of their inner products, or of those's gradients */
+void decoder_take_low(struct ds_arena *arena, struct decoder *d, int is_gradient);
+/* and what they drop of the largest of their inputs, one after the other; nothing without dropout */
+void decoder_take_room(struct ds_arena *arena, struct decoder *d);
+
+/* and what a backward of DoRA turns, the largest, one after the other */
+void decoder_take_turned(struct ds_arena *arena, struct decoder *d);
+
 /* decoder_backward.c */
-size_t decoder_backward_bytes(const struct decoder *d); /* of the workspace */
+size_t decoder_backward_bytes(struct decoder *d); /* of the workspace */
 size_t decoder_held_bytes(const struct ds_block *block, uint64_t token_count);
 DS_CHECKED ds_status decoder_backward(const struct ds_block *block, struct ds_pass *pass,
                                       uint32_t parts, const void *x, const void *dy, void *dx);

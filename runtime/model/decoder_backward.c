@@ -39,23 +39,29 @@ struct way {
     struct ds_tensor dgate_up_TN, dqkv_TN;
     struct ds_tensor dgain1_C, dgain2_C, dq_gain_D, dk_gain_D;
     struct ds_tensor gain1_C, gain2_C; /* of the norms, for making their output again */
-    int gain_add;
+    int adds;                          /* at once: as the pass says; into what is held: no */
 };
 
-static struct held take_held(struct ds_arena *arena, const struct decoder *d)
+/* Nothing for a gain that is not there, or frozen. */
+static struct ds_tensor take_gain(struct ds_arena *arena, const struct ds_param *gain)
+{
+    return gain && gain->is_trainable ? take_vector(arena, DS_F32, gain->elems)
+                                      : (struct ds_tensor){0};
+}
+
+static struct held take_held(struct ds_arena *arena, struct decoder *d)
 {
     struct held h = {
         .dgate_up_TN = take_matrix(arena, d->dtype, d->T, 2 * d->I),
         .dqkv_TN = take_matrix(arena, d->dtype, d->T, d->N),
         .dh_RC = take_matrix(arena, d->dtype, d->R, d->C),
-        .dgain1_C = take_vector(arena, DS_F32, d->C),
-        .dgain2_C = take_vector(arena, DS_F32, d->C),
+        .dgain1_C = take_gain(arena, d->norm1.gain),
+        .dgain2_C = take_gain(arena, d->norm2.gain),
+        .dq_gain_D = take_gain(arena, d->q_norm),
+        .dk_gain_D = take_gain(arena, d->k_norm),
     };
 
-    if (d->q_norm) {
-        h.dq_gain_D = take_vector(arena, DS_F32, d->D);
-        h.dk_gain_D = take_vector(arena, DS_F32, d->D);
-    }
+    decoder_take_low(arena, d, 1);
     if (!d->keeps_norms) {
         h.gain1_C = take_vector(arena, d->dtype, d->C);
         h.gain2_C = take_vector(arena, d->dtype, d->C);
@@ -81,7 +87,7 @@ static void take_attention(struct ds_arena *arena, const struct decoder *d,
     w->dqkv_TN = take_matrix(arena, d->dtype, d->T, d->N);
 }
 
-static struct backward_space take_backward(struct ds_arena *arena, const struct decoder *d)
+static struct backward_space take_backward(struct ds_arena *arena, struct decoder *d)
 {
     struct backward_space w = {.dnorm_RC = take_matrix(arena, d->dtype, d->R, d->C)};
     size_t shared, mlp_end;
@@ -95,6 +101,9 @@ static struct backward_space take_backward(struct ds_arena *arena, const struct 
         w.norm_room_TC = take_matrix(arena, d->dtype, d->T, d->C);
         w.sum_room_TC = take_matrix(arena, d->dtype, d->T, d->C);
     }
+    decoder_take_low(arena, d, 1);
+    decoder_take_room(arena, d);
+    decoder_take_turned(arena, d);
     shared = arena->used;
     take_mlp(arena, d, &w);
     mlp_end = arena->used;
@@ -104,7 +113,7 @@ static struct backward_space take_backward(struct ds_arena *arena, const struct 
     return w;
 }
 
-size_t decoder_backward_bytes(const struct decoder *d)
+size_t decoder_backward_bytes(struct decoder *d)
 {
     struct ds_arena measure = {.size = SIZE_MAX};
 
@@ -124,10 +133,11 @@ size_t decoder_held_bytes(const struct ds_block *block, uint64_t token_count)
 /* ---- shared by the halves */
 
 /* The norm's output for a product with all tokens: kept, or made again from the norm's input, with the same
- * bits. */
-static ds_status norm_again_begin(const struct way *b, struct ds_tensor gain_C,
-                                  struct ds_tensor x_RC, struct ds_tensor kept,
-                                  struct ds_tensor *whole, struct tp_call *call)
+ * bits; nothing where `layer`, which read it, learns nothing from it. */
+static ds_status norm_again_begin(const struct way *b, const struct linear *layer,
+                                  struct ds_tensor gain_C, struct ds_tensor x_RC,
+                                  struct ds_tensor kept, struct ds_tensor *whole,
+                                  struct tp_call *call)
 {
     const struct ds_rmsnorm_args norm = {.x_TC = x_RC,
                                          .gain_C = gain_C,
@@ -135,10 +145,26 @@ static ds_status norm_again_begin(const struct way *b, struct ds_tensor gain_C,
                                          .rstd_T = b->w.rstd_R,
                                          .epsilon = b->d.epsilon};
 
+    *whole = (struct ds_tensor){0};
+    *call = (struct tp_call){0};
+    if (!linear_needs_x(layer))
+        return DS_OK;
     if (!b->d.keeps_norms)
         DS_TRY(b->pass->kernels->rmsnorm_forward(b->pass->stream, &norm));
     return tp_gather_begin(b->d.model, b->pass, b->d.keeps_norms ? kept : b->w.norm_RC,
                            b->w.norm_room_TC, whole, call);
+}
+
+static ds_status layer_matrix(const struct way *b, const struct linear *layer, struct ds_tensor x,
+                              struct ds_tensor dy)
+{
+    return linear_backward_matrix(b->pass, layer, x, dy,
+                                  pass_adds(b->pass, layer->block, layer->weight));
+}
+
+static int adds_to(const struct way *b, const struct ds_param *gain)
+{
+    return b->adds && pass_adds(b->pass, b->d.block, gain);
 }
 
 /* ---- the MLP */
@@ -158,24 +184,20 @@ static ds_status mlp_inner(const struct way *b, struct ds_tensor dy_TC, struct d
 
 static ds_status down_weight(const struct way *b, struct ds_tensor dy_TC)
 {
-    const int add = b->pass->grads_add[0];
-
-    DS_TRY(linear_backward_matrix(b->pass, &b->d.down, b->w.product_TI, dy_TC, add));
-    return linear_backward_bias(b->pass, &b->d.down, b->dy_RC, add);
+    DS_TRY(layer_matrix(b, &b->d.down, b->w.product_TI, dy_TC));
+    return linear_backward_bias(b->pass, &b->d.down, b->dy_RC);
 }
 
 static ds_status norm2_again_begin(const struct way *b, struct ds_tensor *n2_TC,
                                    struct tp_call *call)
 {
-    return norm_again_begin(b, b->gain2_C, b->s.h_RC, b->s.n2_RC, n2_TC, call);
+    return norm_again_begin(b, &b->d.gate_up, b->gain2_C, b->s.h_RC, b->s.n2_RC, n2_TC, call);
 }
 
 static ds_status gate_up_weight(const struct way *b, struct ds_tensor n2_TC)
 {
-    const int add = b->pass->grads_add[0];
-
-    DS_TRY(linear_backward_matrix(b->pass, &b->d.gate_up, n2_TC, b->dgate_up_TN, add));
-    return linear_backward_bias(b->pass, &b->d.gate_up, b->dgate_up_TN, add);
+    DS_TRY(layer_matrix(b, &b->d.gate_up, n2_TC, b->dgate_up_TN));
+    return linear_backward_bias(b->pass, &b->d.gate_up, b->dgate_up_TN);
 }
 
 static ds_status gate_up_input_begin(const struct way *b, struct tp_call *call)
@@ -193,7 +215,7 @@ static ds_status mlp_outer(const struct way *b)
         .residual_TC = b->dy_RC,
         .dx_TC = b->dh_RC,
         .dgain_C = b->dgain2_C,
-        .gain_add = b->gain_add,
+        .gain_add = adds_to(b, b->d.norm2.gain),
     };
 
     return norm_backward(b->pass, &b->d.norm2, &norm);
@@ -217,7 +239,7 @@ static ds_status join_heads(const struct way *b)
         .dqkv_TN = b->dqkv_TN,
         .dq_gain_D = b->dq_gain_D,
         .dk_gain_D = b->dk_gain_D,
-        .gain_add = b->gain_add,
+        .gain_add = adds_to(b, b->d.q_norm), /* both are trained, or none */
     };
 
     return b->pass->kernels->qkv_join(b->pass->stream, &args);
@@ -244,28 +266,28 @@ static ds_status o_weight(const struct way *b, struct ds_tensor dh_TC)
 {
     const struct decoder *d = &b->d;
     const struct ds_tensor o_TN = ds_tensor2(b->s.o_THD.data, d->dtype, d->T, d->H * d->D);
-    const int add = b->pass->grads_add[0];
 
-    DS_TRY(linear_backward_matrix(b->pass, &d->o, o_TN, dh_TC, add));
-    return linear_backward_bias(b->pass, &d->o, b->dh_RC, add);
+    DS_TRY(layer_matrix(b, &d->o, o_TN, dh_TC));
+    return linear_backward_bias(b->pass, &d->o, b->dh_RC);
 }
 
 static ds_status norm1_again_begin(const struct way *b, struct ds_tensor *n1_TC,
                                    struct tp_call *call)
 {
-    return norm_again_begin(b, b->gain1_C, b->x_RC, b->s.n1_RC, n1_TC, call);
+    return norm_again_begin(b, &b->d.qkv, b->gain1_C, b->x_RC, b->s.n1_RC, n1_TC, call);
 }
 
 static ds_status qkv_weight(const struct way *b, struct ds_tensor n1_TC)
 {
-    const int add = b->pass->grads_add[0];
-
-    DS_TRY(linear_backward_matrix(b->pass, &b->d.qkv, n1_TC, b->dqkv_TN, add));
-    return linear_backward_bias(b->pass, &b->d.qkv, b->dqkv_TN, add);
+    DS_TRY(layer_matrix(b, &b->d.qkv, n1_TC, b->dqkv_TN));
+    return linear_backward_bias(b->pass, &b->d.qkv, b->dqkv_TN);
 }
 
 static ds_status qkv_input_begin(const struct way *b, struct tp_call *call)
 {
+    *call = (struct tp_call){0};
+    if (!b->d.needs_dx)
+        return linear_backward_no_input(b->pass, &b->d.qkv, b->dqkv_TN);
     return column_backward_input_begin(b->pass, &b->d.qkv, b->dqkv_TN, b->w.sum_room_TC,
                                        b->w.dnorm_RC, call);
 }
@@ -279,9 +301,11 @@ static ds_status attention_outer(const struct way *b, struct ds_tensor dx_RC)
         .residual_TC = b->dh_RC,
         .dx_TC = dx_RC,
         .dgain_C = b->dgain1_C,
-        .gain_add = b->gain_add,
+        .gain_add = adds_to(b, b->d.norm1.gain),
     };
 
+    if (!b->d.needs_dx)
+        return DS_OK;
     return norm_backward(b->pass, &b->d.norm1, &norm);
 }
 
@@ -297,7 +321,8 @@ static ds_status mlp_at_once(struct way *b, struct ds_tensor *dh_TC)
 
     DS_TRY(tp_gather(b->d.model, b->pass, b->dy_RC, b->w.room_TC, &dy_TC));
     DS_TRY(norm2_again_begin(b, &n2_TC, &norm));
-    DS_TRY(mlp_inner(b, dy_TC, b->w.product_TI));
+    DS_TRY(
+        mlp_inner(b, dy_TC, linear_needs_x(&b->d.down) ? b->w.product_TI : (struct ds_tensor){0}));
     DS_TRY(gate_up_input_begin(b, &sum));
     DS_TRY(down_weight(b, dy_TC));
     DS_TRY(tp_wait(b->pass, &norm));
@@ -338,7 +363,7 @@ static ds_status backward_at_once(struct way *b, struct ds_tensor dx_RC)
 /* A gain that the second call will need. */
 static ds_status hold_gain(const struct way *b, const struct ds_param *param, struct ds_tensor to)
 {
-    const struct ds_tensor from = pass_weight(b->pass, b->d.model, 0, param);
+    const struct ds_tensor from = pass_weight(b->pass, b->d.block, param);
 
     return b->pass->stream->device->ops->copy(b->pass->stream, to.data, from.data,
                                               (size_t)b->d.C * ds_dtype_bytes(to.dtype));
@@ -370,14 +395,14 @@ static ds_status backward_input(struct way *b, struct ds_tensor dx_RC)
 static ds_status bring_gain(const struct way *b, const struct ds_param *param,
                             struct ds_tensor from)
 {
-    if (!param)
+    if (!param || !param->is_trainable)
         return DS_OK;
-    const struct ds_tensor grad = pass_grad(b->pass, b->d.model, 0, param);
+    const struct ds_tensor grad = pass_grad(b->pass, b->d.block, param);
     const struct ds_add_args add = {grad, from};
     const struct ds_cast_args cast = {grad, from};
 
-    return b->pass->grads_add[0] ? b->pass->kernels->add(b->pass->stream, &add)
-                                 : b->pass->kernels->cast(b->pass->stream, &cast);
+    return pass_adds(b->pass, b->d.block, param) ? b->pass->kernels->add(b->pass->stream, &add)
+                                                 : b->pass->kernels->cast(b->pass->stream, &cast);
 }
 
 /* Every collective but the first goes beside a product. */
@@ -405,7 +430,8 @@ static ds_status backward_weight(struct way *b)
     const struct decoder *d = &b->d;
     struct ds_swiglu_args swiglu = {.gate_up_TN = b->s.gate_up_TN, .y_TI = b->w.product_TI};
 
-    DS_TRY(b->pass->kernels->swiglu_forward(b->pass->stream, &swiglu));
+    if (linear_needs_x(&d->down))
+        DS_TRY(b->pass->kernels->swiglu_forward(b->pass->stream, &swiglu));
     DS_TRY(weight_products(b));
     DS_TRY(bring_gain(b, d->norm1.gain, b->held.dgain1_C));
     DS_TRY(bring_gain(b, d->norm2.gain, b->held.dgain2_C));
@@ -421,15 +447,13 @@ static void go_at_once(struct way *b, struct ds_tensor dx_RC)
     b->dh_RC = dx_RC;
     b->dgate_up_TN = b->w.dgate_up_TN;
     b->dqkv_TN = b->w.dqkv_TN;
-    b->gain_add = b->pass->grads_add[0];
-    b->dgain1_C = pass_grad(b->pass, d->model, 0, d->norm1.gain);
-    b->dgain2_C = pass_grad(b->pass, d->model, 0, d->norm2.gain);
-    b->gain1_C = pass_weight(b->pass, d->model, 0, d->norm1.gain);
-    b->gain2_C = pass_weight(b->pass, d->model, 0, d->norm2.gain);
-    if (!d->q_norm)
-        return;
-    b->dq_gain_D = pass_grad(b->pass, d->model, 0, d->q_norm);
-    b->dk_gain_D = pass_grad(b->pass, d->model, 0, d->k_norm);
+    b->adds = 1;
+    b->dgain1_C = pass_grad(b->pass, d->block, d->norm1.gain);
+    b->dgain2_C = pass_grad(b->pass, d->block, d->norm2.gain);
+    b->gain1_C = pass_weight(b->pass, d->block, d->norm1.gain);
+    b->gain2_C = pass_weight(b->pass, d->block, d->norm2.gain);
+    b->dq_gain_D = pass_grad(b->pass, d->block, d->q_norm);
+    b->dk_gain_D = pass_grad(b->pass, d->block, d->k_norm);
 }
 
 static void go_in_two(struct way *b)

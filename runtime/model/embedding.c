@@ -58,7 +58,7 @@ static ds_status embedding_forward(const struct ds_block *block, struct ds_pass 
     const struct ds_tensor y_RC = matrix_at(y, e.model->share.compute, e.R, e.C);
     struct ds_embedding_args args = {
         .id_T = pass->batch->id_T,
-        .table_VC = as_table(e.param, pass_weight(pass, e.model, 0, e.param)),
+        .table_VC = as_table(e.param, pass_weight(pass, block, e.param)),
         .y_TC = tp_partial(y_RC, room),
         .first = e.param->start[0],
     };
@@ -72,15 +72,15 @@ static ds_status embedding_backward(const struct ds_block *block, struct ds_pass
                                     uint32_t parts, const void *x, const void *dy, void *dx)
 {
     (void)x, (void)dx;
-    if (!(parts & DS_BACKWARD_WEIGHT))
-        return DS_OK;
     const struct embedding e = embedding_of(block, pass->batch->id_T.shape[0]);
+    if (!(parts & DS_BACKWARD_WEIGHT) || !e.param->is_trainable)
+        return DS_OK;
     struct ds_arena workspace = {.base = pass->workspace, .size = SIZE_MAX};
     const struct ds_tensor room = take_room(&workspace, &e);
     struct ds_embedding_args args = {
         .id_T = pass->batch->id_T,
-        .table_VC = as_table(e.param, pass_grad(pass, e.model, 0, e.param)),
-        .add = pass->grads_add[0],
+        .table_VC = as_table(e.param, pass_grad(pass, block, e.param)),
+        .add = pass_adds(pass, block, e.param),
         .first = e.param->start[0],
         .padding = e.model->config.pad_token_id, /* as transformers' padding_idx */
     };

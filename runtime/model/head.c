@@ -14,7 +14,8 @@
 
 /* T tokens, R of them in the residual stream here, C hidden, V vocabulary rows here. */
 struct head {
-    const struct ds_model *model;
+    const struct ds_block *block;
+    const struct ds_model *model; /* the block's */
     struct norm norm;
     struct linear lm_head;
     uint64_t T, R, C, V;
@@ -44,13 +45,13 @@ static struct head head_of(const struct ds_block *block, uint64_t token_count)
 
     rows = rows < CHUNK_ROWS_MIN ? CHUNK_ROWS_MIN : rows;
     return (struct head){
+        .block = block,
         .model = model,
-        .norm = {model, model_param(model, unit, ROLE_FINAL_NORM), 0, (float)config->rms_norm_eps},
-        .lm_head = {.model = model,
+        .norm = {block, model_param(model, unit, ROLE_FINAL_NORM), (float)config->rms_norm_eps},
+        .lm_head = {.block = block,
                     .weight = matrix,
                     .out = matrix->local[0],
-                    .in = config->hidden_size,
-                    .slot = is_tied ? 1 : 0},
+                    .in = config->hidden_size},
         .T = token_count,
         .R = ds_model_stream_tokens(model, token_count),
         .C = config->hidden_size,
@@ -156,7 +157,7 @@ static ds_status head_chunk(const struct head *head, struct ds_pass *pass,
     if (!pass->is_training)
         return DS_OK;
     DS_TRY(linear_backward_matrix(pass, lm_head, y, logits,
-                                  start > 0 || pass->grads_add[lm_head->slot]));
+                                  start > 0 || pass_adds(pass, head->block, lm_head->weight)));
     return linear_backward_input(pass, lm_head, logits, rows_of(dy_TC, start, rows));
 }
 
@@ -170,8 +171,8 @@ static ds_status head_norm_backward(const struct head *head, struct ds_pass *pas
         .rstd_T = space->rstd_R,
         .dy_TC = dx_RC,
         .dx_TC = dx_RC,
-        .dgain_C = pass_grad(pass, head->model, 0, head->norm.gain),
-        .gain_add = pass->grads_add[0],
+        .dgain_C = pass_grad(pass, head->block, head->norm.gain),
+        .gain_add = pass_adds(pass, head->block, head->norm.gain),
     };
 
     return norm_backward(pass, &head->norm, &norm);

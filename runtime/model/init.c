@@ -2,21 +2,33 @@
 #include "dstrain/model.h"
 #include "dstrain/random.h"
 
-/* Keyed by the parameter's index in the model: which rank makes which part changes nothing. */
+/* Keyed by the parameter's number: which rank makes which part changes nothing, nor what else is trained. */
 void ds_model_init_values(const struct ds_model *model, const struct ds_param *param, uint64_t seed,
                           uint64_t start, uint64_t count, float *to)
 {
-    const uint64_t index = (uint64_t)(param - model->params);
-
-    DS_ASSERT(index < model->param_count);
+    DS_ASSERT(param >= model->params && param < model->params + model->param_count);
     DS_ASSERT(start <= ds_param_whole_elems(param) && count <= ds_param_whole_elems(param) - start);
+    const struct ds_random random = ds_random_of(seed, DS_RANDOM_INIT, param->number);
     if (param->init_std != 0) {
-        ds_random_normal(ds_random_of(seed, DS_RANDOM_INIT, index), start, count, param->init_std,
-                         to);
+        ds_random_normal(random, start, count, param->init_std, to);
         return;
     }
     for (uint64_t i = 0; i < count; i++)
-        to[i] = param->init_value;
+        to[i] = param->init_bound != 0
+                    ? (float)((2 * ds_random_unit(random, start + i) - 1) * param->init_bound)
+                    : param->init_value;
+}
+
+/* Elements of a unit's matrices. */
+static double matrices_of(const struct ds_model *model, uint32_t index)
+{
+    const struct ds_unit *unit = &model->units[index];
+    double elems = 0;
+
+    for (uint32_t i = unit->param_start; i < unit->param_start + unit->param_count; i++)
+        if (model->params[i].is_matrix)
+            elems += (double)ds_param_whole_elems(&model->params[i]);
+    return elems;
 }
 
 /* Matrices that multiply: the embedding only looks up, so it counts once, as the head. Attention is
@@ -26,20 +38,16 @@ static struct ds_block_cost block_flops(const struct ds_model *model, uint32_t b
 {
     const struct ds_model_config *config = &model->config;
     const struct ds_block *b = &model->blocks[block];
-    const struct ds_unit *unit = &model->units[b->units[0]];
     const double heads = (double)(config->num_attention_heads * config->head_dim);
     const double attention = b->kind == DS_BLOCK_DECODER ? (double)seq_length * heads : 0;
-    double matrices = 0;
+    double frozen = 0, trained = 0;
 
-    if (b->kind == DS_BLOCK_HEAD)
-        matrices = (double)config->vocab_size * (double)config->hidden_size;
-    for (uint32_t i = unit->param_start;
-         b->kind == DS_BLOCK_DECODER && i < unit->param_start + unit->param_count; i++)
-        if (model->params[i].is_matrix)
-            matrices += (double)ds_param_whole_elems(&model->params[i]);
-    return (struct ds_block_cost){.forward = 2 * matrices + 2 * attention,
-                                  .input = 2 * matrices + 4 * attention,
-                                  .weight = 2 * matrices};
+    for (uint32_t i = 0; i < b->unit_count && b->kind != DS_BLOCK_EMBEDDING; i++)
+        *(model->units[b->units[i]].is_frozen ? &frozen : &trained) +=
+            matrices_of(model, b->units[i]);
+    return (struct ds_block_cost){.forward = 2 * (frozen + trained) + 2 * attention,
+                                  .input = 2 * (frozen + trained) + 4 * attention,
+                                  .weight = 2 * trained};
 }
 
 static double sum(struct ds_block_cost cost)
@@ -58,7 +66,9 @@ struct ds_block_cost ds_model_block_cost_parts(const struct ds_model *model, uin
     const double row = (double)model->config.hidden_size * sizeof(float);
 
     if (model->blocks[block].kind == DS_BLOCK_EMBEDDING)
-        return (struct ds_block_cost){.forward = BYTE_FLOPS * row, .weight = BYTE_FLOPS * 2 * row};
+        return (struct ds_block_cost){.forward = BYTE_FLOPS * row,
+                                      .weight =
+                                          model->units[0].is_frozen ? 0 : BYTE_FLOPS * 2 * row};
     return block_flops(model, block, seq_length);
 }
 

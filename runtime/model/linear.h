@@ -1,19 +1,37 @@
 /* linear.h - a linear layer over the kernel table, and how a block reaches its weights; private to this
  * folder. y = x W^T (+ b), W [out, in] row-major. Several matrices that lie without a gap are one
- * layer with the sum of their rows. Everything is queued on the pass's stream, nothing waits. */
+ * layer with the sum of their rows. Factors beside them are part of every product here; a gradient is made of what is
+ * trained alone. Everything is queued on the pass's stream, nothing waits. */
 #ifndef MODEL_LINEAR_H
 #define MODEL_LINEAR_H
 
-#include "params.h"
+#include "lora.h"
 
-#include "dstrain/memory.h"
+/* Of those of its matrices some, whose biases lie without a gap. */
+struct bias_part {
+    const struct ds_param *first;
+    uint64_t start, count; /* columns of y */
+};
+
+#define BIAS_PARTS_MAX 3
 
 struct linear {
-    const struct ds_model *model;
-    const struct ds_param *weight, *bias; /* bias NULL: none */
-    uint64_t out, in;                     /* of what lies here */
-    uint32_t slot;                        /* of the block's units */
+    const struct ds_block *block;
+    const struct ds_param *weight;
+    struct bias_part biases[BIAS_PARTS_MAX];
+    uint32_t bias_count; /* 0: none; more than 1: of several matrices not all are trained */
+    uint64_t out, in;    /* of what lies here */
+    struct lora lora;
 };
+
+/* pure: the next of its matrices has this bias; NULL: none of them has one */
+void linear_add_bias(struct linear *layer, const struct ds_param *bias);
+
+/* pure: is there a gradient that x is needed for? */
+static inline int linear_needs_x(const struct linear *layer)
+{
+    return layer->weight->is_trainable || layer->lora.ranks > 0;
+}
 
 /* local, all of these. x [T, in], y [T, out]; of parts of the sum alone, `product` leaves the bias away. */
 DS_CHECKED ds_status linear_forward(const struct ds_pass *pass, const struct linear *layer,
@@ -30,24 +48,30 @@ DS_CHECKED ds_status linear_bias(const struct ds_pass *pass, const struct linear
 /* dx = dy W */
 DS_CHECKED ds_status linear_backward_input(const struct ds_pass *pass, const struct linear *layer,
                                            struct ds_tensor dy, struct ds_tensor dx);
-/* dW = (add) + dy^T x */
+/* the part of it that linear_backward_matrix reads: for whoever wants no dx */
+DS_CHECKED ds_status linear_backward_no_input(const struct ds_pass *pass,
+                                              const struct linear *layer, struct ds_tensor dy);
+/* dW = (add) + dy^T x; behind the input part, where there are factors */
 DS_CHECKED ds_status linear_backward_matrix(const struct ds_pass *pass, const struct linear *layer,
                                             struct ds_tensor x, struct ds_tensor dy, int add);
-/* db = (add) + column sums of dy, if there is one */
+/* db = (add) + column sums of dy, of what is trained */
 DS_CHECKED ds_status linear_backward_bias(const struct ds_pass *pass, const struct linear *layer,
-                                          struct ds_tensor dy, int add);
+                                          struct ds_tensor dy);
 
-/* A tensor of the parameter's elements in the block's unit `slot`, seen as one dim. */
-struct ds_tensor pass_weight(const struct ds_pass *pass, const struct ds_model *model,
-                             uint32_t slot, const struct ds_param *param);
-struct ds_tensor pass_grad(const struct ds_pass *pass, const struct ds_model *model, uint32_t slot,
+/* A tensor of the parameter's elements in that unit of the block which has it, seen as one dim. A gradient is absent
+ * where there is none: of no parameter, or one that is frozen. */
+struct ds_tensor pass_weight(const struct ds_pass *pass, const struct ds_block *block,
+                             const struct ds_param *param);
+struct ds_tensor pass_grad(const struct ds_pass *pass, const struct ds_block *block,
                            const struct ds_param *param);
+/* pure: does the buffer of its gradient hold a part of it already? Not of what has none. */
+int pass_adds(const struct ds_pass *pass, const struct ds_block *block,
+              const struct ds_param *param);
 
 /* y = gain * x * rstd; with `residual` s = x + residual goes first, and to `sum` (may be x) */
 struct norm {
-    const struct ds_model *model;
+    const struct ds_block *block;
     const struct ds_param *gain;
-    uint32_t slot;
     float epsilon;
 };
 DS_CHECKED ds_status norm_forward(const struct ds_pass *pass, const struct norm *norm,

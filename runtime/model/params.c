@@ -2,7 +2,8 @@
  *
  * Pure but for memory. Unit 0 is the embedding, units 1..L are the decoder layers, the last one is the
  * final norm with the head's matrix if that is not the embedding's. A tied head block names two units:
- * its own and the embedding's.
+ * its own and the embedding's. Units of an adapter come behind (adapter.c), and have those parameters of their block
+ * that it trains, if it does not train them all.
  *
  *   decoder unit:  | norm | q k v, no gap | q k v bias | o | norm | gate up, no gap | down |
  *
@@ -18,7 +19,6 @@
 
 enum unit_kind { UNIT_EMBEDDING, UNIT_DECODER, UNIT_HEAD };
 enum param_kind { KIND_MATRIX, KIND_BIAS, KIND_GAIN };
-enum param_dim { DIM_NONE, DIM_C, DIM_D, DIM_HD, DIM_GD, DIM_I, DIM_V };
 enum param_when { ALWAYS, IF_QKV_BIAS, IF_O_BIAS, IF_MLP_BIAS, IF_QK_NORM, IF_UNTIED };
 
 struct param_row {
@@ -75,7 +75,7 @@ static int is_there(const struct ds_model_config *config, enum param_when when)
     }
 }
 
-static uint64_t dim_size(const struct ds_model_config *config, enum param_dim dim)
+uint64_t model_dim_size(const struct ds_model_config *config, enum param_dim dim)
 {
     switch (dim) {
     case DIM_C:
@@ -99,22 +99,46 @@ static enum unit_kind unit_kind_of(const struct ds_model *model, uint32_t unit)
 {
     if (unit == 0)
         return UNIT_EMBEDDING;
-    return unit + 1 == model->unit_count ? UNIT_HEAD : UNIT_DECODER;
+    return unit + 1 == model->block_count ? UNIT_HEAD : UNIT_DECODER;
+}
+
+static const struct ds_param *find_in(const struct ds_model *model, uint32_t unit, uint8_t role)
+{
+    const struct ds_unit *in = &model->units[unit];
+
+    for (uint32_t i = 0; i < in->param_count; i++)
+        if (model->params[in->param_start + i].role == role)
+            return &model->params[in->param_start + i];
+    return NULL;
 }
 
 const struct ds_param *model_param(const struct ds_model *model, uint32_t unit,
                                    enum param_role role)
 {
-    const struct ds_param *param = &model->params[model->units[unit].param_start];
-    const enum unit_kind kind = unit_kind_of(model, unit);
+    const struct ds_block *block = &model->blocks[unit];
+    const struct ds_param *found = NULL;
 
-    DS_ASSERT(param_rows[role].unit == kind);
-    if (!is_there(&model->config, param_rows[role].when))
-        return NULL;
-    for (int i = 0; i < (int)role; i++)
-        param += param_rows[i].unit == kind && is_there(&model->config, param_rows[i].when);
-    return param;
+    DS_ASSERT(unit < model->block_count && param_rows[role].unit == unit_kind_of(model, unit));
+    for (uint32_t i = 0; i < block->unit_count && !found; i++)
+        found = find_in(model, block->units[i], (uint8_t)role);
+    return found;
 }
+
+/* clang-format off */
+const struct linear_row *model_linear_row(enum ds_linear linear)
+{
+    static const struct linear_row rows[DS_LINEAR_COUNT] = {
+        [DS_LINEAR_Q]    = {"self_attn.q_proj", {DIM_HD, DIM_C}, DS_TP_ROWS},
+        [DS_LINEAR_K]    = {"self_attn.k_proj", {DIM_GD, DIM_C}, DS_TP_ROWS},
+        [DS_LINEAR_V]    = {"self_attn.v_proj", {DIM_GD, DIM_C}, DS_TP_ROWS},
+        [DS_LINEAR_O]    = {"self_attn.o_proj", {DIM_C, DIM_HD}, DS_TP_COLUMNS},
+        [DS_LINEAR_GATE] = {"mlp.gate_proj",    {DIM_I, DIM_C},  DS_TP_ROWS},
+        [DS_LINEAR_UP]   = {"mlp.up_proj",      {DIM_I, DIM_C},  DS_TP_ROWS},
+        [DS_LINEAR_DOWN] = {"mlp.down_proj",    {DIM_C, DIM_I},  DS_TP_COLUMNS},
+    };
+    return &rows[linear];
+}
+/* clang-format on */
 
 /* What of the dim that is cut lies with this rank. Heads stay whole, kv heads may be copies. */
 static struct ds_span cut_of(const struct ds_model *model, enum param_dim dim, uint64_t size)
@@ -132,27 +156,58 @@ static struct ds_span cut_of(const struct ds_model *model, enum param_dim dim, u
     return ds_tp_cut(size, (uint32_t)rank, (uint32_t)ranks);
 }
 
-/* The box that lies here, who else has it, and whose gradient it is a part of. */
-static void share_out(const struct ds_model *model, const struct param_row *row,
-                      struct ds_param *param)
+void model_share_out(const struct ds_model *model, const enum param_dim dims[2],
+                     enum ds_tp_split split, int is_partial, struct ds_param *param)
 {
     const uint32_t ranks = model->share.tp_size;
     const uint64_t groups = model->config.num_key_value_heads;
-    const int dim = row->split == DS_TP_COLUMNS;
+    const int dim = split == DS_TP_COLUMNS;
 
     memcpy(param->local, param->shape, sizeof param->local);
+    param->tp_split = split;
     param->copies = ranks;
-    if (row->split != DS_TP_WHOLE) {
-        struct ds_span cut = cut_of(model, row->dims[dim], param->shape[dim]);
+    if (split != DS_TP_WHOLE) {
+        struct ds_span cut = cut_of(model, dims[dim], param->shape[dim]);
         param->start[dim] = cut.start;
         param->local[dim] = cut.count;
-        param->copies = row->dims[dim] == DIM_GD && groups < ranks ? ranks / (uint32_t)groups : 1;
+        param->copies = dims[dim] == DIM_GD && groups < ranks ? ranks / (uint32_t)groups : 1;
         param->sum = param->copies > 1 ? DS_PARAM_SUM_COPIES : DS_PARAM_SUM_NONE;
-    } else if (ranks > 1 && (model->share.sequence_parallel || row->when == IF_QK_NORM)) {
+    } else if (ranks > 1 && is_partial) {
         param->sum = DS_PARAM_SUM_TP;
     }
     param->is_owner = model->share.tp_rank % param->copies == 0;
     param->elems = param->local[0] * param->local[1];
+}
+
+static void name_param(uint32_t unit, const struct param_row *row, char *to, size_t bytes)
+{
+    if (row->unit == UNIT_DECODER)
+        snprintf(to, bytes, "model.layers.%u.%s", unit - 1, row->name);
+    else
+        snprintf(to, bytes, "%s", row->name);
+}
+
+static uint32_t count_of(const struct ds_model *model, enum unit_kind kind, int role_end)
+{
+    uint32_t count = 0;
+
+    for (int role = 0; role < role_end; role++)
+        count += param_rows[role].unit == kind && is_there(&model->config, param_rows[role].when);
+    return count;
+}
+
+static uint32_t number_of(const struct ds_model *model, uint32_t unit, int role)
+{
+    const uint32_t layers = unit > 0 ? unit - 1 : 0; /* in front of it */
+
+    return (unit > 0 ? count_of(model, UNIT_EMBEDDING, ROLE_COUNT) : 0) +
+           layers * count_of(model, UNIT_DECODER, ROLE_COUNT) +
+           count_of(model, unit_kind_of(model, unit), role);
+}
+
+uint32_t model_own_count(const struct ds_model *model)
+{
+    return number_of(model, model->block_count - 1, ROLE_COUNT);
 }
 
 static void describe(const struct ds_model *model, uint32_t unit, const struct param_row *row,
@@ -162,43 +217,86 @@ static void describe(const struct ds_model *model, uint32_t unit, const struct p
 
     *param = (struct ds_param){
         .dim_count = row->dims[1] == DIM_NONE ? 1 : 2,
-        .shape = {dim_size(config, row->dims[0]), dim_size(config, row->dims[1]), 1, 1},
-        .tp_split = row->split,
-        .is_trainable = 1,
+        .shape = {model_dim_size(config, row->dims[0]), model_dim_size(config, row->dims[1]), 1, 1},
         .is_matrix = row->kind == KIND_MATRIX,
+        .role = (uint8_t)(row - param_rows),
+        .number = number_of(model, unit, (int)(row - param_rows)),
         .init_std = row->kind == KIND_MATRIX ? (float)config->initializer_range : 0,
         .init_value = row->kind == KIND_GAIN ? 1 : 0,
-        .unit = unit,
     };
-    share_out(model, row, param);
-    if (row->unit == UNIT_DECODER)
-        snprintf(param->name, sizeof param->name, "model.layers.%u.%s", unit - 1, row->name);
-    else
-        snprintf(param->name, sizeof param->name, "%s", row->name);
+    model_share_out(model, row->dims, row->split,
+                    model->share.sequence_parallel || row->when == IF_QK_NORM, param);
+    name_param(unit, row, param->name, sizeof param->name);
+    param->is_trainable = (uint8_t)(!ds_model_is_adapted(model) ||
+                                    whole_is_trained(model, param->name, row->kind == KIND_BIAS));
 }
 
-/* Appends the unit's parameters behind the model's last one and places them. */
-static void make_unit(struct ds_model *model, uint32_t index)
+void model_place(struct ds_model *model, uint32_t index, struct ds_param *param, int joins)
 {
     struct ds_unit *unit = &model->units[index];
-    const enum unit_kind kind = unit_kind_of(model, index);
-    uint32_t group = 0;
+    const uint64_t elems = ds_param_whole_elems(param);
 
-    *unit = (struct ds_unit){.param_start = model->param_count};
+    DS_ASSERT(param == &model->params[unit->param_start + unit->param_count]);
+    param->unit = index;
+    if (unit->param_count > 0)
+        param->fuse_group = param[-1].fuse_group + !joins;
+    param->offset = ds_zero_layout_place(unit->elems, !joins);
+    unit->elems = param->offset + param->elems;
+    unit->param_count++;
+    model->param_count++;
+    model->elems_total += elems;
+    model->elems_trained += param->is_trainable ? elems : 0;
+}
+
+/* The block's own parameters, or those of them that are trained, or frozen, behind the model's last one, into `unit`. */
+static void add_params(struct ds_model *model, uint32_t block, uint32_t wanted, uint32_t unit)
+{
+    const enum unit_kind kind = unit_kind_of(model, block);
+    int follows = 0; /* the row above lies here, too */
+
     for (int role = 0; role < ROLE_COUNT; role++) {
         const struct param_row *row = &param_rows[role];
         struct ds_param *param = &model->params[model->param_count];
 
         if (row->unit != kind || !is_there(&model->config, row->when))
             continue;
-        describe(model, index, row, param);
-        param->fuse_group = unit->param_count == 0 || row->joins ? group : ++group;
-        param->offset = ds_zero_layout_place(unit->elems, !row->joins);
-        unit->elems = param->offset + param->elems;
-        unit->param_count++;
-        model->param_count++;
-        model->elems_total += ds_param_whole_elems(param);
+        describe(model, block, row, param);
+        const int is_wanted = wanted & (param->is_trainable ? PARAMS_TRAINED : PARAMS_FROZEN);
+        if (is_wanted)
+            model_place(model, unit, param, row->joins && follows);
+        follows = is_wanted;
     }
+}
+
+uint32_t model_params_of(const struct ds_model *model, uint32_t block)
+{
+    const enum unit_kind kind = unit_kind_of(model, block);
+    struct ds_param param;
+    uint32_t found = 0;
+
+    for (int role = 0; role < ROLE_COUNT; role++) {
+        if (param_rows[role].unit != kind || !is_there(&model->config, param_rows[role].when))
+            continue;
+        describe(model, block, &param_rows[role], &param);
+        found |= param.is_trainable ? PARAMS_TRAINED : PARAMS_FROZEN;
+    }
+    return found;
+}
+
+void model_add_trained(struct ds_model *model, uint32_t block, uint32_t unit)
+{
+    add_params(model, block, PARAMS_TRAINED, unit);
+}
+
+/* All of a block's own parameters, or those of them that are frozen. */
+static void make_unit(struct ds_model *model, uint32_t index)
+{
+    const uint32_t all = model_params_of(model, index);
+    const uint32_t here = all & PARAMS_FROZEN ? PARAMS_FROZEN : PARAMS_TRAINED;
+
+    model->units[index] =
+        (struct ds_unit){.param_start = model->param_count, .is_frozen = here == PARAMS_FROZEN};
+    add_params(model, index, here, index);
 }
 
 static void make_block(struct ds_model *model, uint32_t index)
@@ -248,36 +346,66 @@ static ds_status settle(struct ds_model *model, const struct ds_model_config *co
 }
 
 #define CPU_LOGITS_BYTES ((uint64_t)8 << 20)
+#define PIECE_TOKENS     1024
 
-ds_status ds_model_open(const struct ds_model_config *config, const struct ds_model_share *share,
-                        struct ds_model **out)
+static ds_status take_lists(struct ds_model *model, const struct ds_lora *lora)
+{
+    const struct ds_model_config *config = &model->config;
+    const uint32_t units = lora ? 2 * model->block_count : model->block_count;
+    const size_t params =
+        (size_t)model->block_count * ROLE_COUNT + adapter_param_count(config, lora) + 1u;
+
+    model->params = calloc(params, sizeof *model->params);
+    model->units = calloc(units, sizeof *model->units);
+    model->blocks = calloc(model->block_count, sizeof *model->blocks);
+    if (lora)
+        model->factors =
+            calloc(config->num_hidden_layers * DS_LINEAR_COUNT, sizeof *model->factors);
+    return model->params && model->units && model->blocks && (model->factors || !lora)
+               ? DS_OK
+               : ds_fail(DS_ERR_NO_MEMORY, "the list of parameters");
+}
+
+static ds_status make_model(struct ds_model *model, const struct ds_lora *lora)
+{
+    model->block_count = (uint32_t)model->config.num_hidden_layers + 2;
+    model->logits_bytes = CPU_LOGITS_BYTES;
+    model->piece_tokens = PIECE_TOKENS;
+    DS_TRY(take_lists(model, lora));
+    if (lora)
+        adapter_take(model, lora);
+    for (; model->unit_count < model->block_count; model->unit_count++)
+        make_unit(model, model->unit_count);
+    for (uint32_t i = 0; i < model->block_count; i++)
+        make_block(model, i);
+    if (lora)
+        adapter_make(model);
+    return DS_OK;
+}
+
+ds_status ds_model_open_adapted(const struct ds_model_config *config,
+                                const struct ds_model_share *share, const struct ds_lora *lora,
+                                struct ds_model **out)
 {
     struct ds_model *model = calloc(1, sizeof *model);
 
     if (!model)
         return ds_fail(DS_ERR_NO_MEMORY, "a model");
     ds_status st = settle(model, config, share);
-    if (st != DS_OK)
-        goto fail;
-    model->unit_count = model->block_count = (uint32_t)model->config.num_hidden_layers + 2;
-    model->logits_bytes = CPU_LOGITS_BYTES;
-    model->params = calloc((size_t)model->unit_count * ROLE_COUNT, sizeof *model->params);
-    model->units = calloc(model->unit_count, sizeof *model->units);
-    model->blocks = calloc(model->block_count, sizeof *model->blocks);
-    if (!model->params || !model->units || !model->blocks) {
-        st = ds_fail(DS_ERR_NO_MEMORY, "the list of parameters");
-        goto fail;
+    if (st == DS_OK)
+        st = make_model(model, lora);
+    if (st != DS_OK) {
+        ds_model_close(model);
+        return st;
     }
-    for (uint32_t i = 0; i < model->unit_count; i++)
-        make_unit(model, i);
-    for (uint32_t i = 0; i < model->block_count; i++)
-        make_block(model, i);
     *out = model;
     return DS_OK;
+}
 
-fail:
-    ds_model_close(model);
-    return st;
+ds_status ds_model_open(const struct ds_model_config *config, const struct ds_model_share *share,
+                        struct ds_model **out)
+{
+    return ds_model_open_adapted(config, share, NULL, out);
 }
 
 void ds_model_close(struct ds_model *model)
@@ -287,6 +415,7 @@ void ds_model_close(struct ds_model *model)
     free(model->params);
     free(model->units);
     free(model->blocks);
+    free(model->factors);
     free(model);
 }
 

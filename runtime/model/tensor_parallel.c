@@ -4,8 +4,7 @@
 
 #include "dstrain/timeline.h"
 
-/* A model that is shared out needs its ranks; a whole one has none. */
-static int is_alone(const struct ds_model *model, const struct ds_pass *pass)
+int tp_is_alone(const struct ds_model *model, const struct ds_pass *pass)
 {
     DS_ASSERT(model->share.tp_size == 1 || (pass->tp && pass->tp->size == model->share.tp_size &&
                                             pass->tp->rank == model->share.tp_rank));
@@ -75,7 +74,7 @@ ds_status tp_gather_begin(const struct ds_model *model, const struct ds_pass *pa
 
     *whole = room.data ? room : part;
     *call = (struct tp_call){0};
-    if (is_alone(model, pass) || !room.data)
+    if (tp_is_alone(model, pass) || !room.data)
         return DS_OK;
     DS_TRY(take_turn(pass, &stream));
     DS_TRY(ds_comm_all_gather(pass->tp, part.data, room.data, elems_of(&part), part.dtype, stream));
@@ -102,7 +101,7 @@ ds_status tp_sum_begin(const struct ds_model *model, const struct ds_pass *pass,
     struct ds_stream *stream;
 
     *call = (struct tp_call){0};
-    if (is_alone(model, pass))
+    if (tp_is_alone(model, pass))
         return DS_OK;
     if (!room.data)
         return all_reduce_begin(pass, sum.data, elems_of(&sum), sum.dtype, DS_REDUCE_SUM, call);
@@ -121,31 +120,10 @@ ds_status tp_sum(const struct ds_model *model, const struct ds_pass *pass, struc
     return tp_wait(pass, &call);
 }
 
-ds_status row_forward(const struct ds_pass *pass, const struct linear *layer, struct ds_tensor x,
-                      struct ds_tensor room, struct ds_tensor y)
-{
-    DS_TRY(linear_product(pass, layer, x, tp_partial(y, room)));
-    DS_TRY(tp_sum(layer->model, pass, y, room));
-    return linear_bias(pass, layer, y);
-}
-
-/* In one call where the product is all there is to add: one pass over the stream in place of three. */
-ds_status row_forward_onto(const struct ds_pass *pass, const struct linear *layer,
-                           struct ds_tensor x, struct ds_tensor room, struct ds_tensor residual,
-                           struct ds_tensor y)
-{
-    const struct ds_add_args add = {y, residual};
-
-    if (is_alone(layer->model, pass) && !layer->bias)
-        return linear_product_onto(pass, layer, x, residual, y);
-    DS_TRY(row_forward(pass, layer, x, room, y));
-    return pass->kernels->add(pass->stream, &add);
-}
-
 ds_status column_backward_input_begin(const struct ds_pass *pass, const struct linear *layer,
                                       struct ds_tensor dy, struct ds_tensor room,
                                       struct ds_tensor dx, struct tp_call *call)
 {
     DS_TRY(linear_backward_input(pass, layer, dy, tp_partial(dx, room)));
-    return tp_sum_begin(layer->model, pass, dx, room, call);
+    return tp_sum_begin(layer->block->model, pass, dx, room, call);
 }

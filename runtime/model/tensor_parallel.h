@@ -21,6 +21,9 @@ struct tp_call {
 /* What the compute stream gets from here on comes after the collective. local */
 DS_CHECKED ds_status tp_wait(const struct ds_pass *pass, struct tp_call *call);
 
+/* pure: a model that is shared out needs its ranks; a whole one has none. */
+int tp_is_alone(const struct ds_model *model, const struct ds_pass *pass);
+
 /* The whole of `part`, which is `part` itself without a room; not to be read before tp_wait. */
 DS_CHECKED ds_status tp_gather_begin(const struct ds_model *model, const struct ds_pass *pass,
                                      struct ds_tensor part, struct ds_tensor room,
@@ -39,17 +42,46 @@ DS_CHECKED ds_status tp_sum_begin(const struct ds_model *model, const struct ds_
                                   struct tp_call *call);
 DS_CHECKED ds_status tp_sum(const struct ds_model *model, const struct ds_pass *pass,
                             struct ds_tensor sum, struct ds_tensor room);
-/* y = x W^T summed over the ranks, + b */
-DS_CHECKED ds_status row_forward(const struct ds_pass *pass, const struct linear *layer,
-                                 struct ds_tensor x, struct ds_tensor room, struct ds_tensor y);
-/* y = residual + what row_forward makes, which lies apart from the residual */
-DS_CHECKED ds_status row_forward_onto(const struct ds_pass *pass, const struct linear *layer,
-                                      struct ds_tensor x, struct ds_tensor room,
-                                      struct ds_tensor residual, struct ds_tensor y);
 /* dx = dy W summed over the ranks, after tp_wait */
 DS_CHECKED ds_status column_backward_input_begin(const struct ds_pass *pass,
                                                  const struct linear *layer, struct ds_tensor dy,
                                                  struct ds_tensor room, struct ds_tensor dx,
                                                  struct tp_call *call);
+
+/* ---- the way forward in pieces, where tokens are shared out: of every rank's run of tokens one half's collective runs
+ * beside the other half's arithmetic. The room has the pieces one after the other, in each the ranks' rows in turn; what
+ * products write has its tokens in order. In one piece all of it is as if there were none. */
+
+#define TP_PIECES_MAX 2
+
+struct tp_pieces {
+    uint32_t count, ranks;
+    uint64_t rows; /* of a piece, in every rank's run */
+    struct tp_call calls[TP_PIECES_MAX];
+};
+
+/* pure: `R` tokens of every rank's, in two pieces if each is large enough for products to stay worth their while */
+struct tp_pieces tp_pieces_of(const struct ds_model *model, uint64_t R);
+/* pure: the rows of piece `i` of what has R rows; absent stays absent */
+struct ds_tensor tp_piece(const struct tp_pieces *pieces, uint32_t i, struct ds_tensor rows);
+/* begins to gather piece `i` of `part` [R, C]; *whole is what column_forward reads */
+DS_CHECKED ds_status tp_gather_piece(const struct ds_model *model, const struct ds_pass *pass,
+                                     struct tp_pieces *pieces, uint32_t i, struct ds_tensor part,
+                                     struct ds_tensor room, struct ds_tensor *whole);
+/* y = x W^T + b, of pieces that are being gathered; local */
+DS_CHECKED ds_status column_forward(const struct ds_pass *pass, const struct linear *layer,
+                                    struct tp_pieces *pieces, struct ds_tensor whole,
+                                    struct ds_tensor y);
+/* y = x W^T summed over the ranks, + b; of piece `i` of y, after its end (which is local) */
+DS_CHECKED ds_status row_forward_begin(const struct ds_pass *pass, const struct linear *layer,
+                                       struct tp_pieces *pieces, struct ds_tensor x,
+                                       struct ds_tensor room, struct ds_tensor y);
+DS_CHECKED ds_status row_forward_end(const struct ds_pass *pass, const struct linear *layer,
+                                     struct tp_pieces *pieces, uint32_t i, struct ds_tensor y);
+/* y = residual + what these make, which lies apart from the residual */
+DS_CHECKED ds_status row_forward_onto(const struct ds_pass *pass, const struct linear *layer,
+                                      struct tp_pieces *pieces, struct ds_tensor x,
+                                      struct ds_tensor room, struct ds_tensor residual,
+                                      struct ds_tensor y);
 
 #endif

@@ -15,6 +15,13 @@ int ds_fs_open(struct ds_fs *fs, const char *path, uint32_t flags, uint32_t mode
     return fs->ops->open(fs, path, flags, mode);
 }
 
+const char *ds_fs_why(int code)
+{
+    if (code == -EMEDIUMTYPE)
+        return "not a regular file";
+    return code == -ELOOP ? "a symbolic link, which is not followed here" : strerror(-code);
+}
+
 int ds_fs_close(struct ds_fs *fs, int file)
 {
     return fs->ops->close(fs, file);
@@ -141,6 +148,11 @@ int ds_fs_lock(struct ds_fs *fs, int file)
     return fs->ops->lock ? fs->ops->lock(fs, file) : -ENOTSUP;
 }
 
+const char *ds_fs_warning(struct ds_fs *fs, const char *path)
+{
+    return fs->ops->warning ? fs->ops->warning(fs, path) : NULL;
+}
+
 int ds_fs_direct_align(struct ds_fs *fs, int file)
 {
     return fs->ops->direct_align ? fs->ops->direct_align(fs, file) : -ENOTSUP;
@@ -149,6 +161,18 @@ int ds_fs_direct_align(struct ds_fs *fs, int file)
 int ds_fs_drop_cache(struct ds_fs *fs, int file)
 {
     return fs->ops->drop_cache ? fs->ops->drop_cache(fs, file) : 0;
+}
+
+int ds_fs_clone(struct ds_fs *fs, int from, uint64_t from_offset, int to, uint64_t to_offset,
+                uint64_t bytes)
+{
+    return fs->ops->clone ? fs->ops->clone(fs, from, from_offset, to, to_offset, bytes)
+                          : -EOPNOTSUPP;
+}
+
+int ds_fs_renew(struct ds_fs *fs, int file, uint64_t offset, uint64_t bytes)
+{
+    return fs->ops->renew ? fs->ops->renew(fs, file, offset, bytes) : -EOPNOTSUPP;
 }
 
 int ds_fs_read_all(struct ds_fs *fs, int file, void *to, size_t bytes, uint64_t offset)
@@ -279,17 +303,15 @@ static int read_to_end(struct ds_fs *fs, int file, size_t expected, size_t bytes
     return 0;
 }
 
-static int read_file(struct ds_fs *fs, const char *path, size_t bytes_max, char **text,
-                     size_t *bytes)
+static int read_file(struct ds_fs *fs, const char *path, uint32_t flags, size_t bytes_max,
+                     char **text, size_t *bytes)
 {
     struct ds_fs_stat stat;
-    int file = ds_fs_open(fs, path, DS_FS_READ, 0);
+    int file = ds_fs_open(fs, path, DS_FS_READ | DS_FS_REGULAR | flags, 0);
 
     if (file < 0)
         return file;
     int code = ds_fs_fstat(fs, file, &stat);
-    if (code == 0 && stat.is_directory)
-        code = -EISDIR;
     if (code == 0 && stat.bytes > bytes_max)
         code = -EFBIG;
     if (code == 0)
@@ -298,11 +320,8 @@ static int read_file(struct ds_fs *fs, const char *path, size_t bytes_max, char 
     return code;
 }
 
-ds_status ds_fs_read_file(struct ds_fs *fs, const char *path, size_t bytes_max, char **text,
-                          size_t *bytes)
+static ds_status cannot_read(const char *path, size_t bytes_max, int code)
 {
-    int code = read_file(fs, path, bytes_max, text, bytes);
-
     if (code == -ENOMEM)
         return ds_fail(DS_ERR_NO_MEMORY, "%s: no memory to read the file", path);
     if (code == -EFBIG)
@@ -310,9 +329,25 @@ ds_status ds_fs_read_file(struct ds_fs *fs, const char *path, size_t bytes_max, 
                        path, bytes_max);
     if (code == -EIO)
         return ds_fail(DS_ERR_IO, "%s: %s", path, strerror(EIO));
-    if (code != 0)
-        return ds_fail(DS_ERR_DATA, "%s: %s", path, strerror(-code));
-    return DS_OK;
+    return ds_fail(DS_ERR_DATA, "%s: %s", path, ds_fs_why(code));
+}
+
+ds_status ds_fs_read_file(struct ds_fs *fs, const char *path, size_t bytes_max, char **text,
+                          size_t *bytes)
+{
+    const int code = read_file(fs, path, 0, bytes_max, text, bytes);
+
+    return code == 0 ? DS_OK : cannot_read(path, bytes_max, code);
+}
+
+ds_status ds_fs_read_own_file(struct ds_fs *fs, const char *path, size_t bytes_max, char **text,
+                              size_t *bytes)
+{
+    const int code = read_file(fs, path, DS_FS_NO_LINK, bytes_max, text, bytes);
+
+    if (code == -EISDIR || code == -EMEDIUMTYPE || code == -ELOOP)
+        return ds_fail(DS_ERR_CORRUPT, "%s: %s", path, ds_fs_why(code));
+    return code == 0 ? DS_OK : cannot_read(path, bytes_max, code);
 }
 
 ds_status ds_fs_write_file(struct ds_fs *fs, const char *path, const void *data, size_t bytes)

@@ -150,6 +150,22 @@ static int fault_drop_cache(struct ds_fs *fs, int file)
     return fails(fs) ? -EIO : ds_fs_drop_cache(inner_of(fs), file);
 }
 
+static int fault_clone(struct ds_fs *fs, int from, uint64_t from_offset, int to, uint64_t to_offset,
+                       uint64_t bytes)
+{
+    return fails(fs) ? -EIO : ds_fs_clone(inner_of(fs), from, from_offset, to, to_offset, bytes);
+}
+
+static int fault_renew(struct ds_fs *fs, int file, uint64_t offset, uint64_t bytes)
+{
+    return fails(fs) ? -EIO : ds_fs_renew(inner_of(fs), file, offset, bytes);
+}
+
+static const char *fault_warning(struct ds_fs *fs, const char *path)
+{
+    return ds_fs_warning(inner_of(fs), path);
+}
+
 static const struct ds_fs_ops fault_ops = {
     /* no `native`: io_uring would go around the counting */
     .name = "fault",
@@ -175,7 +191,10 @@ static const struct ds_fs_ops fault_ops = {
     .unmap = fault_unmap,
     .lock = fault_lock,
     .direct_align = fault_direct_align,
+    .warning = fault_warning,
     .drop_cache = fault_drop_cache,
+    .clone = fault_clone,
+    .renew = fault_renew,
 };
 
 ds_status ds_fs_fault_open(struct ds_fs *inner, uint64_t fail_at, struct ds_fs **out)

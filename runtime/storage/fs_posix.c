@@ -7,12 +7,15 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 /* The value of a system call, or -errno; again if a signal came between. */
@@ -37,16 +40,35 @@ static int posix_flags(uint32_t flags)
     out |= flags & DS_FS_TRUNCATE ? O_TRUNC : 0;
     out |= flags & DS_FS_APPEND ? O_APPEND : 0;
     out |= flags & DS_FS_DIRECT ? O_DIRECT : 0;
+    out |= flags & DS_FS_REGULAR ? O_NONBLOCK : 0;
+    out |= flags & DS_FS_NO_LINK ? O_NOFOLLOW : 0;
     return out;
+}
+
+/* And from here on it may wait for the disk: io_uring would not, where the flag has stayed. */
+static int posix_need_regular(int file, uint32_t flags)
+{
+    struct stat info;
+
+    if (fstat(file, &info) != 0)
+        return -errno;
+    if (!S_ISREG(info.st_mode))
+        return S_ISDIR(info.st_mode) ? -EISDIR : -EMEDIUMTYPE;
+    return posix_code(fcntl(file, F_SETFL, posix_flags(flags & ~(uint32_t)DS_FS_REGULAR)));
 }
 
 static int posix_open(struct ds_fs *fs, const char *path, uint32_t flags, uint32_t mode)
 {
-    int file;
+    int file, code;
 
     (void)fs;
     RETRIED(file, open(path, posix_flags(flags), (mode_t)mode));
-    return file < 0 ? -errno : file;
+    if (file < 0) /* ENXIO: a socket */
+        return errno == ENXIO && (flags & DS_FS_REGULAR) ? -EMEDIUMTYPE : -errno;
+    code = flags & DS_FS_REGULAR ? posix_need_regular(file, flags) : 0;
+    if (code != 0)
+        close(file);
+    return code != 0 ? code : file;
 }
 
 /* Not retried: on Linux the descriptor is gone even when close says EINTR. */
@@ -172,6 +194,8 @@ static void fill_stat(const struct stat *info, struct ds_fs_stat *out)
         .mode = (uint32_t)info->st_mode & 07777u,
         .is_directory = S_ISDIR(info->st_mode),
         .is_regular = S_ISREG(info->st_mode),
+        .device = (uint64_t)info->st_dev,
+        .inode = (uint64_t)info->st_ino,
     };
 }
 
@@ -303,6 +327,50 @@ static int posix_drop_cache(struct ds_fs *fs, int file)
     return -posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
 }
 
+static int posix_clone(struct ds_fs *fs, int from, uint64_t from_offset, int to, uint64_t to_offset,
+                       uint64_t bytes)
+{
+    struct file_clone_range range = {
+        .src_fd = from, .src_offset = from_offset, .src_length = bytes, .dest_offset = to_offset};
+    int result;
+
+    (void)fs;
+    RETRIED(result, ioctl(to, FICLONERANGE, &range));
+    return posix_code(result);
+}
+
+static int posix_renew(struct ds_fs *fs, int file, uint64_t offset, uint64_t bytes)
+{
+    int result;
+
+    (void)fs;
+    RETRIED(result, fallocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
+                              (off_t)bytes));
+    if (result == 0)
+        RETRIED(result, fallocate(file, 0, (off_t)offset, (off_t)bytes));
+    return posix_code(result);
+}
+
+/* By the numbers of statfs(2), not all of which have names in all headers. */
+static const char *posix_warning(struct ds_fs *fs, const char *path)
+{
+    static const struct {
+        uint32_t magic;
+        const char *what;
+    } kinds[] = {{0x01021994, "memory (tmpfs)"},          {0x858458f6, "memory (ramfs)"},
+                 {0x6969, "a network mount (NFS)"},       {0xff534d42, "a network mount (CIFS)"},
+                 {0xfe534d42, "a network mount (SMB)"},   {0x0bd00bd0, "a network mount (Lustre)"},
+                 {0x00c36400, "a network mount (Ceph)"},  {0x47504653, "a network mount (GPFS)"},
+                 {0x19830326, "a network mount (BeeGFS)"}};
+    struct statfs info;
+
+    (void)fs;
+    for (size_t i = 0; statfs(path, &info) == 0 && i < sizeof kinds / sizeof *kinds; i++)
+        if ((uint32_t)info.f_type == kinds[i].magic)
+            return kinds[i].what;
+    return NULL;
+}
+
 static const struct ds_fs_ops posix_ops = {
     .name = "posix",
     .open = posix_open,
@@ -328,7 +396,10 @@ static const struct ds_fs_ops posix_ops = {
     .native = posix_native,
     .lock = posix_lock,
     .direct_align = posix_direct_align,
+    .warning = posix_warning,
     .drop_cache = posix_drop_cache,
+    .clone = posix_clone,
+    .renew = posix_renew,
 };
 
 static const struct ds_fs posix_fs = {.ops = &posix_ops};

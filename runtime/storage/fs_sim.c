@@ -181,6 +181,46 @@ static int64_t sim_pwrite(struct ds_fs *fs, int file, const void *from, size_t b
     LOCKED_RETURN(int64_t, fs, pwrite_locked(sim, file, from, bytes, offset));
 }
 
+/* As if it were written: by what is synced of `to` one knows what is left of it. */
+static int clone_locked(struct sim *sim, int from, uint64_t from_offset, int to, uint64_t to_offset,
+                        uint64_t bytes)
+{
+    if (bytes == 0 || (from_offset | to_offset | bytes) % DS_FS_DIRECT_ALIGN != 0)
+        return -EINVAL;
+    uint8_t *copy = aligned_alloc(DS_FS_DIRECT_ALIGN, bytes);
+    int64_t got = copy ? pread_locked(sim, from, copy, bytes, from_offset) : -ENOMEM;
+
+    if (got >= 0 && (uint64_t)got < bytes)
+        got = -EINVAL;
+    if (got > 0)
+        got = pwrite_locked(sim, to, copy, bytes, to_offset);
+    free(copy);
+    return got < 0 ? (int)got : 0;
+}
+
+static int sim_clone(struct ds_fs *fs, int from, uint64_t from_offset, int to, uint64_t to_offset,
+                     uint64_t bytes)
+{
+    LOCKED_RETURN(int, fs, clone_locked(sim, from, from_offset, to, to_offset, bytes));
+}
+
+static int renew_locked(struct sim *sim, int file, uint64_t offset, uint64_t bytes)
+{
+    uint8_t *zeros = aligned_alloc(DS_FS_DIRECT_ALIGN, bytes);
+
+    if (!zeros)
+        return -ENOMEM;
+    memset(zeros, 0, bytes);
+    const int64_t put = pwrite_locked(sim, file, zeros, bytes, offset);
+    free(zeros);
+    return put < 0 ? (int)put : 0;
+}
+
+static int sim_renew(struct ds_fs *fs, int file, uint64_t offset, uint64_t bytes)
+{
+    LOCKED_RETURN(int, fs, renew_locked(sim, file, offset, bytes));
+}
+
 static int64_t append_locked(struct sim *sim, int file, const void *from, size_t bytes)
 {
     const struct sim_file *opened = file_of(sim, file);
@@ -537,6 +577,8 @@ static const struct ds_fs_ops sim_ops = {
     .unmap = sim_unmap,
     .lock = sim_lock,
     .direct_align = sim_direct_align,
+    .clone = sim_clone,
+    .renew = sim_renew,
 };
 
 ds_status ds_fs_sim_open(struct ds_fs **out)

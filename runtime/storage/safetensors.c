@@ -21,6 +21,8 @@ static uint64_t little_endian_u64(const uint8_t *bytes)
 
 static ds_status cannot(const char *path, int code)
 {
+    if (code == -EISDIR || code == -EMEDIUMTYPE)
+        return ds_fail(DS_ERR_DATA, "%s: not a file", path);
     return ds_fail(code == -EIO ? DS_ERR_IO : DS_ERR_DATA, "%s: %s", path, strerror(-code));
 }
 
@@ -34,8 +36,6 @@ static ds_status read_length(struct ds_fs *fs, int file, const char *path, uint6
 
     if (code != 0)
         return cannot(path, code);
-    if (!stat.is_regular)
-        return ds_fail(DS_ERR_DATA, "%s: not a file", path);
     if (stat.bytes < 8)
         return ds_fail(DS_ERR_DATA, "%s: %llu bytes are too few for a safetensors file", path,
                        (unsigned long long)stat.bytes);
@@ -73,7 +73,7 @@ static ds_status read_header(struct ds_fs *fs, int file, const char *path,
 ds_status ds_safetensors_open(struct ds_fs *fs, const char *path, struct ds_safetensors **out)
 {
     struct ds_safetensors *opened = NULL;
-    int file = ds_fs_open(fs, path, DS_FS_READ, 0);
+    int file = ds_fs_open(fs, path, DS_FS_READ | DS_FS_REGULAR, 0);
 
     if (file < 0)
         return cannot(path, file);

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 struct ds_storage {
     const struct storage_ops *ops;
@@ -51,17 +52,37 @@ static ds_status try_level(struct ds_storage *storage, const struct storage_ops 
 
 /* ---- the choice */
 
-static const char *hint(const struct storage_refusal *refusal)
+#define HINT_BYTES 160
+
+/* Memory is locked in pages, and each ring locks what it registers: what is there already is not known. */
+static void memory_hint(const struct ds_storage *storage, char to[HINT_BYTES])
 {
+    struct rlimit limit = {0};
+    unsigned long long bytes = 0;
+
+    for (size_t i = 0; i < storage->options.memory_count; i++)
+        bytes += storage->options.memory[i].bytes;
+    (void)getrlimit(RLIMIT_MEMLOCK, &limit);
+    snprintf(to, HINT_BYTES,
+             " (RLIMIT_MEMLOCK is %llu bytes, and %llu are to be locked: ulimit -l unlimited)",
+             (unsigned long long)limit.rlim_cur, bytes);
+}
+
+static const char *hint(const struct ds_storage *storage, const struct storage_refusal *refusal,
+                        char to[HINT_BYTES])
+{
+    to[0] = '\0';
     if (refusal->code == -EPERM || refusal->code == -EACCES || refusal->code == -ENOSYS)
         return " (kernel.io_uring_disabled, a container's seccomp profile, an old kernel)";
-    return refusal->code == -ENOMEM ? " (ulimit -l, RLIMIT_MEMLOCK)" : "";
+    if (refusal->code == -ENOMEM)
+        memory_hint(storage, to);
+    return to;
 }
 
 /* Each level that is refused leaves its reason, and the next one is tried. Threads are the last. */
 static ds_status open_best(struct ds_storage *storage)
 {
-    char why[256] = "";
+    char why[512] = "", hinted[HINT_BYTES];
 
     for (size_t i = 0; i < LEVEL_COUNT && !storage->ops; i++) {
         struct storage_refusal refusal = {0};
@@ -73,7 +94,7 @@ static ds_status open_best(struct ds_storage *storage)
         if (!storage->ops)
             snprintf(why + length, sizeof why - length, "; no %s: %s: %s%s",
                      storage_levels[i]->name, refusal.doing, strerror(-refusal.code),
-                     hint(&refusal));
+                     hint(storage, &refusal, hinted));
     }
     if (!storage->ops)
         return ds_fail(DS_ERR_NO_MEMORY, "storage%s", why);
@@ -94,6 +115,7 @@ static ds_status open_named(struct ds_storage *storage, const char *name)
 {
     const struct storage_ops *ops = level_of(name);
     struct storage_refusal refusal = {0};
+    char hinted[HINT_BYTES];
 
     if (!ops && (strcmp(name, "fixed") == 0 || strcmp(name, "plain") == 0))
         return ds_fail(DS_ERR_UNSUPPORTED,
@@ -110,7 +132,7 @@ static ds_status open_named(struct ds_storage *storage, const char *name)
     DS_TRY(try_level(storage, ops, &refusal));
     if (!storage->ops)
         return ds_fail(DS_ERR_UNSUPPORTED, "storage %s: %s: %s%s", name, refusal.doing,
-                       strerror(-refusal.code), hint(&refusal));
+                       strerror(-refusal.code), hint(storage, &refusal, hinted));
     return DS_OK;
 }
 
@@ -182,8 +204,18 @@ ds_status ds_storage_submit(struct ds_storage *storage, struct ds_storage_reques
 ds_status ds_storage_reap(struct ds_storage *storage, struct ds_storage_request **done)
 {
     DS_ASSERT(storage->in_flight > 0); /* else it would wait for ever */
-    DS_TRY(storage->ops->reap(storage->self, done));
+    DS_TRY(storage->ops->reap(storage->self, 1, done));
     storage->in_flight--;
+    return DS_OK;
+}
+
+ds_status ds_storage_poll(struct ds_storage *storage, struct ds_storage_request **done)
+{
+    *done = NULL;
+    if (storage->in_flight == 0)
+        return DS_OK;
+    DS_TRY(storage->ops->reap(storage->self, 0, done));
+    storage->in_flight -= *done != NULL;
     return DS_OK;
 }
 

@@ -20,7 +20,8 @@ struct storage_ops {
                 struct storage_refusal *refusal); /* 0, or 1: refused, and nothing is held */
     void (*close)(void *self);
     ds_status (*submit)(void *self, struct ds_storage_request *request);
-    ds_status (*reap)(void *self, struct ds_storage_request **done); /* blocks for one */
+    /* waits: blocks for one; else *done may be NULL */
+    ds_status (*reap)(void *self, int waits, struct ds_storage_request **done);
 };
 
 extern const struct storage_ops storage_fixed_ops, storage_plain_ops, storage_threads_ops;

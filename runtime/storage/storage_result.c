@@ -68,8 +68,9 @@ int storage_absorb(const struct ds_storage_options *options, struct ds_storage_r
 
 ds_status storage_request_failed(const struct ds_storage_request *request, int code)
 {
-    return ds_fail(DS_ERR_IO, "%s of %zu bytes at %llu: %s", request->is_write ? "write" : "read",
-                   request->bytes, (unsigned long long)request->offset,
+    return ds_fail(DS_ERR_IO, "%s%s%s of %zu bytes at %llu: %s", request->name ? request->name : "",
+                   request->name ? ": " : "", request->is_write ? "write" : "read", request->bytes,
+                   (unsigned long long)request->offset,
                    code != 0           ? strerror(-code)
                    : request->is_write ? "nothing was taken"
                                        : "the file ends before");

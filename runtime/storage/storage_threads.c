@@ -142,14 +142,14 @@ static ds_status threads_submit(void *at, struct ds_storage_request *request)
     return DS_OK;
 }
 
-static ds_status threads_reap(void *at, struct ds_storage_request **done)
+static ds_status threads_reap(void *at, int waits, struct ds_storage_request **done)
 {
     struct threads *self = at;
 
     pthread_mutex_lock(&self->lock);
-    while (!self->done.first)
+    while (waits && !self->done.first)
         pthread_cond_wait(&self->has_done, &self->lock);
-    *done = list_pop(&self->done);
+    *done = self->done.first ? list_pop(&self->done) : NULL;
     pthread_mutex_unlock(&self->lock);
     return DS_OK;
 }

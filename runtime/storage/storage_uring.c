@@ -1,5 +1,5 @@
-/* storage_uring.c - asynchronous I/O by io_uring in two levels: with the caller's memory registered, so that the kernel
- * need not look its pages up for every operation, and without. One ring, one submitting thread. Needs the
+/* storage_uring.c - asynchronous I/O by io_uring in two levels: with the caller's memory and files registered, so that the
+ * kernel need not look its pages up for every operation, nor count who uses the file, and without. One ring, one submitting thread. Needs the
  * kernel's descriptors behind those of ds_fs. */
 #include "storage_private.h"
 
@@ -18,6 +18,8 @@ struct uring {
     struct io_uring ring;
     struct iovec *regions; /* owns: what is registered, by its index there */
     unsigned region_count;
+    int *files; /* owns: the kernel's descriptors that are registered, by their index there */
+    unsigned file_count;
 };
 
 /* ---- open: a ring, operations, memory */
@@ -64,12 +66,31 @@ static int register_memory(struct uring *self)
     return io_uring_register_buffers(&self->ring, self->regions, self->region_count);
 }
 
+static int register_files(struct uring *self)
+{
+    const struct ds_storage_options *options = self->options;
+
+    if (options->file_count == 0)
+        return 0;
+    self->files = calloc(options->file_count, sizeof *self->files);
+    if (!self->files)
+        return -ENOMEM;
+    for (size_t i = 0; i < options->file_count; i++) {
+        self->files[i] = ds_fs_native(self->fs, options->files[i]);
+        if (self->files[i] < 0)
+            return self->files[i];
+    }
+    self->file_count = (unsigned)options->file_count;
+    return io_uring_register_files(&self->ring, self->files, self->file_count);
+}
+
 static void uring_close(void *at)
 {
     struct uring *self = at;
 
     io_uring_queue_exit(&self->ring);
     free(self->regions);
+    free(self->files);
 }
 
 static int open_ring(struct uring *self, int fixed, const char **doing)
@@ -85,6 +106,10 @@ static int open_ring(struct uring *self, int fixed, const char **doing)
     if (code == 0 && fixed) {
         *doing = "register memory";
         code = register_memory(self);
+    }
+    if (code == 0 && fixed) {
+        *doing = "register files";
+        code = register_files(self);
     }
     if (code != 0)
         uring_close(self);
@@ -164,6 +189,11 @@ static void prepare(const struct uring *self, struct io_uring_sqe *sqe, int nati
         io_uring_prep_write(sqe, native, data, part, offset);
     else
         io_uring_prep_read(sqe, native, data, part, offset);
+    for (unsigned i = 0; i < self->file_count; i++)
+        if (self->files[i] == native) {
+            sqe->fd = (int)i;
+            io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
+        }
     io_uring_sqe_set_data(sqe, request);
 }
 
@@ -179,6 +209,7 @@ static int queue_rest(struct uring *self, struct ds_storage_request *request)
     int code = hand_over(self);
     if (code != 0) { /* it cannot be taken back from the queue, but it can be emptied */
         io_uring_prep_nop(sqe);
+        io_uring_sqe_set_flags(sqe, 0);
         io_uring_sqe_set_data(sqe, NULL);
     }
     return code;
@@ -208,13 +239,13 @@ static int is_over(struct uring *self, struct ds_storage_request *request, int r
     return code != 0;
 }
 
-static int wait_one(struct uring *self, struct ds_storage_request **request, int *result)
+static int take_one(struct uring *self, int waits, struct ds_storage_request **request, int *result)
 {
     struct io_uring_cqe *cqe;
     int code;
 
     do {
-        code = io_uring_wait_cqe(&self->ring, &cqe);
+        code = waits ? io_uring_wait_cqe(&self->ring, &cqe) : io_uring_peek_cqe(&self->ring, &cqe);
     } while (code == -EINTR);
     if (code != 0)
         return code;
@@ -224,15 +255,18 @@ static int wait_one(struct uring *self, struct ds_storage_request **request, int
     return 0;
 }
 
-static ds_status uring_reap(void *at, struct ds_storage_request **done)
+static ds_status uring_reap(void *at, int waits, struct ds_storage_request **done)
 {
     struct uring *self = at;
     struct ds_storage_request *request;
     int result;
 
     do {
-        int code = wait_one(self, &request, &result);
+        int code = take_one(self, waits, &request, &result);
 
+        *done = NULL;
+        if (code == -EAGAIN && !waits)
+            return DS_OK;
         if (code != 0)
             return ds_fail(DS_ERR_IO, "io_uring wait: %s", strerror(-code));
     } while (!request || !is_over(self, request, result));

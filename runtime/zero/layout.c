@@ -25,6 +25,16 @@ struct ds_zero_layout ds_zero_layout_of(uint64_t unit_elems, uint32_t shard_coun
     return layout;
 }
 
+struct ds_zero_layout ds_zero_layout_packed(uint64_t bytes, uint32_t shard_count)
+{
+    struct ds_zero_layout layout = ds_zero_layout_of(bytes / 2 + bytes % 2, shard_count);
+
+    layout.elems = bytes;
+    layout.shard_elems *= 2;
+    layout.full_elems *= 2;
+    return layout;
+}
+
 struct ds_span ds_zero_layout_shard(const struct ds_zero_layout *layout, uint32_t shard_rank)
 {
     DS_ASSERT(shard_rank < layout->shard_count);

@@ -63,15 +63,15 @@ ds_status zero_grads_rejoin(struct ds_zero *zero)
 
 /* What was accumulated of the window before, behind what took it home. */
 static ds_status bring(struct ds_zero *zero, const struct zero_unit *u,
-                       const struct zero_grad_slot *slot, const uint8_t *home, size_t bytes)
+                       const struct zero_grad_slot *slot, struct ds_span window)
 {
     const struct ds_device_ops *ops = zero->device_ops;
-    struct ds_stream *load = zero->options.load;
+    struct ds_stream *stream = zero_grad_stream(zero, u);
 
-    DS_TRY(ops->stream_wait(load, slot->idle));
-    DS_TRY(ops->stream_wait(load, u->stored));
-    DS_TRY(ops->copy(load, slot->at, home, bytes));
-    DS_TRY(ops->event_record(slot->loaded, load));
+    DS_TRY(ops->stream_wait(stream, slot->idle));
+    DS_TRY(ops->stream_wait(stream, u->stored));
+    DS_TRY(zero_bring(zero, stream, &u->grad, window.start, window.count, slot->at));
+    DS_TRY(ops->event_record(slot->loaded, stream));
     return ops->stream_wait(zero->options.comm, slot->loaded);
 }
 
@@ -81,19 +81,17 @@ static ds_status accumulate_window(struct ds_zero *zero, struct zero_unit *u,
     const struct ds_device_ops *ops = zero->device_ops;
     struct ds_stream *comm = zero->options.comm, *store = zero->options.store;
     struct zero_grad_slot *slot = &zero->travel.grads[zero->travel.grad_turn];
-    uint8_t *home = element(u->grad.away, u->grad.dtype, window->span.start - u->grad.near_elems);
-    const size_t bytes = dtype_bytes(u->grad.dtype, window->span.count);
 
     zero->travel.grad_turn = (zero->travel.grad_turn + 1) % ZERO_GRAD_SLOTS;
     if (u->is_reduced)
-        DS_TRY(bring(zero, u, slot, home, bytes));
+        DS_TRY(bring(zero, u, slot, window->span));
     else
         DS_TRY(ops->stream_wait(comm, slot->idle));
     DS_TRY(zero_add_part(zero, u, slot->at, part, window->span.count));
     if (is_last)
         DS_TRY(zero_window_pieces(zero, u, window, slot->at, comm));
     DS_TRY(ds_stream_after(store, comm, slot->summed));
-    DS_TRY(ops->copy(store, home, slot->at, bytes));
+    DS_TRY(zero_take_home(zero, &u->grad, window->span.start, window->span.count, slot->at));
     return ops->event_record(slot->idle, store);
 }
 
@@ -105,5 +103,6 @@ ds_status zero_accumulate_away(struct ds_zero *zero, struct zero_unit *u, uint8_
     for (uint32_t i = u->near_windows; i < u->window_count; i++)
         DS_TRY(accumulate_window(zero, u, &u->windows[i],
                                  element(part, dtype, u->windows[i].span.start), is_last));
+    zero->travel.is_storing = 1;
     return zero->device_ops->event_record(u->stored, zero->options.store);
 }

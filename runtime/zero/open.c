@@ -20,23 +20,35 @@ static void check_dtypes(const struct ds_zero_dtypes *d)
     DS_ASSERT(d->param == DS_BF16 || d->master == DS_MASTER_FP32);
 }
 
-static uint64_t class_elems_max(const struct ds_zero_options *options, uint32_t slot_class,
-                                uint32_t shard_count)
-{
-    uint64_t most = 0;
-
-    for (uint32_t i = 0; i < options->unit_count; i++) {
-        struct ds_zero_layout layout = ds_zero_layout_of(options->units[i].elems, shard_count);
-        if (options->units[i].slot_class == slot_class && layout.full_elems > most)
-            most = layout.full_elems;
-    }
-    return most;
-}
-
 static int needs_weight_slots(const struct ds_zero_options *options)
 {
     return options->stage == 3 &&
            (options->shard->size > 1 || options->homes.home[DS_ZERO_PARAM] != DS_HOME_DEVICE);
+}
+
+/* Has it a place in slots: a local gradient, or weights that are not always here? */
+static int uses_slots(const struct ds_zero_options *options, const struct ds_zero_unit_spec *unit,
+                      int is_gradient)
+{
+    if (is_gradient)
+        return !unit->is_frozen;
+    return unit->pack || needs_weight_slots(options);
+}
+
+static uint64_t class_elems_max(const struct ds_zero_options *options, uint32_t slot_class,
+                                int is_gradient)
+{
+    uint64_t most = 0;
+
+    for (uint32_t i = 0; i < options->unit_count; i++) {
+        const struct ds_zero_unit_spec *unit = &options->units[i];
+        struct ds_zero_layout layout =
+            ds_zero_layout_of(unit->elems, unit->pack ? 1 : options->shard->size);
+        if (unit->slot_class == slot_class && uses_slots(options, unit, is_gradient) &&
+            layout.full_elems > most)
+            most = layout.full_elems;
+    }
+    return most;
 }
 
 int zero_grads_stay(const struct ds_zero_options *options)
@@ -68,11 +80,12 @@ uint64_t ds_zero_slot_bytes(const struct ds_zero_options *options, struct ds_zer
     uint64_t bytes = 0;
 
     for (uint32_t c = 0; c < DS_ZERO_SLOT_CLASSES; c++) {
-        const uint64_t elems = class_elems_max(options, c, options->shard->size);
         if (options->is_training && !zero_grads_stay(options))
-            bytes += slots.grad_count[c] * dtype_bytes(options->dtypes.reduce, elems);
-        if (needs_weight_slots(options))
-            bytes += slots.weight_count[c] * dtype_bytes(options->dtypes.param, elems);
+            bytes += slots.grad_count[c] *
+                     dtype_bytes(options->dtypes.reduce, class_elems_max(options, c, 1));
+        bytes += slots.weight_count[c] *
+                 (dtype_bytes(options->dtypes.param, class_elems_max(options, c, 0)) +
+                  zero_packed_bytes_max(options, c));
     }
     if (options->is_training)
         bytes += slots.strip_count * zero_strip_slot_bytes(options) + zero_grad_slot_bytes(options);
@@ -126,6 +139,7 @@ static ds_status take_placed(struct ds_zero *zero, struct zero_unit *unit, enum 
 {
     const uint64_t elems = unit->layout.shard_elems, near = unit->strips.near_elems[kind];
     struct zero_state *state = zero_state_at(unit, kind);
+    state->kind = (uint8_t)kind;
     const int is_whole = zero->options.stage < (kind == DS_ZERO_PARAM ? 3 : 1);
     void *away = NULL;
 
@@ -135,6 +149,10 @@ static ds_status take_placed(struct ds_zero *zero, struct zero_unit *unit, enum 
     state->dtype = dtype;
     state->near_elems = near;
     DS_TRY(take(zero, label, dtype_bytes(dtype, near), &state->shard));
+    if (zero->options.homes.home[kind] == DS_HOME_NVME) {
+        zero_files_reserve(zero, state, elems - near, !unit->is_frozen);
+        return DS_OK;
+    }
     DS_TRY(ds_memory_take(zero->options.memory, DS_MEMORY_PINNED, label,
                           dtype_bytes(dtype, elems - near), &away));
     state->away = away;
@@ -145,8 +163,10 @@ static ds_status take_states(struct ds_zero *zero, struct zero_unit *unit)
 {
     const struct ds_zero_dtypes *d = &zero->options.dtypes;
 
-    DS_TRY(take_placed(zero, unit, DS_ZERO_PARAM, DS_MEMORY_LABEL_PARAMS, d->param));
-    if (!zero->options.is_training)
+    DS_ASSERT(!unit->pack || unit->is_frozen);
+    DS_TRY(take_placed(zero, unit, DS_ZERO_PARAM, DS_MEMORY_LABEL_PARAMS,
+                       unit->pack ? DS_U8 : d->param));
+    if (!zero->options.is_training || unit->is_frozen)
         return DS_OK;
     if (has_master(d))
         DS_TRY(take_placed(zero, unit, DS_ZERO_MASTER, DS_MEMORY_LABEL_MASTER,
@@ -227,7 +247,7 @@ static ds_status open_windows(struct ds_zero *zero, const struct ds_zero_unit_sp
     const uint64_t near = wanted < elems ? wanted : elems;
     const uint32_t count = (uint32_t)((near > 0) + (elems - near + each - 1) / each);
 
-    if (!zero->options.is_training)
+    if (!zero->options.is_training || unit->is_frozen)
         return DS_OK;
     unit->windows = calloc(count, sizeof *unit->windows);
     if (!unit->windows)
@@ -264,13 +284,17 @@ static ds_status open_unit(struct ds_zero *zero, uint32_t index)
     struct zero_unit *unit = &zero->units[index];
 
     DS_ASSERT(spec->slot_class < DS_ZERO_SLOT_CLASSES);
-    unit->layout = ds_zero_layout_of(spec->elems, zero->shard_count);
+    unit->pack = spec->elems > 0 ? spec->pack : NULL;
+    unit->layout = unit->pack ? ds_zero_layout_packed(unit->pack->bytes, zero->shard_count)
+                              : ds_zero_layout_of(spec->elems, zero->shard_count);
     unit->slot_class = spec->slot_class;
+    unit->is_frozen = spec->is_frozen;
     unit->strips = strips_of(zero, spec, &unit->layout);
     unit->weight_slot = unit->grad_slot = NO_SLOT;
     if (!is_here(unit))
         return DS_OK;
-    DS_TRY(find_gaps(spec, unit));
+    if (!unit->is_frozen)
+        DS_TRY(find_gaps(spec, unit));
     DS_TRY(open_windows(zero, spec, unit));
     DS_TRY(take_states(zero, unit));
     DS_TRY(zero->device_ops->event_open(zero->options.device, &unit->ready));
@@ -280,8 +304,10 @@ static ds_status open_unit(struct ds_zero *zero, uint32_t index)
 static ds_status open_slots(struct ds_zero *zero, uint32_t slot_class, enum ds_dtype dtype,
                             uint32_t count, struct zero_slots *slots)
 {
-    const uint64_t elems = class_elems_max(&zero->options, slot_class, zero->shard_count);
-    take_fn *take_it = slots == &zero->weight_slots[slot_class] ? take_weights : take;
+    const int is_gradient = slots == &zero->grad_slots[slot_class];
+    const uint64_t elems = class_elems_max(&zero->options, slot_class, is_gradient);
+    const uint64_t packed = is_gradient ? 0 : zero_packed_bytes_max(&zero->options, slot_class);
+    take_fn *take_it = is_gradient ? take : take_weights;
 
     if (count == 0 || elems == 0)
         return DS_OK;
@@ -293,6 +319,8 @@ static ds_status open_slots(struct ds_zero *zero, uint32_t slot_class, enum ds_d
         slots->slots[i].holder = NO_SLOT;
         DS_TRY(
             take_it(zero, DS_MEMORY_LABEL_SLOTS, dtype_bytes(dtype, elems), &slots->slots[i].at));
+        if (packed > 0)
+            DS_TRY(take_it(zero, DS_MEMORY_LABEL_SLOTS, packed, &slots->slots[i].packed));
         DS_TRY(zero->device_ops->event_open(zero->options.device, &slots->slots[i].idle));
     }
     return DS_OK;
@@ -303,15 +331,16 @@ static ds_status open_all(struct ds_zero *zero)
     const struct ds_zero_options *o = &zero->options;
     uint8_t *sums = NULL;
 
+    DS_TRY(zero_files_open(zero));
     for (uint32_t i = 0; i < o->unit_count; i++) {
         DS_TRY(open_unit(zero, i));
         zero->units[i].first_piece = zero->piece_count;
-        zero->piece_count += zero->units[i].layout.shard_elems / DS_NORM_PIECE;
+        if (!zero->units[i].is_frozen)
+            zero->piece_count += zero->units[i].layout.shard_elems / DS_NORM_PIECE;
     }
     for (uint32_t c = 0; c < DS_ZERO_SLOT_CLASSES; c++) {
-        if (needs_weight_slots(o))
-            DS_TRY(open_slots(zero, c, o->dtypes.param, o->slots.weight_count[c],
-                              &zero->weight_slots[c]));
+        DS_TRY(
+            open_slots(zero, c, o->dtypes.param, o->slots.weight_count[c], &zero->weight_slots[c]));
         if (o->is_training && !zero->grads_stay)
             DS_TRY(open_slots(zero, c, o->dtypes.reduce, o->slots.grad_count[c],
                               &zero->grad_slots[c]));
@@ -361,7 +390,7 @@ static ds_status register_unit(struct ds_zero *zero, const struct zero_unit *u)
     const struct zero_state *param = &u->param;
     const uint64_t elems = param->whole ? u->layout.full_elems : u->layout.shard_elems;
 
-    if (!is_here(u) || param->away) /* sent from where it was brought */
+    if (!is_here(u) || leaves(param)) /* sent from where it was brought */
         return DS_OK;
     return ds_comm_register_memory(zero->options.shard, param->whole ? param->whole : param->shard,
                                    dtype_bytes(param->dtype, elems));
@@ -370,11 +399,16 @@ static ds_status register_unit(struct ds_zero *zero, const struct zero_unit *u)
 static ds_status register_slots(struct ds_zero *zero, uint32_t slot_class)
 {
     const struct zero_slots *slots = &zero->weight_slots[slot_class];
-    const size_t bytes = dtype_bytes(
-        zero->options.dtypes.param, class_elems_max(&zero->options, slot_class, zero->shard_count));
+    const size_t bytes =
+        dtype_bytes(zero->options.dtypes.param, class_elems_max(&zero->options, slot_class, 0));
 
-    for (uint32_t i = 0; i < slots->count; i++)
+    const size_t packed = zero_packed_bytes_max(&zero->options, slot_class);
+
+    for (uint32_t i = 0; i < slots->count; i++) {
         DS_TRY(ds_comm_register_memory(zero->options.shard, slots->slots[i].at, bytes));
+        if (packed > 0)
+            DS_TRY(ds_comm_register_memory(zero->options.shard, slots->slots[i].packed, packed));
+    }
     return DS_OK;
 }
 
@@ -413,6 +447,7 @@ void ds_zero_close(struct ds_zero *zero)
     }
     zero_close_event(zero, zero->handover);
     zero_travel_close(zero);
+    zero_files_close(zero);
     zero_staging_close(zero);
     free(zero->units);
     free(zero);

@@ -8,6 +8,8 @@
 #include "dstrain/clones.h"
 #include "dstrain/master.h"
 
+#include <string.h>
+
 enum {
     STAGING_ELEMS_MAX = 1 << 20, /* some 100 us of a GPU's link: long beside a call's own time */
     SHARE_ELEMS = 16384          /* what one core converts at a time */
@@ -76,7 +78,7 @@ static struct piece piece_in(const struct zero_staging *place, const struct zero
         .master = (uint8_t *)place->at + dtype_bytes(u->param.dtype, count + (count & 1)),
         .param_dtype = u->param.dtype,
         .master_dtype = u->master.dtype,
-        .has_master = u->master.shard || u->master.away,
+        .has_master = u->master.shard || leaves(&u->master),
     };
 }
 
@@ -149,12 +151,18 @@ static void unpack_all(const struct piece *p, float *to)
 
 /* ---- pieces */
 
-/* Between a piece of pinned memory and the elements of a state from `start` on, near and away. */
+/* Between a piece of pinned memory and the elements of a state from `start` on, near and away; what lives in files the
+ * host copies itself, and at once. */
 static ds_status copy_state(struct ds_zero *zero, const struct zero_state *state, uint64_t start,
                             uint64_t count, uint8_t *host, int is_write)
 {
     for (uint64_t done = 0, run; done < count; done += run) {
         run = count - done;
+        if (state->is_filed && start + done >= state->near_elems) {
+            DS_TRY(zero_files_edit(zero, state, start + done, run,
+                                   element(host, state->dtype, done), is_write));
+            continue;
+        }
         uint8_t *at = zero_state_run(state, start + done, &run);
         uint8_t *piece = element(host, state->dtype, done);
         DS_TRY(zero->device_ops->copy(zero->options.compute, is_write ? at : piece,
@@ -209,7 +217,7 @@ ds_status ds_zero_write_shard(struct ds_zero *zero, uint32_t unit, uint64_t star
 {
     const struct zero_unit *u = unit_at(zero, unit);
 
-    DS_ASSERT(start + count <= u->layout.shard_elems);
+    DS_ASSERT(!u->pack && start + count <= u->layout.shard_elems);
     DS_TRY(ds_zero_join(zero));
     for (uint64_t at = 0; at < count; at += zero->staging_elems)
         DS_TRY(write_piece(zero, u, start + at, piece_at(zero, at, count), from + at));
@@ -221,10 +229,44 @@ ds_status ds_zero_read_shard(struct ds_zero *zero, uint32_t unit, uint64_t start
 {
     const struct zero_unit *u = unit_at(zero, unit);
 
-    DS_ASSERT(start + count <= u->layout.shard_elems);
+    DS_ASSERT(!u->pack && start + count <= u->layout.shard_elems);
     DS_TRY(ds_zero_join(zero));
     for (uint64_t at = 0; at < count; at += zero->staging_elems)
         DS_TRY(read_piece(zero, u, start + at, piece_at(zero, at, count), to + at));
+    return DS_OK;
+}
+
+/* Bytes of a packed unit, by the same two places. */
+static ds_status write_bytes(struct ds_zero *zero, const struct zero_state *to, uint64_t start,
+                             uint64_t count, const uint8_t *from)
+{
+    const struct ds_device_ops *ops = zero->device_ops;
+    struct zero_staging *place = &zero->staging[zero->staging_turn];
+
+    zero->staging_turn ^= 1;
+    if (place->is_sent)
+        DS_TRY(ops->event_sync(place->sent));
+    memcpy(place->at, from, count);
+    DS_TRY(copy_state(zero, to, start, count, place->at, 1));
+    place->is_sent = 1;
+    return ops->event_record(place->sent, zero->options.compute);
+}
+
+ds_status ds_zero_write_packed(struct ds_zero *zero, uint32_t unit, uint64_t start, uint64_t count,
+                               const void *from)
+{
+    const struct zero_unit *u = unit_at(zero, unit);
+    const uint64_t most = staged_bytes(&zero->options, zero->staging_elems);
+    const struct ds_span shard = ds_zero_layout_shard(&u->layout, zero->shard_rank);
+    const struct ds_span owned =
+        ds_zero_layout_owned(&u->layout, zero->shard_rank, (struct ds_span){start, count});
+
+    DS_ASSERT(u->pack);
+    DS_TRY(ds_zero_join(zero));
+    for (uint64_t done = 0; done < owned.count; done += most)
+        DS_TRY(write_bytes(zero, &u->param, owned.start + done - shard.start,
+                           owned.count - done < most ? owned.count - done : most,
+                           (const uint8_t *)from + (owned.start + done - start)));
     return DS_OK;
 }
 
@@ -280,21 +322,38 @@ int ds_zero_has_away(const struct ds_zero *zero)
     return has;
 }
 
-struct ds_tensor ds_zero_shard(const struct ds_zero *zero, uint32_t unit, enum ds_zero_kind kind,
-                               uint64_t start, uint64_t count, int *is_away)
+/* A block at a time, of which the first half may not be asked for. */
+static ds_status view_block(struct ds_zero *zero, const struct zero_state *state, uint64_t start,
+                            uint64_t count, struct ds_stream *stream, struct ds_zero_view *out)
+{
+    struct ds_swap_slot slot;
+    uint64_t offset;
+    const uint32_t block = zero_block_at(zero, state, start, &count, &offset);
+
+    DS_TRY(ds_swap_queue(zero->travel.swap, DS_SWAP_COPY, block, &slot));
+    *out = (struct ds_zero_view){ds_tensor1(slot.at + offset, state->dtype, count), 1, slot.empty};
+    return ds_stream_await(stream, slot.full);
+}
+
+ds_status ds_zero_shard(struct ds_zero *zero, uint32_t unit, enum ds_zero_kind kind, uint64_t start,
+                        uint64_t count, struct ds_stream *stream, struct ds_zero_view *out)
 {
     struct zero_unit *u = unit_at(zero, unit);
     const struct zero_state *state = zero_state_of(u, kind);
+    const int is_away = state && start >= state->near_elems;
 
     DS_ASSERT(state && start + count <= u->layout.shard_elems);
+    if (is_away && state->is_filed)
+        return view_block(zero, state, start, count, stream, out);
     uint8_t *at = zero_state_run(state, start, &count);
-    *is_away = start >= state->near_elems;
-    return ds_tensor1(at, state->dtype, count);
+    *out = (struct ds_zero_view){ds_tensor1(at, state->dtype, count), is_away, NULL};
+    return DS_OK;
 }
 
 /* The host waits between what was written and what is gathered: no event is needed on either side. */
 ds_status ds_zero_publish(struct ds_zero *zero)
 {
+    DS_TRY(zero_files_flush(zero));
     DS_TRY(zero->device_ops->stream_sync(zero->options.compute));
     for (uint32_t i = 0; i < zero->options.unit_count; i++) {
         const struct zero_unit *u = &zero->units[i];
@@ -308,6 +367,7 @@ ds_status ds_zero_publish(struct ds_zero *zero)
 
 ds_status ds_zero_publish_moments(struct ds_zero *zero)
 {
+    DS_TRY(zero_files_flush(zero));
     DS_TRY(zero->device_ops->stream_sync(zero->options.compute));
     for (uint32_t i = 0; i < zero->options.unit_count; i++) {
         const struct zero_unit *u = &zero->units[i];

@@ -28,9 +28,23 @@ static uint64_t near_of(const struct ds_zero_strips *unit, double share, double 
     return near;
 }
 
+/* Behind what is near of any of its kinds, and not more than the host's share. */
+static uint64_t host_elems(const struct ds_zero_homes *homes, const struct ds_zero_strips *unit,
+                           double *owed)
+{
+    uint64_t near = homes->host_kinds ? near_of(unit, homes->host_share, owed) : unit->elems;
+
+    for (int kind = 0; kind < DS_ZERO_KIND_COUNT; kind++)
+        if (homes->host_kinds >> kind & 1 && unit->near_elems[kind] > near)
+            near = unit->near_elems[kind];
+    return unit->elems - near;
+}
+
 void ds_zero_strips_share(const struct ds_zero_homes *homes, struct ds_zero_strips *units,
                           uint32_t unit_count)
 {
+    double owed_to_host = 0;
+
     for (int kind = 0; kind < DS_ZERO_KIND_COUNT; kind++) {
         const double share = homes->home[kind] == DS_HOME_DEVICE ? 0 : homes->share[kind];
         double owed = 0;
@@ -41,6 +55,8 @@ void ds_zero_strips_share(const struct ds_zero_homes *homes, struct ds_zero_stri
             units[i].near_elems[kind] = stays ? units[i].elems : near_of(&units[i], share, &owed);
         }
     }
+    for (uint32_t i = 0; i < unit_count; i++)
+        units[i].host_elems = host_elems(homes, &units[i], &owed_to_host);
 }
 
 /* of all kinds */
@@ -76,4 +92,10 @@ struct ds_span ds_zero_strip_at(const struct ds_zero_strips *strips, uint32_t in
         return (struct ds_span){0, near};
     const uint64_t start = near + (index - (near > 0)) * strips->strip_elems;
     return (struct ds_span){start, least(strips->strip_elems, strips->elems - start)};
+}
+
+int ds_zero_strip_on_host(const struct ds_zero_strips *strips, uint32_t index)
+{
+    return strips->host_elems > 0 &&
+           ds_zero_strip_at(strips, index).start >= strips->elems - strips->host_elems;
 }

@@ -85,13 +85,11 @@ ds_status ds_zero_rejoin(struct ds_zero *zero)
         if (u->stored)
             DS_TRY(zero->device_ops->event_record(u->stored, zero->options.compute));
     }
-    DS_TRY(zero_grads_rejoin(zero));
     for (uint32_t c = 0; c < DS_ZERO_SLOT_CLASSES; c++) {
         DS_TRY(record_again(zero, &zero->weight_slots[c]));
         DS_TRY(record_again(zero, &zero->grad_slots[c]));
     }
-    if (zero->travel.evicted)
-        DS_TRY(zero->device_ops->event_record(zero->travel.evicted, zero->options.compute));
+    DS_TRY(zero_travel_rejoin(zero));
     return zero_comm_after_compute(zero);
 }
 
@@ -106,8 +104,9 @@ static struct zero_slot *slot_of(struct zero_slots *slots, uint32_t slot)
 /* From everyone's shard, which is in device memory. */
 static ds_status gather_near(struct ds_zero *zero, struct zero_unit *u, struct zero_slot *place)
 {
-    const struct zero_state gathered = {
-        .dtype = u->param.dtype, .shard = u->param.shard, .whole = place->at};
+    const struct zero_state gathered = {.dtype = u->param.dtype,
+                                        .shard = u->param.shard,
+                                        .whole = u->pack ? place->packed : place->at};
 
     DS_TRY(comm_waits(zero, place->idle));
     DS_TRY(comm_waits(zero, u->updated));
@@ -117,12 +116,13 @@ static ds_status gather_near(struct ds_zero *zero, struct zero_unit *u, struct z
 /* The own part comes from its home into the place where gathering would put it, and is sent from there. */
 static ds_status gather_away(struct ds_zero *zero, struct zero_unit *u, struct zero_slot *place)
 {
+    uint8_t *whole = u->pack ? place->packed : place->at;
     const struct zero_state gathered = {
         .dtype = u->param.dtype,
-        .shard = element(place->at, u->param.dtype, u->layout.shard_elems * zero->shard_rank),
-        .whole = place->at};
+        .shard = element(whole, u->param.dtype, u->layout.shard_elems * zero->shard_rank),
+        .whole = whole};
 
-    DS_TRY(zero_load_weights(zero, u, place->idle, place->at));
+    DS_TRY(zero_load_weights(zero, u, place->idle, whole));
     if (zero->shard_count == 1) {
         u->is_coming = 1;
         return zero->device_ops->event_record(u->ready, zero->options.load);
@@ -143,7 +143,9 @@ ds_status ds_zero_prefetch(struct ds_zero *zero, uint32_t unit, uint32_t slot)
     place->holder = unit;
     u->weight_slot = slot;
     u->is_gathering = 1;
-    return u->param.away ? gather_away(zero, u, place) : gather_near(zero, u, place);
+    if (u->param.whole) /* packed, and here */
+        return DS_OK;
+    return leaves(&u->param) ? gather_away(zero, u, place) : gather_near(zero, u, place);
 }
 
 ds_status ds_zero_acquire(struct ds_zero *zero, uint32_t unit, uint32_t slot)
@@ -152,7 +154,8 @@ ds_status ds_zero_acquire(struct ds_zero *zero, uint32_t unit, uint32_t slot)
 
     DS_TRY(ds_zero_prefetch(zero, unit, slot));
     u->holds++;
-    return zero_wait_ready(zero, u);
+    DS_TRY(zero_wait_ready(zero, u));
+    return u->pack ? zero_unpack(zero, u) : DS_OK;
 }
 
 ds_status ds_zero_release(struct ds_zero *zero, uint32_t unit)
@@ -166,6 +169,7 @@ ds_status ds_zero_release(struct ds_zero *zero, uint32_t unit)
     place->holder = NO_SLOT;
     u->weight_slot = NO_SLOT;
     u->is_gathering = 0;
+    u->is_unpacked = 0;
     return zero->device_ops->event_record(place->idle, zero->options.compute);
 }
 
@@ -269,7 +273,7 @@ ds_status ds_zero_reduce(struct ds_zero *zero, uint32_t unit, int is_last)
     DS_TRY(ds_comm_reduce_scatter(zero->options.shard, place->at, part, count, dtype, comm));
     DS_TRY(ds_comm_all_reduce(zero->options.replica, part, count, dtype, DS_REDUCE_SUM, comm));
     DS_TRY(zero_add_part(zero, u, u->grad.shard, part, u->grad.near_elems));
-    if (u->grad.away)
+    if (leaves(&u->grad))
         DS_TRY(zero_accumulate_away(zero, u, part, is_last));
     u->is_reduced = 1;
     u->is_grad_gathered = 0;

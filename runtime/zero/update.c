@@ -8,7 +8,7 @@ ds_status ds_zero_tied_reduce(struct ds_zero *zero, uint32_t unit)
 {
     struct zero_unit *u = unit_at(zero, unit);
 
-    DS_ASSERT(zero->options.tie && u->is_reduced && !u->is_grad_gathered && !u->grad.away);
+    DS_ASSERT(zero->options.tie && u->is_reduced && !u->is_grad_gathered && !leaves(&u->grad));
     if (zero->grads_stay) /* else the reduction before has seen to it */
         DS_TRY(zero_comm_after_compute(zero));
     return ds_comm_all_reduce(zero->options.tie, u->grad.shard, u->layout.shard_elems,
@@ -59,6 +59,8 @@ ds_status ds_zero_norm(struct ds_zero *zero, struct ds_step_record *record)
         if (is_here(&zero->units[i]))
             DS_TRY(unit_pieces(zero, &zero->units[i]));
     DS_TRY(zero->kernels->norm_sum(o->compute, &total));
+    if (zero->travel.graded)
+        DS_TRY(zero->device_ops->event_record(zero->travel.graded, o->compute));
 
     _Static_assert(offsetof(struct ds_step_record, asked) ==
                            offsetof(struct ds_step_record, loss_sum) + sizeof(double) &&
@@ -109,6 +111,8 @@ void ds_zero_update_part(const struct ds_zero *zero, uint32_t unit, uint64_t *st
 
     *start = is_whole ? 0 : layout->shard_elems * zero->shard_rank;
     *count = is_whole ? layout->full_elems : layout->shard_elems;
+    if (zero->units[unit].is_frozen)
+        *count = 0;
 }
 
 struct ds_zero_strips ds_zero_update_strips(const struct ds_zero *zero, uint32_t unit)
@@ -117,16 +121,21 @@ struct ds_zero_strips ds_zero_update_strips(const struct ds_zero *zero, uint32_t
     return zero->units[unit].strips;
 }
 
+uint8_t *zero_near_strip(const struct ds_zero *zero, const struct zero_state *state, uint64_t start)
+{
+    return element(zero->options.stage == 0 && state->whole ? state->whole : state->shard,
+                   state->dtype, start);
+}
+
 /* The strip of a kind, in its slot where it is away. */
 static struct ds_tensor strip_of(const struct ds_zero *zero, const struct zero_state *state,
                                  uint8_t *fetched, struct ds_span strip)
 {
-    if (!state->shard && !state->away)
+    if (!state->shard && !leaves(state))
         return ds_tensor1(NULL, state->dtype, strip.count);
-    if (strip.start >= state->near_elems && state->away)
+    if (strip.start >= state->near_elems && leaves(state))
         return ds_tensor1(fetched, state->dtype, strip.count);
-    uint8_t *base = zero->options.stage == 0 && state->whole ? state->whole : state->shard;
-    return ds_tensor1(element(base, state->dtype, strip.start), state->dtype, strip.count);
+    return ds_tensor1(zero_near_strip(zero, state, strip.start), state->dtype, strip.count);
 }
 
 static struct ds_zero_state state_of(const struct ds_zero *zero, uint32_t unit, uint32_t index,
@@ -151,12 +160,13 @@ static struct ds_zero_state state_of(const struct ds_zero *zero, uint32_t unit, 
     };
 }
 
-/* The first unit behind `unit` that is here, or the number of units. */
+/* The first unit behind `unit` that is trained here, or the number of units. */
 static uint32_t next_here(const struct ds_zero *zero, uint32_t unit)
 {
     do
         unit++;
-    while (unit < zero->options.unit_count && !is_here(&zero->units[unit]));
+    while (unit < zero->options.unit_count &&
+           (!is_here(&zero->units[unit]) || zero->units[unit].is_frozen));
     return unit;
 }
 
@@ -167,8 +177,15 @@ void ds_zero_hold(struct ds_zero *zero, uint32_t unit, struct ds_event *until)
     struct zero_unit *u = unit_at(zero, unit);
 
     DS_ASSERT(until && (!u->held || u->held == until));
-    zero->held_count += !u->held;
-    u->held = until;
+    DS_ASSERT(!u->held_away || u->held_away == until);
+    if (u->strips.host_elems < u->strips.elems) {
+        zero->held_count += !u->held;
+        u->held = until;
+    }
+    if (has_host_strips(u)) {
+        zero->held_count += !u->held_away;
+        u->held_away = until;
+    }
 }
 
 int ds_zero_is_held(const struct ds_zero *zero)
@@ -176,19 +193,19 @@ int ds_zero_is_held(const struct ds_zero *zero)
     return zero->held_count > 0;
 }
 
-static ds_status wait_for_reader(struct ds_zero *zero, struct zero_unit *u)
+ds_status zero_wait_reader(struct ds_zero *zero, struct ds_event **held, struct ds_stream *stream)
 {
-    struct ds_event *held = u->held;
+    struct ds_timeline *timeline = stream == zero->options.compute ? zero->options.timeline : NULL;
+    struct ds_event *until = *held;
     uint32_t span;
 
-    if (!held)
+    if (!until)
         return DS_OK;
-    u->held = NULL;
+    *held = NULL;
     zero->held_count--;
-    DS_TRY(ds_timeline_wait(zero->options.timeline, DS_TIMELINE_COMPUTE, DS_TIMELINE_WAIT_COPY,
-                            &span));
-    DS_TRY(zero->device_ops->stream_wait(zero->options.compute, held));
-    return ds_timeline_end(zero->options.timeline, span);
+    DS_TRY(ds_timeline_wait(timeline, DS_TIMELINE_COMPUTE, DS_TIMELINE_WAIT_COPY, &span));
+    DS_TRY(zero->device_ops->stream_wait(stream, until));
+    return ds_timeline_end(timeline, span);
 }
 
 ds_status ds_zero_update_begin(struct ds_zero *zero, uint32_t unit, uint32_t strip, uint32_t slot,
@@ -202,7 +219,7 @@ ds_status ds_zero_update_begin(struct ds_zero *zero, uint32_t unit, uint32_t str
         DS_TRY(gather_gradient(zero, next));
     if (zero->options.stage == 0)
         DS_TRY(zero_wait_ready(zero, u));
-    DS_TRY(wait_for_reader(zero, u));
+    DS_TRY(zero_wait_reader(zero, &u->held, zero->options.compute));
     if (slot != DS_ZERO_NO_SLOT)
         DS_TRY(zero_wait_fetched(zero, unit, strip, slot));
     *out = state_of(zero, unit, strip, slot);
@@ -211,10 +228,16 @@ ds_status ds_zero_update_begin(struct ds_zero *zero, uint32_t unit, uint32_t str
 
 ds_status ds_zero_update_end(struct ds_zero *zero, uint32_t unit, uint32_t strip)
 {
+    const struct zero_unit *u = unit_at(zero, unit);
+
+    return strip + 1 < ds_zero_strip_count(&u->strips) ? DS_OK : zero_unit_updated(zero, unit);
+}
+
+ds_status zero_unit_updated(struct ds_zero *zero, uint32_t unit)
+{
     struct zero_unit *u = unit_at(zero, unit);
 
-    if (strip + 1 < ds_zero_strip_count(&u->strips) || zero->options.stage == 0 ||
-        (zero->shard_count == 1 && !u->param.away))
+    if (zero->options.stage == 0 || (zero->shard_count == 1 && !leaves(&u->param)))
         return DS_OK;
     DS_TRY(zero->device_ops->event_record(u->updated, zero->options.compute));
     if (zero->options.stage == 3)

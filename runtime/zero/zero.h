@@ -9,6 +9,7 @@ enum { NO_SLOT = UINT32_MAX };
 /* A place that units use in turn. `idle` is recorded on the stream that used it last. */
 struct zero_slot {
     uint8_t *at;
+    uint8_t *packed; /* where a unit's packed form is gathered; NULL: none is */
     struct ds_event *idle;
     uint32_t holder; /* unit, or NO_SLOT */
 };
@@ -23,15 +24,25 @@ struct zero_slots {
 struct zero_state {
     enum ds_dtype dtype;
     uint8_t *shard, *whole;
-    uint8_t *away;       /* behind near_elems; host memory that the device reads */
-    uint64_t near_elems; /* of the shard */
+    uint64_t near_elems;  /* of the shard; what is behind them is away: */
+    uint8_t *away;        /* in host memory that the device reads, */
+    uint32_t first_block; /* or in blocks of a strip each, where */
+    uint8_t is_filed;     /* it lives in files */
+    uint8_t kind;         /* enum ds_zero_kind */
 };
 
 /* Where a strip of states lies while it is updated: of each kind that can be away, the longest. */
 struct zero_strip_slot {
     uint8_t *at[DS_ZERO_KIND_COUNT]; /* NULL: that kind is near, everywhere */
     struct ds_event *fetched;        /* on load */
-    uint32_t unit, strip;            /* what is in it; unit NO_SLOT: nothing */
+    struct ds_event *evicted;        /* on store */
+    struct ds_event *fetched_grad;   /* on a stream of its own; has_grad: it is waited for, too */
+    /* of a strip that the host updates: pinned memory, of kinds that live on the device; and words */
+    uint8_t *host[DS_ZERO_KIND_COUNT];
+    uint32_t *go, *done;
+    uint32_t unit, strip; /* what is in it; unit NO_SLOT: nothing */
+    uint8_t has_grad;
+    uint8_t is_coming; /* the compute stream has not been joined with that */
 };
 
 /* Where a window of an accumulator is added to. */
@@ -41,16 +52,32 @@ struct zero_grad_slot {
 };
 #define ZERO_GRAD_SLOTS 2
 
+/* A block of a file as the host reads and changes it, outside of a step: one of each kind. */
+struct zero_edit {
+    uint8_t *at; /* NULL: nothing of that kind is in files */
+    uint32_t block, version;
+    uint8_t is_valid, is_changed;
+};
+
 /* What travels between homes and device memory: offload.c, offload_grads.c. */
 struct zero_travel {
     struct zero_strip_slot *slots;
     uint32_t slot_count;
     struct zero_grad_slot grads[ZERO_GRAD_SLOTS];
     uint32_t grad_turn;
-    struct ds_event *updated; /* handed over at once: compute to store */
-    struct ds_event *evicted; /* on store, behind the last strip that left */
-    struct ds_event *loaded;  /* handed over at once: load to comm */
-    int is_evicting;          /* the compute stream has still to wait for that */
+    struct ds_event *updated;  /* handed over at once: compute to store */
+    struct ds_event *evicted;  /* on store, behind the last strip that left */
+    struct ds_event *loaded;   /* handed over at once: load to comm */
+    struct ds_event *gone;     /* handed over at once: store to compute */
+    struct ds_event *graded;   /* on compute: accumulators are those of the verdict */
+    struct ds_event *returned; /* on load, behind the last strip that the host is done with */
+    int is_returning;          /* the compute stream has still to wait for that */
+    int is_evicting;           /* the compute stream has still to wait for what is evicted */
+    int is_storing;            /* and for anything else on store */
+    struct ds_swap *swap;      /* owned; NULL: nothing is in files */
+    int has_frozen;            /* it was asked to */
+    struct zero_edit edits[DS_ZERO_KIND_COUNT];
+    uint64_t filed_bytes[DS_ZERO_KIND_COUNT];
 };
 
 /* Pinned memory through which the host writes and reads shards: shard.c. */
@@ -69,8 +96,11 @@ struct zero_window {
 };
 
 struct zero_unit {
-    struct ds_zero_layout layout;
+    struct ds_zero_layout layout;    /* of what is stored: of a packed unit in bytes */
+    const struct ds_zero_pack *pack; /* or NULL */
+    uint8_t is_unpacked;             /* its weights are in weight_slot */
     uint32_t slot_class;
+    int is_frozen;
     struct ds_span *gaps; /* between and behind parameters, up to full_elems */
     uint32_t gap_count;
     struct zero_window
@@ -91,7 +121,11 @@ struct zero_unit {
         *ready; /* on comm, or where nobody gathers on load: what was gathered last is there */
     struct ds_event *updated; /* on compute: the shard has its new values */
     struct ds_event *stored;  /* on store: the accumulator is at home; NULL: it does not leave */
-    struct ds_event *held;    /* somebody reads the shard up to here; NULL: nobody. Borrowed */
+    struct ds_event *evicted; /* on store: its last strip that left is at home; NULL: none leaves */
+    struct ds_event
+        *returned;         /* on load: the host is done with its last strip; NULL: updates none */
+    struct ds_event *held; /* somebody reads the shard up to here; NULL: nobody. Borrowed */
+    struct ds_event *held_away; /* the same, for what the host updates of it */
 };
 
 struct ds_zero {
@@ -115,11 +149,15 @@ struct ds_zero {
     uint32_t shard_rank, shard_count;
 };
 
-/* Are a unit's whole weights always here? In stages 0-2, and where nobody shares them out and none are away. */
+/* Are a unit's whole weights always here, as they are used? In stages 0-2, and where nobody shares them out and none are
+ * away; of what is packed never. */
 static inline int weights_stay(const struct zero_unit *unit)
 {
-    return unit->param.whole != NULL;
+    return unit->param.whole != NULL && unit->pack == NULL;
 }
+
+/* offload_still.c: is what lies in files of this kind saved as it lies there? */
+int zero_is_still(const struct ds_zero_options *options, enum ds_zero_kind kind);
 
 /* Do backward passes add straight onto the accumulator? See adds_in_place. */
 int zero_grads_stay(const struct ds_zero_options *options);
@@ -135,6 +173,12 @@ static inline struct zero_unit *unit_at(const struct ds_zero *zero, uint32_t uni
     DS_ASSERT(unit < zero->options.unit_count);
     DS_ASSERT(is_here(&zero->units[unit]));
     return &zero->units[unit];
+}
+
+/* Is some of it not in device memory? */
+static inline int leaves(const struct zero_state *state)
+{
+    return state->away || state->is_filed;
 }
 
 static inline size_t dtype_bytes(enum ds_dtype dtype, uint64_t elems)
@@ -160,9 +204,15 @@ static inline uint8_t *element(uint8_t *base, enum ds_dtype dtype, uint64_t at)
     return base + dtype_bytes(dtype, at);
 }
 
+/* pack.c: on compute, from the packed form, which is there, into its slot */
+DS_CHECKED ds_status zero_unpack(struct ds_zero *zero, struct zero_unit *unit);
+/* pure: of one class, bytes of the longest packed form that is gathered */
+uint64_t zero_packed_bytes_max(const struct ds_zero_options *options, uint32_t slot_class);
+
 /* offload.c */
 DS_CHECKED ds_status zero_travel_open(struct ds_zero *zero);
 void zero_travel_close(struct ds_zero *zero);
+DS_CHECKED ds_status zero_travel_rejoin(struct ds_zero *zero);
 uint64_t zero_strip_slot_bytes(const struct ds_zero_options *options);
 /* on load: this rank's own part of the weights into its place of the gathered copy at `whole` */
 DS_CHECKED ds_status zero_load_weights(struct ds_zero *zero, const struct zero_unit *unit,
@@ -170,6 +220,21 @@ DS_CHECKED ds_status zero_load_weights(struct ds_zero *zero, const struct zero_u
 /* where a unit has a kind; and the same, or NULL where there is none of it */
 struct zero_state *zero_state_at(struct zero_unit *unit, enum ds_zero_kind kind);
 struct zero_state *zero_state_of(struct zero_unit *unit, enum ds_zero_kind kind);
+/* what is away of a kind, from `start` on, to device memory on load, and from there home on store; whole strips where it
+ * lives in files */
+DS_CHECKED ds_status zero_bring(struct ds_zero *zero, struct ds_stream *stream,
+                                const struct zero_state *state, uint64_t start, uint64_t count,
+                                uint8_t *to);
+/* on which an accumulator that is away comes: files have an order on load */
+static inline struct ds_stream *zero_grad_stream(const struct ds_zero *zero,
+                                                 const struct zero_unit *unit)
+{
+    return zero->options.grads && !unit->grad.is_filed ? zero->options.grads : zero->options.load;
+}
+DS_CHECKED ds_status zero_take_home(struct ds_zero *zero, const struct zero_state *state,
+                                    uint64_t start, uint64_t count, const uint8_t *from);
+/* pure: how a kind is stored */
+enum ds_dtype zero_kind_dtype(const struct ds_zero_dtypes *dtypes, enum ds_zero_kind kind);
 /* the compute stream waits for the strip in `slot` */
 DS_CHECKED ds_status zero_wait_fetched(struct ds_zero *zero, uint32_t unit, uint32_t strip,
                                        uint32_t slot);
@@ -177,6 +242,28 @@ DS_CHECKED ds_status zero_wait_fetched(struct ds_zero *zero, uint32_t unit, uint
 DS_CHECKED ds_status zero_wait_loaded(struct ds_zero *zero, struct ds_event *event);
 /* elements from `start` on, at most `count`: where they lie, and how many in a row */
 uint8_t *zero_state_run(const struct zero_state *state, uint64_t start, uint64_t *count);
+
+/* offload_host.c: what the host updates */
+static inline int has_host_strips(const struct zero_unit *unit)
+{
+    return unit->strips.host_elems > 0;
+}
+DS_CHECKED ds_status zero_host_open(struct ds_zero *zero);
+void zero_host_close(struct ds_zero *zero);
+DS_CHECKED ds_status zero_host_fetch(struct ds_zero *zero, struct zero_strip_slot *slot);
+DS_CHECKED ds_status zero_host_evict(struct ds_zero *zero, struct zero_strip_slot *slot);
+/* the compute stream waits for all that is on load for it; and its events, as of ds_zero_rejoin */
+DS_CHECKED ds_status zero_host_join(struct ds_zero *zero);
+DS_CHECKED ds_status zero_host_rejoin(struct ds_zero *zero);
+
+/* update.c: `stream` goes on when nobody reads what `held` is the event of, which is forgotten */
+DS_CHECKED ds_status zero_wait_reader(struct ds_zero *zero, struct ds_event **held,
+                                      struct ds_stream *stream);
+/* a kind of a strip in device memory */
+uint8_t *zero_near_strip(const struct ds_zero *zero, const struct zero_state *state,
+                         uint64_t start);
+/* the unit has its new weights, on compute */
+DS_CHECKED ds_status zero_unit_updated(struct ds_zero *zero, uint32_t unit);
 
 /* unit.c: on comm */
 DS_CHECKED ds_status zero_add_part(struct ds_zero *zero, const struct zero_unit *unit,
@@ -190,6 +277,20 @@ uint64_t zero_grad_slot_bytes(const struct ds_zero_options *options);
 DS_CHECKED ds_status zero_accumulate_away(struct ds_zero *zero, struct zero_unit *unit,
                                           uint8_t *part, int is_last);
 DS_CHECKED ds_status zero_grads_rejoin(struct ds_zero *zero);
+
+/* offload_files.c */
+DS_CHECKED ds_status zero_files_open(struct ds_zero *zero);
+void zero_files_close(struct ds_zero *zero);
+/* blocks for so many elements of a state */
+void zero_files_reserve(struct ds_zero *zero, struct zero_state *state, uint64_t elems,
+                        int is_saved);
+/* the block in which element `start` of a state lies; how much of `count` is there with it, and where */
+uint32_t zero_block_at(const struct ds_zero *zero, const struct zero_state *state, uint64_t start,
+                       uint64_t *count, uint64_t *offset);
+/* the host reads or writes elements itself, outside of a step; what was written is in the files behind flush */
+DS_CHECKED ds_status zero_files_edit(struct ds_zero *zero, const struct zero_state *state,
+                                     uint64_t start, uint64_t count, uint8_t *host, int is_write);
+DS_CHECKED ds_status zero_files_flush(struct ds_zero *zero);
 
 /* update.c */
 /* the sums of squares of a window of an accumulator that lies at `at`, on `stream` */

@@ -112,6 +112,15 @@ grep -q 'every rank, of 2:' out && grep -q 'what one key changes' out || fail "p
 "$program" plan folder.ini memory.device_limit=1000 >out 2>err
 [ $? = 64 ] && [ "$(grep -c '' err)" = 1 ] && grep -q 'does not fit' err && grep -q 'takes:' out ||
     fail "plan: a run that does not fit: $(cat err)"
+# what a save waits for is the checkpoint less what its buffer holds
+"$program" plan folder.ini checkpoint.interval=1 checkpoint.buffer=1 >out 2>err
+least=$(sed -n 's/.*nearest: \([0-9]*\).*/\1/p' err)
+"$program" plan folder.ini checkpoint.interval=1 checkpoint.buffer="${least:-1}" >out 2>err || fail "plan: $(cat err)"
+whole=$(sed -n 's/^  a checkpoint .* \([0-9]*\) bytes$/\1/p' out)
+seconds=$(sed -n 's/.*training stops .* are written: \([^ ]*\) s for each rank.*/\1/p' out)
+awk -v whole="$whole" -v buffer="$least" -v seconds="$seconds" \
+    'BEGIN { s = (whole - buffer) / 1e9; exit !(s > 0 && seconds > 0.99 * s && seconds < 1.01 * s) }' ||
+    fail "plan: a checkpoint of '$whole' bytes, a buffer of '$least', '$seconds' s of waiting: $(cat out)"
 rm -r m
 for command in check plan ""; do
     refused 65 "folder.ini:5: [model] path = m: No such file or directory" $command folder.ini

@@ -34,7 +34,7 @@ fi
 unshare -m true 2>/dev/null || exit 77
 mkdir disk
 unshare -m sh -c '
-    mount -t tmpfs -o size=2000k none disk || exit 77
+    mount -t tmpfs -o size=2000k,mode=755 none disk || exit 77
     "$0" c.ini run.dir=full checkpoint.dir=disk || exit 1
     echo "== verify"
     "$0" verify disk || exit 3' "$program" >out 2>&1

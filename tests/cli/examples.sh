@@ -11,11 +11,14 @@ echo '{"model_type": "llama", "vocab_size": 300, "hidden_size": 64, "intermediat
 for file in "$examples"/*.ini; do
     case ${file##*/} in # what a person names on the command line
     finetune.ini) set -- model.path=m data.train=t.safetensors train.seq_length=128 ;;
+    chat.ini | lora_7b.ini) set -- model.path=m data.train=t.jsonl train.seq_length=128 ;;
+    lora_cpu_base.ini) set -- data.tokenizer=bytes ;; # which its script makes
+    lora_cpu.ini) set -- model.path=m ;;
     bench-*.ini) set -- data.train=t.txt ;;
     *) set -- ;;
     esac
     case ${file##*/} in # how many ranks it is for
-    bench-1b.ini | bench-7b.ini | bench-124m.ini) ranks=1 ;;
+    bench-1b.ini | bench-7b.ini | bench-124m.ini | lora_7b.ini) ranks=1 ;;
     *) ranks=2 ;;
     esac
     "$program" check "$file" "$@" >out 2>err || fail "check ${file##*/} $*"
@@ -24,6 +27,39 @@ for file in "$examples"/*.ini; do
     count=$((count + 1))
 done
 [ $count -ge 8 ] || fail "only $count configurations"
+
+# what lora_7b.ini says, on a model that a cpu trains in a second: its keys, and the commands in front of them
+mkdir tok && cp "$root/tests/golden/tokenizers/qwen3/tokenizer.json" tok/
+cat >tok/tokenizer_config.json <<'EOT'
+{"eos_token": "<|im_end|>", "chat_template": "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"}
+EOT
+awk 'BEGIN { for (i = 0; i < 400; i++)
+    printf "{\"messages\": [{\"role\": \"user\", \"content\": \"%d + 1?\"}, {\"role\": \"assistant\", \"content\": \"%d\"}]}\n",
+        i, i + 1 }' >chats.jsonl
+small_config run.dir=base data.train=chats.jsonl data.format=jsonl data.tokenizer=tok train.steps=1 \
+    train.global_batch_size=1 train.seq_length=64 >base.ini
+"$program" base.ini >out 2>err || fail "a small model"
+set -- "$examples/lora_7b.ini" model.path=base/export data.train=chats.jsonl run.dir=lora
+"$program" prepare "$@" --show 3 >out 2>err || fail "prepare of lora_7b.ini"
+grep -qF "  + 1<|im_end|>" out || fail "prepare of lora_7b.ini: the answer is not learned"
+"$program" "$@" run.device=cpu run.threads=1 train.seq_length=64 train.steps=4 train.eval_interval=2 \
+    checkpoint.interval=2 schedule.warmup_steps=1 >out 2>err || fail "lora_7b.ini"
+"$program" export --merge lora/export merged >out 2>err || fail "the merge of lora_7b.ini"
+for file in lora/export/adapter_model.safetensors merged/model.safetensors merged/tokenizer_config.json; do
+    [ -s $file ] || fail "lora_7b.ini: no $file"
+done
+
+# the shape that it is for, of which there is only a config.json: what a plan says it takes, and what would fit 24 GB
+mkdir shape
+echo '{"model_type": "llama", "vocab_size": 102400, "hidden_size": 4096, "intermediate_size": 11008,
+    "num_hidden_layers": 30, "num_attention_heads": 32, "rms_norm_eps": 1e-6}' >shape/config.json
+set -- "$examples/lora_7b.ini" --ranks 1 model.path=shape
+"$program" plan "$@" >out 2>err || fail "plan of lora_7b.ini"
+"$program" plan "$@" memory.device_limit=24000000000 >out 2>err && fail "the plan fits 24 GB as it is"
+"$program" plan "$@" memory.device_limit=24000000000 train.activation_checkpointing=full >out 2>err ||
+    fail "recomputed it does not fit 24 GB"
+"$program" plan "$@" memory.device_limit=16000000000 lora.base=nf4 train.activation_checkpointing=full >out 2>err ||
+    fail "in nf4 it does not fit 16 GB"
 
 if [ "${DSTRAIN_TEST_LONG:-0}" = 1 ] && command -v mpirun >/dev/null; then
     mkdir -p runs/quickstart-corpus

@@ -43,7 +43,7 @@ struct trial {
     size_t count;
 };
 
-/* Pieces of the three languages that the targets read, and numbers at the edges of types. */
+/* Pieces of the languages that the targets read, and numbers at the edges of types. */
 static const struct bytes tokens[] = {
 #define TOKEN(text)                         \
     {                                       \
@@ -103,6 +103,10 @@ static const struct bytes tokens[] = {
     TOKEN("{\"Regex\":\""),
     TOKEN("\\\\p{L}"),
     TOKEN("(?!"),
+    TOKEN("{\"messages\":["),
+    TOKEN("\"role\":\"assistant\""),
+    TOKEN("\"content\":\""),
+    TOKEN("</think>"),
 };
 
 static size_t below(struct trial *trial, size_t bound)

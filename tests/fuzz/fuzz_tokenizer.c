@@ -58,7 +58,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     DS_ASSERT(st == DS_OK || st == DS_ERR_DATA);
     DS_ASSERT((st == DS_OK) == (tokenizer != NULL));
     if (tokenizer)
-        check_text(tokenizer, text, (size_t)(data + size - text), data[2] & 7);
+        check_text(tokenizer, text, (size_t)(data + size - text), data[2] & 31);
     ds_tokenizer_close(tokenizer);
     return 0;
 }

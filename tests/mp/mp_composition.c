@@ -2,7 +2,8 @@
 // ranks: 2 4 8
 /* mp_composition.c - layouts of processes: data, tensor and pipeline ranks under mpirun, with stages,
  * schedules, recomputation, windows, transports and bf16 in many combinations. Each is the same to the bit
- * as the same layout of threads in one process, and has the losses of one rank. */
+ * as the same layout of threads in one process, and has the losses of one rank. Every second one has states in files,
+ * which the threads have not. */
 #include "mp_tiny.h"
 
 #include <math.h>
@@ -108,6 +109,24 @@ static struct ds_config config_of(const struct row *row)
     return config;
 }
 
+/* All of a host in one directory; where ranks have a state together it stays. */
+static void live_in_files(const struct row *row, struct ds_config *config)
+{
+    const struct ds_home_key home = {DS_HOME_NVME, row->mode == DEFERRED ? 0.5 : 1};
+    const char *end = strrchr(data.path, '/');
+
+    if (row->stage == 0 && row->data > 1)
+        return;
+    config->offload.exp_avg = config->offload.exp_avg_sq = config->offload.grads = home;
+    config->offload.activations = (struct ds_home_key){DS_HOME_HOST, home.share};
+    if (row->stage == 3)
+        config->offload.params = home;
+    if (row->compute != FP32)
+        config->offload.master = home;
+    snprintf(config->offload.directories, sizeof config->offload.directories, "%.*s",
+             (int)(end - data.path), data.path);
+}
+
 static int are_same_bits(const struct tiny_result *a, const struct tiny_result *b)
 {
     return a->steps == b->steps && a->param_elems == b->param_elems &&
@@ -159,6 +178,8 @@ static void check(size_t index, const struct tiny_result *one)
     const struct tiny_case c = {.ranks = world->size, .config = &config};
     struct tiny_result got;
 
+    if (index % 2 == 1)
+        live_in_files(row, &config);
     tiny_run_on(world, &c, &got);
     if (got.status != DS_OK)
         fprintf(stderr, "row %zu: %s\n", index, ds_status_text(got.status));

@@ -5,6 +5,7 @@
 #include "dstrain/status.h"
 
 #include <assert.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -18,6 +19,8 @@ static inline void capture_begin(struct capture *capture)
 {
     capture->file = memfd_create("log", MFD_CLOEXEC);
     assert(capture->file >= 0);
+    /* lines of several threads come one behind the other, as in a terminal */
+    (void)fcntl(capture->file, F_SETFL, O_APPEND);
     capture->before = ds_log.terminal;
     ds_log.terminal = capture->file;
 }

@@ -93,7 +93,7 @@ static inline enum rig_bytes rig_read_bytes(struct ds_fs *fs, const struct ds_ma
             const struct ds_piece piece = ds_pack_piece(pack, &manifest->catalogue, n);
 
             pack_case_fill(&c, &piece, wanted);
-            if (ds_checkpoint_read_chunk(fs, RIG_ROOT, manifest, pack, n, got) != DS_OK)
+            if (ds_checkpoint_read_chunk(fs, RIG_ROOT, manifest, pack, n, got, NULL) != DS_OK)
                 bytes = RIG_BYTES_REFUSED;
             else if (memcmp(got, wanted, ds_pack_chunks(pack)[n].body_bytes) != 0)
                 bytes = RIG_BYTES_WRONG;
@@ -230,7 +230,7 @@ static inline ds_status launch_save(struct launch *l, uint64_t step, int *commit
         const uint32_t needed_count = ds_delta_needed(l->deltas[rank], needed);
 
         for (uint32_t i = 0; i < needed_count; i++)
-            packs[count++] = (struct ds_manifest_pack){rank, needed[i]};
+            packs[count++] = (struct ds_manifest_pack){.dir = rank, .pack = needed[i]};
     }
     l->attempt++;
     rig_manifest(l, step, &manifest);

@@ -112,6 +112,11 @@ static inline int hooked_mkdir(struct ds_fs *fs, const char *path, uint32_t mode
     HOOKED(hooked_path("mkdir", path), mkdir(fs, path, mode));
 }
 
+static inline int hooked_rmdir(struct ds_fs *fs, const char *path)
+{
+    HOOKED(hooked_path("rmdir", path), rmdir(fs, path));
+}
+
 static inline int hooked_readdir(struct ds_fs *fs, const char *path, char ***names, size_t *count)
 {
     HOOKED(hooked_path("readdir", path), readdir(fs, path, names, count));
@@ -133,6 +138,7 @@ static inline struct ds_fs *hooked_disk(disk_hook *hook)
     ops.rename = hooked_rename;
     ops.unlink = hooked_unlink;
     ops.mkdir = hooked_mkdir;
+    ops.rmdir = hooked_rmdir;
     ops.readdir = hooked_readdir;
     ops.native = NULL; /* so that reads and writes come through here */
     return &fs;

@@ -90,7 +90,8 @@ enum case_field_kind { CASE_TENSOR, CASE_WRITTEN, CASE_READ };
 struct case_field {
     size_t offset;
     enum case_field_kind kind;
-    size_t element_bytes, count_offset; /* but of tensors; count_offset 0: one element */
+    /* element_bytes but of tensors; count_offset 0: one element, or a tensor whose rows have no stride */
+    size_t element_bytes, count_offset;
 };
 
 struct case_range {
@@ -113,8 +114,14 @@ static inline size_t case_field_bytes(const char *args, const struct case_field 
     if (field->kind == CASE_TENSOR) {
         const struct ds_tensor *tensor = (const void *)(args + field->offset);
 
+        uint64_t stride = 0;
+
+        if (field->count_offset > 0)
+            memcpy(&stride, args + field->count_offset, sizeof stride);
         for (uint32_t i = 0; i < tensor->dim_count; i++)
             count *= tensor->shape[i];
+        if (stride > 0)
+            count = (tensor->shape[0] - 1) * stride + tensor->shape[1];
         return count * ds_dtype_bytes(tensor->dtype);
     }
     if (field->count_offset > 0)
@@ -243,12 +250,19 @@ static inline ds_status case_move_out(const struct case_move *move, ds_status st
         return case_move_out(&move, case_device.kernels->op(case_device.stream, &moved));     \
     }
 #define TENSOR(name)          {offsetof(args, name), CASE_TENSOR, 0, 0}
+#define STRIDED(name, stride) {offsetof(args, name), CASE_TENSOR, 0, offsetof(args, stride)}
 #define RECORD(kind)          {offsetof(args, record), kind, sizeof(struct ds_step_record), 0}
 #define SPANS(name, of, type) {offsetof(args, name), CASE_READ, sizeof(struct type), offsetof(args, of)}
 
-CASE_KERNEL(matmul, ds_matmul_args, TENSOR(a), TENSOR(b), TENSOR(c), TENSOR(addend))
-CASE_KERNEL(bias_forward, ds_bias_args, TENSOR(y_TN), TENSOR(bias_N))
-CASE_KERNEL(bias_backward, ds_bias_args, TENSOR(y_TN), TENSOR(bias_N))
+CASE_KERNEL(matmul, ds_matmul_args, STRIDED(a, a_stride), STRIDED(b, b_stride), STRIDED(c, c_stride),
+            TENSOR(addend))
+CASE_KERNEL(bias_forward, ds_bias_args, STRIDED(y_TN, y_stride), TENSOR(bias_N))
+CASE_KERNEL(bias_backward, ds_bias_args, STRIDED(y_TN, y_stride), TENSOR(bias_N), STRIDED(x_TN, y_stride))
+CASE_KERNEL(row_squares, ds_row_squares_args, TENSOR(w_OI), TENSOR(a_RI), TENSOR(b_OR), TENSOR(squares_O))
+CASE_KERNEL(magnitude, ds_magnitude_args, TENSOR(squares_O), TENSOR(magnitude_O), TENSOR(inverse_O),
+            TENSOR(factor_O))
+CASE_KERNEL(scale_columns, ds_scale_columns_args, TENSOR(y_TN), TENSOR(x_TN), TENSOR(addend_TN),
+            TENSOR(scale_N))
 CASE_KERNEL(rmsnorm_forward, ds_rmsnorm_args, TENSOR(x_TC), TENSOR(residual_TC), TENSOR(gain_C),
             TENSOR(sum_TC), TENSOR(y_TC), TENSOR(rstd_T))
 CASE_KERNEL(rmsnorm_backward, ds_rmsnorm_backward_args, TENSOR(x_TC), TENSOR(gain_C), TENSOR(rstd_T),
@@ -280,6 +294,9 @@ CASE_KERNEL(cross_entropy_finish, ds_cross_entropy_args, LOSS_FIELDS)
 CASE_KERNEL(loss_sum, ds_loss_sum_args, TENSOR(loss_T), RECORD(CASE_WRITTEN))
 CASE_KERNEL(add, ds_add_args, TENSOR(y), TENSOR(x))
 CASE_KERNEL(cast, ds_cast_args, TENSOR(y), TENSOR(x))
+CASE_KERNEL(dropout, ds_dropout_args, TENSOR(y), TENSOR(x), RECORD(CASE_READ))
+CASE_KERNEL(dequantise, ds_dequantise_args, TENSOR(y), TENSOR(codes), TENSOR(absmax),
+            TENSOR(nest_absmax), TENSOR(map), TENSOR(offset))
 CASE_KERNEL(fill, ds_fill_args, {offsetof(args, at), CASE_WRITTEN, 1, offsetof(args, bytes)})
 CASE_KERNEL(norm_pieces, ds_norm_pieces_args, TENSOR(x), TENSOR(sums),
             SPANS(skips, skip_count, ds_span))
@@ -291,6 +308,7 @@ CASE_KERNEL(adamw, ds_adamw_args, TENSOR(master), TENSOR(param), TENSOR(grad), T
 /* clang-format on */
 
 #undef TENSOR
+#undef STRIDED
 #undef RECORD
 #undef SPANS
 #undef LOSS_FIELDS

@@ -91,8 +91,10 @@ struct run_options {
     struct ds_model_share share;
     enum ds_keeps keeps;
     enum ds_device_mode mode;
-    uint64_t seed;      /* of deferred's order */
-    struct ds_comm *tp; /* with a share */
+    uint64_t seed;              /* of deferred's order */
+    struct ds_comm *tp;         /* with a share */
+    const struct ds_lora *lora; /* NULL: no adapter */
+    uint64_t piece_tokens;      /* 0: as the model is opened */
 };
 
 static inline void run_open_with(struct model_run *run, const struct run_options *with,
@@ -107,8 +109,10 @@ static inline void run_open_with(struct model_run *run, const struct run_options
     assert_ok(ds_device_cpu_ops.stream_open(run->device, 0, &run->stream));
     if (run->tp)
         assert_ok(ds_tensor_stream_open(run->device, &run->tensor_stream));
-    assert_ok(ds_model_open(config, &with->share, &run->model));
+    assert_ok(ds_model_open_adapted(config, &with->share, with->lora, &run->model));
     run->model->keeps = with->keeps;
+    if (with->piece_tokens > 0)
+        run->model->piece_tokens = with->piece_tokens;
     run->weights = calloc(run->model->unit_count, sizeof *run->weights);
     run->grads = calloc(run->model->unit_count, sizeof *run->grads);
     run->outputs = calloc(run->model->block_count, sizeof *run->outputs);
@@ -273,6 +277,7 @@ static inline void run_backward(struct model_run *run, enum run_parts parts, int
         struct ds_pass pass = run_pass(run, &run->model->blocks[i]);
 
         pass.grads_add[0] = (uint8_t)(add || (i == 0 && run->model->config.tie_word_embeddings));
+        pass.grads_add[1] = (uint8_t)add;
         run_block_backward(run, i, parts, &pass);
     }
     assert_ok(run->device->ops->stream_sync(run->stream));

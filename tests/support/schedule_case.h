@@ -29,6 +29,9 @@ struct schedule_case {
     uint32_t reshard, window;
     uint32_t parts; /* 0, or which unequal parts the list is made for */
     uint32_t away;  /* 0, or slots for states: of most units some are away */
+    uint32_t is_late;
+    uint32_t kept; /* 0, or beside how many pieces a copy of what layers keep goes to the host */
+    double kept_share; /* of the layers */
 };
 
 /* Some parts ten times as dear as others, and so their pieces. */
@@ -89,7 +92,10 @@ static inline void schedule_shape(struct schedule_fixture *f, const struct sched
                                           .chunk_first = f->first,
                                           .tied_unit = c->is_tied ? 0 : DS_NO_UNIT,
                                           .reshard = (enum ds_reshard)c->reshard,
-                                          .window = c->window};
+                                          .window = c->window,
+                                          .kept_share = c->kept ? c->kept_share : 0,
+                                          .kept_distance = c->kept,
+                                          .updates = c->is_late ? DS_UPDATES_LATE : DS_UPDATES_END};
     if (c->parts)
         schedule_parts(f, c);
     if (c->away)

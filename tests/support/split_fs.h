@@ -238,6 +238,24 @@ static inline int split_direct_align(struct ds_fs *fs, int file)
     return ds_fs_direct_align(disk, file);
 }
 
+static inline int split_clone(struct ds_fs *fs, int from, uint64_t from_offset, int to,
+                              uint64_t to_offset, uint64_t bytes)
+{
+    struct ds_fs *disk = split_by_file(fs, &to), *other = split_by_file(fs, &from);
+
+    if (disk != other)
+        return -EXDEV;
+    SPLIT_CHANGE(int, disk, SPLIT_NAMED("clone", split_of(fs)->paths[to]),
+                 ds_fs_clone(disk, from, from_offset, to, to_offset, bytes));
+}
+
+static inline int split_renew(struct ds_fs *fs, int file, uint64_t offset, uint64_t bytes)
+{
+    struct ds_fs *disk = split_by_file(fs, &file);
+
+    SPLIT_CHANGE(int, disk, SPLIT_NAMED("renew", ""), ds_fs_renew(disk, file, offset, bytes));
+}
+
 static const struct ds_fs_ops split_ops = {
     .name = "split",
     .open = split_open,
@@ -262,6 +280,8 @@ static const struct ds_fs_ops split_ops = {
     .unmap = split_unmap,
     .lock = split_lock,
     .direct_align = split_direct_align,
+    .clone = split_clone,
+    .renew = split_renew,
 };
 
 /* Nothing is there but the folders above `root`. */

@@ -116,6 +116,7 @@ struct tiny_rank {
     uint32_t number;
     struct tiny_result *out; /* of rank 0, else NULL */
     uint64_t (*bytes)[DS_MEMORY_LABEL_COUNT];
+    uint64_t *filed;
 };
 
 static void keep(struct tiny_result *out, const struct ds_step_report *report)
@@ -162,8 +163,9 @@ static void list_params(const struct ds_model *model, struct tiny_result *out)
     }
 }
 
-/* Through a place that is used again at once: what read_param gives is there when it returns. */
-static ds_status read_params(struct ds_trainer *trainer, float *to)
+/* Through a place that is used again at once: what read_param gives is there when it returns. What is quantised cannot
+ * be read, and is left as it is. */
+static ds_status read_params(struct ds_trainer *trainer, int is_quantised, float *to)
 {
     const struct ds_model *model = ds_trainer_model(trainer);
     float *scratch = calloc(model->elems_total, sizeof *scratch);
@@ -171,29 +173,39 @@ static ds_status read_params(struct ds_trainer *trainer, float *to)
 
     for (uint32_t i = 0; i < model->param_count && st == DS_OK; i++) {
         const struct ds_param *param = &model->params[i];
-        st = ds_trainer_read_param(trainer, param->name, to ? scratch : NULL);
+        const int is_read = param->is_trainable || !is_quantised;
+        if (is_read)
+            st = ds_trainer_read_param(trainer, param->name, to ? scratch : NULL);
         if (!to)
             continue;
-        memcpy(to, scratch, ds_param_whole_elems(param) * sizeof *to);
+        if (is_read)
+            memcpy(to, scratch, ds_param_whole_elems(param) * sizeof *to);
         to += ds_param_whole_elems(param);
     }
     free(scratch);
     return st;
 }
 
-static ds_status collect(struct ds_trainer *trainer, struct tiny_result *out)
+static ds_status collect(struct ds_trainer *trainer, int is_quantised, struct tiny_result *out)
 {
     const struct ds_model *model = ds_trainer_model(trainer);
+    struct ds_step_work work[DS_STEP_PARTS];
 
     if (!out)
-        return read_params(trainer, NULL);
+        return read_params(trainer, is_quantised, NULL);
     out->param_elems = model->elems_total;
-    out->params = malloc(model->elems_total * sizeof *out->params);
+    DS_TRY(ds_trainer_step_work(trainer, work));
+    out->file_reads = out->file_writes = 0;
+    for (int part = 0; part < DS_STEP_PARTS; part++) {
+        out->file_reads += work[part].file_read;
+        out->file_writes += work[part].file_write;
+    }
+    out->params = calloc(model->elems_total, sizeof *out->params);
     list_params(model, out);
     for (uint32_t i = 0; i < model->unit_count; i++)
         if (model->units[i].elems > out->largest_unit_elems)
             out->largest_unit_elems = model->units[i].elems;
-    return read_params(trainer, out->params);
+    return read_params(trainer, is_quantised, out->params);
 }
 
 static ds_status evaluate(struct ds_trainer *trainer, struct tiny_result *out)
@@ -222,6 +234,7 @@ static ds_status run_rank(struct ds_comm *world, struct tiny_rank *rank)
         .mode = rank->c->evaluates ? DS_TRAINER_EVALUATE : DS_TRAINER_TRAIN,
         .uses_checkpoints = config.checkpoint.dir[0] != 0,
         .world = world,
+        .local_rank = world->rank,
         .fs = rank->c->fs ? rank->c->fs : ds_fs_posix(),
         .clock = rank->c->clock ? rank->c->clock : ds_clock_system(),
         .device = rank->c->device,
@@ -236,7 +249,9 @@ static ds_status run_rank(struct ds_comm *world, struct tiny_rank *rank)
     if (st == DS_OK) {
         const struct ds_memory *memory = ds_trainer_memory(trainer);
         memcpy(rank->bytes, memory->bytes, sizeof memory->bytes);
-        st = collect(trainer, rank->out);
+        for (int kind = 0; kind < DS_ZERO_KIND_COUNT; kind++)
+            rank->filed[kind] = ds_trainer_filed_bytes(trainer, kind);
+        st = collect(trainer, config.lora.base != DS_BASE_COMPUTE, rank->out);
     }
     ds_trainer_close(trainer);
     return st;
@@ -244,8 +259,8 @@ static ds_status run_rank(struct ds_comm *world, struct tiny_rank *rank)
 
 void tiny_run_on(struct ds_comm *world, const struct tiny_case *c, struct tiny_result *out)
 {
-    struct tiny_rank rank = {c, world->rank, world->rank == 0 ? out : NULL,
-                             out->bytes[world->rank]};
+    struct tiny_rank rank = {c, world->rank, world->rank == 0 ? out : NULL, out->bytes[world->rank],
+                             out->filed[world->rank]};
 
     DS_ASSERT(world->size <= TINY_RANKS_MAX);
     memset(out, 0, sizeof *out);
@@ -263,7 +278,7 @@ static void run_thread(struct ds_comm *world, void *user)
 {
     struct tiny_job *job = user;
     struct tiny_rank rank = {job->c, world->rank, world->rank == 0 ? job->out : NULL,
-                             job->out->bytes[world->rank]};
+                             job->out->bytes[world->rank], job->out->filed[world->rank]};
     ds_status st = run_rank(world, &rank);
 
     pthread_mutex_lock(&job->lock);

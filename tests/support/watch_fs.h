@@ -144,6 +144,11 @@ static inline int watch_mkdir(struct ds_fs *fs, const char *path, uint32_t mode)
     WATCH_CHANGE(int, "mkdir", path, ds_fs_mkdir(inner, path, mode));
 }
 
+static inline int watch_rmdir(struct ds_fs *fs, const char *path)
+{
+    WATCH_CHANGE(int, "rmdir", path, ds_fs_rmdir(inner, path));
+}
+
 static inline int watch_stat(struct ds_fs *fs, const char *path, struct ds_fs_stat *out)
 {
     WATCH_CALL("stat", path, ds_fs_stat(inner, path, out));
@@ -189,6 +194,7 @@ static const struct ds_fs_ops watch_ops = {
     .link = watch_link,
     .unlink = watch_unlink,
     .mkdir = watch_mkdir,
+    .rmdir = watch_rmdir,
     .stat = watch_stat,
     .fstat = watch_fstat,
     .readdir = watch_readdir,

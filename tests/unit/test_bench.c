@@ -145,6 +145,61 @@ static void storage_measures_beside_a_loop_and_leaves_nothing(void **state)
     tiny_remove(folder);
 }
 
+static int knows_direct(const char *folder)
+{
+    const char *why = NULL;
+    char path[1024];
+
+    snprintf(path, sizeof path, "%s/f", folder);
+    const int file = ds_fs_create_direct(ds_fs_posix(), path, 0600, &why);
+    assert_true(file >= 0);
+    assert_int_equal(ds_fs_close(ds_fs_posix(), file), 0);
+    assert_int_equal(ds_fs_unlink(ds_fs_posix(), path), 0);
+    return why == NULL;
+}
+
+/* One line, of the level, the block and the depth that were asked for, direct where the folder knows that. */
+static void storage_is_measured_in_one_go(void **state)
+{
+    static const char *const ways[] = {"read", "write"};
+    struct bench_lines lines;
+    char *folder = tiny_folder(), words[1024], what[64];
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        snprintf(words, sizeof words,
+                 "storage %s --stream %s --level threads --mib 5 --depth 3 --block-kib 512", folder,
+                 ways[i]);
+        bench_lines_run(self, words, &lines);
+        assert_ok(lines.status);
+        assert_int_equal(lines.count, 1);
+        assert_true(bench_lines_are_whole(&lines, "storage"));
+        snprintf(what, sizeof what, "threads stream %s %s block 524288 depth", ways[i],
+                 knows_direct(folder) ? "direct" : "buffered");
+        assert_int_equal(bench_lines_of(&lines, what), 1);
+        assert_true(bench_number(lines.lines[0], "bytes") == 5 << 20 &&
+                    bench_number(lines.lines[0], "depth") == 3 &&
+                    bench_number(lines.lines[0], "gb_per_s") > 0);
+        assert_int_equal(names_in(folder), 0);
+        bench_lines_fini(&lines);
+    }
+    tiny_remove(folder);
+}
+
+static void updates_by_the_host_are_measured_beside_a_triad(void **state)
+{
+    struct bench_lines lines;
+
+    (void)state;
+    bench_lines_run(self, "host --quick --threads 1", &lines);
+    assert_ok(lines.status);
+    assert_true(bench_lines_are_whole(&lines, "host"));
+    assert_int_equal(bench_lines_of(&lines, "adamw"), 1);
+    assert_int_equal(bench_lines_of(&lines, "triad"), 1);
+    assert_true(bench_number(lines.lines[0], "of_triad") > 0);
+    bench_lines_fini(&lines);
+}
+
 static void a_tokenizer_is_measured_on_a_text(void **state)
 {
     struct bench_lines lines;
@@ -163,19 +218,6 @@ static void a_tokenizer_is_measured_on_a_text(void **state)
         assert_true(bench_number(lines.lines[i], "mb_per_s") > 0 &&
                     bench_number(lines.lines[i], "tokens") > 100);
     bench_lines_fini(&lines);
-}
-
-static int knows_direct(const char *folder)
-{
-    const char *why = NULL;
-    char path[1024];
-
-    snprintf(path, sizeof path, "%s/f", folder);
-    const int file = ds_fs_create_direct(ds_fs_posix(), path, 0600, &why);
-    assert_true(file >= 0);
-    assert_int_equal(ds_fs_close(ds_fs_posix(), file), 0);
-    assert_int_equal(ds_fs_unlink(ds_fs_posix(), path), 0);
-    return why == NULL;
 }
 
 /* A line for each level that is here, direct where the folder knows that, and buffered, of as many bytes as asked. */
@@ -301,6 +343,11 @@ static void wrong_words_are_refused_in_one_line(void **state)
                                         "storage --mib 0",
                                         "storage --depth 33",
                                         "storage --block-mib 5",
+                                        "storage --stream both",
+                                        "storage --stream read --saves",
+                                        "storage --stream read --block-kib 6",
+                                        "storage --stream read --block-kib 8192",
+                                        "storage --block-kib 64",
                                         "step",
                                         "tokenizer",
                                         "tokenizer a",
@@ -375,6 +422,8 @@ int main(void)
         cmocka_unit_test(a_choice_of_no_kernel_is_refused),
         cmocka_unit_test(storage_measures_beside_a_loop_and_leaves_nothing),
         cmocka_unit_test(storage_measures_whole_files),
+        cmocka_unit_test(storage_is_measured_in_one_go),
+        cmocka_unit_test(updates_by_the_host_are_measured_beside_a_triad),
         cmocka_unit_test(a_tokenizer_is_measured_on_a_text),
         cmocka_unit_test(a_step_is_measured_without_data),
         cmocka_unit_test(a_step_that_does_not_fit_is_refused),

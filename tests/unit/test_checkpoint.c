@@ -4,6 +4,7 @@
 #include "checkpoint_rig.h"
 #include "damage.h"
 
+#include "capture.h"
 #include "ranks.h"
 
 #include <errno.h>
@@ -413,6 +414,40 @@ static void a_rollback_does_not_take_the_run_back(void **state)
     launch_fini(&new);
 }
 
+static void claim_by(struct ds_fs *fs, const char *epoch)
+{
+    char path[128];
+
+    snprintf(path, sizeof path, RIG_ROOT "/epochs/E-%s", epoch);
+    const int file = ds_fs_open(fs, path, DS_FS_WRITE | DS_FS_CREATE, 0644);
+    assert_true(file >= 0);
+    assert_int_equal(ds_fs_close(fs, file), 0);
+}
+
+/* Whoever claimed it would commit what no launch can read. */
+static void no_epoch_is_claimed_that_no_document_can_name(void **state)
+{
+    struct ds_fs *fs = *state;
+    struct capture capture;
+    struct launch l;
+
+    start(&l, fs, 0);
+    launch_fini(&l);
+    claim_by(fs, "18446744073709551614"); /* nobody's */
+    claim_by(fs, "9007199254740991");
+    start(&l, fs, 0);
+    assert_int_equal(ds_checkpoint_dir_epoch(l.dir), 9007199254740992);
+    save(&l, 10);
+    assert_string_equal(listed(fs), "9007199254740992/10");
+    launch_fini(&l);
+    verify_all(fs);
+    launch_init(&l, fs, 0);
+    capture_begin(&capture);
+    assert_int_equal(launch_start(&l, UINT64_MAX), DS_ERR_CONFIG);
+    assert_non_null(strstr(capture_end(&capture), "the last there can be"));
+    launch_fini(&l);
+}
+
 /* A manifest speaks for its epoch where the claims were lost, in whichever directory it lies, buried or not. */
 static void no_epoch_is_claimed_that_has_a_manifest(void **state)
 {
@@ -611,6 +646,7 @@ static const struct CMUnitTest tests[] = {
     ON_DISK(a_stale_launch_commits_nothing_and_removes_nothing),
     ON_DISK(a_stale_launch_knows_a_directory_that_was_made_anew),
     ON_DISK(a_rollback_does_not_take_the_run_back),
+    ON_DISK(no_epoch_is_claimed_that_no_document_can_name),
     ON_DISK(no_epoch_is_claimed_that_has_a_manifest),
     ON_DISK(what_is_left_out_is_what_the_newest_base_says),
     ON_DISK(all_ranks_vote_and_prove_together),

@@ -2,8 +2,8 @@
 // tsan
 // timeout: 7200
 /* Everything composes: data, tensor and pipeline ranks as threads, with every ZeRO stage, gathered parameters
- * given back at once, after a window or never, every pipeline schedule, recomputation and stream. At one
- * layout none of these changes a bit; between layouts only rounding differs. The normal mode takes every
+ * given back at once, after a window or never, every pipeline schedule, recomputation and stream, what layers
+ * keep on the device or on the host. At one layout none of these changes a bit; between layouts only rounding differs. The normal mode takes every
  * layout and draws the other choices, the long mode has all of them. */
 #include "test.h"
 
@@ -72,14 +72,27 @@ static struct tiny_case case_of(struct layout layout)
     return c;
 }
 
+static void keep_on_the_host(struct ds_config *config)
+{
+    config->offload.activations = (struct ds_home_key){DS_HOME_HOST, 1};
+}
+
+static void keep_half_on_the_host(struct ds_config *config)
+{
+    config->offload.activations = (struct ds_home_key){DS_HOME_HOST, 0.5};
+}
+
 static void describe(const struct tiny_case *c, char *to, size_t bytes)
 {
     snprintf(to, bytes,
              "data %u tensor %u pipeline %u, stage %d reshard %d window %llu schedule %d chunks %u "
-             "recompute %d mode %d sp %d",
+             "recompute %d mode %d sp %d kept %d",
              c->ranks / (c->tensor * c->pipeline), c->tensor, c->pipeline, c->stage, c->reshard,
              (unsigned long long)c->window, c->schedule, c->chunks, c->recompute, c->mode,
-             c->sequence_parallel);
+             c->sequence_parallel,
+             c->adjust == keep_on_the_host        ? 100
+             : c->adjust == keep_half_on_the_host ? 50
+                                                  : 0);
 }
 
 static struct tiny_result run(const struct tiny_case *c)
@@ -143,8 +156,11 @@ static struct tiny_case variant_of(struct layout layout, uint32_t number)
 {
     static const int schedules[] = {DS_PIPELINE_1F1B, DS_PIPELINE_GPIPE, DS_PIPELINE_ZERO_BUBBLE,
                                     DS_PIPELINE_INTERLEAVED};
+    void (*const kept[])(struct ds_config *) = {NULL, keep_on_the_host, keep_half_on_the_host};
     const uint32_t holds = number % HOLDS;
     struct tiny_case c = case_of(layout);
+
+    c.adjust = kept[draw(3)];
 
     c.stage = holds < 3 ? (int)holds : 3;
     c.reshard = holds == HOLDS_NEVER ? DS_RESHARD_KEY_NEVER : DS_RESHARD_KEY_ALWAYS;

@@ -35,6 +35,10 @@ static const struct {
      1, 0},
     {0, "[xyzzy]\n", 0, SAYS("c.ini:1: unknown section [xyzzy]; 'dstrain help' lists the sections"),
      1, 0},
+    {"[lora]\nbase = nf4\n", 0, 0,
+     SAYS("c.ini:15: [lora] base = nf4 and int8 are of what is frozen, and nothing is without "
+          "lora.r or lora.adapter; nearest: compute"),
+     1, 0},
     /* twice */
     {"[train]\n", 0, 0, SAYS("c.ini:14: section [train] again; the first is on line 10"), 1, 0},
     {"steps = 11\n", 0, 0, SAYS("c.ini:14: key 'steps' in [train] again; the first is on line 11"),
@@ -131,7 +135,22 @@ static const struct {
      SAYS("c.ini: [data] cache and [run] dir are missing: one of them says where token shards go"),
      1, DS_CONFIG_PREPARE},
     {0, "[data]\ntrain = r\nformat = safetensors\n", 0,
-     SAYS("c.ini:3: [data] format = safetensors needs no preparation, only text does"), 1,
+     SAYS("c.ini:3: [data] format = safetensors needs no preparation, only text and jsonl do"), 1,
+     DS_CONFIG_PREPARE},
+    /* rows */
+    {0, "[data]\ntrain = a.txt, b.jsonl:0.5\ncache = c\n", 0,
+     SAYS("c.ini:2: [data] train names b.jsonl: is it rows, [data] format = jsonl, or plain text "
+          "all the same, format = text?"),
+     1, DS_CONFIG_PREPARE},
+    {"", 0, "data.train_on=all",
+     SAYS("command line: [data] train_on is about rows of JSONL: it needs [data] format = jsonl"),
+     1, 0},
+    {0, "[data]\ntrain = r\ncache = c\nformat = jsonl\nchat_end = x\n", 0,
+     SAYS("c.ini:5: [data] chat_end is part of a template of one's own: it needs [data] "
+          "chat_template = custom"),
+     1, DS_CONFIG_PREPARE},
+    {0, "[data]\ntrain = r\ncache = c\nformat = jsonl\neval = e\neval_share = 0.1\n", 0,
+     SAYS("c.ini:6: [data] eval_share = 0.1: [data] eval says already what is evaluated on"), 1,
      DS_CONFIG_PREPARE},
     /* combinations */
     {"", 0, "model.path=m",

@@ -96,6 +96,12 @@ static void assert_equal(const struct ds_config *a, const struct ds_config *b)
         assert_true(ds_field_equal(&ds_config_fields[i], a, b));
 }
 
+/* Those that bring others with them: a model's folder, an adapter's, and a rank of none. */
+static int decides_others(const struct ds_field *field)
+{
+    return strcmp(field->key, "path") == 0 || strcmp(field->section, "lora") == 0;
+}
+
 static void what_is_printed_parses_to_an_equal_struct(void **state)
 {
     const uint64_t seed = test_seed("print");
@@ -113,7 +119,7 @@ static void what_is_printed_parses_to_an_equal_struct(void **state)
             char value[256];
             random_value(&ds_config_fields[i], ds_random_of(seed, DS_RANDOM_TEST, turn * 997 + i),
                          value);
-            if (strcmp(ds_config_fields[i].key, "path") != 0 && ds_random_below(random, i, 2))
+            if (!decides_others(&ds_config_fields[i]) && ds_random_below(random, i, 2))
                 assert_ok(ds_field_parse(&ds_config_fields[i], "here", value, &l.config));
         }
         assert_ok(ds_config_print(&l.config, &text));
@@ -150,12 +156,38 @@ static void a_model_folder_prints_without_a_shape(void **state)
     free(text);
 }
 
+static void adapters_print_what_is_theirs(void **state)
+{
+    static const struct {
+        const char *text, *printed, *absent;
+    } rows[] = {{"r = 4\nalpha = 3\n", "[lora]\nr = 4\nalpha = 3\ndropout = 0\n", "xxx"},
+                {"adapter = a\n", "[lora]\nadapter = a\n", "alpha"},
+                {"", "[lora]\nr = 0\n", "alpha"}};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char given[512], *text;
+        struct load l = {.text = given, .rank_count = 2}, again = {.rank_count = 2};
+
+        snprintf(given, sizeof given, "%s[lora]\n%s", GOOD, rows[i].text);
+        assert_ok(load(&l));
+        assert_ok(ds_config_print(&l.config, &text));
+        assert_non_null(strstr(text, rows[i].printed));
+        assert_null(strstr(text, rows[i].absent));
+        again.text = text;
+        assert_ok(load(&again));
+        assert_equal(&again.config, &l.config);
+        free(text);
+    }
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_legal_value_of_every_row_round_trips),
         cmocka_unit_test(what_is_printed_parses_to_an_equal_struct),
         cmocka_unit_test(a_model_folder_prints_without_a_shape),
+        cmocka_unit_test(adapters_print_what_is_theirs),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -52,6 +52,7 @@ static const struct {
     {"zero.window", {"auto", "1", "2", "4", "9"}},
     {"checkpoint.interval", {"0", "2", "3"}},
     {"checkpoint.export", {"0", "2", "4", "6", "7"}},
+    {"checkpoint.references", {"auto", "off"}},
     {"checkpoint.rollback", {"auto", "off"}},
     {"checkpoint.rollback_skip", {"1", "200"}},
     {"log.trace", {"", "1..2", "4..4", "8..9"}},

@@ -211,6 +211,44 @@ static void save(struct world *w, uint64_t step, uint64_t change, int is_committ
     }
 }
 
+/* A pack that the last save rests on is not to be relied on: from here on it holds nothing. */
+static void drop(struct world *w)
+{
+    const uint32_t chunk = (uint32_t)ds_random_below(w->random, w->drawn++, CHUNKS);
+    const uint64_t step = w->places[chunk][ds_random_below(w->random, w->drawn++, 2)];
+
+    if (step == 0)
+        return;
+    for (uint32_t i = 0; i < w->plan.part_count; i++) {
+        const struct ds_pack_part *part = &w->plan.parts[i];
+
+        if (chunk < part->first || chunk >= part->first + part->count)
+            continue;
+        memset(w->is_held[step] + part->first, 0, part->count);
+        ds_delta_drop(w->delta, &(struct ds_pack_id){1, step, 0, i, 0});
+    }
+    for (uint32_t i = 0; i < CHUNKS; i++)
+        w->same_since[i] = w->committed;
+}
+
+static void what_is_dropped_is_not_referred_to(void **state)
+{
+    const uint64_t seed = test_seed("test_delta");
+    struct world *w = malloc(sizeof *w);
+
+    (void)state;
+    for (uint64_t trial = 0; trial < 40; trial++) {
+        world_open(w, seed + trial, trial % 2 ? DS_PACK_CHUNKS_MAX : 3);
+        for (uint64_t step = 1; step < 200; step++) {
+            if (ds_random_below(w->random, w->drawn++, 4) == 0)
+                drop(w);
+            save(w, step, trial % 8, 1);
+        }
+        world_close(w);
+    }
+    free(w);
+}
+
 static void what_is_referred_to_is_there_twice(void **state)
 {
     const uint64_t seed = test_seed("test_delta");
@@ -263,6 +301,7 @@ static void what_is_left_of_old_packs_is_moved(void **state)
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(what_is_referred_to_is_there_twice),
+    cmocka_unit_test(what_is_dropped_is_not_referred_to),
     cmocka_unit_test(frozen_states_cost_next_to_nothing),
     cmocka_unit_test(what_is_left_of_old_packs_is_moved),
 };

@@ -76,6 +76,25 @@ static void the_first_failure_of_a_stream_is_the_one_that_stays(void **state)
     rig_close(&rig);
 }
 
+/* The worker's work would be done by one that comes behind the failed one, and is skipped. */
+static void a_stream_that_has_failed_waits_for_nobody(void **state)
+{
+    struct rig rig = rig_open(state, test_seed(__func__));
+    atomic_int flag = 0, other = 0;
+    struct flag_args failing = {&other, 1, DS_ERR_COMM, NULL};
+
+    call(rig.worker, until_work, &flag, 1);
+    assert_ok(rig.ops->event_record(rig.event, rig.worker));
+    assert_ok(rig.ops->call(rig.b, set_work, &failing, sizeof failing));
+    (void)rig.ops->stream_wait(rig.b, rig.event); /* may know of the failure already */
+    call(rig.b, set_work, &flag, 1);
+    assert_int_equal(rig.ops->stream_sync(rig.b), DS_ERR_COMM);
+    assert_int_equal(flag, 0);
+    flag = 1;
+    assert_ok(rig.ops->stream_sync(rig.worker));
+    rig_close(&rig);
+}
+
 struct beside_args {
     atomic_int *flag;
     int *was_set;
@@ -300,6 +319,7 @@ static const struct CMUnitTest tests[] = {
     FOR_EACH_BACKEND(arguments_are_copied_at_the_call),
     FOR_EACH_BACKEND(a_failure_stays_and_comes_back_from_every_wait),
     FOR_EACH_BACKEND(the_first_failure_of_a_stream_is_the_one_that_stays),
+    FOR_EACH_BACKEND(a_stream_that_has_failed_waits_for_nobody),
     FOR_INLINE(a_worker_goes_on_during_a_work_of_another_stream),
     FOR_EACH_BACKEND(works_that_wait_for_other_streams_do_not_deadlock),
     FOR_EACH_BACKEND(waiting_for_a_worker_drives_the_other_streams),

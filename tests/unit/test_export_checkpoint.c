@@ -7,6 +7,7 @@
 
 #include "capture.h"
 #include "damage.h"
+#include "peak_memory.h"
 #include "ranks.h"
 #include "tiny_run.h"
 
@@ -15,7 +16,6 @@
 
 #include "dstrain/export.h"
 
-#include <malloc.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -561,48 +561,17 @@ static void what_is_not_of_an_export_stays(void **state)
 
 /* ---- memory */
 
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-enum { IS_MEASURED = 0 };
-#else
-enum { IS_MEASURED = 1 };
-#endif
-
-/* "VmRSS:" or "VmHWM:", bytes; 0: not to be had */
-static uint64_t status_bytes(const char *what)
-{
-    FILE *file = fopen("/proc/self/status", "r");
-    unsigned long long kib = 0;
-    char line[256];
-
-    while (file && fgets(line, sizeof line, file))
-        if (strncmp(line, what, strlen(what)) == 0)
-            kib = strtoull(line + strlen(what), NULL, 10);
-    if (file)
-        (void)fclose(file);
-    return kib * 1024;
-}
-
-static int forget_peak(void)
-{
-    FILE *file = fopen("/proc/self/clear_refs", "w");
-    const int is_done = file && fputs("5", file) >= 0 && fflush(file) == 0;
-
-    if (file)
-        (void)fclose(file);
-    return is_done && status_bytes("VmHWM:") < status_bytes("VmRSS:") + (1u << 20);
-}
-
 /* One tensor is larger than all that may be taken. */
 static void memory_does_not_grow_with_the_model(void **state)
 {
+    uint64_t before;
+
     (void)state;
     train((struct run){.vocab = 24000});
-    malloc_trim(0);
-    if (!IS_MEASURED || !forget_peak())
+    if (!peak_forget(&before))
         skip();
-    const uint64_t before = status_bytes("VmRSS:");
     assert_ok(EXPORT(root, out));
-    const uint64_t taken = status_bytes("VmHWM:") - before;
+    const uint64_t taken = peak_since(before);
     print_message("%llu KiB for a tensor of 24000 KiB\n", (unsigned long long)taken / 1024);
     assert_true(taken < 10u << 20);
     assert_same_folders("large");

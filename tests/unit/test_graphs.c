@@ -8,7 +8,7 @@
 
 /* Two queued one by one; a capture for each turn, another one where actions are marked, and again without; what
  * those repeat. */
-enum { STEPS = 10, MARKED_FIRST = 5, MARKED_LAST = 7 };
+enum { STEPS = 10, MARKED_FIRST = 5, MARKED_LAST = 7, EVAL_INTERVAL = 3 };
 
 static char *folder, *data;
 static uint64_t seed;
@@ -167,7 +167,10 @@ static void the_host_does_not_wait_inside_a_capture(void **state)
 struct row {
     int stage, compute, master;
     uint64_t ranks, pipeline, shard;
-    uint64_t away; /* 0, or slots for moments that live on the host */
+    uint64_t away;           /* 0, or slots for moments that live elsewhere */
+    int is_kept_away;        /* what layers keep */
+    int is_late, is_on_host; /* updates */
+    int home;                /* enum ds_home */
 };
 
 static struct row row_now;
@@ -178,17 +181,29 @@ static uint64_t replays;
 static void adjust(struct ds_config *config)
 {
     config->run.graphs = with_graphs;
-    config->train.eval_interval = 3; /* between steps of either turn */
+    config->train.eval_interval = EVAL_INTERVAL; /* between steps of either turn */
     config->precision.compute = row_now.compute;
     config->precision.master = row_now.master;
+    config->offload.updates = row_now.is_late ? DS_UPDATES_KEY_LATE : DS_UPDATES_KEY_END;
+    if (row_now.is_kept_away)
+        config->offload.activations = (struct ds_home_key){DS_HOME_HOST, 1};
     if (row_now.away == 0)
         return;
-    config->offload.exp_avg_sq = (struct ds_home_key){DS_HOME_HOST, 0.6};
-    config->offload.exp_avg = (struct ds_home_key){DS_HOME_HOST, 1};
-    config->offload.grads = (struct ds_home_key){DS_HOME_HOST, 0.8};
+    config->offload.exp_avg_sq = (struct ds_home_key){row_now.home, 0.6};
+    config->offload.exp_avg = (struct ds_home_key){row_now.home, 1};
+    config->offload.grads = (struct ds_home_key){row_now.home, 0.8};
     config->offload.depth = row_now.away;
-    if (row_now.stage == 3)
-        config->offload.params = (struct ds_home_key){DS_HOME_HOST, 1};
+    if (row_now.is_on_host) {
+        config->offload.optimizer_compute = (struct ds_home_key){DS_OPTIMIZER_CPU, 1};
+        config->offload.master.home =
+            row_now.compute == DS_PRECISION_BF16 && row_now.master != DS_MASTER_KEY_NONE
+                ? DS_HOME_HOST
+                : DS_HOME_DEVICE;
+        config->offload.master.share = config->offload.master.home ? 1 : 0;
+    }
+    if (row_now.stage == 3 && !row_now.is_on_host)
+        config->offload.params = (struct ds_home_key){row_now.home, 1};
+    snprintf(config->offload.directories, sizeof config->offload.directories, "%s", folder);
 }
 
 /* A row's spans follow each other, a wait lies in its action, all behind the step before. One rank has none where
@@ -199,7 +214,8 @@ static void check_spans(const struct ds_step_report *report)
     const int is_marked = report->step >= MARKED_FIRST && report->step <= MARKED_LAST;
     uint64_t *end_ns = last_end_ns;
 
-    assert_int_equal(report->span_count > 0, is_marked || row_now.ranks > 1 || row_now.away > 0);
+    assert_int_equal(report->span_count > 0,
+                     is_marked || row_now.ranks > 1 || row_now.away > 0 || row_now.is_kept_away);
     assert_int_equal(report->arithmetic_s > 0, is_marked);
     for (uint32_t i = 0; i < report->span_count; i++) {
         const struct ds_timeline_span *span = &report->spans[i];
@@ -226,6 +242,16 @@ static void on_step(const struct ds_step_report *report)
     replays = graph_rig.launches;
 }
 
+/* The first two are none, nor is late one behind an evaluation: there is nothing to make up for. */
+static uint64_t expected_replays(void)
+{
+    uint64_t count = 0;
+
+    for (uint64_t step = 3; step <= STEPS; step++)
+        count += !row_now.is_late || (step - 1) % EVAL_INTERVAL != 0;
+    return count;
+}
+
 static struct tiny_result run(const struct tiny_case *c, int has_graphs)
 {
     struct tiny_result result;
@@ -235,7 +261,7 @@ static struct tiny_result run(const struct tiny_case *c, int has_graphs)
     tiny_run(c, &result);
     assert_int_equal(result.status, DS_OK);
     assert_int_equal(result.steps, STEPS);
-    assert_int_equal(replays, has_graphs ? STEPS - 2 : 0);
+    assert_int_equal(replays, has_graphs ? expected_replays() : 0);
     return result;
 }
 
@@ -260,6 +286,7 @@ static struct tiny_case case_of(const struct row *row, int mode, int recompute)
                           .stage = row->stage,
                           .mode = mode,
                           .recompute = recompute,
+                          .layers = row->is_kept_away ? 9 : 0,
                           .steps = STEPS,
                           .global_batch = 8,
                           .micro_batch = 2,
@@ -275,7 +302,7 @@ static struct tiny_case case_of(const struct row *row, int mode, int recompute)
     return c;
 }
 
-static void check(const struct row *row)
+static void check_home(const struct row *row)
 {
     for (int mode = DS_DEVICE_INLINE; mode <= DS_DEVICE_DEFERRED; mode++)
         for (int recompute = DS_RECOMPUTE_NONE; recompute <= DS_RECOMPUTE_FULL;
@@ -285,15 +312,25 @@ static void check(const struct row *row)
         }
 }
 
+/* What travels comes from the host, and from files. */
+static void check(const struct row *row)
+{
+    struct row there = *row;
+
+    for (there.home = DS_HOME_HOST;
+         there.home <= (row->away && !row->is_on_host ? DS_HOME_NVME : DS_HOME_HOST); there.home++)
+        check_home(&there);
+}
+
 static void steps_of_one_rank_are_the_same_as_graphs(void **state)
 {
     (void)state;
     for (int stage = 0; stage <= 3; stage++) {
-        check(&(struct row){stage, DS_PRECISION_FP32, DS_MASTER_KEY_FP32, 1, 1, 1, 0});
-        check(&(struct row){stage, DS_PRECISION_BF16, DS_MASTER_KEY_FP32, 1, 1, 1, 0});
+        check(&(struct row){stage, DS_PRECISION_FP32, DS_MASTER_KEY_FP32, 1, 1, 1, .away = 0});
+        check(&(struct row){stage, DS_PRECISION_BF16, DS_MASTER_KEY_FP32, 1, 1, 1, .away = 0});
     }
-    check(&(struct row){0, DS_PRECISION_BF16, DS_MASTER_KEY_NONE, 1, 1, 1, 0});
-    check(&(struct row){3, DS_PRECISION_FP16, DS_MASTER_KEY_FP32, 1, 1, 1, 0});
+    check(&(struct row){0, DS_PRECISION_BF16, DS_MASTER_KEY_NONE, 1, 1, 1, .away = 0});
+    check(&(struct row){3, DS_PRECISION_FP16, DS_MASTER_KEY_FP32, 1, 1, 1, .away = 0});
 }
 
 /* Units travel here, and between stages what a layer gives. */
@@ -301,10 +338,10 @@ static void steps_of_several_ranks_are_the_same_as_graphs(void **state)
 {
     (void)state;
     for (int stage = 0; stage <= 3; stage++)
-        check(&(struct row){stage, DS_PRECISION_FP32, DS_MASTER_KEY_FP32, 2, 1, 2, 0});
-    check(&(struct row){3, DS_PRECISION_BF16, DS_MASTER_KEY_FP32, 2, 1, 2, 0});
-    check(&(struct row){0, DS_PRECISION_FP32, DS_MASTER_KEY_FP32, 2, 2, 1, 0});
-    check(&(struct row){3, DS_PRECISION_FP32, DS_MASTER_KEY_FP32, 4, 2, 2, 0});
+        check(&(struct row){stage, DS_PRECISION_FP32, DS_MASTER_KEY_FP32, 2, 1, 2, .away = 0});
+    check(&(struct row){3, DS_PRECISION_BF16, DS_MASTER_KEY_FP32, 2, 1, 2, .away = 0});
+    check(&(struct row){0, DS_PRECISION_FP32, DS_MASTER_KEY_FP32, 2, 2, 1, .away = 0});
+    check(&(struct row){3, DS_PRECISION_FP32, DS_MASTER_KEY_FP32, 4, 2, 2, .away = 0});
 }
 
 /* Their streams are in the capture, too. */
@@ -314,6 +351,38 @@ static void steps_whose_states_travel_are_the_same_as_graphs(void **state)
     check(&(struct row){2, DS_PRECISION_FP32, DS_MASTER_KEY_FP32, 1, 1, 1, .away = 2});
     check(&(struct row){3, DS_PRECISION_BF16, DS_MASTER_KEY_FP32, 2, 1, 2, .away = 3});
     check(&(struct row){3, DS_PRECISION_FP32, DS_MASTER_KEY_FP32, 1, 1, 1, .away = 1});
+}
+
+/* The first strips are fetched in one graph and updated in the next. */
+static void steps_with_late_updates_are_the_same_as_graphs(void **state)
+{
+    (void)state;
+    check(&(struct row){1, DS_PRECISION_FP32, DS_MASTER_KEY_FP32, 1, 1, 1, .is_late = 1});
+    check(
+        &(struct row){2, DS_PRECISION_FP32, DS_MASTER_KEY_FP32, 2, 1, 2, .away = 2, .is_late = 1});
+    check(
+        &(struct row){3, DS_PRECISION_BF16, DS_MASTER_KEY_FP32, 2, 1, 2, .away = 3, .is_late = 1});
+    check(
+        &(struct row){3, DS_PRECISION_BF16, DS_MASTER_KEY_NONE, 1, 1, 1, .away = 1, .is_late = 1});
+}
+
+/* A thread that no launch tells anything goes through its updates again and again. */
+static void steps_that_the_host_updates_are_the_same_as_graphs(void **state)
+{
+    (void)state;
+    check(&(struct row){3, DS_PRECISION_BF16, DS_MASTER_KEY_FP32, 1, 1, 1, .away = 2,
+                        .is_on_host = 1});
+    check(&(struct row){2, DS_PRECISION_FP32, DS_MASTER_KEY_FP32, 2, 1, 2, .away = 3, .is_late = 1,
+                        .is_on_host = 1});
+}
+
+/* What layers keep goes and comes inside of a graph. */
+static void steps_whose_activations_travel_are_the_same_as_graphs(void **state)
+{
+    (void)state;
+    check(&(struct row){0, DS_PRECISION_FP32, DS_MASTER_KEY_FP32, 1, 1, 1, .is_kept_away = 1});
+    check(&(struct row){3, DS_PRECISION_BF16, DS_MASTER_KEY_FP32, 4, 2, 2, .away = 2, .is_late = 1,
+                        .is_kept_away = 1});
 }
 
 int main(void)
@@ -327,6 +396,9 @@ int main(void)
         cmocka_unit_test(steps_of_one_rank_are_the_same_as_graphs),
         cmocka_unit_test(steps_of_several_ranks_are_the_same_as_graphs),
         cmocka_unit_test(steps_whose_states_travel_are_the_same_as_graphs),
+        cmocka_unit_test(steps_with_late_updates_are_the_same_as_graphs),
+        cmocka_unit_test(steps_that_the_host_updates_are_the_same_as_graphs),
+        cmocka_unit_test(steps_whose_activations_travel_are_the_same_as_graphs),
     };
     int failed;
 

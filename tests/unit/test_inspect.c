@@ -8,6 +8,8 @@
 
 #include "command.h"
 
+#include "dstrain/safetensors.h"
+
 #include <stdio.h>
 #include <unistd.h>
 
@@ -166,6 +168,33 @@ static void the_exit_code_says_what_is_wrong(void **state)
     }
 }
 
+/* Whatever is wrong with the file that says whose a directory is, one line says so. */
+static void a_damaged_directory_is_told_by_one_line(void **state)
+{
+    static const char text[] = "{\"format\":\"dstrain run\",\"version\":1,\n";
+    struct capture capture;
+
+    (void)state;
+    for (int i = 0; i < 4; i++) {
+        save_some();
+        if (i == 0)
+            damage_the_directory();
+        else if (i == 1)
+            assert_ok(ds_fs_write_file(disk, RIG_ROOT "/RUN.json", text, sizeof text - 1));
+        else if (i == 2)
+            damage_forge(disk, RIG_ROOT "/RUN.json", "\"keys\"", "\"kids\"");
+        else
+            assert_ok(ds_fs_write_file(disk, RIG_ROOT "/RUN.json", printed, sizeof printed));
+        capture_begin(&capture);
+        const ds_status st = call(ds_inspect_main, RIG_ROOT, NULL);
+        const char *said = capture_end(&capture);
+        expect("inspect", (size_t)i, st, 64);
+        if (!strstr(said, RIG_ROOT) || strchr(said, '\n'))
+            fail_msg("damage %d: '%s' should be one line of the directory", i, said);
+        ds_fs_sim_close(disk);
+    }
+}
+
 /* ---- what is good */
 
 static void a_list_has_a_line_for_each(void **state)
@@ -268,12 +297,86 @@ static void a_pack_is_a_file_of_tensors(void **state)
     ds_fs_sim_close(disk);
 }
 
+/* ---- quantised matrices */
+
+#define QUANTISED DS_SOURCE_DIR "/tests/golden/quantised/bitsandbytes.safetensors"
+
+/* Those tensors of one matrix whose place among them is even, or odd, to a file of their own. */
+static void copy_some(const struct ds_safetensors *from, const char *to, size_t odd,
+                      const char *but)
+{
+    static const char stem[] = "whole.weight";
+    const struct ds_safetensors_entry *entries[8];
+    struct ds_safetensors_item items[8] = {{0}};
+    struct ds_safetensors_writer *writer;
+    size_t count = 0, seen = 0;
+    uint8_t bytes[4096];
+
+    for (size_t i = 0; i < ds_safetensors_count(from); i++) {
+        const struct ds_safetensors_entry *e = ds_safetensors_at(from, i);
+
+        if (strncmp(e->name, stem, strlen(stem)) == 0 && seen++ % 2 == odd &&
+            strcmp(e->name + strlen(stem), but) != 0) {
+            entries[count] = e;
+            items[count++] = (struct ds_safetensors_item){.name = e->name,
+                                                          .dtype = e->dtype,
+                                                          .dim_count = e->dim_count,
+                                                          .shape = {e->shape[0], e->shape[1]}};
+        }
+    }
+    assert_ok(ds_safetensors_create(disk, to, items, count, NULL, &writer));
+    for (size_t i = 0; i < count; i++) {
+        assert_true(entries[i]->bytes <= sizeof bytes);
+        assert_ok(ds_safetensors_read(from, entries[i], 0, entries[i]->elems, bytes));
+        assert_ok(ds_safetensors_write(writer, i, 0, entries[i]->elems, bytes));
+    }
+    assert_ok(ds_safetensors_commit(writer));
+}
+
+static void quantised_matrices_are_named(void **state)
+{
+    (void)state;
+    disk = ds_fs_posix();
+    assert_ok(call(ds_inspect_main, QUANTISED, NULL));
+    assert_non_null(strstr(printed, " nf4 [171, 100] of BF16, absmax quantised, too\n"));
+    assert_non_null(strstr(printed, " nf4 [16, 64] of F32\n"));
+    assert_non_null(strstr(printed, " int8 [5, 36]\n"));
+    assert_non_null(strstr(printed, "nf4: 3 matrices, 18424 elements, "));
+    assert_non_null(strstr(printed, "int8: 1 matrices, 180 elements, 201 bytes: 8.933 bits"));
+}
+
+/* Its parts may lie in two files of a folder; without one of them it is damaged. */
+static void a_matrix_may_lie_in_several_files(void **state)
+{
+    struct ds_safetensors *from;
+    struct capture capture;
+
+    (void)state;
+    assert_ok(ds_safetensors_open(ds_fs_posix(), QUANTISED, &from));
+    assert_ok(ds_fs_sim_open(&disk));
+    assert_int_equal(ds_fs_mkdir(disk, "/m", 0755), 0);
+    copy_some(from, "/m/a.safetensors", 0, ".none");
+    copy_some(from, "/m/b.safetensors", 1, ".none");
+    assert_ok(call(ds_inspect_main, "/m", NULL));
+    assert_non_null(strstr(printed, "nf4: 1 matrices, 1024 elements, "));
+    copy_some(from, "/m/a.safetensors", 0, ".absmax");
+    copy_some(from, "/m/b.safetensors", 1, ".absmax");
+    capture_begin(&capture);
+    assert_int_equal(call(ds_inspect_main, "/m", NULL), DS_ERR_DATA);
+    assert_non_null(strstr(capture_end(&capture), "but whole.weight.absmax is missing"));
+    ds_safetensors_close(from);
+    ds_fs_sim_close(disk);
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(the_exit_code_says_what_is_wrong),
+    cmocka_unit_test(a_damaged_directory_is_told_by_one_line),
     cmocka_unit_test(a_list_has_a_line_for_each),
     cmocka_unit_test(what_the_configuration_says_is_looked_at),
     cmocka_unit_test(what_may_not_be_loaded_is_said),
     cmocka_unit_test(a_pack_is_a_file_of_tensors),
+    cmocka_unit_test(quantised_matrices_are_named),
+    cmocka_unit_test(a_matrix_may_lie_in_several_files),
 };
 
 int main(void)

@@ -2,6 +2,8 @@
 // link: device kernels base
 #include "kernel_case.h"
 
+#include "dstrain/master.h"
+
 struct shard {
     size_t count;
     float *master, *param, *grad, *m, *v;
@@ -288,9 +290,71 @@ static void a_dtype_that_is_not_there_is_refused_by_name(void **state)
     case_free(&k);
 }
 
+/* ---- updates by the host */
+
+enum { PART_COUNT = 5000 };
+
+/* The same states elsewhere. */
+static struct shard copy_of(struct kernel_case *k, const struct shard *from)
+{
+    struct shard to = *from;
+
+    to.master = case_copy(k, from->master, PART_COUNT);
+    to.m = case_copy(k, from->m, PART_COUNT);
+    to.v = case_copy(k, from->v, PART_COUNT);
+    to.args.master = f32_1(to.master, PART_COUNT);
+    to.args.exp_avg = f32_1(to.m, PART_COUNT);
+    to.args.exp_avg_sq = f32_1(to.v, PART_COUNT);
+    return to;
+}
+
+static void update_in_parts(const struct shard *s)
+{
+    for (uint64_t at = 0, count; at < PART_COUNT; at += count) {
+        count = 1 + at * 7 % 900;
+        count = count < PART_COUNT - at ? count : PART_COUNT - at;
+        ds_adamw_part(&s->args, at, count);
+    }
+}
+
+/* Wherever it is cut; and weights, whatever they were, follow their masters beside spans, in a skipped step everywhere. */
+static void parts_of_an_update_have_the_bits_of_the_whole(void **state)
+{
+    static const struct ds_adamw_span spans[] = {{.count = 1000, .weight_decay = 0.1f},
+                                                 {.start = 1500, .count = 3000},
+                                                 {.start = 4500, .count = 7}};
+    static uint16_t right[PART_COUNT], any[PART_COUNT];
+    struct kernel_case k = {.random = test_seed(__func__)};
+
+    (void)state;
+    for (uint32_t skip = 0; skip < 2; skip++) {
+        struct shard whole = make_shard(&k, PART_COUNT, 0);
+        whole.record.correction1 = whole.record.correction2 = 2;
+        whole.record.skip = skip;
+        whole.args.record = &whole.record;
+        whole.args.spans = spans;
+        whole.args.span_count = 3;
+        struct shard parts = copy_of(&k, &whole);
+        for (size_t i = 0; i < PART_COUNT; i++) {
+            right[i] = ds_master_weight(whole.master[i]);
+            any[i] = (uint16_t)(i * 40503u);
+        }
+        whole.args.param = ds_tensor1(right, DS_BF16, PART_COUNT);
+        parts.args.param = ds_tensor1(any, DS_BF16, PART_COUNT);
+        assert_ok(CASE_RUN(adamw, &whole.args));
+        update_in_parts(&parts);
+        assert_memory_equal(whole.master, parts.master, PART_COUNT * sizeof *whole.master);
+        assert_memory_equal(whole.m, parts.m, PART_COUNT * sizeof *whole.m);
+        assert_memory_equal(whole.v, parts.v, PART_COUNT * sizeof *whole.v);
+        assert_memory_equal(right, any, sizeof right);
+    }
+    case_free(&k);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(parts_of_an_update_have_the_bits_of_the_whole),
         cmocka_unit_test(three_steps_give_pytorchs_numbers),
         cmocka_unit_test(thirty_steps_follow_fp64),
         cmocka_unit_test(gradients_are_clipped_and_unscaled),

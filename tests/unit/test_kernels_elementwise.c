@@ -7,18 +7,36 @@ static const struct {
     size_t tokens, width;
 } rows[] = {{1, 1}, {1, 33}, {5, 7}, {3, 64}, {130, 33}, {64, 200}, {2, 2048}, {200, 65}};
 
-static void check_bias(struct kernel_case *k, size_t tokens, size_t width)
+/* Of a matrix that is stored, `width` columns from `first`. */
+static void narrow(struct ds_bias_args *args, size_t first, size_t width)
 {
-    float *y = case_floats(k, tokens * width), *bias = case_floats(k, width);
-    float *kept = case_copy(k, y, tokens * width);
-    struct ds_bias_args args = {f32_2(y, tokens, width), f32_1(bias, width), 0};
+    args->y_stride = args->y_TN.shape[1];
+    args->y_TN.data = (char *)args->y_TN.data + first * ds_dtype_bytes(args->y_TN.dtype);
+    args->y_TN.shape[1] = width;
+}
+
+/* Of rows that are `before` + `after` wider. */
+static void check_bias(struct kernel_case *k, size_t tokens, size_t width, size_t before,
+                       size_t after)
+{
+    const size_t wide = before + width + after;
+    float *y = case_floats(k, tokens * wide), *bias = case_floats(k, width);
+    float *kept = case_copy(k, y, tokens * wide);
+    struct ds_bias_args args = {.y_TN = f32_2(y, tokens, wide), .bias_N = f32_1(bias, width)};
 
     case_store(k, &args.y_TN);
     case_store(k, &args.bias_N);
+    if (wide > width)
+        narrow(&args, before, width);
     assert_ok(CASE_RUN(bias_forward, &args));
     case_load(k);
-    for (size_t at = 0; at < tokens * width; at++)
-        assert_true(y[at] == case_rounded(k->storage, kept[at] + bias[at % width]));
+    for (size_t at = 0; at < tokens * wide; at++) {
+        const size_t column = at % wide;
+        const int is_in = column >= before && column < before + width;
+
+        assert_true(y[at] == (is_in ? case_rounded(k->storage, kept[at] + bias[column - before])
+                                    : case_rounded(k->storage, kept[at])));
+    }
     case_free(k);
 }
 
@@ -27,25 +45,33 @@ static void bias_is_added_to_every_row(void **state)
     struct kernel_case k = {.random = test_seed(__func__)};
 
     (void)state;
-    FOR_STORAGES(&k) FOR_ROWS(rows, i) check_bias(&k, rows[i].tokens, rows[i].width);
+    FOR_STORAGES(&k) FOR_ROWS(rows, i)
+    {
+        check_bias(&k, rows[i].tokens, rows[i].width, 0, 0);
+        check_bias(&k, rows[i].tokens, rows[i].width, 5, 2);
+        check_bias(&k, rows[i].tokens, rows[i].width, 64, 16);
+    }
 }
 
 /* `sums`: what dbias is stored as */
-static void check_bias_backward(struct kernel_case *k, size_t tokens, size_t width, int add,
-                                enum case_storage sums)
+static void check_bias_backward(struct kernel_case *k, size_t tokens, size_t width, size_t before,
+                                int add, enum case_storage sums)
 {
-    float *dy = case_floats(k, tokens * width), *dbias = case_floats(k, width);
+    const size_t wide = width + 3 * before;
+    float *dy = case_floats(k, tokens * wide), *dbias = case_floats(k, width);
     double *want = case_doubles(k, width);
-    struct ds_bias_args args = {f32_2(dy, tokens, width), f32_1(dbias, width), add};
+    struct ds_bias_args args = {f32_2(dy, tokens, wide), f32_1(dbias, width), add, 0, {0}};
 
     for (size_t at = 0; at < width; at++) {
         dbias[at] = case_rounded(sums, dbias[at]);
         want[at] = add ? dbias[at] : 0;
     }
     for (size_t at = 0; at < tokens * width; at++)
-        want[at % width] += dy[at];
+        want[at % width] += dy[at / width * wide + before + at % width];
     case_store(k, &args.y_TN);
     case_store_as(k, &args.bias_N, sums);
+    if (before > 0)
+        narrow(&args, before, width);
     assert_ok(CASE_RUN(bias_backward, &args));
     case_load(k);
     assert_rounded(sums, dbias, want, width);
@@ -62,9 +88,11 @@ static void bias_backward_sums_columns(void **state)
         const enum case_storage sums = (enum case_storage)(variant / 2);
 
         FOR_ROWS(rows, i)
-        check_bias_backward(&k, rows[i].tokens, rows[i].width, variant % 2, sums);
+        check_bias_backward(&k, rows[i].tokens, rows[i].width, 0, variant % 2, sums);
+        check_bias_backward(&k, 130, 40, 16, variant % 2, sums);
+        check_bias_backward(&k, 67, 33, 3, variant % 2, sums);
         /* a plain chain of fp32 additions fails here */
-        check_bias_backward(&k, 20000, 17, variant % 2, sums);
+        check_bias_backward(&k, 20000, 17, 0, variant % 2, sums);
     }
 }
 
@@ -366,7 +394,7 @@ static void run_all(uint64_t seed, size_t row, void *out)
     int32_t *id = random_ids(&k, tokens);
     float *to = out;
     struct ds_swiglu_backward_args swiglu = swiglu_backward(&s);
-    struct ds_bias_args bias = {f32_2(s.dy, tokens, width), f32_1(to, width), 0};
+    struct ds_bias_args bias = {f32_2(s.dy, tokens, width), f32_1(to, width), 0, 0, {0}};
     struct ds_embedding_args embedding = {ds_tensor1(id, DS_I32, tokens),
                                           f32_2(to + width, VOCABULARY, width),
                                           f32_2(s.dy, tokens, width),
@@ -411,8 +439,10 @@ static void every_code_is_read_and_written_as_files_are(void **state)
         code[i] = (uint16_t)i;
     for (enum case_storage storage = CASE_BF16; storage <= CASE_F16; storage++) {
         const enum ds_dtype dtype = case_dtypes[storage];
-        struct ds_bias_args load = {ds_tensor2(code, dtype, 1, CODES), f32_1(value, CODES), 0};
-        struct ds_bias_args store = {f32_2(value, 1, CODES), ds_tensor1(back, dtype, CODES), 0};
+        struct ds_bias_args load = {
+            ds_tensor2(code, dtype, 1, CODES), f32_1(value, CODES), 0, 0, {0}};
+        struct ds_bias_args store = {
+            f32_2(value, 1, CODES), ds_tensor1(back, dtype, CODES), 0, 0, {0}};
 
         assert_true(ds_dtype_to_f32(want, code, dtype, CODES));
         assert_ok(CASE_RUN(bias_backward, &load));
@@ -445,8 +475,8 @@ static void fp32_is_rounded_as_for_files(void **state)
             value[i] = 0; /* without a sign: a sum has lost it */
     }
     for (enum case_storage storage = CASE_BF16; storage <= CASE_F16; storage++) {
-        struct ds_bias_args args = {f32_2(value, 1, COUNT),
-                                    ds_tensor1(got, case_dtypes[storage], COUNT), 0};
+        struct ds_bias_args args = {
+            f32_2(value, 1, COUNT), ds_tensor1(got, case_dtypes[storage], COUNT), 0, 0, {0}};
 
         assert_true(ds_dtype_from_f32(want, case_dtypes[storage], value, COUNT));
         assert_ok(CASE_RUN(bias_backward, &args));
@@ -463,7 +493,7 @@ static void fp16_overflows_to_inf_and_not_finite_stays(void **state)
 {
     struct kernel_case k = {.storage = CASE_F16};
     float values[] = {60000, -60000, INFINITY, NAN}, bias[] = {60000, -60000, 1, 1};
-    struct ds_bias_args args = {f32_2(values, 1, 4), f32_1(bias, 4), 0};
+    struct ds_bias_args args = {f32_2(values, 1, 4), f32_1(bias, 4), 0, 0, {0}};
 
     (void)state;
     case_store(&k, &args.y_TN);
@@ -498,7 +528,7 @@ static void swiglu_passes_on_what_is_not_finite(void **state)
 static void dtypes_that_do_not_go_together_are_refused(void **state)
 {
     float x[8] = {0};
-    struct ds_bias_args bias = {f32_2(x, 1, 4), ds_tensor1(x, DS_BF16, 4), 0};
+    struct ds_bias_args bias = {f32_2(x, 1, 4), ds_tensor1(x, DS_BF16, 4), 0, 0, {0}};
     struct ds_swiglu_args swiglu = {ds_tensor2(x, DS_BF16, 1, 8), ds_tensor2(x, DS_F16, 1, 4)};
     struct ds_swiglu_backward_args backward = {f32_2(x, 1, 8), f32_2(x, 1, 4), f32_2(x, 1, 8),
                                                ds_tensor2(x, DS_BF16, 1, 4)};

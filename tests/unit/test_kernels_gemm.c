@@ -253,6 +253,101 @@ static void an_addend_has_the_bits_of_a_product_and_an_add(void **state)
         }
 }
 
+/* A matrix of so many rows and columns inside a wider one, behind `skip` of its columns. */
+struct part {
+    uint64_t rows, columns, skip, stride;
+    float *values; /* of the wide one */
+    uint8_t *stored;
+};
+
+static struct part part_make(uint64_t row_count, uint64_t columns, enum ds_dtype dtype,
+                             uint64_t seed)
+{
+    struct part part = {.rows = row_count, .columns = columns, .skip = 8, .stride = columns + 16};
+    const uint64_t count = row_count * part.stride;
+
+    part.values = random_floats(count, seed);
+    part.stored = malloc(count * sizeof(float));
+    assert_true(part.stored && ds_dtype_from_f32(part.stored, dtype, part.values, count));
+    assert_true(ds_dtype_to_f32(part.values, part.stored, dtype, count));
+    return part;
+}
+
+static struct ds_tensor part_tensor(const struct part *part, enum ds_dtype dtype)
+{
+    return ds_tensor2(part->stored + part->skip * ds_dtype_bytes(dtype), dtype, part->rows,
+                      part->columns);
+}
+
+static float part_at(const struct part *part, uint64_t row, uint64_t column)
+{
+    return part->values[row * part->stride + part->skip + column];
+}
+
+static void part_free(struct part *part)
+{
+    free(part->values);
+    free(part->stored);
+}
+
+/* c = scale * op(a) op(b) (+ c) in its columns; what is beside them stays as it was. */
+static void check_parts(struct row shape, int variant, enum ds_dtype dtype, uint64_t seed)
+{
+    const int trans_a = variant & 1, trans_b = variant >> 1 & 1, add = variant >> 2 & 1;
+    const uint64_t m = shape.m, n = shape.n, k = shape.k;
+    struct part a = part_make(trans_a ? k : m, trans_a ? m : k, dtype, seed);
+    struct part b = part_make(trans_b ? n : k, trans_b ? k : n, dtype, seed + 1);
+    struct part c = part_make(m, n, dtype, seed + 2);
+    const struct ds_matmul_args args = {.a = part_tensor(&a, dtype),
+                                        .b = part_tensor(&b, dtype),
+                                        .c = part_tensor(&c, dtype),
+                                        .trans_a = trans_a,
+                                        .trans_b = trans_b,
+                                        .add = add,
+                                        .scale = 0.75f,
+                                        .a_stride = a.stride,
+                                        .b_stride = b.stride,
+                                        .c_stride = c.stride};
+    const double unit = dtype == DS_F32 ? 0x1p-20 : 0x1p-7;
+    float *got = malloc(m * c.stride * sizeof *got);
+
+    assert_ok(CASE_RUN(matmul, &args));
+    assert_true(ds_dtype_to_f32(got, c.stored, dtype, m * c.stride));
+    for (uint64_t i = 0; i < m; i++)
+        for (uint64_t j = 0; j < c.stride; j++) {
+            const int is_inside = j >= c.skip && j < c.skip + n;
+            double want = is_inside && !add ? 0 : c.values[i * c.stride + j], size = fabs(want);
+
+            for (uint64_t l = 0; is_inside && l < k; l++) {
+                const uint64_t column = j - c.skip;
+                const double term =
+                    0.75 * (double)(trans_a ? part_at(&a, l, i) : part_at(&a, i, l)) *
+                    (double)(trans_b ? part_at(&b, column, l) : part_at(&b, l, column));
+                want += term;
+                size += fabs(term);
+            }
+            if (!(fabs(got[i * c.stride + j] - want) <= (is_inside ? unit * size : 0)))
+                fail_msg("%s, variant %d, row %d, column %d: %g, not %g", ds_dtype_name(dtype),
+                         variant, (int)i, (int)j, (double)got[i * c.stride + j], want);
+        }
+    free(got);
+    part_free(&a);
+    part_free(&b);
+    part_free(&c);
+}
+
+static void columns_of_wider_matrices_are_multiplied_and_scaled(void **state)
+{
+    static const struct row shapes[] = {{1, 1, 1}, {37, 16, 65}, {64, 129, 8}, {70, 300, 130}};
+    static const enum ds_dtype dtypes[] = {DS_F32, DS_BF16, DS_F16};
+    uint64_t seed = test_seed(__func__);
+
+    (void)state;
+    FOR_ROWS(shapes, i)
+    for (int variant = 0; variant < 24; variant++)
+        check_parts(shapes[i], variant / 3, dtypes[variant % 3], seed + i);
+}
+
 static void *multiply_in_a_thread(void *argument)
 {
     struct product *p = argument;
@@ -393,6 +488,7 @@ int main(void)
         cmocka_unit_test(bits_do_not_depend_on_the_number_of_threads),
         cmocka_unit_test(an_addend_has_the_bits_of_a_product_and_an_add),
         cmocka_unit_test(threads_of_a_process_may_multiply_at_the_same_time),
+        cmocka_unit_test(columns_of_wider_matrices_are_multiplied_and_scaled),
         cmocka_unit_test(an_empty_sum_is_zero),
         cmocka_unit_test(products_of_16_bits_are_rounded_once),
         cmocka_unit_test(an_empty_sum_of_16_bits_is_zero_and_no_more),

@@ -7,6 +7,7 @@
 
 #include "dstrain/learner.h"
 #include "dstrain/random.h"
+#include "dstrain/rows.h"
 #include "dstrain/tokenizer.h"
 
 #include <jansson.h>
@@ -217,6 +218,44 @@ static void learned_from_files_it_ends_documents_and_brings_any_text_back(void *
     ds_fs_sim_close(fs);
 }
 
+/* Of rows what they say, not how it is written. */
+static void learned_from_rows_it_knows_what_they_say(void **state)
+{
+    static const char *const sources[] = {"rows.jsonl"};
+    const struct ds_rows_options rows = {.line_bytes_max = 1000};
+    struct ds_learn_options options = {
+        .sources = sources, .source_count = 1, .vocab_size = 400, .rows = &rows};
+    struct ds_tokenizer *tokenizer = NULL;
+    struct capture log;
+    struct ds_fs *fs = NULL;
+    uint32_t made = 0, id;
+
+    (void)state;
+    assert_ok(ds_fs_sim_open(&fs));
+    options.fs = fs;
+    put(fs, "rows.jsonl",
+        "\xef\xbb\xbf{\"text\":\"alpha alpha\"}\n\n{\"prompt\":\"beta\",\"completion\":\" beta "
+        "beta\"}\r\n"
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"gamma\"},{\"role\":\"assistant\","
+        "\"content\":\"gamma\"}]}");
+    assert_ok(ds_learn_tokenizer(&options, "out/rows", &made));
+    assert_ok(ds_tokenizer_open(fs, "out/rows", &tokenizer));
+    assert_true(ds_tokenizer_find(tokenizer, "gamma", &id));
+    assert_true(ds_tokenizer_find(tokenizer,
+                                  "\xc4\xa0"
+                                  "beta",
+                                  &id)); /* with its space */
+    assert_false(ds_tokenizer_find(tokenizer, "content", &id));
+    assert_false(ds_tokenizer_find(tokenizer, "role", &id));
+    ds_tokenizer_close(tokenizer);
+    put(fs, "rows.jsonl", "{\"text\":\"a\"}\n{\"txt\":\"a\"}\n");
+    capture_begin(&log);
+    assert_int_equal(ds_learn_tokenizer(&options, "out/no", &made), DS_ERR_DATA);
+    assert_non_null(strstr(capture_end(&log), "rows.jsonl:2: a row has 'text'"));
+    assert_int_equal(ds_fs_sim_open_files(fs), 0);
+    ds_fs_sim_close(fs);
+}
+
 static void text_that_is_not_utf8_is_refused_with_its_place(void **state)
 {
     struct ds_learner *learner;
@@ -235,6 +274,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(the_merges_are_those_of_the_library),
     cmocka_unit_test(the_merges_are_those_of_the_definition),
     cmocka_unit_test(learned_from_files_it_ends_documents_and_brings_any_text_back),
+    cmocka_unit_test(learned_from_rows_it_knows_what_they_say),
     cmocka_unit_test(text_that_is_not_utf8_is_refused_with_its_place),
 };
 

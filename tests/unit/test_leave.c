@@ -35,12 +35,18 @@ static void ask_at(uint32_t rank, uint32_t step)
     atomic_store(&asked_step, step);
 }
 
+static void with_late_updates(struct ds_config *config)
+{
+    with_checkpoints(config);
+    config->offload.updates = DS_UPDATES_KEY_LATE;
+}
+
 static void check(struct tiny_case c, const struct tiny_result *whole, uint32_t rank, uint32_t step)
 {
     struct tiny_result first, rest;
 
     ask_at(rank, step);
-    c.adjust = with_checkpoints;
+    c.adjust = step % 2 ? with_late_updates : with_checkpoints;
     c.leave = ask;
     tiny_run(&c, &first);
     if (first.status != (step + 2 < STEPS ? DS_LEAVE : DS_OK))

@@ -134,7 +134,7 @@ static void load_one(struct ds_comm *world, void *user)
 
     job->status[rank] =
         ds_checkpoint_load_together(world, &job->disks[rank].watch.fs, ROOT, &job->manifest,
-                                    job->targets[rank].wants, job->ranks[rank].count, &sink);
+                                    job->targets[rank].wants, job->ranks[rank].count, &sink, NULL);
     job->agreed[rank] = ds_comm_agreed(world, job->status[rank]);
 }
 

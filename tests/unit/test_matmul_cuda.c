@@ -134,6 +134,12 @@ static void a_sum_of_no_products_is_what_is_added(void **state)
     args.addend.data = NULL;
     assert_ok(cuda_matmul(&rig.stream.base, &args));
     assert_true(c[0] == 0 && c[1] == 0);
+
+    float wide[4] = {1, 2, 3, 4}; /* a column of a wider matrix: what is beside it stays */
+    args.c = f32_2(wide, 2, 1);
+    args.c_stride = 2;
+    assert_ok(cuda_matmul(&rig.stream.base, &args));
+    assert_true(wide[0] == 0 && wide[1] == 2 && wide[2] == 0 && wide[3] == 4);
     rig_close(&rig);
 }
 

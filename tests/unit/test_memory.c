@@ -174,6 +174,7 @@ static void where_the_model_alone_does_not_fit_no_batch_is_blamed(void **state)
                      DS_ERR_NO_MEMORY);
     const char *text = capture_end(&capture);
     assert_non_null(strstr(text, "let more ranks share its states"));
+    assert_non_null(strstr(text, "offload.exp_avg"));
     assert_null(strstr(text, "train."));
     ds_memory_fini(&memory);
 }

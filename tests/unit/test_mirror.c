@@ -192,6 +192,100 @@ static void what_is_damaged_here_is_loaded_from_there(void **state)
     forget_all();
 }
 
+static void spoil_header(const char *path)
+{
+    const int file = ds_fs_open(ds_fs_posix(), path, DS_FS_READ | DS_FS_WRITE, 0);
+
+    assert_int_equal(ds_fs_pwrite(ds_fs_posix(), file, "\x5a\xa5", 2, 20), 2);
+    assert_int_equal(ds_fs_close(ds_fs_posix(), file), 0);
+}
+
+static void spoil_length(const char *path)
+{
+    assert_int_equal(truncate(path, 5000), 0);
+}
+
+static void spoil_all(const char *path)
+{
+    assert_int_equal(ds_fs_unlink(ds_fs_posix(), path), 0);
+}
+
+static void spoil_manifest(const char *at)
+{
+    const struct ds_manifest_id id = {.epoch = 1, .step = FIRST};
+    char path[DS_CHECKPOINT_PATH_BYTES];
+
+    ds_checkpoint_manifest_path(at, &id, path);
+    assert_int_equal(truncate(path, 5), 0);
+}
+
+static size_t count_of(const char *text, const char *words)
+{
+    size_t count = 0;
+
+    for (const char *at = text; (at = strstr(at, words)) != NULL; at += strlen(words))
+        count++;
+    return count;
+}
+
+/* The launch goes on from the first directory, and nobody would know until that is lost. */
+static void a_copy_that_is_damaged_is_told_by_a_line(void **state)
+{
+    static const struct {
+        void (*spoil)(const char *path); /* NULL: the manifest */
+        const char *words;
+    } rows[] = {{spoil_header, "2 of its 2 files, "},
+                {spoil_header, "the header fails its checksum"},
+                {spoil_length, "5000 bytes long, it was committed with"},
+                {spoil_all, "not there"},
+                {NULL, "is damaged there"}};
+    struct capture capture;
+
+    (void)state;
+    forget_all();
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        run(FIRST);
+        capture_begin(&capture);
+        run(FIRST);
+        assert_null(strstr(capture_end(&capture), "is damaged there"));
+        if (rows[i].spoil)
+            assert_int_equal(saved_packs_of(mirror, FIRST, rows[i].spoil), 2);
+        else
+            spoil_manifest(mirror);
+        capture_begin(&capture);
+        run(FIRST);
+        const char *said = capture_end(&capture);
+        if (!strstr(said, rows[i].words) || count_of(said, "warning: ") != 1 ||
+            count_of(said, "error: ") != (rows[i].spoil ? 0 : 1))
+            fail_msg("%s: %s", rows[i].words, said);
+        forget_all();
+    }
+}
+
+/* By as many ranks as there are, whoever wrote it, even where nothing is left to train. */
+static void what_was_not_copied_the_next_launch_copies(void **state)
+{
+    (void)state;
+    forget_all();
+    for (uint32_t ranks = 1; ranks <= 2; ranks++)
+        for (uint64_t steps = FIRST; steps <= FIRST + 1; steps++) {
+            struct tiny_case c = case_on(NULL);
+            size_t count;
+
+            run(FIRST);
+            saved_forget(mirror);
+            c.ranks = ranks;
+            struct tiny_result result = saved_run(c, steps, with_checkpoints);
+            tiny_result_fini(&result);
+            assert_int_equal(verify(mirror, &count), steps);
+            assert_true(saved_has(mirror, FIRST) || steps > FIRST); /* the newest goes first */
+            saved_forget(saved.root);
+            if (steps == FIRST) /* other numbers of ranks round otherwise */
+                assert_goes_on_from(steps);
+            forget_all();
+        }
+}
+
 /* A hint that cannot be written: there is a folder of its name. */
 static void spoil_hint(const char *at)
 {
@@ -420,6 +514,8 @@ int main(void)
         cmocka_unit_test(that_a_new_directory_takes_the_run_of_the_mirror_is_said),
         cmocka_unit_test(a_mirror_that_is_gone_is_made_again),
         cmocka_unit_test(what_is_damaged_here_is_loaded_from_there),
+        cmocka_unit_test(a_copy_that_is_damaged_is_told_by_a_line),
+        cmocka_unit_test(what_was_not_copied_the_next_launch_copies),
         cmocka_unit_test(both_keep_what_they_should),
         cmocka_unit_test(a_copy_may_end_anywhere),
         cmocka_unit_test(a_mirror_that_cannot_be_written_costs_a_line),

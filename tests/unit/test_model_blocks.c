@@ -1,5 +1,6 @@
 /* test_model_blocks.c - gradients against finite differences on tiny models of odd shapes, and the
- * promises of a backward: in parts, again, added up, and nothing outside the parameters. */
+ * promises of a backward: in parts, again, added up, and nothing outside the parameters; of an adapter nothing but its
+ * factors and what it trains of the model itself; DoRA beside the arithmetic of its definition. */
 // link: model comm device kernels storage base
 #include "test.h"
 
@@ -46,6 +47,21 @@ static struct ds_model_config qwen3_config(void)
     return c;
 }
 
+/* Beside some matrices of each layer, of several ranks and scales. */
+static struct ds_lora_module modules[2 * DS_LINEAR_COUNT];
+static struct ds_lora some_factors = {.settings = {.r = 2, .alpha = 2}, .modules = modules};
+static const struct ds_lora *adapter; /* of the next model, or NULL */
+
+static void draw_factors(uint64_t seed)
+{
+    const struct ds_random random = ds_random_of(seed, DS_RANDOM_TEST, 500);
+
+    for (uint64_t i = 0; i < 2 * DS_LINEAR_COUNT; i++)
+        modules[i] = (struct ds_lora_module){(uint32_t)ds_random_below(random, 2 * i, 4),
+                                             0.5f + (float)ds_random_unit(random, 2 * i + 1)};
+    modules[seed % DS_LINEAR_COUNT].rank = 1;
+}
+
 /* Weights far from their initial values: no bias is 0, no gain is 1. */
 static void fill_weights(struct model_run *run, uint64_t seed)
 {
@@ -80,7 +96,9 @@ static void fill_batch(struct model_run *run, uint64_t seed)
 
 static void open_tiny(struct model_run *run, const struct ds_model_config *config, uint64_t seed)
 {
-    run_open(run, config, TOKENS, SEQ);
+    const struct run_options options = {.mode = DS_DEVICE_INLINE, .lora = adapter};
+
+    run_open_with(run, &options, config, TOKENS, SEQ);
     fill_weights(run, seed);
     fill_batch(run, seed);
 }
@@ -114,15 +132,94 @@ static void pick_direction(const float *gradient, uint64_t count, struct ds_rand
         to[i] = (float)((double)to[i] / size);
 }
 
+/* ---- DoRA in fp64 */
+
+static const struct ds_param *matrix_of(const struct model_run *run, uint64_t index)
+{
+    char name[96];
+
+    snprintf(name, sizeof name, "model.layers.%llu.%s.weight",
+             (unsigned long long)(index / DS_LINEAR_COUNT),
+             ds_linear_name((enum ds_linear)(index % DS_LINEAR_COUNT)));
+    return ds_model_find(run->model, name);
+}
+
+/* W + scale * B A: element `i` of row `row` of matrix `index` */
+static double sum_at(const struct model_run *run, uint64_t index, uint64_t row, uint64_t i)
+{
+    const struct ds_lora_factors *f = &run->model->factors[index];
+    const uint64_t columns = matrix_of(run, index)->shape[1], rank = f->module.rank;
+    const float *a = run_weight(run, &run->model->params[f->a]);
+    const float *b = run_weight(run, &run->model->params[f->b]);
+    double sum = run_weight(run, matrix_of(run, index))[row * columns + i];
+
+    for (uint64_t k = 0; k < rank; k++)
+        sum += (double)f->module.scale * (double)b[row * rank + k] * (double)a[k * columns + i];
+    return sum;
+}
+
+static void measure(const struct model_run *run, uint64_t index, double *lengths)
+{
+    const struct ds_param *matrix = matrix_of(run, index);
+
+    for (uint64_t row = 0; row < matrix->shape[0]; row++) {
+        double squares = 0;
+        for (uint64_t i = 0; i < matrix->shape[1]; i++)
+            squares += sum_at(run, index, row, i) * sum_at(run, index, row, i);
+        lengths[row] = sqrt(squares);
+    }
+}
+
+/* The matrix whose lengths change with this parameter, or -1. */
+static int64_t lengthened(const struct model_run *run, const struct ds_param *param)
+{
+    const uint32_t number = (uint32_t)(param - run->model->params);
+
+    for (uint64_t i = 0; run->model->lora.is_dora && i < 2 * DS_LINEAR_COUNT; i++)
+        if (run->model->factors[i].module.rank > 0 &&
+            (run->model->factors[i].a == number || run->model->factors[i].b == number))
+            return (int64_t)i;
+    return -1;
+}
+
+#define ROWS_MAX 64
+
+/* A step of one parameter. Backward takes lengths for constants: what is trained follows them. */
+static void move_along(struct model_run *run, const struct ds_param *param, const float *start,
+                       const float *direction, double step)
+{
+    const int64_t index = lengthened(run, param);
+    double before[ROWS_MAX], after[ROWS_MAX];
+    float *at = run_weight(run, param);
+
+    if (index >= 0)
+        measure(run, (uint64_t)index, before);
+    for (uint64_t i = 0; i < param->elems; i++)
+        at[i] = (float)((double)start[i] + step * (double)direction[i]);
+    if (index < 0)
+        return;
+    const struct ds_param *m = &run->model->params[run->model->factors[index].m];
+    assert_true(m->elems <= ROWS_MAX);
+    measure(run, (uint64_t)index, after);
+    for (uint64_t i = 0; i < m->elems; i++)
+        run_weight(run, m)[i] = (float)((double)run_weight(run, m)[i] * after[i] / before[i]);
+}
+
 static double loss_along(struct model_run *run, const struct ds_param *param, const float *start,
                          const float *direction, double step)
 {
-    float *at = run_weight(run, param);
+    const int64_t index = lengthened(run, param);
+    const struct ds_param *m =
+        index >= 0 ? &run->model->params[run->model->factors[index].m] : NULL;
+    float *at = run_weight(run, param), kept[ROWS_MAX];
 
-    for (uint64_t i = 0; i < param->elems; i++)
-        at[i] = (float)((double)start[i] + step * (double)direction[i]);
-    double loss = run_loss(run, 0, 0);
+    if (m)
+        memcpy(kept, run_weight(run, m), m->elems * sizeof *kept);
+    move_along(run, param, start, direction, step);
+    double loss = run_loss(run, 0, 0); /* a head that trains would write its gradients anew */
     memcpy(at, start, param->elems * sizeof(float));
+    if (m)
+        memcpy(run_weight(run, m), kept, m->elems * sizeof *kept);
     return loss;
 }
 
@@ -170,7 +267,8 @@ static void check_gradients(const struct ds_model_config *config, uint64_t seed)
     open_tiny(&run, config, seed);
     train(&run, RUN_TOGETHER, 0);
     for (uint32_t i = 0; i < run.model->param_count; i++)
-        check_param(&run, &run.model->params[i], ds_random_of(seed, DS_RANDOM_TEST, 2000 + i));
+        if (run.model->params[i].is_trainable)
+            check_param(&run, &run.model->params[i], ds_random_of(seed, DS_RANDOM_TEST, 2000 + i));
     run_close(&run);
 }
 
@@ -239,7 +337,7 @@ static void check_added(const struct ds_model_config *config, uint64_t seed)
             const float *twice = run_grad(&run, param), *first = once + param->offset;
             double size = norm_of(first, param->elems);
 
-            for (uint64_t j = 0; j < param->elems; j++)
+            for (uint64_t j = 0; j < param->elems && param->is_trainable; j++)
                 if (fabs((double)twice[j] - 2 * (double)first[j]) > 1e-5 * size)
                     fail_msg("%s: %g is not twice %g", param->name, (double)twice[j],
                              (double)first[j]);
@@ -257,6 +355,144 @@ static void gradients_are_added_where_asked(void **state)
     (void)state;
     check_added(&llama, seed);
     check_added(&qwen3, seed);
+}
+
+/* What a backward writes where nothing is trained would be a gradient that nobody made room for. */
+static void check_frozen(const struct ds_model_config *config, uint64_t seed)
+{
+    struct model_run run;
+
+    open_tiny(&run, config, seed);
+    train(&run, RUN_TOGETHER, 0);
+    train(&run, RUN_APART, 0);
+    for (uint32_t unit = 0; unit < run.model->unit_count; unit++) {
+        const uint8_t *at = (const uint8_t *)run.grads[unit];
+
+        for (uint64_t i = 0;
+             i < run.model->units[unit].elems * sizeof(float) && run.model->units[unit].is_frozen;
+             i++)
+            assert_int_equal(at[i], 0xa5);
+    }
+    run_close(&run);
+}
+
+static void what_is_frozen_has_no_gradient(void **state)
+{
+    static const struct {
+        const char *whole;
+        enum ds_lora_bias bias;
+    } rows[] = {{"", DS_LORA_BIAS_NONE},
+                {"", DS_LORA_BIAS_ONLY},
+                {"norm", DS_LORA_BIAS_ALL},
+                {"embed_tokens,1.input_layernorm", DS_LORA_BIAS_NONE},
+                {"lm_head,model.norm", DS_LORA_BIAS_ONLY},
+                {"layers.0.input_layernorm", DS_LORA_BIAS_ALL},
+                {"lm_head", DS_LORA_BIAS_NONE},
+                {"embed_tokens,lm_head,norm", DS_LORA_BIAS_ONLY}};
+    uint64_t seed = test_seed("what_is_frozen_has_no_gradient");
+    const struct ds_model_config configs[] = {llama_config(), qwen3_config()};
+
+    (void)state;
+    for (uint64_t i = 0; i < 16; i++) {
+        const struct ds_model_config *config = &configs[i % 2];
+        struct ds_lora_settings *settings = &some_factors.settings;
+
+        draw_factors(seed + i);
+        settings->dropout = i < 2 ? 0 : 0.3;
+        settings->bias = rows[i / 2].bias;
+        settings->is_dora = i % 4 >= 2;
+        snprintf(settings->whole, sizeof settings->whole, "%s", rows[i / 2].whole);
+        adapter = &some_factors;
+        check_gradients(config, seed + i);
+        check_parts(config, seed + i);
+        check_added(config, seed + i);
+        check_frozen(config, seed + i);
+        adapter = NULL;
+    }
+}
+
+/* Without dropout a layer with lengths is one whose matrix has rows of these lengths. */
+static void lengths_are_those_of_the_rows(void **state)
+{
+    uint64_t seed = test_seed("lengths_are_those_of_the_rows");
+    const struct ds_model_config configs[] = {llama_config(), qwen3_config()};
+
+    (void)state;
+    for (uint64_t i = 0; i < 4; i++) {
+        struct model_run adapted, plain;
+        double lengths[ROWS_MAX];
+
+        draw_factors(seed + i);
+        some_factors.settings = (struct ds_lora_settings){.r = 2, .alpha = 2, .is_dora = 1};
+        adapter = &some_factors;
+        open_tiny(&adapted, &configs[i % 2], seed + i);
+        adapter = NULL;
+        open_tiny(&plain, &configs[i % 2], seed + i);
+        for (uint32_t p = 0; p < adapted.model->param_count; p++)
+            if (!adapted.model->params[p].is_factor)
+                memcpy(
+                    run_weight(&plain, ds_model_find(plain.model, adapted.model->params[p].name)),
+                    run_weight(&adapted, &adapted.model->params[p]),
+                    adapted.model->params[p].elems * sizeof(float));
+        for (uint64_t index = 0; index < 2 * DS_LINEAR_COUNT; index++) {
+            const struct ds_lora_factors *f = &adapted.model->factors[index];
+            const struct ds_param *matrix = matrix_of(&plain, index);
+            if (f->module.rank == 0)
+                continue;
+            measure(&adapted, index, lengths);
+            for (uint64_t k = 0; k < matrix->elems; k++) {
+                const uint64_t row = k / matrix->shape[1], column = k % matrix->shape[1];
+                const float m = run_weight(&adapted, &adapted.model->params[f->m])[row];
+                run_weight(&plain, matrix)[k] =
+                    (float)((double)m / lengths[row] * sum_at(&adapted, index, row, column));
+            }
+        }
+        const double want = run_loss(&plain, 0, 0), got = run_loss(&adapted, 0, 0);
+        if (!(fabs(got - want) <= 3e-6 * want))
+            fail_msg("loss %.9g, of the matrices themselves %.9g", got, want);
+        run_close(&adapted);
+        run_close(&plain);
+    }
+}
+
+/* Rows that have the lengths that they are told to have are those of factors alone, dropout or not. */
+static void own_lengths_change_nothing(void **state)
+{
+    uint64_t seed = test_seed("own_lengths_change_nothing");
+    const struct ds_model_config configs[] = {llama_config(), qwen3_config()};
+
+    (void)state;
+    for (uint64_t i = 0; i < 4; i++) {
+        struct model_run dora, lora;
+        double lengths[ROWS_MAX];
+
+        draw_factors(seed + i);
+        some_factors.settings =
+            (struct ds_lora_settings){.r = 2, .alpha = 2, .dropout = i < 2 ? 0 : 0.4};
+        adapter = &some_factors;
+        open_tiny(&lora, &configs[i % 2], seed + i);
+        some_factors.settings.is_dora = 1;
+        open_tiny(&dora, &configs[i % 2], seed + i);
+        adapter = NULL;
+        for (uint32_t p = 0; p < lora.model->param_count; p++)
+            memcpy(run_weight(&dora, ds_model_find(dora.model, lora.model->params[p].name)),
+                   run_weight(&lora, &lora.model->params[p]),
+                   lora.model->params[p].elems * sizeof(float));
+        for (uint64_t index = 0; index < 2 * DS_LINEAR_COUNT; index++) {
+            const struct ds_lora_factors *f = &dora.model->factors[index];
+            if (f->module.rank == 0)
+                continue;
+            const struct ds_param *m = &dora.model->params[f->m];
+            measure(&dora, index, lengths);
+            for (uint64_t row = 0; row < m->elems; row++)
+                run_weight(&dora, m)[row] = (float)lengths[row];
+        }
+        const double want = run_loss(&lora, 0, 0), got = run_loss(&dora, 0, 0);
+        if (!(fabs(got - want) <= 3e-6 * want))
+            fail_msg("loss %.9g, of factors alone %.9g", got, want);
+        run_close(&lora);
+        run_close(&dora);
+    }
 }
 
 static const float *row_of(const struct model_run *run, const char *name, uint64_t row)
@@ -415,6 +651,9 @@ int main(void)
         cmocka_unit_test(every_gradient_is_the_slope_of_the_loss),
         cmocka_unit_test(parts_one_by_one_are_the_parts_together_to_the_bit),
         cmocka_unit_test(gradients_are_added_where_asked),
+        cmocka_unit_test(what_is_frozen_has_no_gradient),
+        cmocka_unit_test(lengths_are_those_of_the_rows),
+        cmocka_unit_test(own_lengths_change_nothing),
         cmocka_unit_test(the_look_up_gives_no_gradient_to_padding),
         cmocka_unit_test(padding_between_parameters_is_neither_read_nor_written),
         cmocka_unit_test(evaluation_leaves_gradients_alone),

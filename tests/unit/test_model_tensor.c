@@ -1,6 +1,6 @@
 /* test_model_tensor.c - a model on several tensor ranks is the model: outputs, loss, gradients, logits, for
  * random small models and every number of ranks that their heads allow, with and without the tokens shared
- * out; two calls of a backward are the one; the order in which a device works changes nothing; on the way back
+ * out, in pieces or not; two calls of a backward are the one; the order in which a device works changes nothing;
  * collectives run beside matrix products. */
 // link: model comm device kernels storage base
 #include "test.h"
@@ -156,12 +156,16 @@ static void check_loss(const struct tensor_run *all, double loss, const float *l
     }
 }
 
-static struct tensor_run run_of(const struct model_run *whole, uint32_t tp_size, int is_sequence)
+/* Of the residual stream, and how what ranks share out of it is gathered on the way forward. */
+enum tokens { ALL_TOKENS, SHARED_TOKENS, SHARED_IN_PIECES, TOKENS_COUNT };
+
+static struct tensor_run run_of(const struct model_run *whole, uint32_t tp_size, enum tokens tokens)
 {
     return (struct tensor_run){
         .config = &whole->model->config,
-        .with = {.share = {.tp_size = tp_size, .sequence_parallel = is_sequence},
-                 .mode = DS_DEVICE_INLINE},
+        .with = {.share = {.tp_size = tp_size, .sequence_parallel = tokens != ALL_TOKENS},
+                 .mode = DS_DEVICE_INLINE,
+                 .piece_tokens = tokens == SHARED_IN_PIECES ? 1 : 0},
         .token_count = TOKENS,
         .seq_length = SEQ,
         .parts = RUN_TOGETHER,
@@ -181,10 +185,11 @@ static int check_model(uint64_t seed)
     float *logits = tensor_logits(&whole);
     double loss = run_loss(&whole, 1, 0);
     run_backward(&whole, RUN_TOGETHER, 0);
-    for (size_t i = 0; i < 2 * SIZE_COUNT; i++) {
-        struct tensor_run all = run_of(&whole, sizes[i / 2], i % 2 == 1);
+    for (size_t i = 0; i < TOKENS_COUNT * SIZE_COUNT; i++) {
+        const uint32_t size = sizes[i / TOKENS_COUNT];
+        struct tensor_run all = run_of(&whole, size, (enum tokens)(i % TOKENS_COUNT));
 
-        if (!ds_model_may_share(&whole.model->config, sizes[i / 2], why, sizeof why))
+        if (!ds_model_may_share(&whole.model->config, size, why, sizeof why))
             continue;
         tensor_open(&all);
         check_loss(&all, loss, logits);
@@ -261,16 +266,18 @@ static void bits_are_those_of_one_call_inline(void **state)
     const uint64_t start = test_seed(__func__);
 
     (void)state;
-    for (size_t i = 0; i < 2 * SIZE_COUNT; i++) {
-        const uint64_t seed = seed_for(start + 100 * i, sizes[i / 2]);
+    for (size_t i = 0; i < TOKENS_COUNT * SIZE_COUNT; i++) {
+        const uint32_t size = sizes[i / TOKENS_COUNT];
+        const enum tokens tokens = (enum tokens)(i % TOKENS_COUNT);
+        const uint64_t seed = seed_for(start + 100 * i, size);
         struct ds_model_config config = random_config(seed);
         struct model_run whole;
 
         open_whole(&whole, &config, seed);
-        struct tensor_run one = run_of(&whole, sizes[i / 2], i % 2 == 1);
+        struct tensor_run one = run_of(&whole, size, tokens);
         tensor_open(&one);
         for (size_t v = 0; v < sizeof variants / sizeof variants[0]; v++) {
-            struct tensor_run other = run_of(&whole, sizes[i / 2], i % 2 == 1);
+            struct tensor_run other = run_of(&whole, size, tokens);
 
             other.parts = variants[v].parts;
             other.with.mode = variants[v].mode;
@@ -361,9 +368,30 @@ static uint32_t count_alone(void)
     return count;
 }
 
-/* With tokens shared out, six a layer and one in the embedding: all but the first of each go beside a product. With
- * none shared out two a layer, each beside two. */
-static void backward_beside(struct ds_comm *world, void *user)
+static void spy_begin(struct model_run *run, struct ds_device_ops *ops,
+                      struct ds_kernel_ops *kernels)
+{
+    spy = (struct spy){.real = run->device->ops, .tensor = &run->tensor_stream};
+    *kernels = *run->device->ops->kernels;
+    kernels->matmul = spy_product;
+    *ops = *run->device->ops;
+    ops->kernels = kernels;
+    ops->event_record = spy_record;
+    ops->stream_wait = spy_wait;
+    run->device->ops = ops;
+}
+
+static void assert_calls(uint32_t count, uint32_t alone)
+{
+    assert_int_equal(spy.call_count, count);
+    assert_int_equal(count_alone(), alone);
+}
+
+/* Forward, with tokens shared out, four a layer and one in the embedding, all of them waited for at once; in pieces
+ * twice as many a layer, the first half of a sum and the second half of what is gathered beside products, the others
+ * beside norms. None shared out: two a layer, alone. Backward, with tokens shared out, six a layer and one in the embedding:
+ * all but the first of each go beside a product. None shared out: two a layer, each beside two. */
+static void count_beside(struct ds_comm *world, void *user)
 {
     struct tensor_run *all = user;
     struct model_run *run = &all->ranks[world->rank];
@@ -376,23 +404,27 @@ static void backward_beside(struct ds_comm *world, void *user)
     with.share.tp_rank = world->rank;
     run_open_with(run, &with, all->config, all->token_count, all->seq_length);
     tensor_copy_inputs(run, all->whole);
+    spy_begin(run, &ops, &kernels);
+    run_forward(run);
+    if (!with.share.sequence_parallel)
+        assert_calls(2 * layers + 1, 2 * layers + 1);
+    else if (with.piece_tokens == 1)
+        assert_calls(8 * layers + 1, 4 * layers + 1);
+    else
+        assert_calls(4 * layers + 1, 4 * layers + 1);
+    run->device->ops = spy.real;
     all->loss[world->rank] = run_loss(run, 1, 0);
-    spy = (struct spy){.real = run->device->ops, .tensor = &run->tensor_stream};
-    kernels = *run->device->ops->kernels;
-    kernels.matmul = spy_product;
-    ops = *run->device->ops;
-    ops.kernels = &kernels;
-    ops.event_record = spy_record;
-    ops.stream_wait = spy_wait;
-    run->device->ops = &ops;
+    spy_begin(run, &ops, &kernels);
     run_backward(run, all->parts, 0);
     run->device->ops = spy.real;
-    assert_int_equal(spy.call_count, with.share.sequence_parallel ? 6 * layers + 1 : 2 * layers);
-    assert_int_equal(count_alone(), with.share.sequence_parallel ? layers + 1 : 0);
+    if (with.share.sequence_parallel)
+        assert_calls(6 * layers + 1, layers + 1);
+    else
+        assert_calls(2 * layers, 0);
     run_close(run);
 }
 
-static void collectives_of_the_way_back_go_beside_products(void **state)
+static void collectives_go_beside_products(void **state)
 {
     const uint64_t seed = seed_for(test_seed(__func__), 2);
     struct ds_model_config config = random_config(seed);
@@ -400,10 +432,10 @@ static void collectives_of_the_way_back_go_beside_products(void **state)
 
     (void)state;
     open_whole(&whole, &config, seed);
-    for (int is_sequence = 0; is_sequence < 2; is_sequence++) {
-        struct tensor_run all = run_of(&whole, 2, is_sequence);
+    for (int tokens = 0; tokens < TOKENS_COUNT; tokens++) {
+        struct tensor_run all = run_of(&whole, 2, (enum tokens)tokens);
 
-        assert_true(run_ranks(2, TENSOR_DEADLINE_NS, backward_beside, &all));
+        assert_true(run_ranks(2, TENSOR_DEADLINE_NS, count_beside, &all));
     }
     run_close(&whole);
 }
@@ -414,7 +446,7 @@ int main(void)
         cmocka_unit_test(several_ranks_are_the_whole_model),
         cmocka_unit_test(bits_are_those_of_one_call_inline),
         cmocka_unit_test(shared_tokens_take_less_memory),
-        cmocka_unit_test(collectives_of_the_way_back_go_beside_products),
+        cmocka_unit_test(collectives_go_beside_products),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -4,8 +4,7 @@
  * leave that step out alike, and what they had before it they have behind it, to the bit. Nothing that is not finite
  * gets into a checkpoint, not even where the number stays: then a launch goes on from the last one before it, as if
  * nothing had been. 12 places, 4 times 3 numbers; DSTRAIN_TEST_LONG: 400. */
-#include "test.h"
-#include "tiny_run.h"
+#include "saved_run.h"
 
 #include "dstrain/checkpoint.h"
 #include "dstrain/kernels.h"
@@ -18,12 +17,11 @@
 enum { RANKS = 4, STEPS = 10, NOWHERE = UINT32_MAX };
 enum place { ACTIVATION, LOSS, GRADIENT, WEIGHT, PLACES };
 
-static char *folder, *data, *root;
-static uint64_t seed, drawn;
+static uint64_t drawn;
 
 static uint64_t draw(uint64_t bound)
 {
-    return ds_random_below(ds_random_of(seed, DS_RANDOM_TEST, 8), drawn++, bound);
+    return ds_random_below(ds_random_of(saved.seed, DS_RANDOM_TEST, 8), drawn++, bound);
 }
 
 /* ---- a device whose arithmetic goes wrong once */
@@ -128,41 +126,20 @@ static int know_rank(uint32_t rank)
     return 0;
 }
 
-static void with_checkpoints(struct ds_config *config)
-{
-    config->schedule.decay_steps = STEPS;
-    config->checkpoint.interval = 1;
-    config->checkpoint.keep = 100;
-    snprintf(config->checkpoint.dir, sizeof config->checkpoint.dir, "%s", root);
-}
-
-static void without_checkpoints(struct ds_config *config)
-{
-    with_checkpoints(config);
-    config->checkpoint.dir[0] = '\0';
-    config->checkpoint.interval = 0;
-}
-
-static struct tiny_result run(int stage, uint64_t steps, void (*adjust)(struct ds_config *config))
+static struct tiny_result run(int stage, uint64_t steps, saved_adjust *adjust)
 {
     const struct tiny_case c = {.ranks = RANKS,
                                 .stage = stage,
                                 .shard = 2, /* every rank keeps some of the weights */
-                                .steps = steps,
                                 .global_batch = 8,
                                 .micro_batch = 1,
                                 .layers = 1,
-                                .seed = seed,
-                                .data = data,
+                                .seed = saved.seed,
+                                .data = saved.data,
                                 .device = bad_device(),
-                                .leave = know_rank,
-                                .adjust = adjust};
-    struct tiny_result result;
+                                .leave = know_rank};
 
-    tiny_run(&c, &result);
-    if (result.status != DS_OK)
-        fail_msg("%s", ds_status_text(result.status));
-    return result;
+    return saved_run(c, steps, adjust);
 }
 
 /* ---- what is there */
@@ -172,12 +149,13 @@ static void check_chunks(const struct ds_manifest *manifest, uint32_t index)
     static _Alignas(DS_PACK_ALIGN) uint8_t buffer[DS_PACK_CHUNK_BYTES];
     struct ds_pack *pack;
 
-    assert_ok(ds_checkpoint_open_pack(ds_fs_posix(), root, manifest, index, &pack));
+    assert_ok(ds_checkpoint_open_pack(ds_fs_posix(), saved.root, manifest, index, &pack));
     for (uint32_t i = 0; i < ds_pack_info(pack)->chunk_count; i++) {
         const struct ds_pack_chunk *chunk = &ds_pack_chunks(pack)[i];
 
         assert_int_equal(chunk->dtype, DS_F32);
-        assert_ok(ds_checkpoint_read_chunk(ds_fs_posix(), root, manifest, pack, i, buffer));
+        assert_ok(
+            ds_checkpoint_read_chunk(ds_fs_posix(), saved.root, manifest, pack, i, buffer, NULL));
         for (uint64_t n = 0; n < chunk->end - chunk->begin; n++)
             if (!isfinite(((const float *)(const void *)buffer)[n]))
                 fail_msg("a number of step %llu is %g", (unsigned long long)manifest->id.step,
@@ -192,13 +170,14 @@ static uint64_t check_checkpoints(void)
     struct ds_checkpoint_list list;
     uint64_t newest;
 
-    assert_ok(ds_checkpoint_list_make(ds_fs_posix(), root, &list));
+    assert_ok(ds_checkpoint_list_make(ds_fs_posix(), saved.root, &list));
     assert_true(list.count > 0);
     newest = list.entries[0].id.step;
     for (size_t i = 0; i < list.count; i++) {
         struct ds_manifest manifest;
 
-        assert_ok(ds_checkpoint_read_manifest(ds_fs_posix(), root, &list.entries[i].id, &manifest));
+        assert_ok(
+            ds_checkpoint_read_manifest(ds_fs_posix(), saved.root, &list.entries[i].id, &manifest));
         for (uint32_t p = 0; p < manifest.pack_count; p++)
             if (ds_checkpoint_owns(&manifest, &manifest.packs[p].pack.id))
                 check_chunks(&manifest, p);
@@ -259,7 +238,7 @@ static void check_fault(enum place place, float value)
     if (place != WEIGHT)
         assert_int_equal(newest, last);
     assert_goes_on(stage, &whole, newest);
-    assert_int_equal(ds_fs_remove_tree(ds_fs_posix(), root), 0);
+    saved_forget(saved.root);
     tiny_result_fini(&whole);
     tiny_result_fini(&before);
     tiny_result_fini(&at);
@@ -284,15 +263,10 @@ int main(void)
     };
     int failed;
 
-    ds_log.is_leader = 0;
-    seed = test_seed("test_not_finite");
-    folder = tiny_folder();
-    data = tiny_data(folder, seed, 64);
-    root = malloc(512);
-    snprintf(root, 512, "%s/checkpoints", folder);
+    saved_begin("test_not_finite", 64);
+    saved.interval = 1;
+    saved.decay_steps = STEPS;
     failed = cmocka_run_group_tests(tests, NULL, NULL);
-    free(root);
-    free(data);
-    tiny_remove(folder);
+    saved_end();
     return failed;
 }

@@ -3,6 +3,7 @@
 /* Pack files: what comes back is what was put, other readers of safetensors see the same tensors, and no byte of one
  * can change, move, go or come without being noticed. */
 #include "pack_case.h"
+#include "watch_fs.h"
 
 #include "format/pack_format.h"
 
@@ -57,7 +58,7 @@ static ds_status verify_at(struct rig *rig, const char *path)
     ds_status st = ds_pack_open(rig->fs, path, &rig->written, &pack);
 
     if (st == DS_OK)
-        st = ds_pack_verify(pack, rig->fs, &rig->c.catalogue, buffer);
+        st = ds_pack_verify(pack, &rig->c.catalogue, buffer);
     ds_pack_close(pack);
     return st;
 }
@@ -243,6 +244,42 @@ static void unchanged_chunks_refer_to_where_they_lie(void **state)
     assert_memory_equal(&ds_pack_info(second)->content, &ds_pack_info(first)->content, 16);
     ds_pack_close(first);
     ds_pack_close(second);
+    rig_close(&rig);
+}
+
+/* ---- what reading it costs */
+
+static uint64_t bytes_read;
+
+static int64_t counted_pread(struct ds_fs *fs, int file, void *to, size_t bytes, uint64_t offset)
+{
+    bytes_read += bytes;
+    return watch_pread(fs, file, to, bytes, offset);
+}
+
+/* A launch does it to all packs. */
+static void header_and_tables_are_read_once_to_be_looked_at(void **state)
+{
+    struct ds_fs_ops ops = watch_ops;
+    struct watch_fs watch;
+    struct ds_pack *pack = NULL;
+    const char *flaw = NULL;
+    struct rig rig;
+
+    (void)state;
+    rig_open(&rig, 0, DS_PACK_CHUNKS_MAX);
+    rig_write(&rig);
+    ops.pread = counted_pread;
+    watch = (struct watch_fs){.fs = {&ops}, .inner = rig.fs};
+    bytes_read = 0;
+    assert_ok(ds_pack_open(&watch.fs, PATH, &rig.written, &pack));
+    assert_ok(ds_pack_find_flaw(pack, &flaw));
+    assert_null(flaw);
+    const struct ds_pack_info *info = ds_pack_info(pack);
+    /* footers say where tables lie, and come with them again */
+    assert_int_equal(bytes_read, info->header_bytes + info->file_bytes - info->boxes_offset +
+                                     2 * PACK_FOOTER_BYTES);
+    ds_pack_close(pack);
     rig_close(&rig);
 }
 
@@ -503,6 +540,7 @@ static void names_have_one_spelling(void **state)
         "P-000007-000000000100-00001-0.safetensors",
         "P-000007-000000000100-00001-0-4294967296.safetensors",
         "P-000007-99999999999999999999-00001-0-2.safetensors",
+        "P-000007-9007199254740993-00001-0-2.safetensors", /* in no manifest */
         "P-+00007-000000000100-00001-0-2.safetensors",
         "../P-000007-000000000100-00001-0-2.safetensors",
     };
@@ -516,6 +554,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(a_reader_of_safetensors_sees_the_tensors),
     cmocka_unit_test(many_chunks_make_several_files),
     cmocka_unit_test(unchanged_chunks_refer_to_where_they_lie),
+    cmocka_unit_test(header_and_tables_are_read_once_to_be_looked_at),
     cmocka_unit_test(every_changed_byte_is_noticed),
     cmocka_unit_test(what_is_cut_swapped_or_stale_is_noticed),
     cmocka_unit_test(a_table_with_good_sums_and_bad_sizes_is_refused),

@@ -142,7 +142,7 @@ static void expect_verifies(struct rig *rig, const char *path)
     struct ds_pack *pack = NULL;
 
     assert_ok(ds_pack_open(ds_fs_posix(), path, &rig->written, &pack));
-    assert_ok(ds_pack_verify(pack, ds_fs_posix(), &rig->c.catalogue, rig->pool));
+    assert_ok(ds_pack_verify(pack, &rig->c.catalogue, rig->pool));
     ds_pack_close(pack);
 }
 

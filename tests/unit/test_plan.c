@@ -45,11 +45,12 @@ enum choice {
     SHARD,
     TIED,
     HOMES,
+    ACTIVATIONS,
     CHOICES
 };
 static const uint32_t choice_counts[CHOICES] = {
     [STAGE] = 4,   [SCHEDULE] = 4, [RECOMPUTE] = 3, [SEQUENCE] = 2, [PRECISION] = 6,
-    [RESHARD] = 4, [SHARD] = 2,    [TIED] = 2,      [HOMES] = 3};
+    [RESHARD] = 4, [SHARD] = 2,    [TIED] = 2,      [HOMES] = 4,    [ACTIVATIONS] = 3};
 
 static const struct {
     int compute, master, exp_avg, gradients, reduce;
@@ -105,16 +106,27 @@ static void config_of(struct layout layout, const uint32_t *choices, struct ds_c
     config->precision.gradients = precisions[choices[PRECISION]].gradients;
     config->precision.reduce = precisions[choices[PRECISION]].reduce;
     if (choices[HOMES] && (choices[STAGE] > 0 || config->parallel.shard == 1)) {
-        config->offload.exp_avg = (struct ds_home_key){DS_HOME_HOST, choices[HOMES] == 1 ? 1 : 0.4};
+        const int home = choices[HOMES] == 2 ? DS_HOME_NVME : DS_HOME_HOST;
+
+        snprintf(config->offload.directories, sizeof config->offload.directories, "%s", folder);
+        config->offload.exp_avg = (struct ds_home_key){home, choices[HOMES] == 1 ? 1 : 0.4};
         config->offload.grads = config->offload.exp_avg;
         config->offload.depth = choices[HOMES] + 1;
-        if (choices[STAGE] == 3)
-            config->offload.params =
-                (struct ds_home_key){DS_HOME_HOST, choices[HOMES] == 1 ? 0.5 : 1};
+        if (choices[HOMES] == 3) { /* gradients come to slots, weights go from them */
+            config->offload.exp_avg_sq = (struct ds_home_key){home, 0.7};
+            config->offload.grads = (struct ds_home_key){0};
+            config->offload.optimizer_compute =
+                (struct ds_home_key){DS_OPTIMIZER_CPU, choices[PRECISION] % 2 ? 0.3 : 1};
+            config->offload.updates = DS_UPDATES_KEY_LATE;
+        } else if (choices[STAGE] == 3)
+            config->offload.params = (struct ds_home_key){home, choices[HOMES] == 1 ? 0.5 : 1};
         if (config->precision.compute != DS_PRECISION_FP32 &&
             config->precision.master != DS_MASTER_KEY_NONE)
-            config->offload.master = (struct ds_home_key){DS_HOME_HOST, 1};
+            config->offload.master = (struct ds_home_key){home, 1};
     }
+    if (choices[ACTIVATIONS])
+        config->offload.activations =
+            (struct ds_home_key){DS_HOME_HOST, choices[ACTIVATIONS] == 1 ? 1 : 0.5};
     if (choices[SHARD]) /* replicas save nothing: ranks of a role would differ */
         return;
     config->checkpoint.interval = 1;
@@ -126,10 +138,10 @@ static void describe(struct layout layout, const uint32_t *choices, char *to, si
 {
     snprintf(to, bytes,
              "data %u tensor %u pipeline %u, stage %u schedule %u recompute %u sequence %u "
-             "precision %u reshard %u shard %u tied %u homes %u",
+             "precision %u reshard %u shard %u tied %u homes %u activations %u",
              layout.data, layout.tensor, layout.pipeline, choices[STAGE], choices[SCHEDULE],
              choices[RECOMPUTE], choices[SEQUENCE], choices[PRECISION], choices[RESHARD],
-             choices[SHARD], choices[TIED], choices[HOMES]);
+             choices[SHARD], choices[TIED], choices[HOMES], choices[ACTIVATIONS]);
 }
 
 static void assert_planned(struct layout layout, const uint32_t *choices, int evaluates)

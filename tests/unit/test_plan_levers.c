@@ -111,7 +111,7 @@ static ds_status settle_and_check(struct ds_config *config, uint32_t ranks)
 
 /* ---- levers */
 
-enum { LEVERS = 13, VALUES_MAX = 8 };
+enum { LEVERS = 14, VALUES_MAX = 8 };
 
 static const struct {
     const char *key;
@@ -130,6 +130,7 @@ static const struct {
     {"offload.master", {"host"}},
     {"offload.params", {"host"}},
     {"offload.grads", {"host"}},
+    {"offload.activations", {"host"}},
 };
 
 /* Levers go one way: less at once, or more that share or recompute. */
@@ -147,7 +148,8 @@ static int64_t position(const struct ds_config *config, int lever)
                                        config->offload.exp_avg.share == 1,
                                        config->offload.master.share == 1,
                                        config->offload.params.share == 1,
-                                       config->offload.grads.share == 1};
+                                       config->offload.grads.share == 1,
+                                       config->offload.activations.share == 1};
 
     return positions[lever];
 }
@@ -317,7 +319,10 @@ static const struct setup setups[] = {
      {"precision.compute=bf16", "precision.master=remainder16", "zero.stage=2",
       "train.micro_batch_size=2"}},
     {"windows", 4, {"zero.window=3"}},
-    {"window", 8, {RECOMPUTES, ROWS, ONE_HEAD, "parallel.schedule=interleaved", "zero.window=2"}},
+    {"window",
+     8,
+     {RECOMPUTES, ROWS, ONE_HEAD, HOST(activations), HOST(params), HOST(exp_avg), HOST(exp_avg_sq),
+      "parallel.schedule=interleaved", "zero.window=2"}},
     {"reshard",
      8,
      {RECOMPUTES, ROWS, ONE_HEAD, "parallel.schedule=interleaved",
@@ -339,6 +344,10 @@ static const struct setup setups[] = {
     {"master",
      1,
      {RECOMPUTES, ROWS, STRIPS, "precision.compute=bf16", HOST(params), HOST(exp_avg),
+      HOST(exp_avg_sq), HOST(grads)}},
+    {"activations",
+     1,
+     {RECOMPUTES, ROWS, STRIPS, "model.num_hidden_layers=12", HOST(params), HOST(exp_avg),
       HOST(exp_avg_sq), HOST(grads)}},
     {"written data, half of it a shard", 8, {"parallel.data=8", "parallel.shard=4"}},
 };
@@ -411,6 +420,37 @@ static void a_limit_of_the_host_is_answered_with_the_host_s_bytes(void **state)
     assert_int_equal(st, DS_ERR_CONFIG);
     assert_non_null(strstr(said, "[memory] host_limit = "));
     assert_non_null(strstr(said, "changes of the host memory"));
+}
+
+/* Files are a remedy where it is said on which drives; what is said to fit does. */
+static void what_is_on_the_host_may_go_to_files(void **state)
+{
+    const struct setup *setup = &setups[0];
+    static struct ds_config config;
+    const struct ds_plan_question question = question_of(&config, setup->ranks);
+
+    (void)state;
+    for (int has_drives = 0; has_drives <= 1; has_drives++) {
+        struct capture capture;
+        struct ds_plan plan;
+        uint32_t role;
+
+        assert_true(load(setup, NULL, DS_AUTO, &config));
+        config.offload.exp_avg = (struct ds_home_key){DS_HOME_HOST, 1};
+        config.offload.block_size = 8192;
+        strcpy(config.offload.directories, has_drives ? "/somewhere" : "");
+        assert_ok(ds_plan_worst(&question, &plan, &role));
+        config.memory.host_limit = ds_plan_host_bytes(&plan) - 1;
+        capture_begin(&capture);
+        assert_int_equal(ds_plan_check(&question), DS_ERR_CONFIG);
+        const char *line = strstr(capture_end(&capture), "offload.exp_avg = nvme: ");
+        assert_int_equal(line != NULL, has_drives);
+        if (!line)
+            continue;
+        assert_true(strcspn(line, "\n") < strcspn(line, ",")); /* not: still too much */
+        config.offload.exp_avg.home = DS_HOME_NVME;
+        assert_ok(ds_plan_check(&question));
+    }
 }
 
 /* ---- a refusal names the line that set the limit, and a limit that is enough */
@@ -658,7 +698,9 @@ static void plan_slowly(struct ds_comm *world, void *user)
 
     assert_non_null(config);
     *config = plan->config;
-    plan->st[world->rank] = ds_plan_together(world, ds_fs_posix(), &slow, DS_CONFIG_TRAIN, config);
+    plan->st[world->rank] = ds_plan_together(
+        &(struct ds_plan_ranks){world, ds_fs_posix(), &slow, world->rank, (int)world->size, 1},
+        DS_CONFIG_TRAIN, config);
     free(config);
 }
 
@@ -806,6 +848,7 @@ int main(void)
         cmocka_unit_test(a_limit_of_one_byte_less_is_refused_with_its_size),
         cmocka_unit_test(a_limit_that_is_too_little_is_named_with_its_line_and_one_that_is_enough),
         cmocka_unit_test(a_limit_of_the_host_is_answered_with_the_host_s_bytes),
+        cmocka_unit_test(what_is_on_the_host_may_go_to_files),
         cmocka_unit_test(the_worst_role_is_one_that_does_not_fit),
         cmocka_unit_test(a_plan_has_no_limit_of_addresses),
         cmocka_unit_test(planned_memory_faults_when_it_is_touched),

@@ -56,6 +56,9 @@ struct numbers {
     uint64_t eval_samples, decay_steps, rope_theta, interval, keep, keep_every, buffer;
     int init_range, norm_eps, eps, is_ordered, limits;
     uint64_t away[5], depth, block_size; /* of params, master, moments, grads, in hundredths */
+    int updates;                         /* enum ds_updates_when */
+    int is_on_host;                      /* updates */
+    uint64_t kept_away;                  /* of layers, in hundredths */
 };
 
 static struct numbers draw_layout(void)
@@ -142,6 +145,14 @@ static void draw_training(struct numbers *n)
     draw_checkpoints(n);
 }
 
+/* What the optimizer alone has must be there; and files are none of its business. */
+static int host_may_update(const struct numbers *n)
+{
+    const int has_master = n->compute != DS_PRECISION_FP32 && n->master != DS_MASTER_KEY_NONE;
+
+    return n->depth % 2 && n->away[2] > 0 && n->away[3] > 0 && (!has_master || n->away[1] > 0);
+}
+
 static void draw_homes(struct numbers *n)
 {
     const int has_master = n->compute != DS_PRECISION_FP32 && n->master != DS_MASTER_KEY_NONE;
@@ -151,7 +162,10 @@ static void draw_homes(struct numbers *n)
         const int is_possible = i == 0 ? n->stage == 3 : i == 1 ? is_own && has_master : is_own;
         n->away[i] = is_possible || draw(50) == 0 ? PICK(0, 0, 40, 100) : 0;
     }
+    n->kept_away = PICK(0, 0, 60, 100);
     n->depth = 1 + draw(3);
+    n->updates = (int)draw(2);
+    n->is_on_host = host_may_update(n) ? (int)draw(2) : draw(50) == 0;
     n->block_size = PICK(8192, 16384, 16777216);
 }
 
@@ -301,13 +315,21 @@ static const char *const home_kinds[] = {"params", "master", "exp_avg", "exp_avg
 
 static size_t write_homes(const struct numbers *n, char *to, size_t bytes)
 {
-    size_t used = (size_t)snprintf(to, bytes, "[offload]\ndepth = %llu\nblock_size = %llu\n",
-                                   (unsigned long long)n->depth, (unsigned long long)n->block_size);
+    static const char *const times[] = {"end", "late"};
+    size_t used = (size_t)snprintf(
+        to, bytes,
+        "[offload]\ndepth = %llu\nblock_size = %llu\nupdates = %s\noptimizer_compute = %s\n",
+        (unsigned long long)n->depth, (unsigned long long)n->block_size, name_of(times, n->updates),
+        n->is_on_host ? n->depth % 3 ? "cpu" : "cpu:0.3" : "gpu");
 
+    used += (size_t)snprintf(to + used, bytes - used, "directories = %s\n", folder);
+    if (n->kept_away > 0)
+        used += (size_t)snprintf(to + used, bytes - used, "activations = host:%g\n",
+                                 (double)n->kept_away / 100);
     for (int i = 0; i < 5; i++)
         used += (size_t)snprintf(to + used, bytes - used,
-                                 n->away[i] ? "%s = host:%g\n" : "%s = device\n", home_kinds[i],
-                                 (double)n->away[i] / 100);
+                                 n->away[i] ? "%s = %s:%g\n" : "%s = device\n", home_kinds[i],
+                                 n->depth % 2 ? "host" : "nvme", (double)n->away[i] / 100);
     return used;
 }
 
@@ -377,6 +399,8 @@ static const char *true_reason(const struct numbers *n)
         return "master";
     if (n->window > 1 && (n->stage != 3 || n->window > n->global / (n->micro * n->data)))
         return "window";
+    if (n->is_on_host && !host_may_update(n))
+        return "optimizer_compute";
     if (n->away[0] > 0 && n->stage != 3)
         return "params";
     if (n->away[1] > 0 && (n->compute == DS_PRECISION_FP32 || n->master == DS_MASTER_KEY_NONE))
@@ -440,7 +464,9 @@ static void one_rank(const struct ds_config *config, struct ds_config *one)
     one->train.activation_checkpointing = DS_RECOMPUTE_NONE;
     one->zero.window = 1;
     one->offload.params = one->offload.master = one->offload.exp_avg = one->offload.exp_avg_sq =
-        one->offload.grads = (struct ds_home_key){0};
+        one->offload.grads = one->offload.activations = (struct ds_home_key){0};
+    one->offload.updates = DS_UPDATES_KEY_END;
+    one->offload.optimizer_compute = (struct ds_home_key){DS_OPTIMIZER_GPU, 0};
     one->run.cpu_streams = DS_DEVICE_INLINE;
     one->checkpoint.interval = 0;
     one->checkpoint.dir[0] = '\0';

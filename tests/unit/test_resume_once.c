@@ -16,8 +16,8 @@ enum { INTERVAL = 2, SAVED = 2 * INTERVAL, MORE = 1, PACKS_MAX = 32 };
 
 struct pack_file {
     char path[DS_CHECKPOINT_PATH_BYTES];
-    uint64_t chunks_end;  /* where chunks end in the file */
-    uint64_t chunk_place; /* where one of them begins */
+    uint64_t chunks_begin, chunks_end; /* where chunks lie in the file */
+    uint64_t chunk_place;              /* where one of them begins */
 };
 
 static struct pack_file packs[PACKS_MAX];
@@ -29,7 +29,7 @@ static int count_reads(const struct disk_call *call)
 {
     for (uint32_t i = 0; i < pack_count; i++)
         if (strcmp(call->what, "pread") == 0 && strcmp(packs[i].path, call->path) == 0 &&
-            call->offset < packs[i].chunks_end)
+            call->offset >= packs[i].chunks_begin && call->offset < packs[i].chunks_end)
             atomic_fetch_add(&read_bytes, call->bytes);
     return 0;
 }
@@ -59,6 +59,7 @@ static void look_at_newest(void)
         const struct ds_pack_info *info = ds_pack_info(pack);
         struct pack_file *file = &packs[pack_count++];
         snprintf(file->path, sizeof file->path, "%s", ds_pack_path(pack));
+        file->chunks_begin = info->header_bytes;
         file->chunks_end = info->boxes_offset;
         file->chunk_place = ds_pack_chunks(pack)[info->chunk_count / 2].offset;
         for (uint32_t n = 0; n < info->chunk_count; n++) {

@@ -238,6 +238,102 @@ static void a_newer_launch_fences_this_one_off(void **state)
     saved_forget(saved.root);
 }
 
+/* ---- launches beside one that is at work */
+
+static int claims; /* by what was begun here */
+static void (*before_claim)(void);
+
+static int look_for_claims(const struct disk_call *call)
+{
+    if (strcmp(call->what, "open") == 0 && (call->flags & DS_FS_CREATE) &&
+        strstr(call->path, "/epochs/E-") && !strstr(call->path, ".base") && claims++ == 0 &&
+        before_claim)
+        before_claim();
+    return 0;
+}
+
+static struct tiny_case watched(void (*meanwhile)(void))
+{
+    struct tiny_case c = saved_case();
+
+    claims = 0;
+    before_claim = meanwhile;
+    c.fs = hooked_disk(look_for_claims);
+    return c;
+}
+
+/* Not even until it knows: one that is at work might look just then. */
+static void a_launch_that_cannot_load_stops_nobody(void **state)
+{
+    struct ds_manifest_id ids[SAVED_MAX];
+
+    (void)state;
+    save();
+    saved_expect(watched(NULL), STEPS - 1, DS_ERR_CONFIG, "the newest checkpoint is of step 8");
+    assert_int_equal(claims, 0);
+    const size_t count = saved_list(saved.root, ids);
+    for (size_t i = 0; i < count; i++)
+        assert_true(saved_packs_of(saved.root, ids[i].step, damage) > 0);
+    saved_expect(watched(NULL), STEPS + MORE, DS_ERR_NO_CHECKPOINT,
+                 "none of the checkpoints verifies");
+    assert_int_equal(claims, 0);
+    for (size_t i = 0; i < count; i++)
+        assert_true(saved_packs_of(saved.root, ids[i].step, damage) > 0); /* undone */
+    saved_expect(watched(NULL), STEPS + MORE, DS_OK, "");
+    assert_true(claims > 0);
+    saved_forget(saved.root);
+}
+
+/* The newest that there is: it comes back when somebody claims, as if another launch had committed it until then. */
+static char newest_path[1024], newest_aside[1024];
+
+static void commit_meanwhile(void)
+{
+    assert_int_equal(ds_fs_rename(ds_fs_posix(), newest_aside, newest_path), 0);
+}
+
+static void put_newest_aside(void)
+{
+    struct ds_manifest_id ids[SAVED_MAX];
+
+    assert_true(saved_list(saved.root, ids) > 0);
+    assert_int_equal(ids[0].step, STEPS);
+    ds_checkpoint_manifest_path(saved.root, &ids[0], newest_path);
+    snprintf(newest_aside, sizeof newest_aside, "%s/aside", saved.folder);
+    assert_int_equal(ds_fs_rename(ds_fs_posix(), newest_path, newest_aside), 0);
+}
+
+static void remove_manifest(const struct ds_manifest_id *id)
+{
+    char path[1024];
+
+    ds_checkpoint_manifest_path(saved.root, id, path);
+    assert_int_equal(ds_fs_unlink(ds_fs_posix(), path), 0);
+}
+
+/* Where nothing was there before, too. */
+static void what_was_committed_meanwhile_is_gone_on_from(void **state)
+{
+    struct tiny_result whole = undisturbed();
+    struct ds_manifest_id ids[SAVED_MAX];
+
+    (void)state;
+    for (int is_first = 0; is_first < 2; is_first++) {
+        save();
+        const size_t count = saved_list(saved.root, ids);
+        put_newest_aside();
+        for (size_t i = 1; is_first && i < count; i++)
+            remove_manifest(&ids[i]);
+        struct tiny_result rest =
+            saved_run(watched(commit_meanwhile), STEPS + MORE, with_checkpoints);
+        assert_int_equal(saved_went_on_from(&rest), STEPS);
+        assert_same_run(&rest, &whole, STEPS);
+        tiny_result_fini(&rest);
+        saved_forget(saved.root);
+    }
+    tiny_result_fini(&whole);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
@@ -249,6 +345,8 @@ int main(void)
         cmocka_unit_test(a_folder_that_is_missing_is_asked_for_or_made),
         cmocka_unit_test(beginning_again_leaves_what_was_there_behind),
         cmocka_unit_test(a_newer_launch_fences_this_one_off),
+        cmocka_unit_test(a_launch_that_cannot_load_stops_nobody),
+        cmocka_unit_test(what_was_committed_meanwhile_is_gone_on_from),
     };
     int failed;
 

@@ -1,7 +1,7 @@
 // link: launch
 /* What has not changed since the last checkpoint is not written again, and nothing is lost by it: what such
  * checkpoints hold is what was trained, they verify, retention leaves what they refer to, what is damaged at one place
- * is read from the other, and a save that failed is never what others refer to. */
+ * is read from the other and no new one refers to it, and a save that failed is never what others refer to. */
 #include "hooked_disk.h"
 #include "saved_run.h"
 
@@ -48,12 +48,15 @@ static void in_order(struct ds_config *config)
     config->data.shuffle = 0;
 }
 
+static uint32_t shard; /* of two ranks; 0: both */
+
 static struct tiny_result run_on(struct ds_fs *fs, uint64_t steps, saved_adjust *adjust)
 {
     struct tiny_case c = saved_case();
 
     c.global_batch = BATCH;
     c.layers = 2;
+    c.shard = shard;
     c.fs = fs;
     return saved_run(c, steps, adjust);
 }
@@ -228,6 +231,16 @@ static void spoil(const char *path)
     assert_int_equal(ds_fs_close(fs, file), 0);
 }
 
+static size_t count_of(const char *text, const char *words)
+{
+    size_t count = 0;
+
+    for (const char *at = text; (at = strstr(at, words)) != NULL; at += strlen(words))
+        count++;
+    return count;
+}
+
+/* However many chunks it was, a line says it of each file. */
 static void what_is_damaged_at_one_place_is_read_from_the_other(void **state)
 {
     (void)state;
@@ -244,11 +257,184 @@ static void what_is_damaged_at_one_place_is_read_from_the_other(void **state)
             assert_goes_on();
             const char *said = capture_end(&capture);
             /* a reader goes to what was written last, and straight to chunks, whatever the footer */
-            const int is_second = place == 1 && damage != DAMAGE_FOOTER;
-            if (!strstr(said, "is read from its second place") != !is_second)
+            const size_t files = place == 1 && damage != DAMAGE_FOOTER ? 2 : 0; /* a rank's each */
+            if (count_of(said, "second place") != files ||
+                count_of(said, "dstrain: ") != files + 2 /* it opens them, too */)
                 fail_msg("place %d, damage %d: %s", place, damage, said);
             saved_forget(saved.root);
         }
+}
+
+/* ---- what a launch has seen to be damaged */
+
+enum flaw { FLAW_FIRST_CHUNK, FLAW_NEXT_CHUNK, FLAW_HEADER, FLAW_FOOTER, FLAW_COUNT };
+
+static enum flaw flawed_by;
+
+/* One bit. */
+static void flaw(const char *path)
+{
+    struct ds_fs *fs = ds_fs_posix();
+    struct ds_pack *pack = NULL;
+    uint8_t byte;
+
+    assert_ok(ds_pack_open(fs, path, NULL, &pack));
+    const uint64_t places[FLAW_COUNT] = {ds_pack_chunks(pack)[0].offset,
+                                         ds_pack_chunks(pack)[1].offset, 20,
+                                         ds_pack_info(pack)->file_bytes - 4000};
+    ds_pack_close(pack);
+    const int file = ds_fs_open(fs, path, DS_FS_READ | DS_FS_WRITE, 0);
+    assert_int_equal(ds_fs_pread(fs, file, &byte, 1, places[flawed_by]), 1);
+    byte ^= 1;
+    assert_int_equal(ds_fs_pwrite(fs, file, &byte, 1, places[flawed_by]), 1);
+    assert_int_equal(ds_fs_close(fs, file), 0);
+}
+
+/* Those behind `step` are whole. */
+static void assert_newer_verify(const char *root, uint64_t step, size_t least)
+{
+    static uint8_t buffer[DS_PACK_CHUNK_BYTES];
+    struct ds_manifest_id ids[SAVED_MAX];
+    const size_t count = saved_list(root, ids);
+    size_t seen = 0;
+
+    for (size_t i = 0; i < count && ids[i].step > step; i++) {
+        struct ds_manifest manifest;
+
+        assert_ok(ds_checkpoint_read_manifest(ds_fs_posix(), root, &ids[i], &manifest));
+        assert_ok(ds_checkpoint_verify(ds_fs_posix(), root, &manifest, buffer));
+        for (uint32_t k = 0; k < manifest.pack_count; k++)
+            assert_true(manifest.packs[k].pack.id.step != FIRST + 1);
+        ds_manifest_fini(&manifest);
+        seen++;
+    }
+    assert_true(seen >= least);
+}
+
+static void assert_new_ones_do_without(const char *mirror)
+{
+    static const char *const words[FLAW_COUNT] = {"second place", "second place",
+                                                  "the header fails its checksum",
+                                                  "one of the two footers is damaged"};
+    struct capture capture;
+
+    for (uint64_t step = FIRST; step <= FIRST + 2; step++)
+        run(step);
+    assert_true(saved_packs_of(saved.root, FIRST + 1, flaw) > 0);
+    capture_begin(&capture);
+    run(FIRST + 3);
+    const char *said = capture_end(&capture);
+    if (!strstr(said, words[flawed_by]) || !strstr(said, "P-000002-000000000004-0000"))
+        fail_msg("shard %u, flaw %d: %s", shard, (int)flawed_by, said);
+    for (uint64_t step = FIRST + 4; step <= FIRST + 5; step++)
+        run(step);
+    assert_newer_verify(saved.root, FIRST + 2, 3);
+    if (mirror)
+        assert_newer_verify(mirror, FIRST + 2, 3);
+    assert_goes_on();
+    saved_forget(saved.root);
+    if (mirror)
+        saved_forget(mirror);
+}
+
+/* Whichever rank has seen it: with one copy of all states on each, one saves them, and both load. */
+static void no_new_one_refers_to_what_was_seen_damaged(void **state)
+{
+    (void)state;
+    saved.interval = 100;
+    for (shard = 1; shard <= 2; shard++)
+        for (int by = 0; by < FLAW_COUNT; by++) {
+            flawed_by = (enum flaw)by;
+            assert_new_ones_do_without(NULL);
+        }
+    shard = 0;
+}
+
+static char mirror_root[512];
+
+static void in_order_with_mirror(struct ds_config *config)
+{
+    in_order(config);
+    snprintf(config->checkpoint.mirror, sizeof config->checkpoint.mirror, "%s", mirror_root);
+}
+
+static void nor_does_one_that_is_copied(void **state)
+{
+    (void)state;
+    saved.interval = 100;
+    snprintf(mirror_root, sizeof mirror_root, "%.400s/mirror", saved.folder);
+    saved.also = in_order_with_mirror;
+    for (int by = 0; by < FLAW_COUNT; by += FLAW_HEADER) {
+        flawed_by = (enum flaw)by;
+        assert_new_ones_do_without(mirror_root);
+    }
+    saved.also = in_order;
+}
+
+/* What new copies refer to lies there already: it is looked at, and copied again where it has not lasted. */
+static void a_copy_that_was_damaged_is_made_anew(void **state)
+{
+    (void)state;
+    saved.interval = 100;
+    snprintf(mirror_root, sizeof mirror_root, "%.400s/mirror", saved.folder);
+    saved.also = in_order_with_mirror;
+    for (int by = 0; by < FLAW_COUNT; by++) {
+        struct ds_manifest_id ids[SAVED_MAX];
+        struct capture capture;
+
+        if (by == FLAW_NEXT_CHUNK)
+            continue; /* not all are looked at */
+        flawed_by = (enum flaw)by;
+        for (uint64_t step = FIRST; step <= FIRST + 2; step++)
+            run(step);
+        assert_true(saved_packs_of(mirror_root, FIRST + 1, flaw) > 0);
+        capture_begin(&capture);
+        run(FIRST + 3);
+        const char *said = capture_end(&capture);
+        if (count_of(said, "it is copied anew") != 2) /* a rank's each */
+            fail_msg("flaw %d: %s", by, said);
+        assert_int_equal(saved_verify(mirror_root, ids), 4);
+        saved_forget(saved.root);
+        saved_forget(mirror_root);
+    }
+    saved.also = in_order;
+}
+
+/* A file of the mirror that cannot be read, until another takes its name. */
+static char unreadable[32];
+static _Atomic int is_replaced;
+
+static int fail_reads(const struct disk_call *call)
+{
+    if (!strstr(call->path, mirror_root) || !strstr(call->path, unreadable))
+        return 0;
+    if (strcmp(call->what, "rename") == 0)
+        is_replaced = 1;
+    return strcmp(call->what, "pread") == 0 && !is_replaced ? -EIO : 0;
+}
+
+static void one_that_cannot_be_read_is_made_anew(void **state)
+{
+    struct ds_manifest_id ids[SAVED_MAX];
+    struct capture capture;
+
+    (void)state;
+    saved.interval = 100;
+    snprintf(mirror_root, sizeof mirror_root, "%.400s/mirror", saved.folder);
+    saved.also = in_order_with_mirror;
+    for (uint64_t step = FIRST; step <= FIRST + 2; step++)
+        run(step);
+    snprintf(unreadable, sizeof unreadable, "P-%06d-%012d-%05d", 2, FIRST + 1, 0);
+    capture_begin(&capture);
+    struct tiny_result result = run_on(hooked_disk(fail_reads), FIRST + 3, with_checkpoints);
+    const char *said = capture_end(&capture);
+    tiny_result_fini(&result);
+    if (!is_replaced || count_of(said, "it is copied anew") != 1)
+        fail_msg("%s", said);
+    assert_int_equal(saved_verify(mirror_root, ids), 4);
+    saved_forget(saved.root);
+    saved_forget(mirror_root);
+    saved.also = in_order;
 }
 
 static void a_failed_save_is_nobodys_base(void **state)
@@ -280,6 +466,10 @@ int main(void)
         cmocka_unit_test(one_launch_writes_what_has_changed),
         cmocka_unit_test(retention_leaves_what_is_referred_to),
         cmocka_unit_test(what_is_damaged_at_one_place_is_read_from_the_other),
+        cmocka_unit_test(no_new_one_refers_to_what_was_seen_damaged),
+        cmocka_unit_test(nor_does_one_that_is_copied),
+        cmocka_unit_test(a_copy_that_was_damaged_is_made_anew),
+        cmocka_unit_test(one_that_cannot_be_read_is_made_anew),
         cmocka_unit_test(a_failed_save_is_nobodys_base),
     };
     int failed;

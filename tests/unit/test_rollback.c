@@ -54,12 +54,26 @@ static char *make_data(const char *name, uint64_t begin, uint64_t end)
 
 /* ---- runs */
 
+/* What a rollback reads goes to where states live, of stage 3 to files. */
+static void live_in_files(struct ds_config *config)
+{
+    if (config->zero.stage != 3)
+        return;
+    config->offload.params = config->offload.exp_avg = (struct ds_home_key){DS_HOME_NVME, 1};
+    config->offload.exp_avg_sq = config->offload.grads = (struct ds_home_key){DS_HOME_NVME, 0.5};
+    snprintf(config->offload.directories, sizeof config->offload.directories, "%s", saved.folder);
+}
+
 static void with_rollback(struct ds_config *config)
 {
     config->data.shuffle = 0; /* batch b is samples [(b - 1) * BATCH, b * BATCH) */
     config->optimizer.learning_rate = 1e-2;
     config->schedule.kind = DS_LR_CONSTANT;
     config->precision.compute = compute;
+    config->offload.updates = seed & 1 ? DS_UPDATES_KEY_LATE : DS_UPDATES_KEY_END;
+    if (seed & 2)
+        config->offload.activations = (struct ds_home_key){DS_HOME_HOST, 1};
+    live_in_files(config);
     config->checkpoint.rollback = rollback;
     config->checkpoint.rollback_skip = skip;
     if (has_mirror)
@@ -71,6 +85,10 @@ static void with_rollback(struct ds_config *config)
 static void undisturbed(struct ds_config *config)
 {
     without_checkpoints(config);
+    config->offload.updates = DS_UPDATES_KEY_END;
+    config->offload.params = config->offload.exp_avg = (struct ds_home_key){0};
+    config->offload.activations = (struct ds_home_key){0};
+    config->offload.exp_avg_sq = config->offload.grads = (struct ds_home_key){0};
     config->debug.inject[0] = '\0';
 }
 

@@ -43,15 +43,22 @@ static void assert_holds(struct ds_fs *fs, const struct ds_config *config)
     assert_int_equal(ds_fs_stat(fs, path, &stat), 0);
 }
 
-/* one launch after the other */
-static ds_status prepare(struct ds_fs *fs, const struct ds_config *config)
+/* one launch after the other; `loads`: it comes as far as its first step */
+static ds_status launch(struct ds_fs *fs, const struct ds_config *config, int loads)
 {
     struct ds_run_files files;
     ds_status st = ds_run_dir_prepare(fs, ds_clock_system(), config, &files);
 
     assert_true((files.lock >= 0) == (st == DS_OK));
+    if (st == DS_OK && loads)
+        st = ds_run_dir_store(fs, config, config);
     ds_run_dir_close(fs, config, &files, 0);
     return st;
+}
+
+static ds_status prepare(struct ds_fs *fs, const struct ds_config *config)
+{
+    return launch(fs, config, 1);
 }
 
 /* a step has left its numbers */
@@ -77,7 +84,7 @@ static void a_run_is_made_once_and_gone_on_with(void **state)
 {
     static const char *const other[] = {"train.steps=20", "parallel.shard=2", "run.device=cpu",
                                         "log.interval=7"};
-    struct ds_config config;
+    struct ds_config config, first;
     struct ds_fs *fs;
 
     (void)state;
@@ -88,7 +95,10 @@ static void a_run_is_made_once_and_gone_on_with(void **state)
     assert_int_equal(entries(fs, "a/b/r"), 4);
     assert_ok(prepare(fs, &config));
     assert_holds(fs, &config);
+    first = config;
     make_config(&config, other, 4); /* keys that may change */
+    assert_ok(launch(fs, &config, 0));
+    assert_holds(fs, &first);
     assert_ok(prepare(fs, &config));
     assert_holds(fs, &config);
     ds_fs_sim_crash(fs, 1); /* all of it was made durable */
@@ -132,6 +142,33 @@ static void what_ranks_decide_is_stored_as_it_was_written(void **state)
     stored_layout(fs, 8, &data, &shard);
     assert_int_equal(data, 8);
     assert_int_equal(shard, 2);
+    ds_fs_sim_close(fs);
+}
+
+/* The key stays as it was written, for others may have other room; what it came to stands beside it. */
+static void what_the_plan_has_chosen_is_a_remark(void **state)
+{
+    static const char *const written[] = {"offload.exp_avg=auto", "offload.grads=host"};
+    struct ds_config config, settled;
+    struct ds_run_files files;
+    struct ds_fs *fs;
+    size_t bytes;
+    char *text;
+
+    (void)state;
+    assert_ok(ds_fs_sim_open(&fs));
+    make_config(&config, written, 2);
+    settled = config;
+    settled.offload.exp_avg = (struct ds_home_key){DS_HOME_HOST, 0.25};
+    assert_ok(ds_run_dir_prepare(fs, ds_clock_system(), &config, &files));
+    assert_ok(ds_run_dir_store(fs, &config, &settled));
+    ds_run_dir_close(fs, &config, &files, 0);
+    assert_ok(ds_fs_read_file(fs, "a/b/r/config.ini", 1 << 20, &text, &bytes));
+    assert_non_null(strstr(text, "\n# offload.exp_avg = host:0.25\n\n"));
+    assert_non_null(strstr(text, "\nexp_avg = auto\n"));
+    assert_null(strstr(text, "# offload.grads"));
+    free(text);
+    assert_ok(prepare(fs, &config)); /* it is still ours, and the same run */
     ds_fs_sim_close(fs);
 }
 
@@ -396,7 +433,7 @@ static void fail_each_call(int has_parent, int has_dir)
             assert_int_equal(ds_fs_mkdirs(disk, has_dir ? "a/b/r" : "a", 0750), 0);
         assert_ok(ds_fs_fault_open(disk, fail_at, &faulty));
         capture_begin(&capture);
-        ds_status st = prepare(faulty, &config);
+        ds_status st = launch(faulty, &config, 0);
         capture_end(&capture);
         hit = ds_fs_fault_hit(faulty);
         if (st == DS_OK)
@@ -555,6 +592,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_run_is_made_once_and_gone_on_with),
         cmocka_unit_test(what_ranks_decide_is_stored_as_it_was_written),
+        cmocka_unit_test(what_the_plan_has_chosen_is_a_remark),
         cmocka_unit_test(another_run_is_refused_with_the_keys_that_differ),
         cmocka_unit_test(precision_of_states_may_change_that_of_arithmetic_may_not),
         cmocka_unit_test(a_refused_launch_takes_away_what_it_has_made),

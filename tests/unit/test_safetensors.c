@@ -7,6 +7,7 @@
 
 #include <math.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* ---- what ds_fail wrote while `ds_log.terminal` was ours */
@@ -109,6 +110,10 @@ static void an_empty_file_has_no_tensors(void **state)
     assert_int_equal(ds_safetensors_metadata_count(file), 0);
     assert_null(ds_safetensors_find(file, ""));
     assert_null(ds_safetensors_metadata(file, "format"));
+    ds_safetensors_close(file);
+    assert_int_equal(symlink("empty", in_folder("link")),
+                     0); /* as the caches of models are made of */
+    assert_ok(ds_safetensors_open(ds_fs_posix(), in_folder("link"), &file));
     ds_safetensors_close(file);
 }
 
@@ -329,6 +334,8 @@ static void what_is_not_a_file_is_refused(void **state)
     (void)state;
     assert_refused("No such file", ds_safetensors_open(ds_fs_posix(), in_folder("none"), &file));
     assert_refused("not a file", ds_safetensors_open(ds_fs_posix(), folder, &file));
+    assert_int_equal(mkfifo(in_folder("pipe"), 0600), 0); /* nobody writes into it */
+    assert_refused("not a file", ds_safetensors_open(ds_fs_posix(), in_folder("pipe"), &file));
     write_bytes(in_folder("short"), "{}", 2);
     assert_refused("too few", ds_safetensors_open(ds_fs_posix(), in_folder("short"), &file));
 }

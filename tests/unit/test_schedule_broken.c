@@ -8,9 +8,30 @@
 static const struct schedule_case cases[] = {
     {.kind = DS_SCHEDULE_1F1B, .stages = 3, .micros = 5, .chunks = 1, .is_tied = 1},
     {.kind = DS_SCHEDULE_1F1B, .stages = 2, .micros = 3, .chunks = 1, .recomputes = 1, .away = 2},
+    {.kind = DS_SCHEDULE_1F1B, .stages = 2, .micros = 2, .chunks = 1, .away = 2, .is_late = 1},
     {.kind = DS_SCHEDULE_GPIPE, .stages = 2, .micros = 3, .chunks = 1, .is_tied = 1},
     {.kind = DS_SCHEDULE_INTERLEAVED, .stages = 2, .micros = 4, .chunks = 2, .recomputes = 1},
     {.kind = DS_SCHEDULE_ZERO_BUBBLE, .stages = 3, .micros = 4, .chunks = 1, .is_tied = 1},
+    {.kind = DS_SCHEDULE_1F1B, .stages = 2, .micros = 3, .chunks = 1, .kept = 1, .kept_share = 1},
+    {.kind = DS_SCHEDULE_GPIPE,
+     .stages = 2,
+     .micros = 3,
+     .chunks = 1,
+     .recomputes = 1,
+     .kept = 2,
+     .kept_share = 1},
+    {.kind = DS_SCHEDULE_ZERO_BUBBLE,
+     .stages = 2,
+     .micros = 3,
+     .chunks = 1,
+     .kept = 1,
+     .kept_share = 1},
+    {.kind = DS_SCHEDULE_INTERLEAVED,
+     .stages = 2,
+     .micros = 4,
+     .chunks = 2,
+     .kept = 1,
+     .kept_share = 0.5},
 };
 
 /* `change` is done to the lists of each case, undone again, and is seen each time. */
@@ -132,7 +153,9 @@ static void move_each_place(struct schedule_fixture *f)
             struct ds_action *action = &list->actions[i];
             if (travels(action))
                 move_place(f, &action->slot, list->slots.strip_count);
-            if (!is_arithmetic(action))
+            if (action->kind == DS_ACTION_EVICT_KEPT || action->kind == DS_ACTION_FETCH_KEPT)
+                move_place(f, &action->home, list->home_count);
+            else if (!is_arithmetic(action))
                 continue;
             move_place(f, &action->x, list->stream_slot_count);
             move_place(f, &action->dy, list->stream_slot_count);

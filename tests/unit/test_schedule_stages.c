@@ -144,6 +144,8 @@ static void check_evaluation(struct schedule_fixture *f, const struct schedule_c
         f->shape.stage = i;
         f->shape.like = &f->lists[i];
         assert_ok(ds_schedule_make(&f->shape, &f->evals[i]));
+        if (c->kept)
+            ds_schedule_widen(&f->lists[i], &f->evals[i]);
         check_fits(&f->evals[i], &f->lists[i]);
     }
     assert_ok(schedule_play(f, f->evals, NULL));
@@ -176,7 +178,7 @@ static void for_every_shape(case_check *check, struct schedule_case c)
                         check(&c);
 }
 
-enum { CHOICES = 1 << 7, DRAWS = 6 };
+enum { CHOICES = 1 << 11, DRAWS = 6 };
 
 /* choice number `choice` of everything that is no shape */
 static void choose(struct schedule_case *c, uint32_t choice)
@@ -188,6 +190,10 @@ static void choose(struct schedule_case *c, uint32_t choice)
     c->window = choice & 16 ? 3 : 1;
     c->extra = choice & 32 ? c->stages * c->chunks : 1;
     c->parts = choice & 64;
+    c->away = choice & 128 ? 1 + choice % 5 : 0;
+    c->is_late = choice >> 8 & 1;
+    c->kept = choice & 512 ? 1 + choice % 3 : 0;
+    c->kept_share = choice & 1024 ? 1 : 0.6;
 }
 
 static void check_all_choices(const struct schedule_case *c)

@@ -104,6 +104,23 @@ static void keep_states_on_the_host(struct ds_config *config)
     config->offload.params = config->offload.grads = (struct ds_home_key){DS_HOME_HOST, 1};
     config->offload.exp_avg = (struct ds_home_key){DS_HOME_HOST, 1};
     config->offload.exp_avg_sq = (struct ds_home_key){DS_HOME_HOST, 0.5};
+    config->offload.activations = (struct ds_home_key){DS_HOME_HOST, 1};
+}
+
+static void keep_states_in_files(struct ds_config *config)
+{
+    config->offload.params = config->offload.grads = (struct ds_home_key){DS_HOME_NVME, 1};
+    config->offload.exp_avg = (struct ds_home_key){DS_HOME_NVME, 1};
+    config->offload.exp_avg_sq = (struct ds_home_key){DS_HOME_NVME, 0.5};
+    snprintf(config->offload.directories, sizeof config->offload.directories, "%s", folder);
+}
+
+static void update_late(struct ds_config *config)
+{
+    keep_states_on_the_host(config);
+    config->train.eval_interval = EVAL_INTERVAL;
+    config->offload.updates = DS_UPDATES_KEY_LATE;
+    config->offload.optimizer_compute = (struct ds_home_key){DS_OPTIMIZER_CPU, 1};
 }
 
 static void a_step_whose_states_travel_takes_no_memory(void **state)
@@ -112,6 +129,10 @@ static void a_step_whose_states_travel_takes_no_memory(void **state)
     for (int mode = DS_DEVICE_INLINE; mode <= DS_DEVICE_DEFERRED; mode++) {
         struct tiny_case c = case_of(2, 3, mode);
         c.adjust = keep_states_on_the_host;
+        expect_none(&c);
+        c.adjust = update_late;
+        expect_none(&c);
+        c.adjust = keep_states_in_files;
         expect_none(&c);
     }
 }

@@ -220,7 +220,7 @@ static void run_without_locked_memory(int unused)
     if (setrlimit(RLIMIT_MEMLOCK, &limit) != 0 ||
         (geteuid() == 0 && setresuid(65534, 65534, 65534)))
         _exit(77);
-    expect_taken(ds_fs_posix(), "plain", "RLIMIT_MEMLOCK");
+    expect_taken(ds_fs_posix(), "plain", "RLIMIT_MEMLOCK is 65536 bytes");
     expect_refused(ds_fs_posix(), "fixed", strerror(ENOMEM));
 }
 

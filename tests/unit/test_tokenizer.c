@@ -334,6 +334,67 @@ static void special_tokens_of_plain_text_are_text(void **state)
     tokenizer_close(&c);
 }
 
+/* What people write is text from end to end where that is asked for, marked special or not. */
+static void no_added_token_is_found_in_what_is_text(void **state)
+{
+    static const char text[] = "a<|im_start|>b <think> c";
+    struct ds_token_list ids = {0};
+    struct tokenizer_case c;
+    char *again = NULL;
+    size_t bytes = 0;
+
+    (void)state;
+    tokenizer_open(&c, "qwen3");
+    assert_ok(ds_encoder_encode(c.encoder, "text", text, sizeof text - 1, DS_ENCODE_TEXT, &ids));
+    for (size_t i = 0; i < ids.count; i++)
+        assert_true(ids.ids[i] > 2 && ids.ids[i] < 520); /* those of the model alone */
+    assert_ok(ds_tokenizer_decode(c.tokenizer, ids.ids, ids.count, 0, &again, &bytes));
+    assert_string_equal(again, text);
+    free(again);
+    ds_token_list_fini(&ids);
+    tokenizer_close(&c);
+}
+
+static void a_part_of_a_text_begins_none(void **state)
+{
+    struct ds_token_list whole = {0}, part = {0};
+    struct tokenizer_case c;
+
+    (void)state;
+    tokenizer_open(&c, "llama2_metaspace"); /* a space comes in front of a text, once */
+    assert_ok(ds_encoder_encode(c.encoder, "text", "b", 1, DS_ENCODE_TEXT, &whole));
+    assert_ok(
+        ds_encoder_encode(c.encoder, "text", "b", 1, DS_ENCODE_TEXT | DS_ENCODE_INNER, &part));
+    assert_int_equal(ds_tokenizer_token(c.tokenizer, whole.ids[0])[0], '\xe2');
+    assert_string_equal(ds_tokenizer_token(c.tokenizer, part.ids[0]), "b");
+    ds_token_list_fini(&whole);
+    ds_token_list_fini(&part);
+    tokenizer_close(&c);
+}
+
+static void the_longest_added_token_in_front_is_found(void **state)
+{
+    static const struct {
+        const char *text;
+        size_t bytes;
+    } cases[] = {{"<think>", 7},  {"<think>ing it", 10},        {"<thin", 0},   {"", 0},
+                 {"a<think>", 0}, {"<|endoftext|><think>", 13}, {"<mask> b", 0}};
+    struct tokenizer_case c;
+
+    (void)state;
+    tokenizer_open(&c, "gpt2");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        uint32_t id = UINT32_MAX;
+        const size_t bytes =
+            ds_tokenizer_match_added(c.tokenizer, cases[i].text, strlen(cases[i].text), &id);
+
+        assert_int_equal(bytes, cases[i].bytes);
+        if (bytes > 0)
+            assert_memory_equal(ds_tokenizer_token(c.tokenizer, id), cases[i].text, bytes);
+    }
+    tokenizer_close(&c);
+}
+
 static void an_id_that_nobody_has_is_refused(void **state)
 {
     struct tokenizer_case c;
@@ -357,6 +418,9 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(what_is_not_utf8_is_refused_with_its_place_or_replaced),
     cmocka_unit_test(a_text_is_taken_where_it_is_utf8_and_nowhere_else),
     cmocka_unit_test(special_tokens_of_plain_text_are_text),
+    cmocka_unit_test(no_added_token_is_found_in_what_is_text),
+    cmocka_unit_test(a_part_of_a_text_begins_none),
+    cmocka_unit_test(the_longest_added_token_in_front_is_found),
     cmocka_unit_test(an_id_that_nobody_has_is_refused),
 };
 

@@ -95,7 +95,10 @@ static void see_action(struct seen *seen, const json_t *event, uint32_t rank, ui
     const int kind = kind_of(string(event, "name"));
     const double action = number(json_object_get(event, "args"), "action");
 
-    assert_int_equal(tid, ds_action_row((enum ds_action_kind)kind));
+    assert_int_equal(tid, kind == DS_ACTION_EVICT_KEPT ? DS_TIMELINE_KEPT_OUT
+                          : kind == DS_ACTION_FETCH_KEPT
+                              ? DS_TIMELINE_KEPT_IN
+                              : ds_action_row((enum ds_action_kind)kind));
     assert_true(action == seen->next_action[rank][step]++); /* each once, in the list's order */
     assert_true((action == 0) == (kind == DS_ACTION_BEGIN));
     seen->kinds[rank][kind]++;
@@ -249,6 +252,52 @@ static void check_run(uint32_t ranks, int stage, int mode)
     assert_false(is_there(ds_fs_posix(), folder, "trace"));
     assert_false(is_there(ds_fs_posix(), folder, "trace.json.tmp"));
     json_decref(trace);
+}
+
+static void keep_on_the_host(struct ds_config *config)
+{
+    config->offload.activations = (struct ds_home_key){DS_HOME_HOST, 1};
+}
+
+/* Copies of what layers keep are on rows of their own: of all layers but the last two, whose backward comes at once. */
+static void check_kept(int recompute, int mode)
+{
+    const struct tiny_case c = {.ranks = 2,
+                                .stage = 3,
+                                .mode = mode,
+                                .recompute = recompute,
+                                .schedule = DS_PIPELINE_1F1B,
+                                .layers = 7,
+                                .steps = STEPS,
+                                .global_batch = 2 * MICROS,
+                                .micro_batch = 1,
+                                .seed = seed,
+                                .data = data,
+                                .adjust = keep_on_the_host};
+    struct job job = {
+        .c = &c, .dir = folder, .fs = ds_fs_posix(), .lock = PTHREAD_MUTEX_INITIALIZER};
+    struct seen seen;
+    json_t *trace;
+
+    assert_true(run_ranks(2, 60000000000u, run_thread, &job));
+    assert_int_equal(job.status, DS_OK);
+    trace = read_trace(folder);
+    see(&seen, trace, 2);
+    for (uint32_t r = 0; r < 2; r++) {
+        const uint32_t steps = LAST - FIRST + 1, gone = seen.kinds[r][DS_ACTION_EVICT_KEPT];
+        assert_int_equal(gone, steps * MICROS * 5);
+        assert_int_equal(seen.kinds[r][DS_ACTION_FETCH_KEPT], gone);
+    }
+    json_decref(trace);
+}
+
+static void what_layers_keep_is_seen_to_go_and_come(void **state)
+{
+    (void)state;
+    for (int mode = DS_DEVICE_INLINE; mode <= DS_DEVICE_DEFERRED; mode++) {
+        check_kept(DS_RECOMPUTE_NONE, mode);
+        check_kept(DS_RECOMPUTE_FULL, mode);
+    }
 }
 
 /* Tensor ranks meet inside blocks: in every layer for two sums on the way there and two back, each with a gather
@@ -754,6 +803,7 @@ int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_action_of_the_steps_asked_for_is_there_and_no_other),
+        cmocka_unit_test(what_layers_keep_is_seen_to_go_and_come),
         cmocka_unit_test(collectives_of_tensor_ranks_are_in_the_picture),
         cmocka_unit_test(stages_of_a_pipeline_are_in_one_picture),
         cmocka_unit_test(the_step_to_settle_is_told_before_the_next_begins),

@@ -1,11 +1,14 @@
 /* test_tuning.c - what devices choose by the clock: alike on all ranks after the first step, the same in the next
  * run, and never a reason to fail. */
 // link: comm storage device base
-// private: launch/trainer
+// private: launch/trainer launch
 #include "ranks.h"
 #include "test.h"
 
+#include "cache_file.c"
 #include "tuning.c"
+
+#include <errno.h>
 
 #define RANKS        4
 #define SHAPES       8
@@ -228,20 +231,18 @@ static void a_disk_that_fails_does_not_fail_the_run(void **state)
 
 static void the_file_lies_in_the_cache_or_below_home(void **state)
 {
-    struct chooser device = {.base = {&chooser_ops}};
-    const struct tuning tuning = {.device = &device.base};
-    char path[TUNING_PATH_BYTES + 256];
+    char path[DS_CACHE_PATH_BYTES];
 
     (void)state;
     setenv("HOME", "/home/somebody", 1);
     setenv("XDG_CACHE_HOME", "/cache", 1);
-    assert_true(find_path(&tuning, path, sizeof path));
+    assert_true(ds_cache_path("gemm-test.bin", path, sizeof path));
     assert_string_equal(path, FILE_OF_TEST);
     setenv("XDG_CACHE_HOME", "relative", 1); /* the rule of XDG: ignored */
-    assert_true(find_path(&tuning, path, sizeof path));
+    assert_true(ds_cache_path("gemm-test.bin", path, sizeof path));
     assert_string_equal(path, "/home/somebody/.cache/dstrain/gemm-test.bin");
     unsetenv("HOME");
-    assert_false(find_path(&tuning, path, sizeof path));
+    assert_false(ds_cache_path("gemm-test.bin", path, sizeof path));
 }
 
 /* Without a world: any communication would crash. */

@@ -164,7 +164,7 @@ void tok_added_fini(struct tok_added_sets *sets)
 
 /* The longest that begins the text: the range of those that agree with it is made smaller byte by byte; one
  * that ends here is the first of its range. */
-static const struct tok_added *longest_at(const struct tok_added_set *set, struct tok_text text)
+const struct tok_added *tok_added_longest(const struct tok_added_set *set, struct tok_text text)
 {
     size_t low = set->first[text.at[0]], high = set->first[text.at[0] + 1];
     const struct tok_added *best = NULL;
@@ -193,7 +193,7 @@ static const struct tok_added *find_next(const struct tok_added_set *set, struct
 
         if (set->first[byte] == set->first[byte + 1])
             continue;
-        found = longest_at(set, (struct tok_text){text.at + *at, text.bytes - *at});
+        found = tok_added_longest(set, (struct tok_text){text.at + *at, text.bytes - *at});
         if (found)
             return found;
     }

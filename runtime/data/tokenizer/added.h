@@ -29,6 +29,8 @@ DS_CHECKED ds_status tok_added_load(const char *name, const json_t *json,
                                     const struct tok_normalizer *normalizer,
                                     struct tok_vocabulary *vocabulary, struct tok_added_sets *out);
 void tok_added_fini(struct tok_added_sets *sets);
+/* pure: the longest of a set that `text` begins with, or NULL; flags are not looked at */
+const struct tok_added *tok_added_longest(const struct tok_added_set *set, struct tok_text text);
 
 /* The parts of a text in order: a token, or a piece without any (token is NULL). */
 typedef ds_status tok_added_sink(void *user, const struct tok_added *token, struct tok_text part,

@@ -266,7 +266,8 @@ static ds_status on_raw(void *user, const struct tok_added *token, struct tok_te
     if (token)
         return ds_token_list_add(e->out, token->id);
     DS_TRY(tok_normalize(&e->tokenizer->normalizer, &e->matcher, &e->normal, part, &part));
-    return tok_added_walk(&walk, part, is_start);
+    return e->flags & DS_ENCODE_TEXT ? on_normalized(e, NULL, part, is_start)
+                                     : tok_added_walk(&walk, part, is_start);
 }
 
 static ds_status check_text(struct ds_encoder *e, struct tok_text *text)
@@ -282,6 +283,17 @@ static ds_status check_text(struct ds_encoder *e, struct tok_text *text)
     DS_TRY(tok_utf8_repair(*text, &e->repaired));
     *text = (struct tok_text){e->repaired.at, e->repaired.count};
     return DS_OK;
+}
+
+static ds_status encode_text(struct ds_encoder *e, struct tok_text text)
+{
+    const struct tok_added_walk walk = added_walk(e, &e->tokenizer->added.raw, on_raw);
+    const int is_start = !(e->flags & DS_ENCODE_INNER);
+
+    DS_TRY(check_text(e, &text));
+    if (text.bytes > 0 && (e->flags & DS_ENCODE_TEXT))
+        return on_raw(e, NULL, text, is_start);
+    return tok_added_walk(&walk, text, is_start);
 }
 
 static ds_status encode_bytes(struct ds_encoder *e, struct tok_text text)
@@ -304,7 +316,7 @@ ds_status ds_encoder_stream(struct ds_encoder *encoder, const char *name, const 
                             struct ds_token_list *out)
 {
     const struct ds_tokenizer *tokenizer = encoder->tokenizer;
-    struct tok_text piece = {text, bytes};
+    const struct tok_text piece = {text, bytes};
 
     encoder->name = name;
     encoder->flags = flags;
@@ -313,13 +325,7 @@ ds_status ds_encoder_stream(struct ds_encoder *encoder, const char *name, const 
     encoder->drain_user = user;
     if (flags & DS_ENCODE_TEMPLATE)
         DS_TRY(give_all(encoder, tokenizer->before.ids, tokenizer->before.count));
-    if (tokenizer->is_bytes) {
-        DS_TRY(encode_bytes(encoder, piece));
-    } else {
-        const struct tok_added_walk walk = added_walk(encoder, &tokenizer->added.raw, on_raw);
-        DS_TRY(check_text(encoder, &piece));
-        DS_TRY(tok_added_walk(&walk, piece, 1));
-    }
+    DS_TRY(tokenizer->is_bytes ? encode_bytes(encoder, piece) : encode_text(encoder, piece));
     if (flags & DS_ENCODE_TEMPLATE)
         DS_TRY(give_all(encoder, tokenizer->after.ids, tokenizer->after.count));
     return DS_OK;

@@ -206,6 +206,24 @@ int ds_tokenizer_is_special(const struct ds_tokenizer *tokenizer, uint32_t id)
            (tokenizer->vocabulary.tokens[id].flags & TOK_IS_SPECIAL) != 0;
 }
 
+size_t ds_tokenizer_match_added(const struct ds_tokenizer *tokenizer, const void *text,
+                                size_t bytes, uint32_t *id)
+{
+    const struct tok_added_set *const sets[2] = {&tokenizer->added.raw,
+                                                 &tokenizer->added.normalized};
+
+    for (size_t i = 0; i < 2 && bytes > 0; i++) {
+        const struct tok_added *found =
+            sets[i]->count ? tok_added_longest(sets[i], (struct tok_text){text, bytes}) : NULL;
+
+        if (!found || found->is_word || found->strips_left || found->strips_right)
+            continue;
+        *id = found->id;
+        return found->text.bytes;
+    }
+    return 0;
+}
+
 struct ds_tokenizer_marks ds_tokenizer_marks(const struct ds_tokenizer *tokenizer)
 {
     return tokenizer->marks;

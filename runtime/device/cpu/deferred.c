@@ -16,9 +16,10 @@ static uint64_t next_random(struct cpu_device *device)
     return z ^ (z >> 31);
 }
 
-static int is_ready(const struct cpu_item *head)
+static int is_ready(struct cpu_stream *stream, const struct cpu_item *head)
 {
-    return head->task.work != NULL || ds_cpu_stream_reached(head->task.source, head->task.position);
+    return head->task.work != NULL || ds_cpu_stream_status(stream) != DS_OK ||
+           ds_cpu_stream_reached(head->task.source, head->task.position);
 }
 
 /* The stream that the awaited one waits for, directly or through others. */
@@ -27,7 +28,8 @@ static struct cpu_stream *pick_needed(struct cpu_stream *awaited)
     struct cpu_stream *stream = awaited;
     struct cpu_item *head = ds_cpu_stream_head(stream);
 
-    while (!is_ready(head)) { /* what it waits for was queued before it: there is no circle */
+    while (
+        !is_ready(stream, head)) { /* what it waits for was queued before it: there is no circle */
         stream = head->task.source;
         head = ds_cpu_stream_head(stream);
     }
@@ -43,7 +45,7 @@ static struct cpu_stream *pick_any(struct cpu_device *device)
     for (struct cpu_stream *s = device->streams; s != NULL; s = s->next) {
         struct cpu_item *head = ds_cpu_stream_head(s);
 
-        if (head != NULL && is_ready(head) && next_random(device) % ++ready_count == 0)
+        if (head != NULL && is_ready(s, head) && next_random(device) % ++ready_count == 0)
             picked = s;
     }
     return picked;

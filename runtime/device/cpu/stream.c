@@ -2,7 +2,8 @@
  *
  * A work that fails leaves its status on the stream for good: later works are skipped, their places
  * still count as done so that nobody waits for ever, and every wait on the stream returns it. A stream
- * that waited for a failed one takes the status over: what it would compute next has no meaning. */
+ * that waited for a failed one takes the status over: what it would compute next has no meaning. Nor does it wait for
+ * others itself: what they wait for may be a work of its own that was skipped, by way of the host. */
 #include "cpu.h"
 
 #include <stdlib.h>
@@ -57,6 +58,8 @@ static int try_wait(struct cpu_stream *stream, const struct cpu_task *wait)
 {
     ds_status st;
 
+    if (ds_cpu_stream_status(stream) != DS_OK)
+        return 1;
     if (!ds_cpu_stream_reached(wait->source, wait->position))
         return 0;
     st = ds_cpu_stream_status(wait->source);

@@ -6,10 +6,10 @@
 
 #include "dstrain/overhead_cuda.h"
 
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 ds_status cuda_fail_at(cudaError_t error, const char *call, const char *file, int line)
 {
@@ -104,6 +104,7 @@ static ds_status cuda_open(int index, const struct ds_device_options *options,
     device->clock = options->clock;
     device->index = index;
     device->is_deterministic = options->deterministic;
+    device->thread_count = options->thread_count;
     nccl_environment(options);
     st = open_parts(device);
     if (st != DS_OK) {
@@ -128,32 +129,16 @@ static ds_status alloc_device(struct cuda_device *device, size_t bytes, uint32_t
     return DS_OK;
 }
 
-/* Exactly so many bytes: cudaHostAlloc would round up to a power of two on some drivers. */
-static ds_status alloc_host(size_t bytes, int is_pinned, void **at)
-{
-    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    cudaError_t error = cudaSuccess;
-
-    if (memory == MAP_FAILED)
-        return ds_fail(DS_ERR_NO_MEMORY, "%zu bytes of host memory", bytes);
-    if (is_pinned)
-        error = cudaHostRegister(memory, bytes, cudaHostRegisterPortable);
-    if (error != cudaSuccess) {
-        munmap(memory, bytes);
-        return cuda_fail_at(error, "cudaHostRegister", __FILE__, __LINE__);
-    }
-    *at = memory;
-    return DS_OK;
-}
-
 static ds_status cuda_alloc(struct ds_device *device, enum ds_memory_kind kind, size_t bytes,
                             uint32_t flags, void **at)
 {
+    struct cuda_device *cuda = (struct cuda_device *)device;
+
     *at = NULL;
     if (bytes == 0)
         return DS_OK;
-    return kind == DS_MEMORY_DEVICE ? alloc_device((struct cuda_device *)device, bytes, flags, at)
-                                    : alloc_host(bytes, kind == DS_MEMORY_PINNED, at);
+    return kind == DS_MEMORY_DEVICE ? alloc_device(cuda, bytes, flags, at)
+                                    : cuda_host_alloc(cuda, bytes, kind == DS_MEMORY_PINNED, at);
 }
 
 static void cuda_release(struct ds_device *device, enum ds_memory_kind kind, void *memory,
@@ -166,9 +151,7 @@ static void cuda_release(struct ds_device *device, enum ds_memory_kind kind, voi
             (void)cudaFree(memory);
         return;
     }
-    if (kind == DS_MEMORY_PINNED)
-        (void)cudaHostUnregister(memory);
-    munmap(memory, bytes);
+    cuda_host_release(kind == DS_MEMORY_PINNED, memory, bytes);
 }
 
 static ds_status cuda_memory_left(struct ds_device *device, size_t *bytes)
@@ -193,6 +176,28 @@ static ds_status cuda_memory_used(struct ds_device *device, size_t *bytes)
 static double cuda_peak_flops(struct ds_device *device)
 {
     return cuda_peak_flops_of(((const struct cuda_device *)device)->name);
+}
+
+/* What the kernel says of its place on the bus. */
+static int cuda_host_node(struct ds_device *base)
+{
+    char id[32], path[96];
+    int node = -1;
+    FILE *file;
+
+    if (cudaDeviceGetPCIBusId(id, sizeof id, ((const struct cuda_device *)base)->index) !=
+        cudaSuccess)
+        return -1;
+    for (char *at = id; *at; at++)
+        *at = (char)tolower((unsigned char)*at);
+    snprintf(path, sizeof path, "/sys/bus/pci/devices/%s/numa_node", id);
+    file = fopen(path, "re");
+    if (!file)
+        return -1;
+    if (fscanf(file, "%d", &node) != 1)
+        node = -1;
+    fclose(file);
+    return node;
 }
 
 static void cuda_describe(struct ds_device *base, char *to, size_t bytes)
@@ -323,6 +328,8 @@ const struct ds_device_ops ds_device_cuda_ops = {
     .event_sync = cuda_event_sync,
     .stream_sync = cuda_stream_sync,
     .stream_stamp = cuda_stamp,
+    .stream_signal = cuda_stream_signal,
+    .stream_await = cuda_stream_await,
     .capture_begin = cuda_capture_begin,
     .capture_end = cuda_capture_end,
     .graph_launch = cuda_graph_launch,
@@ -335,5 +342,6 @@ const struct ds_device_ops ds_device_cuda_ops = {
     .overhead = &ds_overhead_cuda,
     .peak_flops = cuda_peak_flops,
     .describe = cuda_describe,
+    .host_node = cuda_host_node,
     .tuning = &cuda_tuning_ops,
 };

@@ -27,10 +27,12 @@ struct cuda_device {
     int index, processor_count; /* multiprocessors */
     int major, minor;           /* compute capability */
     int is_deterministic;
+    int thread_count;  /* of the host, for what a rank does with its memory */
     int64_t offset_ns; /* monotonic time of the host minus the GPU's globaltimer */
     char name[256];
     struct cuda_math *math;        /* owned */
     struct nccl_memory *symmetric; /* owned, in the ledger's name: DS_ALLOC_SYMMETRIC */
+    void (*batch)(void); /* word_cuda.c: of the driver; NULL: not looked for yet, or not there */
     struct nccl_comm *groups; /* borrowed: those that have made a call here; waits look at them */
 };
 
@@ -69,6 +71,11 @@ static inline cudaStream_t cuda_stream_of(struct ds_stream *stream)
 DS_CHECKED ds_status cuda_scratch(struct ds_stream *stream, size_t bytes, void **at);
 
 ds_status cuda_fail_at(cudaError_t error, const char *call, const char *file, int line);
+
+DS_CHECKED ds_status cuda_host_alloc(const struct cuda_device *device, size_t bytes, int is_pinned,
+                                     void **at);
+void cuda_host_release(int is_pinned, void *memory, size_t bytes);
+
 #define CUDA_TRY(call)                                                   \
     do {                                                                 \
         cudaError_t cuda_error_ = (call);                                \
@@ -109,6 +116,10 @@ DS_CHECKED ds_status nccl_look(const struct cuda_device *device);
 /* wait_cuda.c: the host waits, and looks at the groups while it does */
 DS_CHECKED ds_status cuda_event_sync(struct ds_event *event);
 DS_CHECKED ds_status cuda_stream_sync(struct ds_stream *stream);
+
+/* word_cuda.c: see ds_stream_signal, ds_stream_await */
+ds_status cuda_stream_signal(struct ds_stream *stream, uint32_t *word);
+ds_status cuda_stream_await(struct ds_stream *stream, uint32_t *word);
 
 /* stamp.cu: the host's monotonic time, written by the GPU to pinned memory */
 ds_status cuda_stamp(struct ds_stream *stream, uint64_t *at_ns);

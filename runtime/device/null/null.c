@@ -147,6 +147,13 @@ static ds_status null_stream_stamp(struct ds_stream *stream, uint64_t *at_ns)
     return DS_OK;
 }
 
+static ds_status null_stream_word(struct ds_stream *stream, uint32_t *word)
+{
+    (void)stream;
+    (void)word;
+    return DS_OK;
+}
+
 /* Not DS_DEVICE_CAP_COMPUTES: neither "auto" nor training ever ends up here. */
 const struct ds_device_ops ds_device_null_ops = {
     .name = "null",
@@ -168,4 +175,6 @@ const struct ds_device_ops ds_device_null_ops = {
     .event_sync = null_event_sync,
     .stream_sync = null_stream_sync,
     .stream_stamp = null_stream_stamp,
+    .stream_signal = null_stream_word,
+    .stream_await = null_stream_word,
 };

@@ -9,7 +9,7 @@ template <typename T> struct slab_sums {
     const T *dy, *x;
     const float *rstd;
     float *partial; /* [slabs][width] */
-    size_t token_count, slab_tokens;
+    size_t token_count, slab_tokens, stride;
     uint32_t width;
 };
 
@@ -29,10 +29,10 @@ __device__ __forceinline__ void add_tokens(const slab_sums<T> &s, size_t first, 
         const size_t token = is_there ? first + i * COLUMN_WARPS : first;
         const uint32_t width = is_there ? s.width : 0;
 
-        dy[i] = load_part<VECTOR>(s.dy + token * s.width, column, width);
+        dy[i] = load_part<VECTOR>(s.dy + token * s.stride, column, width);
         if (PRODUCT) {
-            x[i] = load_part<VECTOR>(s.x + token * s.width, column, width);
-            rstd[i] = s.rstd[token];
+            x[i] = load_part<VECTOR>(s.x + token * s.stride, column, width);
+            rstd[i] = s.rstd ? s.rstd[token] : 1.0f;
         }
     }
 #pragma unroll
@@ -158,10 +158,10 @@ static ds_status sum_columns(struct ds_stream *stream, const struct cuda_columns
     void *partial;
 
     DS_TRY(cuda_scratch(stream, shape.slabs * c->width * sizeof(float), &partial));
-    const slab_sums<T> sums = {(const T *)c->dy,  (const T *)c->x, c->rstd,
-                               (float *)partial,  c->token_count,  shape.tokens,
-                               (uint32_t)c->width};
-    if (c->width % pack<T>::count == 0 && is_aligned(c->dy) && is_aligned(c->x))
+    const slab_sums<T> sums = {(const T *)c->dy, (const T *)c->x, c->rstd,   (float *)partial,
+                               c->token_count,   shape.tokens,    c->stride, (uint32_t)c->width};
+    if (c->width % pack<T>::count == 0 && c->stride % pack<T>::count == 0 && is_aligned(c->dy) &&
+        is_aligned(c->x))
         DS_TRY((launch_slabs<T, true>(stream, &shape, sums)));
     else
         DS_TRY((launch_slabs<T, false>(stream, &shape, sums)));

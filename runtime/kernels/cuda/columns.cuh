@@ -7,8 +7,9 @@
 struct cuda_columns {
     const void *dy, *x; /* [token_count][width]; x NULL: sums of dy alone, else of dy * x * rstd */
     enum ds_dtype dtype;
-    const float *rstd; /* with x */
+    const float *rstd; /* with x; NULL: 1 */
     size_t token_count, width;
+    size_t stride;        /* elements from a row of dy, and of x, to the next */
     struct ds_tensor out; /* [width] */
     int add;
 };

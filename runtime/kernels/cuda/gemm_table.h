@@ -17,8 +17,8 @@
  * added to is then made by the algorithm that began it. */
 struct gemm_key {
     uint64_t m, n, k;
-    uint64_t
-        a_stride; /* elements from one stored row of A to the next: A may be a part of the columns */
+    /* elements from one stored row to the next: each may be a part of the columns */
+    uint64_t a_stride, b_stride, c_stride;
     uint8_t in, out; /* enum ds_dtype: of A and B, of C */
     uint8_t trans_a, trans_b;
     uint8_t align_a, align_b, align_c; /* bytes that the pointer is a multiple of, 16 at most */

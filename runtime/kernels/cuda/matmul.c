@@ -1,4 +1,4 @@
-/* matmul.c - C = op(A) op(B) + add * C, or + an addend, by cuBLASLt: fp32 sums whatever is stored, fp32 without TF32.
+/* matmul.c - C = scale * op(A) op(B) + add * C, or + an addend, by cuBLASLt: fp32 sums whatever is stored, fp32 without TF32.
  *
  * A shape is described to the library once; after that a call is a look into the table and a launch. What
  * the library has no kernels for (A, B and C of two 16-bit dtypes, 16 bits from fp32) is made in fp32 in the
@@ -102,21 +102,21 @@ static ds_status plan_shape(const struct gemm_key *key, struct gemm_plan *plan)
                                             sizeof of_y),
              key);
     if (key->trans_b)
-        GEMM_TRY(layout(&plan->x, key->in, key->n, key->k, key->k), key);
+        GEMM_TRY(layout(&plan->x, key->in, key->n, key->k, key->b_stride), key);
     else
-        GEMM_TRY(layout(&plan->x, key->in, key->k, key->n, key->n), key);
+        GEMM_TRY(layout(&plan->x, key->in, key->k, key->n, key->b_stride), key);
     if (key->trans_a)
         GEMM_TRY(layout(&plan->y, key->in, key->k, key->m, key->a_stride), key);
     else
         GEMM_TRY(layout(&plan->y, key->in, key->m, key->k, key->a_stride), key);
-    GEMM_TRY(layout(&plan->c, key->out, key->m, key->n, key->n), key);
+    GEMM_TRY(layout(&plan->c, key->out, key->m, key->n, key->c_stride), key);
     return DS_OK;
 }
 
 cublasStatus_t gemm_launch(const struct gemm_call *call, struct gemm_plan *p,
                            const cublasLtMatmulAlgo_t *algo, void *workspace, void *to)
 {
-    const float alpha = 1.0f, beta = call->added ? 1.0f : 0.0f;
+    const float alpha = call->scale, beta = call->added ? 1.0f : 0.0f;
 
     return cublasLtMatmul(call->gemm->handle, &p->product, &alpha, call->b, &p->x, call->a, &p->y,
                           &beta, call->added ? call->added : to, &p->c, to, &p->c, algo, workspace,
@@ -203,6 +203,11 @@ static uint64_t rows_of(const struct ds_tensor *t)
     return count;
 }
 
+static uint64_t stride_of(uint64_t stride, const struct ds_tensor *t)
+{
+    return stride ? stride : columns_of(t);
+}
+
 static int is_float(enum ds_dtype dtype)
 {
     return dtype == DS_F32 || dtype == DS_BF16 || dtype == DS_F16;
@@ -218,6 +223,9 @@ static ds_status check(const struct ds_matmul_args *a)
     DS_ASSERT(rows_of(&a->c) == (a->trans_a ? columns_of(&a->a) : rows_of(&a->a)));
     DS_ASSERT(columns_of(&a->c) == (a->trans_b ? rows_of(&a->b) : columns_of(&a->b)));
     DS_ASSERT(k == (a->trans_b ? columns_of(&a->b) : rows_of(&a->b)));
+    DS_ASSERT(stride_of(a->a_stride, &a->a) >= columns_of(&a->a) &&
+              stride_of(a->b_stride, &a->b) >= columns_of(&a->b) &&
+              stride_of(a->c_stride, &a->c) >= columns_of(&a->c));
     return DS_OK;
 }
 
@@ -226,7 +234,7 @@ static ds_status check_addend(const struct ds_matmul_args *a)
     if (!a->addend.data)
         return DS_OK;
     CUDA_WANTS_SAME("matmul", a, addend, c);
-    DS_ASSERT(!a->add && a->addend.data != a->c.data);
+    DS_ASSERT(!a->add && a->addend.data != a->c.data && a->c_stride == 0);
     DS_ASSERT(rows_of(&a->addend) == rows_of(&a->c) && columns_of(&a->addend) == columns_of(&a->c));
     return DS_OK;
 }
@@ -244,7 +252,9 @@ static struct gemm_call describe(struct ds_stream *stream, const struct ds_matmu
                               .key = {.m = rows_of(&a->c),
                                       .n = columns_of(&a->c),
                                       .k = a->trans_a ? rows_of(&a->a) : columns_of(&a->a),
-                                      .a_stride = columns_of(&a->a),
+                                      .a_stride = stride_of(a->a_stride, &a->a),
+                                      .b_stride = stride_of(a->b_stride, &a->b),
+                                      .c_stride = stride_of(a->c_stride, &a->c),
                                       .in = (uint8_t)a->a.dtype,
                                       .out = (uint8_t)a->c.dtype,
                                       .trans_a = a->trans_a != 0,
@@ -255,18 +265,21 @@ static struct gemm_call describe(struct ds_stream *stream, const struct ds_matmu
                               .a = a->a.data,
                               .b = a->b.data,
                               .added = a->add ? a->c.data : a->addend.data,
-                              .c = a->c.data};
+                              .c = a->c.data,
+                              .scale = a->scale != 0 ? a->scale : 1.0f};
 }
 
 /* The sum of no products. */
 static ds_status multiply_nothing(const struct gemm_call *call)
 {
-    const size_t bytes = call->key.m * call->key.n * ds_dtype_bytes((enum ds_dtype)call->key.out);
+    const size_t elem_bytes = ds_dtype_bytes((enum ds_dtype)call->key.out);
+    const size_t row = call->key.n * elem_bytes, stride = call->key.c_stride * elem_bytes;
 
     if (!call->added)
-        CUDA_TRY(cudaMemsetAsync(call->c, 0, bytes, cuda_stream_of(call->stream)));
+        CUDA_TRY(
+            cudaMemset2DAsync(call->c, stride, 0, row, call->key.m, cuda_stream_of(call->stream)));
     else if (call->added != call->c)
-        CUDA_TRY(cudaMemcpyAsync(call->c, call->added, bytes, cudaMemcpyDeviceToDevice,
+        CUDA_TRY(cudaMemcpyAsync(call->c, call->added, row * call->key.m, cudaMemcpyDeviceToDevice,
                                  cuda_stream_of(call->stream)));
     return DS_OK;
 }
@@ -295,10 +308,11 @@ static ds_status multiply_through_fp32(const struct gemm_call *call)
 {
     const struct gemm_key *key = &call->key;
     const uint64_t rows_max = GEMM_SPARE_BYTES / (key->n * sizeof(float));
-    const size_t a_step = (key->trans_a ? 1 : key->k) * ds_dtype_bytes((enum ds_dtype)key->in);
+    const size_t a_step =
+        (key->trans_a ? 1 : key->a_stride) * ds_dtype_bytes((enum ds_dtype)key->in);
     void *scratch;
 
-    DS_ASSERT(rows_max > 0);
+    DS_ASSERT(rows_max > 0 && key->c_stride == key->n); /* weights' gradients */
     DS_TRY(cuda_scratch(call->stream, CUDA_SCRATCH_BYTES, &scratch));
     for (uint64_t first = 0; first < key->m; first += rows_max) {
         struct gemm_call part = *call;

@@ -47,6 +47,7 @@ struct gemm_call {
     const void *a, *b;
     const void *added; /* to the product: C itself, an addend, or NULL */
     void *c;
+    float scale; /* of the product */
 };
 
 /* Queue it with `algo`; `to` is call->c but in a trial. */

@@ -142,7 +142,7 @@ static void *room_for_trials(const struct gemm_call *call, void *scratch)
 
     if (call->added != call->c)
         return call->c;
-    if (key->m * key->n * ds_dtype_bytes((enum ds_dtype)key->out) > GEMM_SPARE_BYTES)
+    if (key->m * key->c_stride * ds_dtype_bytes((enum ds_dtype)key->out) > GEMM_SPARE_BYTES)
         return NULL;
     return (char *)scratch + GEMM_WORKSPACE_BYTES;
 }

@@ -237,8 +237,8 @@ template <typename T, bool VECTOR>
 static ds_status launch_wide(struct ds_stream *stream, const norm_way_back<T> &b,
                              const struct ds_rmsnorm_backward_args *a)
 {
-    const struct cuda_columns columns = {b.dy,          b.x,     a->x_TC.dtype, b.rstd,
-                                         b.token_count, b.width, a->dgain_C,    a->gain_add};
+    const struct cuda_columns columns = {b.dy,    b.x,     a->x_TC.dtype, b.rstd,     b.token_count,
+                                         b.width, b.width, a->dgain_C,    a->gain_add};
 
     if (a->dgain_C.data)
         DS_TRY(cuda_columns_sum(stream, &columns));
