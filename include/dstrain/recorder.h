@@ -68,7 +68,8 @@ size_t ds_recorder_last(const struct ds_recorder *recorder, struct ds_record *to
 int ds_recorder_accuse(struct ds_recorder *recorder, int code, uint32_t missing);
 
 /* local: start the thread. On a passed deadline it writes one ERROR line (rank, section, step, action),
- * an incident file with the pages of this host's ranks, and calls `end` (NULL: _exit) with 71. */
+ * an incident file with the pages of this host's ranks, and calls `end` (NULL: _exit) with 71. Where a rank
+ * of this host has accused before, only the last. */
 DS_CHECKED ds_status ds_watchdog_start(struct ds_recorder *recorder, uint64_t tick_ns,
                                        void (*end)(int code));
 /* local: ends the thread; nothing to do where none was started */

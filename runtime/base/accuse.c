@@ -1,6 +1,7 @@
 /* accuse.c - a failure where ranks wait for each other: which of them is behind,
  * in one line from one rank, and an incident file before anybody's process ends. The watchdog does the
- * same for a main thread that does not come back from its wait. */
+ * same for a main thread that does not come back from its wait, unless a rank of its host has spoken: the
+ * job is ending then, and a second story about it would only hide the first. */
 #include "recorder_page.h"
 
 #include <inttypes.h>

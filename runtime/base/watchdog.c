@@ -137,8 +137,10 @@ static void *run_scribe(void *args)
     pthread_mutex_unlock(&watchdog->lock);
     if (!has_work)
         return NULL;
-    incident_log(watchdog->recorder, &watchdog->incident);
-    incident_write(watchdog->recorder, &watchdog->incident);
+    if (!PAGE_LOAD(&watchdog->recorder->page->is_told)) {
+        incident_log(watchdog->recorder, &watchdog->incident);
+        incident_write(watchdog->recorder, &watchdog->incident);
+    }
     pthread_mutex_lock(&watchdog->lock);
     watchdog->is_written = 1;
     pthread_cond_broadcast(&watchdog->changed);

@@ -96,7 +96,7 @@ refused() {
 # ---- ranks that fail, hang, or are gone
 
 hangs_are_named() {
-    run 3 run.deadline=3 debug.inject=hang:1:3
+    run 3 run.deadline=4 debug.inject=hang:1:3
     ended 71
     grep -qE 'error: shard group: [a-z_]+: waited [3-9](\.[0-9]+)? s for rank 1 \(of 3\)' err ||
         fail "$what: the wait does not name its group and the rank"
@@ -116,7 +116,7 @@ watchdog_ends_it() {
 
 # waited_for RANK SECTION STEP: all others of the world were waiting for it; one of them says where it stands
 waited_for() {
-    grep -qE "error: world group: [a-z_]+: waited [2-9](\.[0-9]+)? s for rank $1 " err || fail "$what: the wait does not name it"
+    grep -qE "error: world group: [a-z_]+: waited [4-9](\.[0-9]+)? s for rank $1 " err || fail "$what: the wait does not name it"
     [ "$(grep -cE "error: rank [0-9]+ \(process [0-9]+\) is behind" err)" = 1 ] &&
         grep -qE "error: rank $1 \(process [0-9]+\) is behind: section '$2', step $3; " err ||
         fail "$what: not one line about where it stands"
@@ -126,7 +126,7 @@ waited_for() {
 # behind the last step: the model is written
 export_that_never_ends() {
     for rank in 1 0; do
-        run 4 run.deadline=2 debug.inject=hang:$rank:7 parallel.pipeline=2
+        run 4 run.deadline=4 debug.inject=hang:$rank:7 parallel.pipeline=2
         ended 71
         waited_for $rank export 6
     done
@@ -141,7 +141,7 @@ data_that_never_comes() {
     ended 71
     grep -q "error: rank 0 hangs in section 'prepare data', step 0" err || fail "$what: nobody names it"
     grep -q '"section": "prepare data"' r/incidents/I-0.json || fail "$what: no incident"
-    run 3 run.deadline=2 debug.inject=hang:2:0
+    run 3 run.deadline=4 debug.inject=hang:2:0
     ended 71
     waited_for 2 start 0
     run 3 debug.inject=fail:2:0

@@ -551,6 +551,30 @@ static void a_second_rank_stays_quiet_after_the_first_has_left(void **state)
     }
 }
 
+/* The rank that all were waiting for finds out itself, later: it ends, and the one story stays the only one. */
+static void a_watchdog_stays_quiet_after_a_rank_has_spoken(void **state)
+{
+    struct place *place = *state;
+    struct ds_recorder *waiting = open_rank(place, 0), *hanging = open_rank(place, 1);
+    char path[128], *said[2];
+
+    ds_recorder_section(waiting, "start", 0);
+    assert_int_equal(ds_recorder_accuse(waiting, 71, 1), 1);
+    said[0] = read_file(place->log);
+    ds_recorder_section(hanging, "start", 20 * MS);
+    assert_ok(ds_watchdog_start(hanging, 2 * MS, note_end));
+    await_end();
+    ds_watchdog_stop(hanging);
+    said[1] = read_file(place->log);
+    assert_string_equal(said[1], said[0]);
+    free(said[0]);
+    free(said[1]);
+    snprintf(path, sizeof path, "%s/I-1.json", place->incidents);
+    assert_int_not_equal(access(path, F_OK), 0);
+    ds_recorder_close(hanging, 71);
+    ds_recorder_close(waiting, 71);
+}
+
 static void nobody_is_named_where_all_came_equally_far(void **state)
 {
     struct place *place = *state;
@@ -768,6 +792,7 @@ int main(void)
         IN_A_PLACE(a_neighbour_sees_the_leave_mark_of_a_hang),
         IN_A_PLACE(one_rank_of_a_host_names_the_one_that_is_behind),
         IN_A_PLACE(a_second_rank_stays_quiet_after_the_first_has_left),
+        IN_A_PLACE(a_watchdog_stays_quiet_after_a_rank_has_spoken),
         IN_A_PLACE(nobody_is_named_where_all_came_equally_far),
         IN_A_PLACE(who_was_waited_for_is_named_where_all_came_equally_far),
         IN_A_PLACE(old_pages_that_nobody_has_are_removed),
