@@ -4,7 +4,7 @@
 #   [PEER=peer.py] tests/bench/gpu_peers.sh [-n ranks] [-r repetitions] [-s steps] [-o lines.jsonl]
 #       build/dstrain examples/bench-1b.ini [section.key=value ...] [-- arguments of the peer ...]
 #
-# The peer is a script that prints one line of JSON with tok_s_gpu and, if it knows them, mfu_causal, peak_GB and
+# The peer is a script that prints one line of JSON with tok_s_gpu (or, of one GPU, tok_s) and, if it knows them, mfu_causal, peak_GB and
 # first_step_s. It is started by python3, or by torchrun for several ranks; PEER_RUN names something else.
 # Without PEER only dstrain is measured. MPIRUN: mpirun with options of its own; empty: none, for one rank.
 # COMMIT: what is measured, where there is no repository to ask. Every measurement starts with empty caches of
@@ -147,7 +147,7 @@ measure_peer() {
     [ -n "${PEER_RUN-}" ] || [ "$ranks" = 1 ] || start="torchrun --nproc-per-node $ranks"
     # shellcheck disable=SC2086
     run_once peer $start "$PEER" "$@"
-    grep tok_s_gpu "$work/answer" | tail -n 1 >"$work/line" || true
+    grep -E '"tok_s(_gpu)?"' "$work/answer" | tail -n 1 | sed 's/"tok_s"/"tok_s_gpu"/' >"$work/line" || true
     record "$(number tok_s_gpu <"$work/line")" "$(number mfu_causal <"$work/line")" "$(number peak_GB <"$work/line")" \
         "$(number first_step_s <"$work/line")"
     say "$(cat "$work/line")"

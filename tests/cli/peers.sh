@@ -48,5 +48,26 @@ cmp -s out lines || fail "the file differs from standard output"
 measure 100 broken 200 && fail "a peer that fails"
 grep -q 'peer failed' err || fail "a peer that fails: not said"
 measure 100 '"slow"' 200 && fail "a peer without a speed"
+# Every row of gpu_rows.sh is a configuration that plans, and one that is asked for is measured.
+rows=$root/tests/bench/gpu_rows.sh
+small_text 10 >t.txt
+sh "$rows" >names
+while read -r name ranks _; do
+    # shellcheck disable=SC2046
+    "$program" plan $(DRIVE=$work sh "$rows" words "$name") data.train=t.txt --ranks "$ranks" >out 2>err </dev/null ||
+        fail "row $name has no plan"
+done <names
+[ "$(wc -l <names)" -ge 10 ] || fail "rows: $(wc -l <names)"
+mkdir peers
+printf 'echo "{\"tok_s\": 1000, \"said\": \"$*\"}"\n' >peers/peer_torch.py
+sh "$rows" "$program" '9?' >out 2>err && fail "rows: '9?' is no row"
+grep -q "no row '9?'" err || fail "rows: '9?': not said"
+tiny="run.device=cpu model.num_hidden_layers=1 model.hidden_size=64 model.intermediate_size=64 model.num_attention_heads=1
+    model.num_key_value_heads=1 model.head_dim=64 model.vocab_size=64 train.seq_length=16 memory.device_limit=auto --quick"
+# shellcheck disable=SC2086
+PEERS=$work/peers PEER_RUN=sh MPIRUN='' sh "$rows" -s 1 -o r "$program" '1[b]' -- $tiny >out 2>err ||
+    fail "rows: 1b"
+grep -q '"said": "--model 1b --mbs 4"' r/1b.jsonl && grep -q '"peer_tokens_per_s_rank":1000,' r/1b.jsonl ||
+    fail "rows: not what was asked for"
 [ $bad = 0 ] && echo "turns, medians and failures are as they should be"
 exit $bad
