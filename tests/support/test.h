@@ -36,6 +36,18 @@ static inline int test_is_long(void)
     return getenv("DSTRAIN_TEST_LONG") != NULL;
 }
 
+/* A sanitizer looks at every access, a hundred times slower: a few draws of each kind show it what many would. */
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+enum { TEST_IS_SANITIZED = 1 };
+#else
+enum { TEST_IS_SANITIZED = 0 };
+#endif
+
+static inline int test_draws(int usual, int sanitized, int in_long)
+{
+    return TEST_IS_SANITIZED ? sanitized : test_is_long() ? in_long : usual;
+}
+
 /* Is case number `index` of a long mode this process's? All are, unless DSTRAIN_TEST_PART=K/N shares them out over N
  * processes or machines. */
 static inline int test_is_mine(uint64_t index)

@@ -244,7 +244,7 @@ static int disk_fails(void *user, const char *what, const char *path)
 static void model_open(struct model *m, uint64_t seed, int is_delta)
 {
     *m = (struct model){.random = ds_random_of(seed, DS_RANDOM_TEST, 7), .is_delta = is_delta};
-    m->random_states = test_is_long() ? 600 : 20;
+    m->random_states = (uint64_t)test_draws(20, 5, 600);
     assert_ok(ds_fs_sim_open(&m->disk));
     assert_int_equal(ds_fs_mkdir(m->disk, "/run", 0755), 0);
     assert_int_equal(ds_fs_fsync_dir(m->disk, "/"), 0);

@@ -299,7 +299,7 @@ static void homes_change_no_bit(void **state)
     const uint64_t steps = test_is_long() ? STEPS_LONG : STEPS_NORMAL;
 
     (void)state;
-    for (int i = 0; i < (test_is_long() ? DRAWS_LONG : DRAWS_NORMAL); i++) {
+    for (int i = 0; i < test_draws(DRAWS_NORMAL, 4, DRAWS_LONG); i++) {
         now = (struct drawn_homes){0};
         draw_precision();
         const struct tiny_case c = draw_case(steps);
@@ -319,7 +319,7 @@ static void checkpoints_go_from_home_to_home(void **state)
     enum { LAUNCHES = 4 };
 
     (void)state;
-    for (int i = 0; i < (test_is_long() ? DRAWS_LONG / LAUNCHES : 2); i++) {
+    for (int i = 0; i < test_draws(2, 1, DRAWS_LONG / LAUNCHES); i++) {
         now = (struct drawn_homes){0};
         draw_precision();
         struct tiny_case c = draw_case(2 * LAUNCHES);

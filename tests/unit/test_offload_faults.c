@@ -177,7 +177,7 @@ static void check_faults(uint32_t ranks, const char *what, int code)
     saved.interval = 0;
     struct tiny_result whole = run(ranks, DS_DEVICE_INLINE);
     assert_int_equal(whole.status, DS_OK);
-    for (int i = 0; i < (test_is_long() ? 30 : 3); i++)
+    for (int i = 0; i < test_draws(3, 1, 30); i++)
         disturb(&whole, ranks, what, code, 1 + draw(calls));
     tiny_result_fini(&whole);
 }
