@@ -18,7 +18,7 @@
 #include <float.h>
 
 #define THREADS 128
-#define BLOCKS  16 /* of a multiprocessor at most */
+#define WAVES   2 /* of blocks at most, whole ones: what is left of one keeps few threads busy */
 
 #define RUN_ANY  4 /* neighbours that a thread has */
 #define RUN_BF16 8 /* where master there is none, and all else is bf16 */
@@ -253,10 +253,14 @@ __device__ __forceinline__ void update_run(const struct shard &s, struct adamw_s
     store_run<MASTER, RUN>(s, pack_run<MASTER>(s, x), first, touched);
 }
 
+/* Blocks that a multiprocessor has at once. */
+template <enum master MASTER, int RUN> constexpr int resident()
+{
+    return RUN == RUN_BF16 ? 5 : MASTER == MASTER_NONE ? 6 : 8;
+}
+
 template <enum master MASTER, int RUN>
-__global__ void __launch_bounds__(THREADS, RUN == RUN_BF16         ? 5
-                                           : MASTER == MASTER_NONE ? 6
-                                                                   : 8)
+__global__ void __launch_bounds__(THREADS, (resident<MASTER, RUN>()))
     adamw_kernel(const __grid_constant__ struct shard s)
 {
     const struct ds_step_record *record = s.record;
@@ -282,7 +286,8 @@ __global__ void __launch_bounds__(THREADS, RUN == RUN_BF16         ? 5
 template <enum master MASTER, int RUN>
 static ds_status launch(struct ds_stream *stream, struct shard *s)
 {
-    const uint64_t most = (uint64_t)cuda_device_of(stream)->processor_count * BLOCKS;
+    const uint64_t most =
+        (uint64_t)cuda_device_of(stream)->processor_count * resident<MASTER, RUN>() * WAVES;
     const uint64_t blocks = (s->count + THREADS * RUN - 1) / (THREADS * RUN);
     const struct state *states[] = {&s->master, &s->param, &s->gradient, &s->m, &s->v};
 
