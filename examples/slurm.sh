@@ -14,9 +14,9 @@
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR1@180
 
+trap 'kill -USR1 $!' USR1 # bash obeys traps while it waits, and then waits no longer
 mpirun --bind-to none "${DSTRAIN:-dstrain}" "$@" &
 run=$!
-trap 'kill -USR1 $run' USR1 # bash obeys traps while it waits, and then waits no longer
 
 while :; do
     wait $run
