@@ -16,16 +16,6 @@ small_config run.deadline=20 model.hidden_size=16 model.intermediate_size=32 mod
 
 # ---- running, and when what happened
 
-# The processes of the program that were started here, but for those of a launch beside it.
-others=
-ranks_here() {
-    find /proc -maxdepth 2 -path '/proc/[0-9]*/exe' -lname "$program" 2>/dev/null | while read -r exe; do
-        pid=$(basename "${exe%/exe}")
-        case " $others " in *" $pid "*) continue ;; esac
-        [ "$(readlink "/proc/$pid/cwd")" != "$work" ] || echo "$pid"
-    done
-}
-
 # launch command...: to its end, and that of all its ranks; sets code and took, in hundredths
 launch() {
     : >decided

@@ -55,14 +55,14 @@ kill_something() {
     esac
 }
 
-# Those who outlive mpirun hold the run's lock for a while.
+# Those who outlive mpirun hold the run's lock for a while, also who was not there yet when it was chosen who dies.
 await_ranks() {
-    for _ in $(seq 100); do
-        # shellcheck disable=SC2086
-        still_there $victims || return 0
+    for _ in $(seq 300); do
+        left=$(ranks_here)
+        [ -n "$left" ] || return 0
         sleep 0.1
     done
-    die "rank $left outlives its launch"
+    die "ranks outlive their launch: $left"
 }
 
 kills=0
@@ -75,7 +75,6 @@ while [ $kills -lt $wanted ]; do
         [ $launches -le 200 ] || die "no end after $launches launches"
         mpirun -n $ranks "$program" c.ini >>out 2>>err &
         job=$!
-        victims=
         # the last launches of a storm are left alone, or the start alone could take it all
         [ $launches -gt 8 ] || kill_something
         await_exit $job

@@ -99,6 +99,16 @@ ranks_of() { # JOB: what this mpirun has started
     done
 }
 
+# the processes of the program that were started here, whoever is their parent now, but for those of a launch beside it
+others=
+ranks_here() {
+    find /proc -maxdepth 2 -path '/proc/[0-9]*/exe' -lname "$program" 2>/dev/null | while read -r exe; do
+        pid=$(basename "${exe%/exe}")
+        case " $others " in *" $pid "*) continue ;; esac
+        [ "$(readlink "/proc/$pid/cwd")" != "$work" ] || echo "$pid"
+    done
+}
+
 still_there() { # PID ...: one of them runs the program, which is then in left
     for left in "$@"; do
         [ "$(readlink "/proc/$left/exe" 2>/dev/null)" != "$program" ] || return 0
