@@ -125,9 +125,9 @@ export_that_never_ends() {
     said 'dstrain [rank 2]: error: debug.inject: a failure in step 7'
 }
 
-# before the first step: rank 0 prepares text, and the others wait for it
+# before the first step: rank 0 prepares text, and the others wait for it, 15/32 of a deadline longer than its watchdog
 data_that_never_comes() {
-    run 3 run.deadline=2 debug.inject=hang:0:0
+    run 3 run.deadline=6 debug.inject=hang:0:0
     ended 71
     grep -q "error: rank 0 hangs in section 'prepare data', step 0" err || fail "$what: nobody names it"
     grep -q '"section": "prepare data"' r/incidents/I-0.json || fail "$what: no incident"

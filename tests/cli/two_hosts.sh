@@ -181,9 +181,9 @@ faults_end_both_hosts() {
     ended 70
     [ "$(grep -c 'error: ' err)" = 1 ] || fail "$what: not one line of error"
     grep -q 'rank 2.*error: debug.inject: a failure in step 4' err || fail "$what: does not say why"
-    two_hosts hung run.deadline=3 debug.inject=hang:3:4
+    two_hosts hung run.deadline=6 debug.inject=hang:3:4 # a second and a half before the watchdog of the other host
     ended 71
-    grep -qE 'shard group: [a-z_]+: waited [3-9].* for rank 3 \(of 4\)' err || fail "$what: nobody names rank 3"
+    grep -qE 'shard group: [a-z_]+: waited ([6-9]|1[0-9]).* for rank 3 \(of 4\)' err || fail "$what: nobody names rank 3"
     [ "$(grep -cE "rank 3 \(process [0-9]+\) is behind: section 'step', step 4" err)" = 1 ] ||
         fail "$what: its neighbour does not say where it is"
     two_hosts refused data.train=missing.txt
