@@ -10,9 +10,11 @@
 #include <unistd.h>
 
 #define DEADLINE_NS    60000000000u
-#define SHORT_DEADLINE 500000000u
+#define SHORT_DEADLINE 2000000000u
 #define DIRECT         64u /* ranks: messages from each to each */
 #define TREES          0u  /* MPI's own trees where they will do */
+
+enum { TRIES = 8 };
 
 static void the_world_is_mpiruns(void **state)
 {
@@ -156,6 +158,7 @@ static ds_status busy(void *args, int *done)
     return DS_OK;
 }
 
+/* At one of some tries: a host with much else to do may not let the workers run in time. */
 static void a_gather_is_through_after_the_arithmetic_behind_it(void **state)
 {
     const struct ds_device_options options = {.thread_count = 1, .clock = ds_clock_system()};
@@ -165,7 +168,7 @@ static void a_gather_is_through_after_the_arithmetic_behind_it(void **state)
     struct ds_stream *compute = NULL, *beside = NULL;
     struct ds_event *gathered = NULL;
     void *send = NULL, *recv = NULL;
-    int done = 0;
+    int is_through = 0;
 
     (void)state;
     mp_assert(ds_comm_open_data(world, "data", &data) == DS_OK);
@@ -175,12 +178,19 @@ static void a_gather_is_through_after_the_arithmetic_behind_it(void **state)
     mp_assert(device->ops->event_open(device, &gathered) == DS_OK);
     mp_assert(device->ops->alloc(device, DS_MEMORY_DEVICE, part, 0, &send) == DS_OK);
     mp_assert(device->ops->alloc(device, DS_MEMORY_DEVICE, part * world->size, 0, &recv) == DS_OK);
-    mp_assert(ds_comm_all_gather(data, send, recv, part / 4, DS_F32, beside) == DS_OK);
-    mp_assert(device->ops->event_record(gathered, beside) == DS_OK);
-    mp_assert(device->ops->call(compute, busy, NULL, 0) == DS_OK);
-    mp_assert(device->ops->stream_sync(compute) == DS_OK);
-    ds_status st = device->ops->event_query(gathered, &done);
-    mp_assert(st == DS_OK && done);
+    for (int i = 0; i < TRIES && !is_through; i++) {
+        int done = 0;
+
+        mp_assert(ds_comm_all_gather(data, send, recv, part / 4, DS_F32, beside) == DS_OK);
+        mp_assert(device->ops->event_record(gathered, beside) == DS_OK);
+        mp_assert(device->ops->call(compute, busy, NULL, 0) == DS_OK);
+        mp_assert(device->ops->stream_sync(compute) == DS_OK);
+        ds_status st = device->ops->event_query(gathered, &done);
+        mp_assert(st == DS_OK);
+        MPI_Allreduce(&done, &is_through, 1, MPI_INT, MPI_LAND, MPI_COMM_WORLD);
+        mp_assert(device->ops->stream_sync(beside) == DS_OK);
+    }
+    mp_assert(is_through);
     device->ops->stream_close(beside);
     device->ops->stream_close(compute);
     device->ops->event_close(gathered);
@@ -190,8 +200,8 @@ static void a_gather_is_through_after_the_arithmetic_behind_it(void **state)
     ds_comm_close(data);
 }
 
-/* ---- ranks that do not come. The last one is late, longer than the deadline; then it calls after all,
- * so that what MPI has posted is matched. */
+/* ---- ranks that do not come. The last one calls when the others have given it up, so that what MPI has
+ * posted is matched. */
 
 static float late_data[5000];
 
@@ -206,8 +216,10 @@ static void expect_late_rank_named(struct ds_comm *comm)
     capture_begin(&capture);
     MPI_Barrier(MPI_COMM_WORLD);
     if (comm->rank == last)
-        ds_clock_sleep_ns(comm->clock, 3u * (uint64_t)SHORT_DEADLINE);
+        MPI_Barrier(MPI_COMM_WORLD);
     st = ds_comm_all_reduce(comm, late_data, 5000, DS_F32, DS_REDUCE_SUM, NULL);
+    if (comm->rank != last)
+        MPI_Barrier(MPI_COMM_WORLD);
     const char *text = capture_end(&capture);
     snprintf(want, sizeof want, "s for rank %u (of %u)", last, comm->size);
     if (comm->rank != last && strstr(text, want) == NULL)
@@ -254,8 +266,10 @@ static void expect_late_peer_named(struct ds_comm *comm)
     capture_begin(&capture);
     MPI_Barrier(MPI_COMM_WORLD);
     if (comm->rank == last)
-        ds_clock_sleep_ns(comm->clock, 3u * (uint64_t)SHORT_DEADLINE);
+        MPI_Barrier(MPI_COMM_WORLD);
     st = ds_comm_exchange(comm, messages, count, NULL);
+    if (comm->rank != last)
+        MPI_Barrier(MPI_COMM_WORLD);
     const char *text = capture_end(&capture);
     snprintf(want, sizeof want, "s for rank %u (of %u)", last, comm->size);
     mp_assert(st == (comm->rank == last ? DS_OK : DS_ERR_DEADLINE));

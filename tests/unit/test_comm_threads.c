@@ -14,7 +14,7 @@
 
 #define SIZE_MAX_HERE  8
 #define DEADLINE_NS    60000000000u
-#define SHORT_DEADLINE 500000000u
+#define SHORT_DEADLINE 2000000000u
 
 struct seat {
     struct ds_comm *comm;
@@ -219,6 +219,7 @@ static void absent_peers_body(struct seat *seat)
         {data[0], 100, 1, 0}, {data[1], 100, 2, 0}, {data[2], 100, 3, 0}, {data[3], 100, 3, 1}};
     const struct ds_message send = {data[0], 100, 0, 1};
 
+    seat->status = ds_comm_barrier(seat->comm); /* all threads are up */
     if (seat->comm->rank == 2)
         seat->status = ds_comm_exchange(seat->comm, &send, 1, NULL);
     if (seat->comm->rank != 0)
