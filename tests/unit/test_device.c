@@ -126,9 +126,8 @@ static void asking_for_an_event_brings_it_in_the_end(void **state)
     call(rig.worker, set_work, &flag, 1);
     assert_ok(ds_stream_after(rig.a, rig.worker, rig.event));
     assert_ok(rig.ops->event_record(rig.event, rig.a));
-    for (int i = 0; i < 1000000 && !done; i++)
+    while (!done) /* however often; main's alarm ends it */
         assert_ok(rig.ops->event_query(rig.event, &done));
-    assert_true(done);
     assert_int_equal(flag, 1);
     rig_close(&rig);
 }
