@@ -9,7 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define DEADLINE_NS 2000000000u
+#define DEADLINE_NS 4000000000u
 #define NEVER_NS    100000000000u /* mpirun kills whoever is still there */
 
 extern char **environ;

@@ -667,7 +667,7 @@ static void a_folder_that_a_layout_does_not_fit_is_named(void **state)
 static uint64_t slow_mono_ns(void *self)
 {
     (void)self;
-    ds_clock_sleep_ns(ds_clock_system(), 40000000u);
+    ds_clock_sleep_ns(ds_clock_system(), 100000000u);
     return ds_clock_mono_ns(ds_clock_system());
 }
 
@@ -683,7 +683,7 @@ static void slow_sleep_ns(void *self, uint64_t ns)
     ds_clock_sleep_ns(ds_clock_system(), ns);
 }
 
-static const uint64_t wait_ns = 600000000u;
+static const uint64_t wait_ns = 1500000000u;
 
 struct slow_plan {
     struct ds_config config;

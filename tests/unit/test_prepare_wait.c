@@ -86,7 +86,7 @@ static void adjust(struct ds_config *config)
     config->data.format = has_rows ? DS_DATA_JSONL : DS_DATA_TEXT;
     config->data.line_limit = 1 << 20;
     config->model.vocab_size = DS_BYTE_VOCAB;
-    config->run.deadline = 1;
+    config->run.deadline = 2;
     snprintf(config->data.train, sizeof config->data.train, "%s", has_rows ? rows : corpus);
     snprintf(config->data.cache, sizeof config->data.cache, "%s", cache);
     config->data.eval[0] = '\0';
@@ -121,12 +121,12 @@ static void others_wait_while_rank_0_goes_on(void **state)
 
     (void)state;
     has_rows = 0;
-    make_slow_fs(120 * MS, 120 * MS);
-    assert_true(run_ranks(2, 1000 * MS, open_rank, NULL));
+    make_slow_fs(240 * MS, 240 * MS);
+    assert_true(run_ranks(2, 2000 * MS, open_rank, NULL));
     assert_ok(got[0]);
     assert_ok(got[1]);
     assert_int_equal(atomic_load(&text_reads), 2 * FILES); /* of rank 0 alone, in two passes */
-    assert_true(ds_clock_mono_ns(ds_clock_system()) - begin_ns > 2000 * MS);
+    assert_true(ds_clock_mono_ns(ds_clock_system()) - begin_ns > 4000 * MS);
 }
 
 static void others_wait_while_rows_are_read_by_threads(void **state)
@@ -135,20 +135,20 @@ static void others_wait_while_rows_are_read_by_threads(void **state)
 
     (void)state;
     has_rows = 1;
-    make_slow_fs(250 * MS, 250 * MS);
-    assert_true(run_ranks(2, 1000 * MS, open_rank, NULL));
+    make_slow_fs(500 * MS, 500 * MS);
+    assert_true(run_ranks(2, 2000 * MS, open_rank, NULL));
     assert_ok(got[0]);
     assert_ok(got[1]);
     assert_int_equal(atomic_load(&text_reads), FILES);
-    assert_true(ds_clock_mono_ns(ds_clock_system()) - begin_ns > 2000 * MS);
+    assert_true(ds_clock_mono_ns(ds_clock_system()) - begin_ns > 4000 * MS);
 }
 
 static void nobody_waits_for_ever_where_rank_0_stands_still(void **state)
 {
     (void)state;
     has_rows = 0;
-    make_slow_fs(3000 * MS, 0);
-    assert_true(run_ranks(2, 1000 * MS, open_rank, NULL));
+    make_slow_fs(6000 * MS, 0);
+    assert_true(run_ranks(2, 2000 * MS, open_rank, NULL));
     assert_int_equal(got[1], DS_ERR_DEADLINE);
     assert_int_not_equal(got[0], DS_OK);
 }
