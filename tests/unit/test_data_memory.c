@@ -6,10 +6,13 @@
 #include "allocations.h"
 #include "data_case.h"
 
+#include <unistd.h>
+
 static void a_loader_takes_no_memory_after_it_is_open(void **state)
 {
     enum { LONG = 20000 };
-    static const char *const paths[] = {"/tmp/test_data_loader.safetensors"};
+    char path[64];
+    const char *const paths[] = {path};
     static const struct ds_safetensors_item item = {"input_ids", DS_I64, 2, {4, LONG}};
     static int64_t ids[4 * LONG];
     struct ds_dataset_options options = options_of(ds_fs_posix(), paths, 1);
@@ -23,6 +26,7 @@ static void a_loader_takes_no_memory_after_it_is_open(void **state)
     struct ds_loader *loader = NULL;
 
     (void)state;
+    snprintf(path, sizeof path, "/tmp/test_data_memory-%d.safetensors", (int)getpid());
     assert_ok(ds_safetensors_create(options.fs, paths[0], &item, 1, NULL, &writer));
     assert_ok(ds_safetensors_write(writer, 0, 0, 4 * LONG, ids));
     assert_ok(ds_safetensors_commit(writer));
