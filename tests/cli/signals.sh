@@ -134,7 +134,7 @@ echo "$*" >>arguments
 [ "$END" = signal ] || exit "$END"
 trap 'sleep 0.2; exit 75' USR1
 touch ready
-while :; do sleep 0.02; done
+while [ -e ready ]; do sleep 0.02; done # as long as the test is there
 EOT
 printf '#!/bin/sh\necho "$*" >>requeued\n' >bin/scontrol
 chmod +x bin/mpirun bin/scontrol

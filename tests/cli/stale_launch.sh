@@ -5,7 +5,6 @@
 # stand for two hosts whose locks do not know of each other: in one directory the second launch is refused. Called
 # with the program; DSTRAIN_TEST_LONG: 100 times.
 . "$(dirname "$0")/../support/cli.sh"
-trap 'kill -KILL ${stopped:-} 2>/dev/null; rm -rf "$work"' EXIT
 need_mpirun
 seed_draws
 turns=$(short_or_long 1 100)
@@ -43,7 +42,6 @@ for turn in $(seq $turns); do
     await_exit $old
     [ $code -eq 73 ] || die "turn $turn: the old launch ends with $code"
     grep -q 'another launch owns the run' old.err || die "turn $turn: the old launch does not say why"
-    stopped=
     await_exit $new
     [ $code -eq 0 ] || die "turn $turn: the new launch ends with $code"
 

@@ -5,7 +5,13 @@ set -u
 program=$(readlink -f "${1:?the dstrain program}")
 root=$(cd "$(dirname "$0")/../.." && pwd) || exit 2 # of the sources
 work=$(readlink -f "$(mktemp -d)") || exit 2
-trap 'rm -rf "$work"' EXIT
+leave_nothing() { # also no ranks of a test that has failed, which would make others late
+    others=
+    # shellcheck disable=SC2046
+    kill -KILL $(ranks_here) 2>/dev/null
+    rm -rf "$work"
+}
+trap leave_nothing EXIT
 cd "$work" || exit 2
 
 # ---- failing
