@@ -13,7 +13,7 @@ try() {
     want=$1
     shift
     what=$*
-    timeout -k 5 60 "$program" "$@" >out 2>err
+    timeout -k 5 300 "$program" "$@" >out 2>err
     code=$?
     [ $code = "$want" ] || fail "$what: exit code $code, not $want"
 }
@@ -57,7 +57,7 @@ only_files_are_read() {
             told "$file: $says"
             case $file in
             *.json) try 65 inspect r ;; # which reads no packs
-            *) timeout -k 5 60 "$program" inspect r >out 2>err || [ $? = 65 ] || fail "inspect r: $file is a $kind" ;;
+            *) timeout -k 5 300 "$program" inspect r >out 2>err || [ $? = 65 ] || fail "inspect r: $file is a $kind" ;;
             esac
             cp -R r kept
             try 0 c.ini run.dir=kept checkpoint.dir=kept/checkpoints

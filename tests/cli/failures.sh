@@ -19,7 +19,7 @@ small_config run.deadline=20 model.hidden_size=16 model.intermediate_size=32 mod
 # launch command...: to its end, and that of all its ranks; sets code and took, in hundredths
 launch() {
     : >decided
-    { timeout -k 5 60 "$@" >out; echo $? >code; } 2>&1 | watch_lines >err
+    { timeout -k 5 300 "$@" >out; echo $? >code; } 2>&1 | watch_lines >err
     ended_at=$(now)
     code=$(cat code)
     for _ in $(seq 50); do

@@ -63,7 +63,7 @@ one_host() { # DIR arguments...
     dir=$1
     shift
     what="one host, $*"
-    timeout 60 mpirun -n 4 "$program" c.ini run.dir="$dir" "$@" >out 2>err
+    timeout 300 mpirun -n 4 "$program" c.ini run.dir="$dir" "$@" >out 2>err
     code=$?
     count=$((count + 1))
 }
@@ -86,7 +86,7 @@ two_hosts() { # DIR arguments...
     what="two hosts, $*"
     : >decided
     {
-        timeout -k 5 60 ./on_host $first mpirun --mca plm_rsh_agent "$work/on_host" --host $first:2,$second:2 -n 4 \
+        timeout -k 5 300 ./on_host $first mpirun --mca plm_rsh_agent "$work/on_host" --host $first:2,$second:2 -n 4 \
             --bind-to none --mca btl_tcp_if_include 10.77.0.0/24 --mca oob_tcp_if_include 10.77.0.0/24 \
             "$program" c.ini run.dir="$dir" "$@" >out
         echo $? >code
@@ -163,7 +163,7 @@ layouts_agree() {
 memory_that_cannot_be_shared() {
     dir=apart
     what="one host, each rank with a /dev/shm of its own"
-    OMPI_MCA_btl=self,tcp timeout 60 mpirun -n 4 unshare --mount sh -c \
+    OMPI_MCA_btl=self,tcp timeout 300 mpirun -n 4 unshare --mount sh -c \
         'mount -t tmpfs -o size=64m none /dev/shm && exec "$0" c.ini run.dir=apart zero.stage=3' "$program" >out 2>err
     code=$?
     count=$((count + 1))
