@@ -6,6 +6,7 @@
 #include "elements.h"
 #include "kernels.h"
 #include "launch.h"
+#include "seen.h"
 
 #include "dstrain/master.h"
 #include "dstrain/random.h"
@@ -27,8 +28,9 @@ struct run {
     struct adamw_step step;
 };
 
-KERNEL_CLONES static void update_elements(float *master, const float *grad, float *m, float *v,
-                                          size_t count, const struct adamw_step *step)
+KERNEL_CLONES KERNEL_UNSEEN static void update_elements(float *master, const float *grad, float *m,
+                                                        float *v, size_t count,
+                                                        const struct adamw_step *step)
 {
     const struct adamw_step s = *step; /* values of its own: stores cannot change them */
 
@@ -142,6 +144,14 @@ static void publish(const struct run *run, size_t at, size_t count, const float 
     }
 }
 
+static void tell_update(float *master, const float *grad, float *m, float *v, size_t bytes)
+{
+    kernel_tell_read(grad, bytes, 1, bytes);
+    kernel_tell_write(master, bytes, 1, bytes);
+    kernel_tell_write(m, bytes, 1, bytes);
+    kernel_tell_write(v, bytes, 1, bytes);
+}
+
 static void update_tile(const struct run *run, size_t at, size_t count)
 {
     const struct ds_adamw_args *a = run->args;
@@ -151,6 +161,7 @@ static void update_tile(const struct run *run, size_t at, size_t count)
     float *m = kernel_borrow(&a->exp_avg, at, count, tile.m);
     float *v = kernel_borrow(&a->exp_avg_sq, at, count, tile.v);
 
+    tell_update(master, grad, m, v, count * sizeof *grad);
     update_elements(master, grad, m, v, count, &run->step);
     kernel_return(&a->exp_avg, at, count, m);
     kernel_return(&a->exp_avg_sq, at, count, v);

@@ -11,6 +11,7 @@
 #include "elements.h"
 #include "kernels.h"
 #include "launch.h"
+#include "seen.h"
 #include "tile.h"
 
 #include <limits.h>
@@ -104,6 +105,13 @@ KERNEL_CLONES static void join_addend(float *sum, size_t sum_stride, const struc
 #define PANEL 64  /* rows and columns of C in hand */
 #define DEPTH 256 /* of k at a time: a packed piece of B is 64 KiB */
 
+KERNEL_UNSEEN static void copy_b(float *to, const float *b, size_t stride, size_t depth, size_t n)
+{
+    for (size_t l = 0; l < depth; l++)
+        for (size_t j = 0; j < TILE_ROUND_UP(n); j++)
+            to[l * PANEL + j] = j < n ? b[l * stride + j] : 0.0f;
+}
+
 /* B[first .. first+depth, column .. column+n] as rows of PANEL, zeros behind n */
 static void pack_b(float *to, const struct gemm *g, size_t first, size_t depth, size_t column,
                    size_t n)
@@ -119,14 +127,14 @@ static void pack_b(float *to, const struct gemm *g, size_t first, size_t depth, 
                                                     .columns = depth});
         return;
     }
-    for (size_t l = 0; l < depth; l++)
-        for (size_t j = 0; j < TILE_ROUND_UP(n); j++)
-            to[l * PANEL + j] = j < n ? b[(first + l) * g->b_stride + column + j] : 0.0f;
+    kernel_tell_read(b + first * g->b_stride + column, g->b_stride * sizeof *b, depth,
+                     n * sizeof *b);
+    copy_b(to, b + first * g->b_stride + column, g->b_stride, depth, n);
 }
 
 /* Sums of a panel, times the scale, onto the tile of `g` at `c`. */
-static void store_c(const struct gemm *g, float *c, const float *sum, size_t rows, size_t columns,
-                    int add)
+KERNEL_UNSEEN static void store_c(const struct gemm *g, float *c, const float *sum, size_t rows,
+                                  size_t columns, int add)
 {
     for (size_t i = 0; i < rows; i++)
         for (size_t j = 0; j < columns; j++) {
@@ -158,7 +166,10 @@ static void own_panel(const struct gemm *g, size_t first, size_t column)
                                                    .b_stride = PANEL,
                                                    .c = sum,
                                                    .c_stride = PANEL});
-        store_c(g, (float *)g->c + row * g->c_stride + column, sum, m, n, g->add || first > 0);
+        float *c = (float *)g->c + row * g->c_stride + column;
+
+        kernel_tell_write(c, g->c_stride * sizeof *c, m, n * sizeof *c);
+        store_c(g, c, sum, m, n, g->add || first > 0);
     }
 }
 

@@ -3,6 +3,7 @@
 
 #include "elements.h"
 #include "kernels.h"
+#include "seen.h"
 
 #define TILE_ROWS 4
 
@@ -34,9 +35,23 @@
 #include "tile_body.h"
 #endif
 
+static void tell_product(const struct tile_product *p)
+{
+    const size_t size = sizeof(float);
+
+    if (p->a_column == 1)
+        kernel_tell_read(p->a, p->a_row * size, p->m, p->k * size);
+    else
+        kernel_tell_read(p->a, p->a_column * size, p->k, p->m * size);
+    kernel_tell_read(p->b, p->b_stride * size, p->k, p->n * size);
+    kernel_tell_write(p->c, p->c_stride * size, p->m, p->n * size);
+}
+
 void kernel_tile_product(const struct tile_product *product)
 {
     DS_ASSERT(product->n % TILE_LANES == 0);
+    DS_ASSERT(product->a_column == 1 || product->a_row == 1);
+    tell_product(product);
 #ifdef __x86_64__
     if (__builtin_cpu_supports("avx512f")) {
         avx512_product(product);
@@ -71,9 +86,26 @@ KERNEL_INLINE void transpose(float *to, size_t to_stride, const struct tile_sour
     }
 }
 
-void kernel_tile_transpose(float *to, size_t to_stride, const struct tile_source *source)
+KERNEL_UNSEEN static void tile_transpose(float *to, size_t to_stride,
+                                         const struct tile_source *source)
 {
     ELEMENT_SWITCH(source->dtype, transpose, to, to_stride, source);
+}
+
+static void tell_source(const struct tile_source *source)
+{
+    const size_t size = ds_dtype_bytes(source->dtype);
+
+    kernel_tell_read(source->from, source->from_stride * size, source->rows,
+                     source->columns * size);
+}
+
+void kernel_tile_transpose(float *to, size_t to_stride, const struct tile_source *source)
+{
+    tell_source(source);
+    kernel_tell_write(to, to_stride * sizeof *to, source->columns,
+                      TILE_ROUND_UP(source->rows) * sizeof *to);
+    tile_transpose(to, to_stride, source);
 }
 
 KERNEL_INLINE void copy_rows(float *to, const struct tile_source *source, enum ds_dtype dtype)
@@ -92,13 +124,17 @@ KERNEL_INLINE void copy_rows(float *to, const struct tile_source *source, enum d
     }
 }
 
-KERNEL_CLONES static void tile_copy(float *to, const struct tile_source *source)
+KERNEL_CLONES KERNEL_UNSEEN static void tile_copy(float *to, const struct tile_source *source)
 {
     ELEMENT_SWITCH(source->dtype, copy_rows, to, source);
 }
 
 void kernel_tile_copy(float *to, const struct tile_source *source)
 {
+    const size_t stride = TILE_ROUND_UP(source->columns) * sizeof *to;
+
+    tell_source(source);
+    kernel_tell_write(to, stride, source->rows, stride);
     tile_copy(to, source);
 }
 

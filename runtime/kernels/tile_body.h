@@ -48,7 +48,7 @@ TILE_INLINE void TILE_NAME(panel)(const struct tile_product *p, size_t column, c
         TILE_NAME(block)(p, row, column, 1, vectors);
 }
 
-TILE_TARGET static void TILE_NAME(product)(const struct tile_product *p)
+TILE_TARGET KERNEL_UNSEEN static void TILE_NAME(product)(const struct tile_product *p)
 {
     const size_t width = (size_t)TILE_VECTORS * TILE_WIDTH;
     size_t column = 0;
