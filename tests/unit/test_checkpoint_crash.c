@@ -1,4 +1,5 @@
 // link: checkpoint comm storage base
+// cost: 230
 // timeout: 10800
 /* The model checker: scripts of saves, launches, rollbacks and retention on the simulated disk; after every change
  * the power fails, in every way that what is not synced can survive. Whatever is left: no wrong byte is loaded, what

@@ -1,6 +1,7 @@
 // link: comm device kernels base
 // private: runtime/comm
 // tsan
+// cost: 70
 /* test_comm_threads.c - communicators whose ranks are threads of this process: the cases that every
  * backend passes, and what only ranks in one process can show without losing a job: ranks that do not
  * come, that break, that call something else. */

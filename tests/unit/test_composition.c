@@ -1,6 +1,7 @@
 // link: launch
 // tsan
 // timeout: 7200
+// cost: 70
 /* Everything composes: data, tensor and pipeline ranks as threads, with every ZeRO stage, gathered parameters
  * given back at once, after a window or never, every pipeline schedule, recomputation and stream, what layers
  * keep on the device or on the host. At one layout none of these changes a bit; between layouts only rounding differs. The normal mode takes every

@@ -1,6 +1,7 @@
 /* test_cuda_attention_graph.c - cuDNN takes our graphs of attention, for GPUs that are described to it: none is
  * needed. Skipped where cuDNN is not installed. */
 // link: base
+// cost: 40
 // private: runtime/kernels/cuda
 // needs: cuda
 #include "test.h"

@@ -1,5 +1,6 @@
 // link: launch
 // tsan
+// cost: 100
 /* Layout never changes the result: the real trainer, ranks as threads, on the cpu device inline and
  * deferred. ZeRO stages and streams change nothing at all; the number of ranks only rounding. */
 #include "test.h"

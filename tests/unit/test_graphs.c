@@ -1,4 +1,5 @@
 // link: launch
+// cost: 160
 /* A step as a graph is the step: the same losses and weights to the bit, on every stage, with evaluations
  * between, and times of its own. What a capture forbids is found: the device of these tests checks it as
  * a GPU would. */

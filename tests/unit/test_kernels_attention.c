@@ -1,6 +1,7 @@
 /* test_kernels_attention.c - attention, forward and backward, against plain fp64 loops; the loops'
  * own gradient is held against finite differences. */
 // link: device kernels base
+// cost: 30
 #define CASE_GUARD 0xff /* NaN of every dtype: what is read outside shows */
 #include "test.h"
 

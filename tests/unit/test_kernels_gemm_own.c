@@ -1,6 +1,7 @@
 /* test_kernels_gemm_own.c - the tests of test_kernels_gemm.c where no library can be opened: the own
  * blocked kernel answers. */
 // link: device kernels base
+// cost: 40
 #define GEMM_IS_OWN   1
 #define GEMM_OWN_HASH 0x50faa3fd37b56978u
 #include "test_kernels_gemm.c"

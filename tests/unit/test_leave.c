@@ -1,5 +1,6 @@
 // link: launch
 // tsan
+// cost: 40
 /* A run that is asked to leave, on whichever rank and at whatever moment, ends on all of them behind the same step, with
  * its checkpoint committed; another launch goes on from there with the bits of the run that nobody disturbed. */
 #include "hooked_disk.h"

@@ -1,4 +1,5 @@
 // link: launch
+// cost: 30
 /* A second directory of checkpoints: whatever becomes of either, a launch goes on from the newest that is whole in one
  * of them, with the bits of a run that nobody disturbed; trouble with the second costs copies, never the run; and who
  * was overtaken in one of them can no longer add to it. */

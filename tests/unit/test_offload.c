@@ -1,4 +1,5 @@
 // link: launch
+// cost: 280
 // timeout: 7200
 // tsan
 /* Where states live, and what layers keep for their backward, and when states are updated, changes nothing of what a run

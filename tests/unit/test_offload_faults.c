@@ -1,5 +1,6 @@
 // link: launch
 // tsan
+// cost: 125
 /* A drive that fails or changes what it was given, in the middle of a run whose states live in files: the run ends with the
  * file named and no checkpoint of what came back wrong, and a launch goes on from the newest one with the bits of a run
  * that nobody disturbed. Two runs never share a directory, and what cannot begin says why. */

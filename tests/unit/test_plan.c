@@ -1,6 +1,7 @@
 // link: launch
 // timeout: 3600
 // private: launch
+// cost: 120
 /* The plan is what a run asks for, byte for byte: assembled on the null device for each rank, against the
  * ledger of the same run on the cpu. And what activations are in it is a formula, written down here a
  * second time. */

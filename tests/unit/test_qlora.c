@@ -1,4 +1,5 @@
 // link: launch
+// cost: 60
 /* Frozen matrices in NF4 and int8: a run is that of a model whose weights are what the codes stand for, to the bit, on
  * any layout, in less memory; a layout that would cut a block is refused with the numbers. */
 #include "capture.h"

@@ -1,6 +1,7 @@
 // link: launch
 // timeout: 3600
 // private: launch
+// cost: 50
 /* Configurations drawn at random over all keys of model, batch, layout, memory and precision: each trains
  * to the losses of one rank, or is refused, and then for a reason that is true and with advice that holds.
  * Learning, checkpoints and limits of memory are drawn, too; with a limit that is what a run takes at least it

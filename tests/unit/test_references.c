@@ -1,4 +1,5 @@
 // link: launch
+// cost: 300
 // tsan
 /* Checkpoints of states that lie in files, where packs share the blocks of those: they are what they would be if every byte
  * had been copied and written, on any layout and with any homes; what is not as it was written comes into none; where

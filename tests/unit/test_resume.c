@@ -1,6 +1,7 @@
 // link: launch
 // tsan
 // timeout: 10800
+// cost: 160
 /* A run that was ended goes on as if it had not been. On the same layout the bits of every later step are those of the
  * run that nobody disturbed, whatever the stage, the schedule, the precision and the streams, and whether its
  * checkpoint was written at the end or while training went on. On another layout every weight has the same bits where

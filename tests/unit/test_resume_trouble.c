@@ -1,5 +1,6 @@
 // link: launch
 // timeout: 10800
+// cost: 85
 /* Storage that fails costs a checkpoint, never the run; what cannot be gone on from is passed over or refused, with
  * the status that says so. */
 #include "damage.h"

@@ -1,4 +1,5 @@
 // link: launch
+// cost: 40
 // tsan
 // timeout: 10800
 /* Training that goes wrong goes back, on all ranks together, and on without the data that it went wrong with: it ends with

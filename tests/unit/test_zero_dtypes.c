@@ -1,4 +1,5 @@
 // link: optim zero comm device kernels base
+// cost: 40
 // timeout: 3600
 /* States of every combination of dtypes through whole steps - gathered, summed, accumulated, updated - with
  * the bits of scalar code that rounds where storage does, on every ZeRO stage and number of ranks. */

@@ -1,5 +1,6 @@
 // link: optim zero comm device kernels base
 // tsan
+// cost: 210
 /* What a gradient meets on its way home when tensor ranks and pipeline stages share the model: units that
  * are elsewhere, partial sums over another group, a unit on two stages, a norm that counts each once. */
 #include "zero_rig.h"
