@@ -18,6 +18,7 @@ struct ds_executor {
     struct places streams; /* [plan->stream_slot_count] the residual stream, [tokens here, C] in the
                               compute dtype */
     struct kept kept;      /* [plan->home_count] what decoder layers keep on the host */
+    void **derived; /* [block_count] what a block makes of its weights once a list; NULL: nothing */
     uint8_t *workspace;
     float *logits;                         /* of one token; NULL while training */
     struct ds_event *handover;             /* compute to comm */
@@ -94,6 +95,31 @@ static ds_status take_places(struct ds_executor *x, uint32_t count, size_t bytes
     return places_open(x->options.memory, DS_MEMORY_DEVICE, count, bytes, out);
 }
 
+/* Does a block make here what it derives of its weights? */
+static int derives(const struct ds_action *action)
+{
+    return action->kind == DS_ACTION_FORWARD && action->micro == 0;
+}
+
+static ds_status take_derived(struct ds_executor *x)
+{
+    const struct ds_model *model = x->options.model;
+    const struct ds_schedule *plan = x->options.plan;
+
+    x->derived = calloc(model->block_count, sizeof *x->derived);
+    if (!x->derived)
+        return ds_fail(DS_ERR_NO_MEMORY, "the executor");
+    for (uint32_t i = 0; i < plan->action_count; i++) {
+        const struct ds_action *action = &plan->actions[i];
+        const struct ds_block *block = &model->blocks[action->block];
+
+        if (derives(action) && block->ops->derived_bytes && block->ops->derived_bytes(block) > 0)
+            DS_TRY(take(x, DS_MEMORY_LABEL_WORKSPACE, block->ops->derived_bytes(block),
+                        &x->derived[action->block]));
+    }
+    return DS_OK;
+}
+
 static ds_status take_homes(struct ds_executor *x)
 {
     const struct ds_executor_options *o = &x->options;
@@ -121,6 +147,7 @@ static ds_status take_memory(struct ds_executor *x)
     DS_TRY(take_places(x, plan->held_slot_count, bytes_max(x, held_bytes), &x->held));
     DS_TRY(take_places(x, plan->stream_slot_count, stream_bytes(x), &x->streams));
     DS_TRY(take_homes(x));
+    DS_TRY(take_derived(x));
     if (!x->options.is_training)
         DS_TRY(take(x, DS_MEMORY_LABEL_ACTIVATIONS,
                     x->options.model->config.vocab_size * sizeof(float), &x->logits));
@@ -159,6 +186,7 @@ void ds_executor_close(struct ds_executor *x)
     places_close(&x->held);
     places_close(&x->streams);
     kept_close(&x->kept);
+    free(x->derived);
     if (x->handover)
         x->options.device->ops->event_close(x->handover);
     for (int turn = 0; turn < 2; turn++)
@@ -241,6 +269,8 @@ static ds_status pass_of(struct ds_executor *x, const struct ds_action *action,
     pass->rotary = x->options.rotary;
     pass->timeline = x->options.timeline;
     pass->is_training = x->list->is_training;
+    pass->derived = x->derived[action->block];
+    pass->derives = derives(action);
 
     for (uint32_t i = 0; i < block->unit_count && i < DS_BLOCK_UNITS_MAX; i++) {
         if (reads_weights(block, action->kind))

@@ -251,6 +251,8 @@ struct ds_pass {
     void *saved;                            /* saved_bytes of the block, from forward to backward */
     void *held; /* held_bytes, from the input part of a backward in two calls to its weight part */
     void *workspace; /* workspace_bytes, this action only */
+    void *derived;   /* derived_bytes of the block, of its weights alone: until the list ends */
+    int derives;     /* makes them: the first forward of a list */
     int is_training; /* 0: evaluation: no gradient, `saved` is scratch */
 };
 
@@ -264,6 +266,8 @@ struct ds_block_ops {
     size_t (*workspace_bytes)(const struct ds_block *block, uint64_t token_count);
     /* what a backward in two calls keeps between them; NULL: nothing */
     size_t (*held_bytes)(const struct ds_block *block, uint64_t token_count);
+    /* what the first forward of a list makes of weights alone, for all that comes after it; NULL: nothing */
+    size_t (*derived_bytes)(const struct ds_block *block);
     /* collectives of tensor ranks in one forward, loss or backward, at most; where there are some */
     uint32_t (*collective_count)(const struct ds_block *block, uint64_t token_count);
     /* token_count is always that of the micro-batch. x, y: [T, C], of the compute dtype; under sequence

@@ -117,15 +117,25 @@ void decoder_take_room(struct ds_arena *arena, struct decoder *d)
         all[i]->room = room;
 }
 
-/* v / n and c */
+/* v / n */
 static void take_products(struct ds_arena *arena, struct decoder *d)
+{
+    struct lora *const all[] = {&d->qkv.lora, &d->o.lora, &d->gate_up.lora, &d->down.lora};
+
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (lora_has_lengths(all[i]))
+            all[i]->v_TN = take_matrix(arena, d->dtype, d->T, all[i]->out);
+}
+
+/* 1 / n and c */
+void decoder_take_derived(struct ds_arena *arena, struct decoder *d)
 {
     struct lora *const all[] = {&d->qkv.lora, &d->o.lora, &d->gate_up.lora, &d->down.lora};
 
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         if (!lora_has_lengths(all[i]))
             continue;
-        all[i]->v_TN = take_matrix(arena, d->dtype, d->T, all[i]->out);
+        all[i]->inverse_N = take_vector(arena, DS_F32, all[i]->out);
         all[i]->factor_N = take_vector(arena, DS_F32, all[i]->out);
     }
 }
@@ -141,12 +151,10 @@ static void take_lengths(struct ds_arena *arena, struct decoder *d)
     if (count == 0)
         return;
     const struct ds_tensor squares = take_vector(arena, DS_F32, count);
-    const struct ds_tensor inverse = take_vector(arena, DS_F32, count);
     for (size_t i = 0, at = 0; i < sizeof all / sizeof *all; i++) {
         if (!lora_has_lengths(all[i]))
             continue;
         all[i]->squares_N = ds_tensor1((float *)squares.data + at, DS_F32, all[i]->out);
-        all[i]->inverse_N = ds_tensor1((float *)inverse.data + at, DS_F32, all[i]->out);
         at += all[i]->out;
     }
 }
@@ -215,6 +223,15 @@ static size_t decoder_saved_bytes(const struct ds_block *block, uint64_t token_c
     struct ds_arena measure = {.size = SIZE_MAX};
 
     decoder_take_saved(&measure, &d);
+    return measure.used;
+}
+
+static size_t decoder_derived_bytes(const struct ds_block *block)
+{
+    struct decoder d = decoder_of(block, block->model->share.tp_size);
+    struct ds_arena measure = {.size = SIZE_MAX};
+
+    decoder_take_derived(&measure, &d);
     return measure.used;
 }
 
@@ -373,6 +390,8 @@ static ds_status begin_lengths(const struct decoder *d, const struct ds_pass *pa
 {
     const struct linear *const all[] = {&d->qkv, &d->gate_up, &d->o, &d->down};
 
+    if (!pass->derives)
+        return DS_OK;
     DS_TRY(measure(d, pass, 0));
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         DS_TRY(dora_begin(pass, all[i]));
@@ -404,11 +423,13 @@ static ds_status decoder_forward(const struct ds_block *block, struct ds_pass *p
     struct decoder d = decoder_of(block, pass->batch->id_T.shape[0]);
     struct ds_arena saved = {.base = pass->saved, .size = SIZE_MAX};
     struct ds_arena workspace = {.base = pass->workspace, .size = SIZE_MAX};
+    struct ds_arena derived = {.base = pass->derived, .size = SIZE_MAX};
     const struct decoder_saved s = decoder_take_saved(&saved, &d);
     const struct forward_space w = take_forward(&workspace, &d);
     const struct ds_tensor x_RC = matrix_at(x, d.dtype, d.R, d.C);
     struct tp_pieces pieces = tp_pieces_of(d.model, d.R);
 
+    decoder_take_derived(&derived, &d);
     DS_TRY(begin_lengths(&d, pass));
     DS_TRY(attention_half(&d, pass, &s, &w, x_RC, &pieces));
     return mlp_half(&d, pass, &s, &w, x_RC, matrix_at(y, d.dtype, d.R, d.C), &pieces);
@@ -427,6 +448,7 @@ const struct ds_block_ops model_decoder_ops = {
     .saved_bytes = decoder_saved_bytes,
     .workspace_bytes = decoder_workspace_bytes,
     .held_bytes = decoder_held_bytes,
+    .derived_bytes = decoder_derived_bytes,
     .collective_count = decoder_collectives,
     .forward = decoder_forward,
     .backward = decoder_backward,

@@ -51,6 +51,8 @@ void decoder_take_low(struct ds_arena *arena, struct decoder *d, int is_gradient
 /* and what they drop of the largest of their inputs, one after the other; nothing without dropout */
 void decoder_take_room(struct ds_arena *arena, struct decoder *d);
 
+/* DoRA's lengths, from the first forward of a list on */
+void decoder_take_derived(struct ds_arena *arena, struct decoder *d);
 /* and what a backward of DoRA turns, the largest, one after the other */
 void decoder_take_turned(struct ds_arena *arena, struct decoder *d);
 

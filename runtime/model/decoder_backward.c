@@ -478,9 +478,11 @@ ds_status decoder_backward(const struct ds_block *block, struct ds_pass *pass, u
     struct way b = {.d = decoder_of(block, pass->batch->id_T.shape[0]), .pass = pass};
     struct ds_arena saved = {.base = pass->saved, .size = SIZE_MAX};
     struct ds_arena workspace = {.base = pass->workspace, .size = SIZE_MAX};
+    struct ds_arena derived = {.base = pass->derived, .size = SIZE_MAX};
     const struct ds_tensor dx_RC = matrix_at(dx, b.d.dtype, b.d.R, b.d.C);
 
     b.s = decoder_take_saved(&saved, &b.d);
+    decoder_take_derived(&derived, &b.d);
     b.w = take_backward(&workspace, &b.d);
     b.x_RC = matrix_at(x, b.d.dtype, b.d.R, b.d.C);
     b.dy_RC = matrix_at(dy, b.d.dtype, b.d.R, b.d.C);

@@ -7,8 +7,9 @@
  *
  *   v = x~ W'^T,  y = x W^T - x~ W^T + c v    dx = dy W + (what was kept of) ((c - 1) dy W + du A),  du = scale * (c dy) B
  *
- * Kept from forward to backward are v / n and c. Where tensor ranks see a part of x, v is a part of a sum, as y is, and
- * so is dm; the squares of n are summed over the ranks. */
+ * Kept from forward to backward is v / n. 1 / n and c change with weights and factors alone: the first forward of a list
+ * makes them, and the list's other micro-batches, what is made again and ways back read them. Where tensor ranks see a
+ * part of x, v is a part of a sum, as y is, and so is dm; the squares of n are summed over the ranks. */
 #ifndef MODEL_DORA_H
 #define MODEL_DORA_H
 

@@ -37,9 +37,11 @@ struct lora {
     struct ds_tensor room;  /* with dropout: scratch of T * in elements, between two products */
     struct ds_tensor u_TR;  /* from forward to backward */
     struct ds_tensor du_TR; /* from the input part of a backward to its weight part */
-    /* DoRA: from forward to backward; while a forward begins; in a backward (dora.h) */
-    struct ds_tensor v_TN, factor_N;
-    struct ds_tensor squares_N, inverse_N;
+    /* DoRA (dora.h): from forward to backward; from the first forward of a list to its end; while that begins; in a
+     * backward */
+    struct ds_tensor v_TN;
+    struct ds_tensor inverse_N, factor_N;
+    struct ds_tensor squares_N;
     struct ds_tensor turned_TN;
 };
 

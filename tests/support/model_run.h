@@ -13,8 +13,8 @@ struct model_run {
     struct ds_stream *stream;
     struct ds_model *model;
     float **weights, **grads; /* a unit each */
-    float **outputs;      /* a block each but the head: the stream, [T, C] or this rank's part */
-    void **saved, **held; /* a block each */
+    float **outputs; /* a block each but the head: the stream, [T, C] or this rank's part */
+    void **saved, **held, **derived; /* a block each */
     float *dy, *dx, *rotary;
     void *workspace;
     size_t workspace_bytes;
@@ -60,6 +60,8 @@ static inline void run_alloc_blocks(struct model_run *run)
         run->saved[i] = run_alloc(block->ops->saved_bytes(block, run->token_count));
         if (block->ops->held_bytes)
             run->held[i] = run_alloc(block->ops->held_bytes(block, run->token_count));
+        if (block->ops->derived_bytes)
+            run->derived[i] = run_alloc(block->ops->derived_bytes(block));
         run->outputs[i] = run_alloc(run_activation_bytes(run));
     }
     run->workspace = run_alloc(run->workspace_bytes);
@@ -118,7 +120,9 @@ static inline void run_open_with(struct model_run *run, const struct run_options
     run->outputs = calloc(run->model->block_count, sizeof *run->outputs);
     run->saved = calloc(run->model->block_count, sizeof *run->saved);
     run->held = calloc(run->model->block_count, sizeof *run->held);
-    assert_true(run->weights && run->grads && run->outputs && run->saved && run->held);
+    run->derived = calloc(run->model->block_count, sizeof *run->derived);
+    assert_true(run->weights && run->grads && run->outputs && run->saved && run->held &&
+                run->derived);
     run->rotary = run_alloc(seq_length * run->model->config.head_dim * sizeof(float));
     ds_rope_table(&run->model->config, seq_length, run->rotary);
     run->dy = run_alloc(run_activation_bytes(run));
@@ -146,12 +150,14 @@ static inline void run_close(struct model_run *run)
         free(run->outputs[i]);
         free(run->saved[i]);
         free(run->held[i]);
+        free(run->derived[i]);
     }
     free(run->weights);
     free(run->grads);
     free(run->outputs);
     free(run->saved);
     free(run->held);
+    free(run->derived);
     free(run->dy);
     free(run->dx);
     free(run->rotary);
@@ -203,6 +209,8 @@ static inline struct ds_pass run_pass(struct model_run *run, const struct ds_blo
         .tensor_stream = run->tp ? &run->tensor_stream : NULL,
         .saved = run->saved[block - run->model->blocks],
         .workspace = run->workspace,
+        .derived = run->derived[block - run->model->blocks],
+        .derives = 1,
         .is_training = 1,
     };
 

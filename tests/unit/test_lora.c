@@ -7,9 +7,11 @@
 #include "tiny_run.h"
 
 #include "dstrain/checkpoint.h"
+#include "dstrain/kernels.h"
 #include "dstrain/random.h"
 
 #include <math.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -26,7 +28,7 @@ static uint64_t draw(uint64_t bound)
 /* ---- what is drawn */
 
 static struct {
-    uint64_t r, interval;
+    uint64_t r, interval, eval_interval;
     double alpha, dropout;
     const char *targets, *ranks, *alphas, *whole;
     int bias; /* enum ds_lora_bias */
@@ -61,6 +63,7 @@ static void adjust(struct ds_config *config)
     }
     config->optimizer.learning_rate = 1e-2;
     config->schedule.decay_steps = 4 * STEPS;
+    config->train.eval_interval = now.eval_interval;
     config->checkpoint.interval = now.interval;
     if (now.interval > 0)
         snprintf(config->checkpoint.dir, sizeof config->checkpoint.dir, "%s", root);
@@ -94,7 +97,7 @@ static struct tiny_case draw_case(void)
     now.whole = wholes[draw(sizeof wholes / sizeof *wholes)];
     now.bias = (int)draw(DS_LORA_BIAS_COUNT);
     now.dora = (int)draw(2);
-    now.interval = 0;
+    now.interval = now.eval_interval = 0;
     now.compute = DS_PRECISION_FP32;
     now.updates = DS_UPDATES_KEY_END;
     now.params = now.exp_avg = now.activations = (struct ds_home_key){0};
@@ -302,6 +305,73 @@ static void a_run_with_lengths_begins_as_one_without(void **state)
     }
 }
 
+/* ---- lengths are measured once a step */
+
+static struct ds_device_ops counting_ops;
+static struct ds_kernel_ops counting_kernels;
+static atomic_uint measured;
+
+static ds_status count_row_squares(struct ds_stream *stream, const struct ds_row_squares_args *args)
+{
+    atomic_fetch_add(&measured, 1);
+    return ds_kernels_cpu.row_squares(stream, args);
+}
+
+static ds_status counting_open(int index, const struct ds_device_options *options,
+                               struct ds_device **out)
+{
+    DS_TRY(ds_device_cpu_ops.open(index, options, out));
+    (*out)->ops = &counting_ops;
+    return DS_OK;
+}
+
+static const struct ds_device_ops *counting_device(void)
+{
+    counting_kernels = ds_kernels_cpu;
+    counting_kernels.row_squares = count_row_squares;
+    counting_ops = ds_device_cpu_ops;
+    counting_ops.kernels = &counting_kernels;
+    counting_ops.open = counting_open;
+    return &counting_ops;
+}
+
+static unsigned measured_in(struct tiny_case c, uint64_t steps)
+{
+    struct tiny_result result;
+
+    c.device = counting_device();
+    c.steps = steps;
+    atomic_store(&measured, 0);
+    result = run(&c);
+    tiny_result_fini(&result);
+    return atomic_load(&measured);
+}
+
+/* Weights and factors change once a step: each rank measures its 7 matrices of 3 layers, or its stage's share of them, in
+ * a step's first micro-batch, whatever is made again. What evaluations measure changes nothing. */
+static void lengths_are_measured_once_a_step(void **state)
+{
+    (void)state;
+    seed = test_seed(__func__);
+    for (int i = 0; i < (test_is_long() ? DRAWS_LONG : 4); i++) {
+        struct tiny_case c = draw_case();
+        struct tiny_result plain, evaluated;
+
+        draw_variant(&c);
+        now.dora = 1;
+        now.targets = "all-linear";
+        print_case(&c);
+        assert_int_equal(measured_in(c, STEPS) - measured_in(c, STEPS - 2),
+                         2 * 3 * 7 * c.ranks / c.pipeline);
+        plain = run(&c);
+        now.eval_interval = 1;
+        evaluated = run(&c);
+        assert_same_bits(&c, &plain, &evaluated);
+        tiny_result_fini(&plain);
+        tiny_result_fini(&evaluated);
+    }
+}
+
 /* ---- memory */
 
 /* Frozen parameters take themselves, in the dtype of arithmetic; trained ones their states. Gaps and shards' ends are
@@ -327,7 +397,7 @@ static void what_is_frozen_has_no_state(void **state)
     now.bias = DS_LORA_BIAS_NONE;
     now.dora = 0;
     now.compute = DS_PRECISION_BF16;
-    now.interval = 0;
+    now.interval = now.eval_interval = 0;
     now.updates = DS_UPDATES_KEY_END;
     now.params = now.exp_avg = now.activations = (struct ds_home_key){0};
     now.is_on_host = 0;
@@ -408,6 +478,7 @@ int main(void)
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(layouts_change_rounding_and_the_rest_nothing),
         cmocka_unit_test(a_run_with_lengths_begins_as_one_without),
+        cmocka_unit_test(lengths_are_measured_once_a_step),
         cmocka_unit_test(what_is_frozen_has_no_state),
         cmocka_unit_test(a_run_goes_on_from_its_factors),
     };
