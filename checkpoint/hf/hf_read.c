@@ -257,8 +257,9 @@ static ds_status refuse_absent(const struct ds_hf *hf, const char *name)
                            ds_safetensors_path(hf->files[i]), name,
                            index_says(hf, name) ? "says that it is in " : "does not name it",
                            index_says(hf, name) ? index_says(hf, name) : "");
-    return ds_fail(DS_ERR_DATA, "%s: %s asks for tensor '%s%s', which no weight file has",
-                   hf->folder, hf->decides, hf->prefix, name);
+    return ds_fail(DS_ERR_DATA, "%s: %s asks for tensor '%s%s', which no weight file has%s",
+                   hf->folder, hf->decides, hf->prefix, name,
+                   hf->prefix[0] ? ": it is not whole, or of another model" : "");
 }
 
 /* *found: it is quantised, and of the right shape. */
