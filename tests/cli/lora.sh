@@ -25,6 +25,35 @@ trains() {
 
 same() { cmp -s "$1" "$2" || fail "$1 and $2 differ"; }
 
+# other DIR MODEL "lines": lora.ini with these in place of its own in [lora]
+other() {
+    awk -v dir="$1" -v model="$2" -v lines="$3" '
+        /^\[/ { section = $0 }
+        section == "[lora]" { if (/^\[/) print $0 "\n" lines; next }
+        { sub(/^dir = .*/, "dir = " dir); sub(/^path = .*/, "path = " model); print }' lora.ini
+}
+
+# whole_round DIR "of what": what the run of DIR.ini has trained comes out of its checkpoint alike, has the loss of the model
+# that it is merged to, and is gone on from with the settings that it has
+whole_round() {
+    "$program" export "$1" "$1_from_checkpoint" >out 2>err || fail "$2: export of a checkpoint"
+    same "$1_from_checkpoint/adapter_model.safetensors" "$1/export/adapter_model.safetensors"
+    same "$1_from_checkpoint/adapter_config.json" "$1/export/adapter_config.json"
+    "$program" eval "$1.ini" >out 2>err || fail "$2: eval"
+    grep -q "^$1/export: loss" out || fail "$2: eval is not of the adapter"
+    adapted=$(cut -d ' ' -f 3 out)
+    "$program" export --merge "$1" "$1_merged" >out 2>err || fail "$2: merge"
+    other m "$1_merged" "" >merged.ini
+    "$program" eval merged.ini >out 2>err || fail "$2: eval of the merged"
+    merged=$(cut -d ' ' -f 3 out)
+    awk -v a="${adapted%,}" -v b="${merged%,}" 'BEGIN { exit !(a > 0 && a - b < 1e-5 && b - a < 1e-5) }' ||
+        fail "$2: loss of the adapter $adapted, of the merged model $merged"
+    other "$1_on" base/export "adapter = $1/export" >"$1_on.ini"
+    trains "of them trained" "$1_on.ini"
+    same "$1_on/export/adapter_config.json" "$1/export/adapter_config.json"
+    cmp -s "$1_on/export/adapter_model.safetensors" "$1/export/adapter_model.safetensors" && fail "$2: nothing is learned behind it"
+}
+
 small_text 200 >t.txt
 small_config model.hidden_size=16 model.intermediate_size=32 model.num_hidden_layers=2 model.num_attention_heads=2 \
     data.eval=t.txt train.steps=2 train.global_batch_size=2 train.micro_batch_size=1 train.seq_length=16 \
@@ -64,88 +93,46 @@ for file in adapter_model.safetensors adapter_config.json tokenizer.json; do
     [ -s r/export/$file ] || fail "export: no $file"
 done
 [ -e r/export/model.safetensors ] && fail "the model is exported, too"
-"$program" export r from_checkpoint >out 2>err || fail "export of a checkpoint"
-same from_checkpoint/adapter_model.safetensors r/export/adapter_model.safetensors
-same from_checkpoint/adapter_config.json r/export/adapter_config.json
 "$program" export r early --step 2 >out 2>err || fail "export of step 2"
 same early/adapter_model.safetensors r/export-2/adapter_model.safetensors
 
 # read again
-"$program" eval lora.ini >out 2>err || fail "eval"
+cp lora.ini r.ini
+whole_round r "an adapter"
 grep -q '"model.layers.1.mlp.down_proj": 3' r/export/adapter_config.json ||
     fail "export: the rank of one matrix is not in the patterns"
-grep -q "^r/export: loss" out || fail "eval: not of the adapter"
-adapted=$(cut -d ' ' -f 3 out)
 "$program" generate r --prompt "line " --tokens 5 --temperature 0 >a.txt 2>err || fail "generate"
 "$program" generate r/export --prompt "line " --tokens 5 --temperature 0 >b.txt 2>err || fail "generate from the folder"
 same a.txt b.txt
 
 # merged: what it is made of does not matter
 "$program" export --merge r/export merged >out 2>err || fail "merge of a folder"
-"$program" export r merged_too --merge >out 2>err || fail "merge of a checkpoint"
-"$program" export --merge from_checkpoint merged_beside --base base/export >out 2>err || fail "merge beside --base"
-same merged/model.safetensors merged_too/model.safetensors
+"$program" export --merge r_from_checkpoint merged_beside --base base/export >out 2>err || fail "merge beside --base"
+same merged/model.safetensors r_merged/model.safetensors
 same merged/model.safetensors merged_beside/model.safetensors
 same merged/config.json base/export/config.json
-[ -e merged_too.factors ] && fail "the factors' folder is left"
+[ -e r_merged.factors ] && fail "the factors' folder is left"
 cmp -s merged/model.safetensors base/export/model.safetensors && fail "nothing is merged"
 "$program" generate merged --prompt "line " --tokens 5 --temperature 0 >c.txt 2>err || fail "generate from the merged"
 same a.txt c.txt
-sed 's,^r = .*,,; s,^target_modules.*,,; s,.*_pattern.*,,; s,^dir = r,dir = m,; s,base/export,merged,' lora.ini >merged.ini
-"$program" eval merged.ini >out 2>err || fail "eval of the merged"
-merged=$(cut -d ' ' -f 3 out)
-awk -v a="${adapted%,}" -v b="${merged%,}" 'BEGIN { exit !(a - b < 1e-5 && b - a < 1e-5) }' ||
-    fail "loss of the adapter $adapted, of the merged model $merged"
 
 # with a part of the model itself: in the adapter, in place of the model's own where it is used, and not frozen again
-sed 's,^r = .*,r = 2\nmodules_to_save = embed_tokens lm_head model.norm,; s,.*_pattern.*,,; s,^dir = r,dir = w,' lora.ini >w.ini
+other w base/export "r = 2\ntarget_modules = q_proj, down_proj\nmodules_to_save = embed_tokens lm_head model.norm" >w.ini
 trains "of them trained" w.ini
 grep -q '"lm_head"' w/export/adapter_config.json || fail "export: modules_to_save is not in its settings"
 for name in lm_head model.embed_tokens model.norm; do
     "$program" inspect w/export/adapter_model.safetensors --verbose >out 2>err || fail "inspect of an adapter"
     grep -q "base_model.model.$name.weight" out || fail "export: no $name in the adapter"
 done
-"$program" export w w_from_checkpoint >out 2>err || fail "export of a checkpoint with parts of the model"
-same w_from_checkpoint/adapter_model.safetensors w/export/adapter_model.safetensors
-same w_from_checkpoint/adapter_config.json w/export/adapter_config.json
-"$program" eval w.ini >out 2>err || fail "eval with parts of the model"
-adapted=$(cut -d ' ' -f 3 out)
-"$program" export --merge w w_merged >out 2>err || fail "merge with parts of the model"
-sed 's,^r = .*,,; s,^target_modules.*,,; s,^modules_to_save.*,,; s,.*_pattern.*,,; s,^dir = r,dir = m,; s,base/export,w_merged,' lora.ini >merged.ini
-"$program" eval merged.ini >out 2>err || fail "eval of the merged with parts of the model"
-merged=$(cut -d ' ' -f 3 out)
-awk -v a="${adapted%,}" -v b="${merged%,}" 'BEGIN { exit !(a - b < 1e-5 && b - a < 1e-5) }' ||
-    fail "loss of the adapter with parts of the model $adapted, of the merged model $merged"
-sed 's,^r = .*,adapter = w/export,; s,^target_modules.*,,; s,.*_pattern.*,,; s,^dir = r,dir = w_on,' lora.ini >w_on.ini
-trains "of them trained" w_on.ini
-same w_on/export/adapter_config.json w/export/adapter_config.json
+whole_round w "with parts of the model"
 
-# with a length for each row: the same rounds
-sed 's,^r = .*,r = 2\ndora = true\ndropout = 0.2,; s,.*_pattern.*,,; s,^dir = r,dir = d,' lora.ini >d.ini
+# with a length for each row
+other d base/export "r = 2\ntarget_modules = q_proj, down_proj\ndora = true\ndropout = 0.2" >d.ini
 trains "of them trained" d.ini
 grep -q '"use_dora": true' d/export/adapter_config.json || fail "export: use_dora is not in its settings"
-"$program" export d d_from_checkpoint >out 2>err || fail "export of a checkpoint with lengths"
-same d_from_checkpoint/adapter_model.safetensors d/export/adapter_model.safetensors
-same d_from_checkpoint/adapter_config.json d/export/adapter_config.json
-"$program" eval d.ini >out 2>err || fail "eval with lengths"
-adapted=$(cut -d ' ' -f 3 out)
-"$program" export --merge d d_merged >out 2>err || fail "merge with lengths"
-sed 's,^r = .*,,; s,^target_modules.*,,; s,.*_pattern.*,,; s,^dir = r,dir = m,; s,base/export,d_merged,' lora.ini >merged.ini
-"$program" eval merged.ini >out 2>err || fail "eval of the merged with lengths"
-merged=$(cut -d ' ' -f 3 out)
-awk -v a="${adapted%,}" -v b="${merged%,}" 'BEGIN { exit !(a - b < 1e-5 && b - a < 1e-5) }' ||
-    fail "loss of the adapter with lengths $adapted, of the merged model $merged"
-sed 's,^r = .*,adapter = d/export,; s,^target_modules.*,,; s,.*_pattern.*,,; s,^dir = r,dir = d_on,' lora.ini >d_on.ini
-trains "of them trained" d_on.ini
-same d_on/export/adapter_config.json d/export/adapter_config.json
-sed 's,^r = .*,r = 2\ndora = true\nbase = nf4,; s,.*_pattern.*,,; s,^dir = r,dir = d4,' lora.ini >d4.ini
+whole_round d "with lengths"
+other d4 base/export "r = 2\ntarget_modules = q_proj, down_proj\ndora = true\nbase = nf4" >d4.ini
 trains "of them trained" d4.ini
-
-# gone on from: its settings hold
-sed 's,^r = .*,adapter = r/export,; s,^target_modules.*,,; s,.*_pattern.*,,; s,^dir = r,dir = on,' lora.ini >on.ini
-trains "of them trained" on.ini
-same on/export/adapter_config.json r/export/adapter_config.json
-cmp -s on/export/adapter_model.safetensors r/export/adapter_model.safetensors && fail "nothing is learned behind it"
 
 # a checkpoint has no more than factors: what they were trained beside must be there, on whatever ranks
 "$program" base.ini run.dir=other run.seed=9 >out 2>err || fail "training another model"
@@ -216,22 +203,25 @@ refused 65 "'2-3' must be numbers of layers, 0 to 1" lora.ini run.dir=n lora.lay
 refused 65 "none is left" lora.ini run.dir=n lora.exclude_modules="q_proj down_proj"
 refused 65 "a rank of 2.5, which is no whole number" lora.ini run.dir=n lora.rank_pattern="q_proj: 2.5"
 refused 64 "[lora] alpha has no meaning without [lora] r or adapter" base.ini run.dir=n lora.alpha=4
-refused 64 "[lora] r cannot stand beside [lora] adapter" on.ini run.dir=n lora.r=4
+refused 64 "[lora] r cannot stand beside [lora] adapter" r_on.ini run.dir=n lora.r=4
 refused 64 "it differs in [lora] r = 8" lora.ini lora.r=8
-refused 65 "no adapter_config.json: it is no adapter's folder" on.ini run.dir=n lora.adapter=base/export
+refused 65 "no adapter_config.json: it is no adapter's folder" r_on.ini run.dir=n lora.adapter=base/export
+"$program" base.ini run.dir=deeper model.num_hidden_layers=3 >out 2>err || fail "training a deeper model"
+refused 65 "model.layers.2.self_attn.q_proj.lora_A.weight', which no weight file has: it is not whole, or of another model" \
+    r_on.ini run.dir=n model.path=deeper/export
 mkdir empty && cp r/export/adapter_config.json empty/
-refused 65 "empty: no adapter_model.safetensors" on.ini run.dir=n lora.adapter=empty
+refused 65 "empty: no adapter_model.safetensors" r_on.ini run.dir=n lora.adapter=empty
 cp -r r/export more && sed -i 's/"q_proj"/"v_proj"/' more/adapter_config.json
 refused 65 "adapter_config.json asks for tensor 'base_model.model.model.layers.0.self_attn.v_proj.lora_A.weight'" \
-    on.ini run.dir=n lora.adapter=more
+    r_on.ini run.dir=n lora.adapter=more
 cp r/export/adapter_config.json more/ && sed -i '/"q_proj"/d' more/adapter_config.json
-refused 65 "belongs to no matrix of this model that adapter_config.json names" on.ini run.dir=n lora.adapter=more
+refused 65 "belongs to no matrix of this model that adapter_config.json names" r_on.ini run.dir=n lora.adapter=more
 sed 's/"use_dora": false/"use_dora": true/' r/export/adapter_config.json >more/adapter_config.json
 refused 65 "asks for tensor 'base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector'" \
-    on.ini run.dir=n lora.adapter=more
+    r_on.ini run.dir=n lora.adapter=more
 for wrong in '"bias": "some"' '"r": 0' '"peft_type": "LOHA"'; do
     sed "s/^  ${wrong%%:*}:[^,]*/  $wrong/" r/export/adapter_config.json >more/adapter_config.json
-    "$program" on.ini run.dir=n lora.adapter=more >out 2>err && fail "an adapter with $wrong is taken"
+    "$program" r_on.ini run.dir=n lora.adapter=more >out 2>err && fail "an adapter with $wrong is taken"
     [ "$(grep -c error: err)" = 1 ] && grep -qF "more/adapter_config.json: " err || fail "an adapter with $wrong"
 done
 "$program" lora.ini run.dir=bare checkpoint.interval=0 checkpoint.export=0 >out 2>err || fail "a run without checkpoints"
