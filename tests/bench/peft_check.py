@@ -13,6 +13,8 @@ safetensors; no test needs them.
               same folder; logits of what both have come to, each loaded by peft
     merged    dstrain export --merge, loaded by transformers: logits against peft's with the adapter beside the model
     seen      of the adapter that dstrain has written: losses of single batches, as dstrain computes them and as peft does
+    tokens    of the same adapter, the logits themselves: log-probabilities of tokens drawn from all of the vocabulary behind
+              drawn places, each dstrain's loss of a batch in which that one token is trained, against peft's log-softmax
     theirs    an adapter that peft has trained and saved, gone on with by both
     nf4, int8 dstrain export --quant, where bitsandbytes is there: how many codes are not those that it makes of the
               same weights; the folder, loaded by transformers: what codes stand for (as a whole: of absmax and of
@@ -37,6 +39,7 @@ except ImportError:
     bitsandbytes = None
 
 STEPS, ROWS, SEQ, VOCAB = 10, 12, 37, 509
+TOKENS = 60
 ENVIRON = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
                OMPI_MCA_rmaps_base_oversubscribe="1", OMP_NUM_THREADS="1")
 
@@ -126,6 +129,17 @@ def new_data(path, seed):
     return ids, labels
 
 
+def new_tokens(path, data, seed):
+    """(row, place, token) one by one; in the file each is a batch of that row, twice, with that token alone to learn there."""
+    generator = torch.Generator().manual_seed(seed)
+    rows, places, tokens = (torch.randint(low, high, (TOKENS,), generator=generator)
+                            for low, high in [(0, ROWS), (1, SEQ), (0, VOCAB)])
+    labels = torch.full((TOKENS, SEQ), -100)
+    labels[torch.arange(TOKENS), places] = tokens
+    save_file({"input_ids": data[0][rows].repeat_interleave(2, 0), "labels": labels.repeat_interleave(2, 0)}, path)
+    return rows, places, tokens
+
+
 def batches(data):
     return [(data[0][i:i + 2], data[1][i:i + 2]) for i in range(0, ROWS, 2)]
 
@@ -199,17 +213,22 @@ def check_full(check, family, work, base, file, data, layouts):
         check("full logits", family, name, apart(logits(load(run + "/export"), data), logits(peer, data)), 1e-5)
 
 
-def check_adapter(check, of, work, base, file, data, layouts, keys):
+def check_adapter(check, of, work, base, file, data, layouts, keys, seed):
     begin = f"{work}/begin"
     dstrain(begin, base, file, layouts["1"], keys, rate=0, steps=1)
     peer = load(base, begin + "/export", trains=True)
     wanted = train(peer, data, 5e-3, 0.0)
     wanted_logits = logits(peer, data)
+    one_by_one = f"{work}/tokens.safetensors"
+    drawn = new_tokens(one_by_one, data, seed)
     for name, layout in layouts.items():
         run = f"{work}/ours-{layout[0]}-{name[0]}"
         said = dstrain(run, base, file, layout, keys, rate=5e-3)
         check("ours losses", of, name, apart(said, wanted), 5e-6)
         there = logits(load(base, run + "/export"), data)
+        seen = dstrain(run + "-tokens", base, one_by_one, layout, f"adapter = {run}/export", rate=0, steps=TOKENS)
+        rows, places, tokens = drawn
+        check("seen tokens", of, name, apart(torch.tensor(seen), -there.log_softmax(-1)[rows, places - 1, tokens]), 1e-5)
         check("ours logits", of, name, apart(there, wanted_logits), 1e-4)
         program("export", "--merge", run + "/export", run + "/merged")
         check("merged logits", of, name, apart(logits(load(run + "/merged"), data), there), 1e-5)
@@ -318,7 +337,7 @@ def main():
         for name, (keys, settings) in ADAPTERS.items():
             of, place = f"{family}, {name}", f"{work}/{name}"
             os.makedirs(place)
-            check_adapter(check, of, place, base, file, data, layouts, keys)
+            check_adapter(check, of, place, base, file, data, layouts, keys, asked.seed)
             check_theirs(check, of, place, base, file, data, layouts, settings, asked.seed)
     sys.exit(check.failed)
 
