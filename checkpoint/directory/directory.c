@@ -192,15 +192,22 @@ static ds_status check_run(struct ds_checkpoint_dir *dir, const struct ds_digest
 
 /* ---- a new one */
 
+#define RUN_TMP "RUN.json.tmp" /* and behind it which launch's */
+
+int directory_is_new_run(const char *name)
+{
+    return strncmp(name, RUN_TMP, strlen(RUN_TMP)) == 0;
+}
+
 /* What a launch may have left that ended before RUN.json was there. */
 static int may_be_ours(const char *name)
 {
-    static const char *const names[] = {"epochs", "data", "manifests", "latest", "RUN.json.tmp"};
+    static const char *const names[] = {"epochs", "data", "manifests", "latest"};
 
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         if (strcmp(name, names[i]) == 0)
             return 1;
-    return 0;
+    return directory_is_new_run(name);
 }
 
 static int is_no_manifest(const char *name)
@@ -210,39 +217,69 @@ static int is_no_manifest(const char *name)
     return !directory_manifest_parse(name, ".json", &id);
 }
 
-/* Nothing is put among somebody else's files, nor beside checkpoints of which nobody knows whose they are. */
-static ds_status check_free(struct ds_fs *fs, const char *root)
+/* Nothing is put among somebody else's files, nor beside checkpoints of which nobody knows whose they are. NULL: nothing
+ * is in the way. */
+static const char *find_obstacle(struct ds_fs *fs, const char *root)
 {
     if (has_names(fs, root, "", may_be_ours))
-        return ds_fail(DS_ERR_CONFIG,
-                       "%s: holds other files and no RUN.json, so it is no directory of "
-                       "checkpoints; name one that is empty, or not there",
-                       root);
+        return "holds other files and no RUN.json, so it is no directory of checkpoints; name one "
+               "that is empty, or not there";
     if (has_names(fs, root, "manifests", is_no_manifest))
-        return ds_fail(DS_ERR_CONFIG,
-                       "%s: holds checkpoints, but its RUN.json is missing; put it back, or name "
-                       "another directory",
-                       root);
-    return DS_OK;
+        return "holds checkpoints, but its RUN.json is missing; put it back, or name another "
+               "directory";
+    return NULL;
 }
 
-static ds_status make_run(struct ds_checkpoint_dir *dir, const char *path,
-                          const uint8_t fresh_run[16], const struct ds_digest *keys)
+/* A whole file, under a name that nobody has: of several launches that begin at once one gives the run its name. 0 or
+ * -errno. */
+static int name_run(const struct ds_checkpoint_dir *dir, const char *path,
+                    const struct ds_digest *keys)
 {
+    char tmp[DS_CHECKPOINT_PATH_BYTES], name[DIRECTORY_NAME_BYTES], hex[DS_DIGEST_TEXT_BYTES];
     char text[SMALL_BYTES];
-    const size_t bytes = run_text(fresh_run, keys, text);
+    const size_t bytes = run_text(dir->run, keys, text);
+    struct ds_digest nonce;
+    int is_made = 0;
 
-    DS_TRY(check_free(dir->fs, dir->root));
+    memcpy(nonce.bytes, dir->nonce, sizeof nonce.bytes);
+    ds_digest_text(&nonce, hex);
+    snprintf(name, sizeof name, RUN_TMP "-%s", hex);
+    directory_path(dir->root, "", name, tmp);
+    int code = directory_create(dir->fs, tmp, text, bytes, &is_made);
+    if (code == 0)
+        code = ds_fs_link(dir->fs, tmp, path);
+    if (code == -EPERM || code == -EOPNOTSUPP || code == -ENOSYS) /* a disk without links */
+        code = ds_fs_rename(dir->fs, tmp, path);
+    if (is_made)
+        (void)ds_fs_unlink(dir->fs, tmp);
+    return code == 0 ? ds_fs_fsync_parent(dir->fs, path) : code;
+}
+
+/* `*is_taken`: another launch has just made it. */
+static ds_status make_run(struct ds_checkpoint_dir *dir, const char *path,
+                          const uint8_t fresh_run[16], const struct ds_digest *keys, int *is_taken)
+{
+    const char *obstacle = find_obstacle(dir->fs, dir->root);
+    struct ds_fs_stat stat;
+    int code = ds_fs_stat(dir->fs, path, &stat);
+
+    *is_taken = code == 0;
+    if (*is_taken)
+        return DS_OK;
+    if (obstacle)
+        return ds_fail(DS_ERR_CONFIG, "%s: %s", dir->root, obstacle);
     dir->is_new = 1;
-    const int code = make_folders(dir->fs, dir->root);
-
+    code = make_folders(dir->fs, dir->root);
     if (code != 0)
         return ds_fail(DS_ERR_CONFIG, "%s: cannot be made a directory of checkpoints: %s",
                        dir->root, strerror(-code));
     memcpy(dir->run, fresh_run, sizeof dir->run);
-    const int written = directory_replace(dir->fs, path, text, bytes);
-    return written == 0 ? DS_OK
-                        : directory_refuse(dir->root, "nothing says yet whose it is", written);
+    code = name_run(dir, path, keys);
+    *is_taken = code == -EEXIST || code == -ENOENT; /* who has it tidies, too */
+    dir->is_new = !*is_taken;
+    return code == 0 || *is_taken
+               ? DS_OK
+               : directory_refuse(dir->root, "nothing says yet whose it is", code);
 }
 
 /* Nobody can claim it once `epochs` is gone, and that goes only where nobody has. */
@@ -271,14 +308,16 @@ static ds_status open_run(struct ds_checkpoint_dir *dir, const uint8_t fresh_run
 {
     char path[DS_CHECKPOINT_PATH_BYTES];
     struct ds_fs_stat stat;
+    int is_there;
 
     directory_path(dir->root, "", "RUN.json", path);
     const int code = ds_fs_stat(dir->fs, path, &stat);
-    if (code == 0)
-        return check_run(dir, keys);
-    if (code != -ENOENT)
+    if (code != 0 && code != -ENOENT)
         return ds_fail(DS_ERR_CONFIG, "%s: %s", dir->root, strerror(-code));
-    return make_run(dir, path, fresh_run, keys);
+    is_there = code == 0;
+    if (!is_there)
+        DS_TRY(make_run(dir, path, fresh_run, keys, &is_there));
+    return is_there ? check_run(dir, keys) : DS_OK;
 }
 
 ds_status ds_checkpoint_dir_open(struct ds_fs *fs, const char *root, const uint8_t fresh_run[16],

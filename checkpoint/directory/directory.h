@@ -31,6 +31,8 @@ void directory_epoch_name(uint64_t epoch, const char *ending, char *to);
 int directory_epoch_parse(const char *name, const char *ending, uint64_t *out);
 /* What make has made of a new directory goes again, but for its root, unless somebody has claimed it. */
 void directory_unmake(const struct ds_checkpoint_dir *dir);
+/* pure: is this what becomes RUN.json once it is whole? */
+int directory_is_new_run(const char *name);
 void directory_distrust(struct ds_checkpoint_dir *dir, uint32_t index); /* of `trusted` */
 /* local: the names in a folder of `root`, as ds_fs_readdir gives them. DS_ERR_CONFIG: it is missing; DS_ERR_IO */
 DS_CHECKED ds_status directory_list(struct ds_fs *fs, const char *root, const char *folder,

@@ -68,6 +68,13 @@ static int is_rest_of_manifest(const struct tidy *t, const char *root, const cha
     return directory_manifest_parse(name, ".json.tmp", &id) && id.epoch < t->epoch;
 }
 
+/* RUN.json is there. */
+static int is_rest_of_run(const struct tidy *t, const char *root, const char *name)
+{
+    (void)t, (void)root;
+    return directory_is_new_run(name);
+}
+
 static ds_status sweep(const struct tidy *t, const char *root, const char *folder,
                        int (*is_rest)(const struct tidy *t, const char *root, const char *name))
 {
@@ -90,6 +97,7 @@ static ds_status tidy_root(struct tidy *t, const char *root)
     char past[DS_CHECKPOINT_PAST_BYTES];
 
     DS_TRY(base_read(t->fs, root, t->epoch, &t->base, NULL, NULL, past));
+    DS_TRY(sweep(t, root, "", is_rest_of_run));
     DS_TRY(sweep(t, root, "epochs", is_rest_of_epoch));
     return sweep(t, root, "manifests", is_rest_of_manifest);
 }

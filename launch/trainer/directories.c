@@ -154,6 +154,17 @@ static ds_status open_mirror(struct ds_trainer *t, const uint8_t fresh_run[16],
     return DS_OK;
 }
 
+/* Another launch may have made one of them just now. */
+static ds_status check_same_run(const struct ds_trainer *t, const struct ds_checkpoint_dir *mirror)
+{
+    const uint8_t *run = ds_checkpoint_dir_run(t->checkpoint_dir);
+
+    if (memcmp(run, ds_checkpoint_dir_run(mirror), 16) == 0)
+        return DS_OK;
+    return ds_config_refuse(t->config, "checkpoint", "mirror", "= %s: holds another run than %s",
+                            t->config->checkpoint.mirror, t->config->checkpoint.dir);
+}
+
 /* Both belong to one run. A directory that is new takes the name of the run from the mirror: it may be that of a host
  * that has never seen it. */
 static ds_status open_directories(struct ds_trainer *t, const struct ds_digest *keys)
@@ -169,16 +180,15 @@ static ds_status open_directories(struct ds_trainer *t, const struct ds_digest *
         memcpy(run, ds_checkpoint_dir_run(t->checkpoint_dir), sizeof run);
     }
     DS_TRY(open_mirror(t, run, keys, &mirror));
-    ds_status st = DS_OK;
-    if (mirror && t->checkpoint_dir && memcmp(run, ds_checkpoint_dir_run(mirror), sizeof run) != 0)
-        st = ds_config_refuse(t->config, "checkpoint", "mirror", "= %s: holds another run than %s",
-                              t->config->checkpoint.mirror, root);
-    if (mirror)
+    if (mirror && !t->checkpoint_dir)
         memcpy(run, ds_checkpoint_dir_run(mirror), sizeof run);
-    if (st == DS_OK && !t->checkpoint_dir) {
+    ds_status st = DS_OK;
+    if (!t->checkpoint_dir) {
         t->launch.is_adopted = mirror && has_mirror;
         st = open_directory(t, root, run, keys, &t->checkpoint_dir);
     }
+    if (st == DS_OK && mirror)
+        st = check_same_run(t, mirror);
     if (st == DS_OK && mirror) {
         ds_checkpoint_join(t->checkpoint_dir, mirror);
     } else if (mirror) {

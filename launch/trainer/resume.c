@@ -190,7 +190,7 @@ static ds_status take_directories(struct ds_trainer *t, ds_status (*take)(struct
     return ds_comm_broadcast(world, &t->launch, sizeof t->launch, 0, NULL);
 }
 
-/* As far as to what was loaded, if anything was: what comes behind that does not matter. */
+/* As far as to what was loaded, which came into both if anything was: what comes behind that does not matter. */
 static int is_same_list(const struct ds_checkpoint_list *a, const struct ds_checkpoint_list *b,
                         const struct trainer_launch *launch)
 {
@@ -206,7 +206,7 @@ static int is_same_list(const struct ds_checkpoint_list *a, const struct ds_chec
             x->root == (uint32_t)launch->is_from_mirror)
             return 1;
     }
-    return i == a->count && i == b->count;
+    return !launch->has_base && i == a->count && i == b->count;
 }
 
 /* collective: *is_other: what may be loaded is not what rank 0 has listed before. Names of manifests are never used again. */

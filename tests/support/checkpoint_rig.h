@@ -16,6 +16,7 @@
 struct launch {
     struct ds_fs *fs;
     struct ds_comm *self;
+    uint8_t fresh_run[16]; /* the run's name, if this launch makes the directory */
     struct pack_case c;
     struct ds_pack_plan plans[RIG_RANKS];
     struct ds_pack_writer *writers[RIG_RANKS];
@@ -42,6 +43,7 @@ static inline void launch_init(struct launch *l, struct ds_fs *fs, int is_delta)
     struct ds_piece pieces[PACK_CASE_TENSORS];
 
     *l = (struct launch){.fs = fs, .is_delta = is_delta};
+    memcpy(l->fresh_run, rig_run, sizeof l->fresh_run);
     assert_ok(ds_comm_self_open(ds_clock_system(), &l->self));
     pack_case_open(&l->c, fs, 0);
     for (uint32_t rank = 0; rank < RIG_RANKS; rank++) {
@@ -103,19 +105,25 @@ static inline enum rig_bytes rig_read_bytes(struct ds_fs *fs, const struct ds_ma
     return bytes;
 }
 
+static inline ds_status launch_open(struct launch *l)
+{
+    static uint8_t launch_number;
+    const uint8_t nonce[16] = {9, ++launch_number};
+
+    return l->dir
+               ? DS_OK
+               : ds_checkpoint_dir_open(l->fs, RIG_ROOT, l->fresh_run, nonce, &rig_keys, &l->dir);
+}
+
 /* The start of a program: claim, list, load, base. `step_max`: how far back a rollback goes; UINT64_MAX: no
  * further than must be. */
 static inline ds_status launch_start(struct launch *l, uint64_t step_max)
 {
-    static uint8_t launch_number;
-    const uint8_t nonce[16] = {9, ++launch_number};
     struct ds_recovery *recovery = NULL;
     struct ds_manifest manifest;
-    ds_status st = DS_OK;
+    ds_status st = launch_open(l);
     int found = 0;
 
-    if (!l->dir)
-        st = ds_checkpoint_dir_open(l->fs, RIG_ROOT, rig_run, nonce, &rig_keys, &l->dir);
     if (st == DS_OK)
         st = ds_checkpoint_claim(l->dir);
     if (st == DS_OK)
@@ -185,7 +193,7 @@ static inline ds_status rig_write_pack(struct launch *l, uint32_t rank, uint64_t
     uint32_t table_count;
 
     ds_delta_begin(l->deltas[rank], &pack.others, &pack.other_count);
-    memcpy(pack.run, rig_run, sizeof pack.run);
+    memcpy(pack.run, ds_checkpoint_dir_run(l->dir), sizeof pack.run);
     *out = (struct ds_manifest_pack){.dir = rank};
     ds_checkpoint_pack_path(RIG_ROOT, rank, &pack.id, path);
     if (st == DS_OK)
@@ -210,7 +218,7 @@ static inline void rig_manifest(struct launch *l, uint64_t step, struct ds_manif
                                      .has_parent = l->has_base,
                                      .layout = {1, RIG_RANKS, 1, 1, 1, 1, 2048},
                                      .catalogue = l->c.catalogue};
-    memcpy(manifest->run, rig_run, sizeof manifest->run);
+    memcpy(manifest->run, ds_checkpoint_dir_run(l->dir), sizeof manifest->run);
     assert_ok(ds_values_set_u64(&manifest->state, "step", step));
 }
 

@@ -718,12 +718,109 @@ static void of_two_launches_one_wins_and_knows_what_is_there(void **state)
     free(race);
 }
 
+/* ---- two launches at once where there is no directory yet: the second begins before the n-th call of the first */
+
+struct birth {
+    struct watch_fs watch;
+    struct launch first, second;
+    int left, has_begun,
+        is_whole; /* the second has saved before the first goes on; or it only opens the directory */
+    const char *violation;
+};
+
+static void birth_start_and_save(struct birth *b, struct launch *l, uint64_t step, uint64_t *newest)
+{
+    int committed = 0;
+    const ds_status started = launch_start(l, UINT64_MAX);
+    const ds_status st = started == DS_OK ? launch_save(l, step, &committed) : started;
+
+    if (st != DS_OK)
+        b->violation = st == DS_ERR_FENCED ? b->violation : "a launch cannot begin";
+    *newest = committed ? step : *newest;
+}
+
+static void birth_of_second(void *user, const char *path)
+{
+    struct birth *b = user;
+    uint64_t newest = 0;
+
+    if (b->left < 0 || strncmp(path, RIG_ROOT, strlen(RIG_ROOT)) != 0 || b->left-- > 0)
+        return;
+    b->left = -1;
+    b->has_begun = 1;
+    launch_init(&b->second, &b->watch.fs, 0);
+    b->second.fresh_run[0]++;
+    if (b->is_whole)
+        birth_start_and_save(b, &b->second, 10, &newest);
+    else if (launch_open(&b->second) != DS_OK)
+        b->violation = "the directory cannot be opened";
+}
+
+/* What the third launch begins with. */
+static uint64_t step_of_third(struct ds_fs *disk)
+{
+    struct launch third;
+
+    launch_init(&third, disk, 0);
+    third.fresh_run[0] += 2;
+    const ds_status st = launch_start(&third, UINT64_MAX);
+    const uint64_t step = st == DS_OK && third.has_base ? third.base.step : 0;
+    launch_fini(&third);
+    return step;
+}
+
+/* 0: the first had begun before. */
+static int run_birth(int n, int is_whole)
+{
+    struct birth b = {.left = n, .is_whole = is_whole};
+    uint64_t newest = is_whole ? 10 : 0;
+    struct ds_fs *disk;
+
+    assert_ok(ds_fs_sim_open(&disk));
+    assert_int_equal(ds_fs_mkdir(disk, "/run", 0755), 0);
+    b.watch =
+        (struct watch_fs){.fs = {&watch_ops}, .inner = disk, .user = &b, .before = birth_of_second};
+    launch_init(&b.first, &b.watch.fs, 0);
+    ds_log.terminal = -1;
+    if (launch_open(&b.first) != DS_OK)
+        b.violation = "the directory cannot be opened";
+    b.left = -1;
+    if (b.has_begun) {
+        birth_start_and_save(&b, &b.first, 20, &newest);
+        if (!is_whole)
+            birth_start_and_save(&b, &b.second, 30, &newest);
+        launch_fini(&b.second);
+    }
+    launch_fini(&b.first);
+    const uint64_t step = b.has_begun ? step_of_third(disk) : 0;
+    ds_log.terminal = 2;
+    if (b.violation || (b.has_begun && step != newest))
+        fail_msg("call %d, %s: %s; step %llu is gone on from, %llu was acknowledged", n,
+                 is_whole ? "whole" : "opened", b.violation ? b.violation : "lost",
+                 (unsigned long long)step, (unsigned long long)newest);
+    ds_fs_sim_close(disk);
+    return b.has_begun;
+}
+
+static void two_launches_that_make_a_directory_make_one(void **state)
+{
+    (void)state;
+    for (int is_whole = 0; is_whole < 2; is_whole++) {
+        int n = 0;
+
+        while (run_birth(n, is_whole))
+            n++;
+        assert_true(n >= 8);
+    }
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(no_loss_of_power_loses_what_was_acknowledged),
     cmocka_unit_test(every_barrier_that_carries_something_is_missed),
     cmocka_unit_test(one_barrier_of_many_is_missed),
     cmocka_unit_test(removing_before_committing_is_missed),
     cmocka_unit_test(of_two_launches_one_wins_and_knows_what_is_there),
+    cmocka_unit_test(two_launches_that_make_a_directory_make_one),
 };
 
 int main(void)
