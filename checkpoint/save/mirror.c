@@ -332,23 +332,49 @@ ds_status mirror_open(const struct mirror_options *options, struct mirror **out)
     return DS_OK;
 }
 
+/* Behind the call that it is in. */
+static int has_ended(struct mirror *m)
+{
+    int is_over;
+
+    pthread_mutex_lock(&m->lock);
+    m->must_end = 1;
+    pthread_cond_broadcast(&m->changed);
+    is_over = m->has_ended;
+    pthread_mutex_unlock(&m->lock);
+    return is_over;
+}
+
+/* Others wait no longer than they are asked in between, so all look together. */
+ds_status mirror_end(struct mirror *m)
+{
+    const struct ds_saver_start *start = m->options.start;
+    const uint64_t begin_ns = ds_clock_mono_ns(start->clock);
+    int32_t told[2] = {0, 0}; /* all have ended; one is late */
+
+    while (!told[0] && !told[1]) {
+        told[0] = has_ended(m);
+        told[1] = -(ds_clock_mono_ns(start->clock) - begin_ns > m->options.deadline_ns);
+        DS_TRY(ds_comm_all_reduce(start->control, told, 2, DS_I32, DS_REDUCE_MIN, NULL));
+        if (start->beat)
+            start->beat(start->user);
+        if (!told[0])
+            ds_clock_sleep_ns(start->clock, POLL_NS);
+    }
+    return DS_OK;
+}
+
 static int await_end(struct mirror *m, uint64_t grace_ns)
 {
     const struct ds_clock *clock = m->options.start->clock;
     const uint64_t begin_ns = ds_clock_mono_ns(clock);
 
-    pthread_mutex_lock(&m->lock);
-    m->must_end = 1;
-    pthread_cond_broadcast(&m->changed);
-    pthread_mutex_unlock(&m->lock);
-    for (;;) {
-        pthread_mutex_lock(&m->lock);
-        const int has_ended = m->has_ended;
-        pthread_mutex_unlock(&m->lock);
-        if (has_ended || ds_clock_mono_ns(clock) - begin_ns > grace_ns)
-            return has_ended;
+    while (!has_ended(m)) {
+        if (ds_clock_mono_ns(clock) - begin_ns > grace_ns)
+            return 0;
         ds_clock_sleep_ns(clock, POLL_NS / 4);
     }
+    return 1;
 }
 
 int mirror_close(struct mirror *m, uint64_t grace_ns)

@@ -18,6 +18,8 @@ struct mirror_options {
 
 /* local */
 DS_CHECKED ds_status mirror_open(const struct mirror_options *options, struct mirror **out);
+/* collective, before it is closed: its threads have ended on all ranks, or one's call to storage takes too long */
+DS_CHECKED ds_status mirror_end(struct mirror *mirror);
 /* local: as writer_close */
 int mirror_close(struct mirror *mirror, uint64_t grace_ns);
 /* local, on all ranks the same: it is committed, with these packs of this rank and those that they refer to */

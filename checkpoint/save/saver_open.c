@@ -69,24 +69,26 @@ static void forget_start(struct ds_saver *s)
     s->root = s->mirror_root = NULL;
 }
 
-/* 0: one has not ended, and may look at anything of ours at any time. */
-static int close_threads(struct ds_saver *s, uint64_t grace_ns)
+/* NULL, or the directory whose thread has not ended, and may look at anything of ours at any time. */
+static const char *close_threads(struct ds_saver *s, uint64_t grace_ns)
 {
     /* in this order: a writer asks the mirror what it reads */
-    const int has_writer_ended = writer_close(s->writer, grace_ns);
-    const int has_mirror_ended = has_writer_ended && mirror_close(s->mirror, LEAVE_NS);
-
+    if (!writer_close(s->writer, grace_ns))
+        s->stuck_at = s->root;
+    else if (!mirror_close(s->mirror, LEAVE_NS))
+        s->stuck_at = s->mirror_root;
     s->mirror = NULL;
     s->writer = NULL;
-    s->is_stuck |= !has_mirror_ended || !has_writer_ended;
-    return !s->is_stuck;
+    return s->stuck_at;
 }
 
 ds_status ds_saver_stop(struct ds_saver *s, struct ds_checkpoint_dir **dir)
 {
     DS_ASSERT(s->phase == IDLE);
-    if (!close_threads(s, saver_limit_ns(s)))
-        return ds_fail(DS_ERR_IO, "%s: a call to storage does not return", s->root);
+    if (s->mirror)
+        DS_TRY(mirror_end(s->mirror));
+    if (close_threads(s, saver_limit_ns(s)))
+        return ds_fail(DS_ERR_IO, "%s: a call to storage does not return", s->stuck_at);
     *dir = s->start.dir;
     s->start.dir = NULL;
     forget_start(s);
@@ -99,8 +101,9 @@ void ds_saver_close(struct ds_saver *s)
 {
     if (!s)
         return;
-    if (s->is_stuck || !close_threads(s, s->is_given_up ? LEAVE_NS : saver_limit_ns(s))) {
-        ds_warn("a call to storage does not return: %s; what it writes is left behind", s->root);
+    if (s->stuck_at || close_threads(s, s->is_given_up ? LEAVE_NS : saver_limit_ns(s))) {
+        ds_warn("a call to storage does not return: %s; what it writes is left behind",
+                s->stuck_at);
         snapshot_leave(&s->snapshot);
         return;
     }

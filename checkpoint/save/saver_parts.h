@@ -28,12 +28,12 @@ struct ds_saver {
     int is_still;      /* states in files are shared with packs, not copied */
     int has_progress;  /* rank 0: the manifest says where training stood */
     int must_give_up;  /* training has waited for this rank's disk for too long */
-    int is_stuck;      /* a thread has not ended when it should */
     int is_given_up;   /* on all ranks: nobody waits for the phase to end, nothing begins before */
     uint32_t failures; /* in a row */
     uint32_t left_out; /* saves that are still not tried because of them */
     uint32_t untold;   /* saves that were left out since the last one that came to be */
     const char *told_why; /* the last reason that was told; NULL: none yet */
+    const char *stuck_at; /* the directory whose thread has not ended when it should; NULL: none */
 };
 
 /* how long a save may take before it is given up */

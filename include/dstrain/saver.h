@@ -112,8 +112,8 @@ DS_CHECKED ds_status ds_saver_wait(struct ds_saver *saver);
 /* collective: until the last one is copied to the mirror, too, as long as that goes on */
 DS_CHECKED ds_status ds_saver_wait_mirror(struct ds_saver *saver);
 
-/* local, where none is: ends the threads, what is being copied to the mirror is left; the saver can be started again.
- * `*dir`: rank 0's directory, the caller's again. DS_ERR_IO: a thread does not end. */
+/* collective, where none is: ends the threads, what is being copied to the mirror is left; the saver can be started again.
+ * `*dir`: rank 0's directory, the caller's again. The status is this rank's; DS_ERR_IO: a thread does not end. */
 DS_CHECKED ds_status ds_saver_stop(struct ds_saver *saver, struct ds_checkpoint_dir **dir);
 
 #endif

@@ -5,11 +5,13 @@
 /* Training that goes wrong goes back, on all ranks together, and on without the data that it went wrong with: it ends with
  * the bits of a run on data that lack what was left out. Where going back does not help, or there is nothing to go back
  * to, the run ends with a status of its own. Training that goes well is left alone. */
+#include "hooked_disk.h"
 #include "saved_run.h"
 
 #include "dstrain/random.h"
 #include "dstrain/safetensors.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
@@ -215,6 +217,49 @@ static void a_spike_is_gone_behind_and_left_out(void **state)
         saved.seed = seed + i;
         has_mirror = i == 1;
         check_spike(&c, 46 + i);
+        forget();
+    }
+}
+
+#define STANDSTILL_NS 2000000000u /* no step for so long: the run waits */
+static _Atomic uint64_t stepped_ns;
+static _Atomic int
+    is_held; /* the first block that goes to the mirror was, until the run waited for it */
+
+static void tell_step(const struct ds_step_report *report)
+{
+    (void)report;
+    atomic_store(&stepped_ns, ds_clock_mono_ns(ds_clock_system()));
+}
+
+static int hold_up_mirror(const struct disk_call *call)
+{
+    const struct ds_clock *clock = ds_clock_system();
+
+    if (strcmp(call->what, "pwrite") != 0 || !strstr(call->path, "/mirror/data") ||
+        atomic_exchange(&is_held, 1))
+        return 0;
+    while (ds_clock_mono_ns(clock) - atomic_load(&stepped_ns) < STANDSTILL_NS)
+        ds_clock_sleep_ns(clock, 1000000);
+    return 0;
+}
+
+/* Copies are the last thing that training would end for. */
+static void a_mirror_that_is_slow_costs_time(void **state)
+{
+    (void)state;
+    for (uint32_t ranks = 1; ranks <= 2; ranks++) {
+        struct tiny_case c = base_case();
+
+        c.ranks = ranks;
+        c.fs = hooked_disk(hold_up_mirror);
+        c.step = tell_step;
+        saved.seed = seed + ranks;
+        has_mirror = 1;
+        tell_step(NULL);
+        atomic_store(&is_held, 0);
+        check_spike(&c, 46);
+        assert_true(atomic_load(&is_held));
         forget();
     }
 }
@@ -488,6 +533,7 @@ int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_spike_is_gone_behind_and_left_out),
+        cmocka_unit_test(a_mirror_that_is_slow_costs_time),
         cmocka_unit_test(retention_leaves_one_to_go_back_to),
         cmocka_unit_test(a_spike_in_the_last_steps_is_seen),
         cmocka_unit_test(what_was_saved_behind_a_spike_is_buried),
