@@ -65,6 +65,8 @@ static void launch_once(struct ds_fs *fs, uint64_t *step, int saves, uint64_t ke
     snprintf(tmp, sizeof tmp, RIG_ROOT "/epochs/E-%016llu.base.json.tmp",
              (unsigned long long)id.epoch);
     assert_ok(ds_fs_write_file(fs, tmp, "cut off", 7));
+    snprintf(tmp, sizeof tmp, RIG_ROOT "/RUN.json.tmp-%llu", (unsigned long long)id.epoch);
+    assert_ok(ds_fs_write_file(fs, tmp, "cut off", 7));
     launch_fini(&l);
 }
 
@@ -87,6 +89,7 @@ static void epochs_do_not_grow_with_launches(void **state)
             /* its own claim, base and the rest of each */
             assert_int_equal(count_names(fs, RIG_ROOT "/epochs", "E-"), 3);
             assert_int_equal(count_names(fs, RIG_ROOT "/manifests", ".tmp"), 1);
+            assert_int_equal(count_names(fs, RIG_ROOT, "RUN.json.tmp"), 1);
         }
         ds_fs_sim_close(fs);
     }
