@@ -47,6 +47,7 @@ struct model {
     struct truth truth;
     struct snapshot snapshots[SNAPSHOTS_MAX];
     size_t snapshot_count;
+    int is_known; /* what is done now has been done and looked at before */
     struct ds_random random;
     uint64_t drawn, states, random_states;
     int is_delta;
@@ -210,7 +211,7 @@ static void take_snapshot(void *user)
 {
     struct model *m = user;
 
-    if (m->snapshot_count == SNAPSHOTS_MAX || m->violation)
+    if (m->snapshot_count == SNAPSHOTS_MAX || m->violation || m->is_known)
         return;
     struct snapshot *at = &m->snapshots[m->snapshot_count];
     if (ds_fs_sim_copy(m->disk, &at->disk) != DS_OK)
@@ -661,9 +662,11 @@ static int run_race(struct race *race, int n, int is_blind, uint64_t *states, in
     int committed = 0;
 
     model_open(m, 5, 0);
+    m->is_known = n > 0 || is_blind;
     begin_launch(m);
     save(m, 10);
     save(m, 20);
+    m->is_known = 0;
     *race = (struct race){.m = *m, .left = n, .is_blind = is_blind};
     m->watch.user = race; /* the model is its first member */
     m->watch.before = maybe_begin;
