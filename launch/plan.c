@@ -45,6 +45,7 @@ ds_status ds_plan_measure(const struct ds_plan_question *question, uint32_t rank
         out->library_bytes = ds_trainer_overhead(trainer, overhead_of(question->config));
         for (int kind = 0; kind < DS_ZERO_KIND_COUNT; kind++)
             out->filed_bytes[kind] = ds_trainer_filed_bytes(trainer, kind);
+        out->filed_kept_bytes = ds_trainer_filed_kept_bytes(trainer);
         st = ds_trainer_step_work(trainer, out->work);
         ds_trainer_saves(trainer, &out->saved_bytes, &out->save_stops);
     }

@@ -17,6 +17,7 @@ struct ds_plan {
     /* of the device, beside them: a driver's context, libraries, communicators, scratch, whole pages; 0 on the cpu */
     uint64_t library_bytes;
     uint64_t filed_bytes[DS_ZERO_KIND_COUNT]; /* of each kind of state, in files */
+    uint64_t filed_kept_bytes;                /* and of what layers keep for their backward */
     struct ds_step_work work[DS_STEP_PARTS];  /* of a step; of an evaluation 0 */
     /* of a checkpoint: what the rank copies, and how often training stops until the disk has what was copied */
     uint64_t saved_bytes, save_stops;

@@ -4,7 +4,7 @@
  * What leaves first is what costs the link least for each byte of the device: states of the optimizer, a byte each way in a
  * step, and all kinds of them in equal shares, so that a strip is either near and does not travel or away; then what layers keep,
  * and gradients, a byte each way for every micro-batch; then parameters, which come twice for each window of micro-batches. Into files goes
- * first what passes them least often. Shares are found by asking the plan; nothing is estimated but time. */
+ * first what passes them least often, and last what layers keep. Shares are found by asking the plan; nothing is estimated but time. */
 #include "console.h"
 #include "plan.h"
 
@@ -42,9 +42,10 @@ static const uint32_t group_kinds[GROUPS] = {
     [GRADS] = 1u << DS_ZERO_GRAD,
     [PARAMS] = 1u << DS_ZERO_PARAM};
 
-/* In which order kinds go into files, within groups. */
-static const int file_order[DS_ZERO_KIND_COUNT] = {DS_ZERO_EXP_AVG_SQ, DS_ZERO_EXP_AVG,
-                                                   DS_ZERO_MASTER, DS_ZERO_GRAD, DS_ZERO_PARAM};
+/* In which order kinds go into files. What layers keep goes last: its slots take host memory of their own, of a model with few
+ * layers as much as it leaves. */
+static const int file_order[KINDS] = {DS_ZERO_EXP_AVG_SQ, DS_ZERO_EXP_AVG, DS_ZERO_MASTER,
+                                      DS_ZERO_GRAD,       DS_ZERO_PARAM,   KEPT};
 
 struct search {
     struct ds_plan_question question; /* of `config`, which is tried */
@@ -74,7 +75,7 @@ static void put_homes(struct search *s)
 {
     for (int group = 0; group < GROUPS; group++)
         for (int kind = 0; kind < KINDS; kind++) {
-            const int home = s->filed >> kind & 1 && kind != KEPT ? DS_HOME_NVME : DS_HOME_HOST;
+            const int home = s->filed >> kind & 1 ? DS_HOME_NVME : DS_HOME_HOST;
             if (!(s->open & group_kinds[group] & 1u << kind))
                 continue;
             *home_at(s->config, kind) =
@@ -244,7 +245,7 @@ static void choice_text(struct ds_config *config, uint32_t open, char *to, size_
 
 static uint64_t filed_bytes(const struct ds_plan *plan)
 {
-    uint64_t bytes = 0;
+    uint64_t bytes = plan->filed_kept_bytes;
 
     for (int kind = 0; kind < DS_ZERO_KIND_COUNT; kind++)
         bytes += plan->filed_bytes[kind];
@@ -299,7 +300,7 @@ static int has_directories(const struct search *s)
 /* The next kind that may lie in files; 0: there is none. */
 static uint32_t next_filed(const struct search *s)
 {
-    for (int i = 0; i < DS_ZERO_KIND_COUNT && has_directories(s); i++)
+    for (int i = 0; i < KINDS && has_directories(s); i++)
         if ((s->open & ~s->filed) >> file_order[i] & 1)
             return 1u << file_order[i];
     return 0;

@@ -127,12 +127,13 @@ MOVES_TO_FILES(exp_avg)
 MOVES_TO_FILES(master)
 MOVES_TO_FILES(params)
 MOVES_TO_FILES(grads)
+MOVES_TO_FILES(activations)
 
 /* Of host memory alone. */
 static const struct lever host_levers[] = {
     {"offload.exp_avg_sq", file_exp_avg_sq}, {"offload.exp_avg", file_exp_avg},
-    {"offload.master", file_master},         {"offload.params", file_params},
-    {"offload.grads", file_grads},
+    {"offload.master", file_master},         {"offload.activations", file_activations},
+    {"offload.params", file_params},         {"offload.grads", file_grads},
 };
 
 static const struct lever levers[] = {

@@ -35,8 +35,10 @@ static void show_files(const struct ds_plan_question *question, const struct ds_
                                                           [DS_ZERO_EXP_AVG] = "exp_avg",
                                                           [DS_ZERO_EXP_AVG_SQ] = "exp_avg_sq",
                                                           [DS_ZERO_GRAD] = "gradients"};
-    uint64_t bytes = 0, read = 0, written = 0;
+    uint64_t bytes = plan->filed_kept_bytes, read = 0, written = 0;
 
+    if (bytes > 0)
+        show_row(question, "activations", bytes);
     for (int kind = 0; kind < DS_ZERO_KIND_COUNT; kind++) {
         if (plan->filed_bytes[kind] > 0)
             show_row(question, names[kind], plan->filed_bytes[kind]);

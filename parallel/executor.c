@@ -17,7 +17,7 @@ struct ds_executor {
     struct places held;    /* [plan->held_slot_count] what a backward in two parts keeps */
     struct places streams; /* [plan->stream_slot_count] the residual stream, [tokens here, C] in the
                               compute dtype */
-    struct kept kept;      /* [plan->home_count] what decoder layers keep on the host */
+    struct kept kept;      /* [plan->home_count] what decoder layers keep elsewhere */
     void **derived; /* [block_count] what a block makes of its weights once a list; NULL: nothing */
     uint8_t *workspace;
     float *logits;                         /* of one token; NULL while training */
@@ -128,9 +128,13 @@ static ds_status take_homes(struct ds_executor *x)
                             .out = o->kept_out,
                             .in = o->kept_in,
                             .timeline = o->timeline,
+                            .drive_count = o->kept_drives,
+                            .block_bytes = o->kept_block_bytes,
                             .input_bytes = stream_bytes(x)};
-    return kept_open(&x->kept, o->memory, o->plan->home_count,
-                     o->plan->home_has_saved ? bytes_max(x, saved_bytes) : 0);
+    DS_TRY(kept_open(&x->kept, o->memory, o->plan->home_count,
+                     o->plan->home_has_saved ? bytes_max(x, saved_bytes) : 0));
+    ds_zero_heed_files(o->zero, x->kept.swap);
+    return DS_OK;
 }
 
 static int has_tensor_ranks(const struct ds_executor *x)
@@ -373,7 +377,7 @@ static ds_status do_exchange(struct ds_executor *x, const struct ds_action *acti
     return DS_OK;
 }
 
-/* ---- what layers keep, on the host in between */
+/* ---- what layers keep, elsewhere in between */
 
 static struct kept_places kept_places_of(struct ds_executor *x, const struct ds_action *action)
 {
@@ -397,6 +401,32 @@ static ds_status do_fetch_kept(struct ds_executor *x, const struct ds_action *ac
     const struct kept_places places = kept_places_of(x, action);
 
     return kept_fetch(&x->kept, &places);
+}
+
+uint64_t ds_executor_file_bytes(const struct ds_executor *x, uint32_t drive)
+{
+    return x->kept.swap ? ds_swap_file_bytes(x->kept.swap, drive) : 0;
+}
+
+uint64_t ds_executor_filed_of(const struct ds_executor *x, const struct ds_action *action)
+{
+    if (!x->kept.swap)
+        return 0;
+    return kept_files_bytes(&x->kept,
+                            action->slot == DS_NO_SLOT
+                                ? 0
+                                : saved_bytes(block_of(x, action), x->options.tokens_per_micro));
+}
+
+ds_status ds_executor_start_files(struct ds_executor *x, const struct ds_swap_files *files)
+{
+    return x->kept.swap ? ds_swap_start(x->kept.swap, files) : DS_OK;
+}
+
+void ds_executor_abandon_files(struct ds_executor *x)
+{
+    if (x)
+        ds_swap_abandon(x->kept.swap);
 }
 
 /* ---- units */
@@ -603,6 +633,21 @@ ds_status ds_executor_finish(struct ds_executor *x)
 
 /* ---- a step as a graph */
 
+/* What files are asked for goes with it. */
+static void record_begin(struct ds_executor *x, uint32_t turn)
+{
+    ds_zero_record_begin(x->options.zero, turn);
+    if (x->kept.swap)
+        ds_swap_record_begin(x->kept.swap, turn);
+}
+
+static void record_end(struct ds_executor *x)
+{
+    ds_zero_record_end(x->options.zero);
+    if (x->kept.swap)
+        ds_swap_record_end(x->kept.swap);
+}
+
 static ds_status capture(struct ds_executor *x, const struct ds_executor_step *step,
                          struct ds_graph **out)
 {
@@ -610,9 +655,9 @@ static ds_status capture(struct ds_executor *x, const struct ds_executor_step *s
 
     DS_TRY(ops->capture_begin(x->options.compute));
     DS_TRY(rejoin(x));
-    ds_zero_record_begin(x->options.zero, step->turn);
+    record_begin(x, step->turn);
     const ds_status st = obey_marked(x, step);
-    ds_zero_record_end(x->options.zero);
+    record_end(x);
     DS_TRY(st);
     DS_TRY(ds_stream_after(x->options.compute, x->options.comm, x->handover));
     DS_TRY(ds_zero_join(x->options.zero));
@@ -647,6 +692,8 @@ ds_status ds_executor_step_graph(struct ds_executor *x, const struct ds_executor
     DS_TRY(have_graph(x, step));
     x->is_behind_graph = 1;
     DS_TRY(ds_zero_record_launch(x->options.zero, step->turn));
+    if (x->kept.swap)
+        DS_TRY(ds_swap_launch(x->kept.swap, step->turn));
     DS_TRY(x->options.device->ops->graph_launch(compute, x->graphs[step->turn]));
     return ds_stream_after(comm, compute, x->handover);
 }

@@ -10,13 +10,17 @@ ds_status kept_open(struct kept *kept, struct ds_memory *memory, uint32_t home_c
         return DS_OK;
     DS_ASSERT(kept->out && kept->in);
     kept->saved_at = (kept->input_bytes + PART_ALIGN - 1) / PART_ALIGN * PART_ALIGN;
-    DS_TRY(places_open(memory, DS_MEMORY_PINNED, home_count, kept->saved_at + saved_bytes,
-                       &kept->homes));
+    kept->saved_bytes = saved_bytes;
+    DS_TRY(places_open(memory, DS_MEMORY_PINNED, home_count,
+                       kept->drive_count > 0 ? 0 : kept->saved_at + saved_bytes, &kept->homes));
+    if (kept->drive_count > 0)
+        DS_TRY(kept_files_open(kept, memory));
     return memory->device->ops->event_open(memory->device, &kept->handover);
 }
 
 void kept_close(struct kept *kept)
 {
+    ds_swap_close(kept->swap);
     places_close(&kept->homes);
     if (kept->handover)
         kept->handover->device->ops->event_close(kept->handover);
@@ -59,6 +63,13 @@ static ds_status copy_saved(const struct kept *kept, const struct kept_places *p
                                      places->saved_bytes);
 }
 
+static ds_status copy(const struct kept *kept, const struct kept_places *places,
+                      struct ds_stream *stream)
+{
+    DS_TRY(copy_input(kept, places, stream));
+    return copy_saved(kept, places, stream);
+}
+
 static ds_status move(struct kept *kept, const struct kept_places *places, struct ds_stream *stream,
                       enum ds_timeline_row row)
 {
@@ -67,8 +78,7 @@ static ds_status move(struct kept *kept, const struct kept_places *places, struc
     DS_TRY(ds_stream_after(stream, kept->compute, kept->handover));
     DS_TRY(claim_all(places, stream));
     DS_TRY(ds_timeline_wait(kept->timeline, row, DS_TIMELINE_KEPT, &span));
-    DS_TRY(copy_input(kept, places, stream));
-    DS_TRY(copy_saved(kept, places, stream));
+    DS_TRY(kept->swap ? kept_files_move(kept, places, stream) : copy(kept, places, stream));
     DS_TRY(ds_timeline_end(kept->timeline, span));
     return leave_all(places, stream);
 }

@@ -16,7 +16,8 @@ struct places {
     uint32_t count;
 };
 
-/* local: all of `bytes`, under the label of activations; close takes what an open that failed has left */
+/* local: all of `bytes`, under the label of activations; 0: the memory is somebody else's. Close takes what an open that
+ * failed has left. */
 DS_CHECKED ds_status places_open(struct ds_memory *memory, enum ds_memory_kind kind, uint32_t count,
                                  size_t bytes, struct places *out);
 void places_close(struct places *places);

@@ -19,8 +19,10 @@ struct ds_executor_options {
     struct ds_device *device;
     struct ds_stream *compute, *comm;
     struct ds_stream *kept_out,
-        *kept_in;           /* what layers keep, to the host and back; NULL: all of it is near */
-    struct ds_comm *tensor; /* shares every matrix, on a stream of its own; size 1: nobody */
+        *kept_in;            /* what layers keep, to the host and back; NULL: all of it is near */
+    uint32_t kept_drives;    /* over so many files it is spread; 0: it is in pinned memory */
+    size_t kept_block_bytes; /* so much of it at a time; a multiple of 4096 */
+    struct ds_comm *tensor;  /* shares every matrix, on a stream of its own; size 1: nobody */
     struct ds_comm
         *pipeline; /* ranks in the order of stages, on the comm stream; size 1: one stage */
     struct ds_memory *memory;
@@ -60,6 +62,18 @@ DS_CHECKED ds_status ds_executor_step_graph(struct ds_executor *executor,
 int ds_executor_has_pending(const struct ds_executor *executor);
 /* collective: queue them: behind this the weights are those of the last step */
 DS_CHECKED ds_status ds_executor_finish(struct ds_executor *executor);
+/* ---- what layers keep, in files. local: everything here; where nothing is there, there is nothing to do */
+
+/* of one of the files all that is to be there */
+uint64_t ds_executor_file_bytes(const struct ds_executor *executor, uint32_t drive);
+/* what passes between files and memory with an EVICT_KEPT or a FETCH_KEPT */
+uint64_t ds_executor_filed_of(const struct ds_executor *executor, const struct ds_action *action);
+/* once, before anything is run */
+DS_CHECKED ds_status ds_executor_start_files(struct ds_executor *executor,
+                                             const struct ds_swap_files *files);
+/* before streams are closed: they no longer wait for files; NULL is allowed */
+void ds_executor_abandon_files(struct ds_executor *executor);
+
 /* local: a pass over a block outside of lists, of no micro-batch: its stream, tensor ranks and workspace */
 void ds_executor_outside(struct ds_executor *executor, struct ds_pass *out);
 /* collective: a list without gradients up to the head, which gives the logits of token `row` of the first

@@ -106,7 +106,7 @@ DS_CHECKED ds_status ds_trainer_evaluate(struct ds_trainer *trainer, double *los
 /* collective: write the model to an HF folder */
 DS_CHECKED ds_status ds_trainer_export(struct ds_trainer *trainer, const char *folder);
 
-/* ---- looking in. local: all twelve */
+/* ---- looking in. local: all thirteen */
 /* of a checkpoint, on this rank: pinned memory for all of it at once, and how often training stops for that until the disk has
  * what was copied before; 0, 0: it writes none */
 void ds_trainer_saves(const struct ds_trainer *trainer, uint64_t *bytes, uint64_t *stops);
@@ -114,6 +114,8 @@ const struct ds_model *ds_trainer_model(const struct ds_trainer *trainer);
 const struct ds_memory *ds_trainer_memory(const struct ds_trainer *trainer);
 /* bytes of a kind of state (zero.h) that live in files of this rank */
 uint64_t ds_trainer_filed_bytes(const struct ds_trainer *trainer, enum ds_zero_kind kind);
+uint64_t
+ds_trainer_filed_kept_bytes(const struct ds_trainer *trainer); /* and of what layers keep */
 /* what a step of this rank computes and moves, counted along its list; of training */
 DS_CHECKED ds_status ds_trainer_step_work(const struct ds_trainer *trainer,
                                           struct ds_step_work work[DS_STEP_PARTS]);

@@ -274,6 +274,9 @@ DS_CHECKED ds_status ds_zero_start_files(struct ds_zero *zero, const struct ds_s
 /* local: DS_OK, or how reading or writing them has failed, which was told; what has been computed since from such states
  * is nothing (swap.h). Known at the latest when the stream that reads them is through. */
 ds_status ds_zero_files_status(const struct ds_zero *zero);
+/* local: files of somebody else's that a step's verdict depends on as well, or NULL: their failure is one of these. Borrowed
+ * for as long as anybody asks. */
+void ds_zero_heed_files(struct ds_zero *zero, const struct ds_swap *others);
 /* local: states in files as they are when all that was evicted so far is at home, in other files, which share it
  * (swap.h): masters whole, moments, and parameters without another master; `files` one for each drive. Waits for the
  * one before it. */

@@ -262,10 +262,11 @@ static int is_named_before(const struct ds_config *c, uint32_t index, const char
 ds_status ds_rule_directories(const struct ds_rule_check *check)
 {
     const struct ds_config *c = check->config;
-    const struct ds_home_key *const homes[] = {&c->offload.params, &c->offload.master,
+    const struct ds_home_key *const homes[] = {&c->offload.params,  &c->offload.master,
                                                &c->offload.exp_avg, &c->offload.exp_avg_sq,
-                                               &c->offload.grads};
-    static const char *const keys[] = {"params", "master", "exp_avg", "exp_avg_sq", "grads"};
+                                               &c->offload.grads,   &c->offload.activations};
+    static const char *const keys[] = {"params",     "master", "exp_avg",
+                                       "exp_avg_sq", "grads",  "activations"};
     char path[DS_TEXT_MAX], key[DS_KEY_BYTES];
 
     for (size_t i = 0; i < sizeof homes / sizeof *homes && check->use != DS_CONFIG_PREPARE; i++)

@@ -136,6 +136,9 @@ static ds_status open_executor(struct ds_trainer *t)
         .comm = t->comm,
         .kept_out = t->kept_out,
         .kept_in = t->kept_in,
+        .kept_drives =
+            t->config->offload.activations.home == DS_HOME_NVME ? t->homes.drive_count : 0,
+        .kept_block_bytes = t->homes.strip_elems * sizeof(float),
         .tensor = ds_mesh_group(t->mesh, DS_GROUP_TP),
         .pipeline = ds_mesh_group(t->mesh, DS_GROUP_PP),
         .memory = &t->memory,
@@ -329,6 +332,7 @@ void trainer_dismantle(struct ds_trainer *t)
     ds_hf_close(t->weights);
     ds_hf_close(t->factors);
     ds_zero_abandon_files(t->zero);
+    ds_executor_abandon_files(t->executor);
     ds_optim_abandon(t->optim);
     if (t->comm)
         t->device->ops->stream_close(t->comm);

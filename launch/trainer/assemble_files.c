@@ -1,5 +1,8 @@
-/* assemble_files.c - the files in which states live whose home is nvme: one of each rank in each directory, of their whole
- * size before anything is computed, gone when the run is. */
+/* assemble_files.c - the files in which that lives whose home is nvme: one of each rank in each directory, of their whole
+ * size before anything is computed, gone when the run is.
+ *
+ *   | header | what layers keep | states | their second places, where checkpoints are references |
+ */
 #include "config/config.h"
 #include "console.h"
 #include "trainer.h"
@@ -13,7 +16,12 @@ static const char *const levels[] = {[DS_OFFLOAD_STORAGE_AUTO] = "auto",
 
 static int has_files(const struct ds_trainer *t)
 {
-    return ds_zero_file_bytes(t->zero, 0) > 0;
+    return ds_executor_file_bytes(t->executor, 0) + ds_zero_file_bytes(t->zero, 0) > 0;
+}
+
+uint64_t trainer_states_at(const struct ds_trainer *t, uint32_t drive)
+{
+    return t->files[drive].offset + ds_executor_file_bytes(t->executor, drive);
 }
 
 /* One directory's part; `texts`: the key and the path. */
@@ -27,7 +35,7 @@ static struct ds_swap_file_options options_of(const struct ds_trainer *t, uint32
         .who = ds_config_key(t->config, "offload", "directories", key),
         .directory = path,
         .local_rank = t->options.local_rank,
-        .bytes = ds_zero_file_bytes(t->zero, drive),
+        .bytes = ds_executor_file_bytes(t->executor, drive) + ds_zero_file_bytes(t->zero, drive),
     };
 }
 
@@ -82,7 +90,11 @@ static ds_status start(struct ds_trainer *t)
     for (uint32_t i = 0; i < count; i++)
         drives[i] = (struct ds_swap_drive){t->files[i].file, t->files[i].offset, t->files[i].path};
     all.drives = drives;
-    st = ds_zero_start_files(t->zero, &all);
+    st = ds_executor_start_files(t->executor, &all);
+    for (uint32_t i = 0; i < count; i++)
+        drives[i].offset = trainer_states_at(t, i);
+    if (st == DS_OK)
+        st = ds_zero_start_files(t->zero, &all);
     free(drives);
     return st;
 }

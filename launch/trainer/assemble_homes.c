@@ -86,13 +86,15 @@ static int is_tied_across(const struct ds_trainer *t, uint32_t unit)
 /* A stream and a thread that reads files must be able to wait for each other. */
 static ds_status check_device(const struct ds_trainer *t)
 {
+    int has_files = t->config->offload.activations.home == DS_HOME_NVME;
+
     for (int kind = 0; kind < DS_ZERO_KIND_COUNT; kind++)
-        if (t->homes.home[kind] == DS_HOME_NVME && !t->device_ops->call &&
-            !t->device_ops->stream_await)
-            return ds_fail(DS_ERR_UNSUPPORTED,
-                           "offload to nvme: streams of the device %s cannot wait for files",
-                           t->device_ops->name);
-    return DS_OK;
+        has_files |= t->homes.home[kind] == DS_HOME_NVME;
+    return !has_files || t->device_ops->call || t->device_ops->stream_await
+               ? DS_OK
+               : ds_fail(DS_ERR_UNSUPPORTED,
+                         "offload to nvme: streams of the device %s cannot wait for files",
+                         t->device_ops->name);
 }
 
 /* Frozen units, or all others, one after another: a share of a kind is one of those that have it. */

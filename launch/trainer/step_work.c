@@ -188,9 +188,11 @@ static void count(struct counting *c, const struct ds_action *action)
         break;
     case DS_ACTION_EVICT_KEPT:
         c->work->to_host += kept_bytes(c, action);
+        c->work->file_write += ds_executor_filed_of(c->t->executor, action);
         break;
     case DS_ACTION_FETCH_KEPT:
         c->work->to_device += kept_bytes(c, action);
+        c->work->file_read += ds_executor_filed_of(c->t->executor, action);
         break;
     case DS_ACTION_PREFETCH:
         gather(c, action->unit);

@@ -51,13 +51,13 @@ static int try_to_share(const struct ds_trainer *t, uint32_t drive, int still)
 /* Blocks have a second place behind the others. What cannot be had is not kept. */
 static int take_room(const struct ds_trainer *t, uint32_t drive)
 {
-    const struct ds_swap_file *states = &t->files[drive];
-    const uint64_t bytes = states->offset + ds_zero_file_bytes(t->zero, drive);
+    const int file = t->files[drive].file;
+    const uint64_t bytes = trainer_states_at(t, drive) + ds_zero_file_bytes(t->zero, drive);
     const int code =
-        ds_fs_fallocate(t->options.fs, states->file, bytes + ds_zero_still_bytes(t->zero, drive));
+        ds_fs_fallocate(t->options.fs, file, bytes + ds_zero_still_bytes(t->zero, drive));
 
     if (code != 0)
-        (void)ds_fs_truncate(t->options.fs, states->file, bytes);
+        (void)ds_fs_truncate(t->options.fs, file, bytes);
     return code;
 }
 

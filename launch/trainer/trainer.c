@@ -319,6 +319,15 @@ uint64_t ds_trainer_filed_bytes(const struct ds_trainer *t, enum ds_zero_kind ki
     return ds_zero_filed_bytes(t->zero, kind);
 }
 
+uint64_t ds_trainer_filed_kept_bytes(const struct ds_trainer *t)
+{
+    uint64_t bytes = 0;
+
+    for (uint32_t drive = 0; drive < t->homes.drive_count; drive++)
+        bytes += ds_executor_file_bytes(t->executor, drive);
+    return bytes;
+}
+
 struct ds_device *ds_trainer_device(const struct ds_trainer *t)
 {
     return t->device;

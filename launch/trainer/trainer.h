@@ -70,7 +70,7 @@ struct ds_trainer {
     uint8_t *has_unit;             /* [unit_count] is it on this stage? */
     uint32_t *stage_of_unit;       /* [unit_count] whose it is; of two stages the first */
     struct ds_zero *zero;
-    struct ds_swap_file *files; /* [homes.drive_count] of states; NULL: none are in files */
+    struct ds_swap_file *files; /* [homes.drive_count]; NULL: nothing is in files */
     struct ds_optim *optim;
     struct ds_executor *executor;
     struct ds_dataset *train_data, *eval_data;
@@ -169,6 +169,8 @@ DS_CHECKED ds_status trainer_place_states(struct ds_trainer *t);
 DS_CHECKED ds_status trainer_open_travel(struct ds_trainer *t);
 /* collective: assemble_files.c, when the memory is taken; files is what dismantling ends with */
 DS_CHECKED ds_status trainer_open_files(struct ds_trainer *t);
+/* local: where states begin in one of the files */
+uint64_t trainer_states_at(const struct ds_trainer *t, uint32_t drive);
 void trainer_close_files(struct ds_trainer *t);
 /* local: still_files.c, when there are files and the directory of checkpoints: how states in files are saved */
 DS_CHECKED ds_status trainer_open_still(const struct ds_trainer *t, struct ds_saver_still *out);

@@ -147,7 +147,15 @@ ds_status ds_zero_start_files(struct ds_zero *zero, const struct ds_swap_files *
 
 ds_status ds_zero_files_status(const struct ds_zero *zero)
 {
-    return zero->travel.swap ? ds_swap_status(zero->travel.swap) : DS_OK;
+    const struct ds_swap *own = zero->travel.swap, *others = zero->travel.others;
+    const ds_status st = own ? ds_swap_status(own) : DS_OK;
+
+    return st == DS_OK && others ? ds_swap_status(others) : st;
+}
+
+void ds_zero_heed_files(struct ds_zero *zero, const struct ds_swap *others)
+{
+    zero->travel.others = others;
 }
 
 void ds_zero_abandon_files(struct ds_zero *zero)

@@ -65,17 +65,18 @@ struct zero_travel {
     uint32_t slot_count;
     struct zero_grad_slot grads[ZERO_GRAD_SLOTS];
     uint32_t grad_turn;
-    struct ds_event *updated;  /* handed over at once: compute to store */
-    struct ds_event *evicted;  /* on store, behind the last strip that left */
-    struct ds_event *loaded;   /* handed over at once: load to comm */
-    struct ds_event *gone;     /* handed over at once: store to compute */
-    struct ds_event *graded;   /* on compute: accumulators are those of the verdict */
-    struct ds_event *returned; /* on load, behind the last strip that the host is done with */
-    int is_returning;          /* the compute stream has still to wait for that */
-    int is_evicting;           /* the compute stream has still to wait for what is evicted */
-    int is_storing;            /* and for anything else on store */
-    struct ds_swap *swap;      /* owned; NULL: nothing is in files */
-    int has_frozen;            /* it was asked to */
+    struct ds_event *updated;     /* handed over at once: compute to store */
+    struct ds_event *evicted;     /* on store, behind the last strip that left */
+    struct ds_event *loaded;      /* handed over at once: load to comm */
+    struct ds_event *gone;        /* handed over at once: store to compute */
+    struct ds_event *graded;      /* on compute: accumulators are those of the verdict */
+    struct ds_event *returned;    /* on load, behind the last strip that the host is done with */
+    int is_returning;             /* the compute stream has still to wait for that */
+    int is_evicting;              /* the compute stream has still to wait for what is evicted */
+    int is_storing;               /* and for anything else on store */
+    struct ds_swap *swap;         /* owned; NULL: nothing is in files */
+    const struct ds_swap *others; /* borrowed, or NULL: see ds_zero_heed_files */
+    int has_frozen;               /* it was asked to */
     struct zero_edit edits[DS_ZERO_KIND_COUNT];
     uint64_t filed_bytes[DS_ZERO_KIND_COUNT];
 };

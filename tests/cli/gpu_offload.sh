@@ -58,6 +58,7 @@ for graphs in false true; do
     for recompute in none selective full; do
         kept offload.activations=host run.graphs=$graphs train.activation_checkpointing=$recompute
     done
+    kept offload.activations=nvme run.graphs=$graphs offload.exp_avg=nvme
     kept offload.activations=host:0.5 run.graphs=$graphs offload.exp_avg=host offload.params=host offload.updates=late
 done
 

@@ -71,6 +71,7 @@ refused() { # WORDS option ...
 }
 
 refused 'exp_avg = nvme: \[offload\] directories is missing' offload.exp_avg=nvme offload.directories=
+refused 'activations = nvme: \[offload\] directories is missing' offload.activations=nvme offload.directories=
 refused 'directories: /none/such: states cannot live there: No such file' offload.exp_avg=nvme \
     offload.directories=/none/such
 refused "directories: $work/t.txt: states cannot live there: Not a directory" offload.exp_avg=nvme \

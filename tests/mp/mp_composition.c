@@ -118,7 +118,8 @@ static void live_in_files(const struct row *row, struct ds_config *config)
     if (row->stage == 0 && row->data > 1)
         return;
     config->offload.exp_avg = config->offload.exp_avg_sq = config->offload.grads = home;
-    config->offload.activations = (struct ds_home_key){DS_HOME_HOST, home.share};
+    config->offload.activations =
+        row->stage % 2 ? home : (struct ds_home_key){DS_HOME_HOST, home.share};
     if (row->stage == 3)
         config->offload.params = home;
     if (row->compute != FP32)

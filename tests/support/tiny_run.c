@@ -251,6 +251,7 @@ static ds_status run_rank(struct ds_comm *world, struct tiny_rank *rank)
         memcpy(rank->bytes, memory->bytes, sizeof memory->bytes);
         for (int kind = 0; kind < DS_ZERO_KIND_COUNT; kind++)
             rank->filed[kind] = ds_trainer_filed_bytes(trainer, kind);
+        rank->filed[DS_ZERO_KIND_COUNT] = ds_trainer_filed_kept_bytes(trainer);
         st = collect(trainer, config.lora.base != DS_BASE_COMPUTE, rank->out);
     }
     ds_trainer_close(trainer);

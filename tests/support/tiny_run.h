@@ -54,8 +54,9 @@ struct tiny_result {
     uint32_t param_count;
     /* what each rank has taken; under mpirun what this one has */
     uint64_t bytes[TINY_RANKS_MAX][DS_MEMORY_KIND_COUNT][DS_MEMORY_LABEL_COUNT];
-    uint64_t filed[TINY_RANKS_MAX][DS_ZERO_KIND_COUNT]; /* of them, in files */
-    uint64_t file_reads, file_writes; /* of them, bytes of a step that pass; rank 0's */
+    uint64_t filed[TINY_RANKS_MAX]
+                  [DS_ZERO_KIND_COUNT + 1]; /* of them, in files; last, what layers keep */
+    uint64_t file_reads, file_writes;       /* of them, bytes of a step that pass; rank 0's */
     uint64_t largest_unit_elems;
     struct ds_step_report last;
 };

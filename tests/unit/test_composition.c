@@ -78,9 +78,10 @@ static void keep_on_the_host(struct ds_config *config)
     config->offload.activations = (struct ds_home_key){DS_HOME_HOST, 1};
 }
 
-static void keep_half_on_the_host(struct ds_config *config)
+static void keep_half_in_files(struct ds_config *config)
 {
-    config->offload.activations = (struct ds_home_key){DS_HOME_HOST, 0.5};
+    config->offload.activations = (struct ds_home_key){DS_HOME_NVME, 0.5};
+    snprintf(config->offload.directories, sizeof config->offload.directories, "%s", folder);
 }
 
 static void describe(const struct tiny_case *c, char *to, size_t bytes)
@@ -91,9 +92,9 @@ static void describe(const struct tiny_case *c, char *to, size_t bytes)
              c->ranks / (c->tensor * c->pipeline), c->tensor, c->pipeline, c->stage, c->reshard,
              (unsigned long long)c->window, c->schedule, c->chunks, c->recompute, c->mode,
              c->sequence_parallel,
-             c->adjust == keep_on_the_host        ? 100
-             : c->adjust == keep_half_on_the_host ? 50
-                                                  : 0);
+             c->adjust == keep_on_the_host     ? 100
+             : c->adjust == keep_half_in_files ? 50
+                                               : 0);
 }
 
 static struct tiny_result run(const struct tiny_case *c)
@@ -157,7 +158,7 @@ static struct tiny_case variant_of(struct layout layout, uint32_t number)
 {
     static const int schedules[] = {DS_PIPELINE_1F1B, DS_PIPELINE_GPIPE, DS_PIPELINE_ZERO_BUBBLE,
                                     DS_PIPELINE_INTERLEAVED};
-    void (*const kept[])(struct ds_config *) = {NULL, keep_on_the_host, keep_half_on_the_host};
+    void (*const kept[])(struct ds_config *) = {NULL, keep_on_the_host, keep_half_in_files};
     const uint32_t holds = number % HOLDS;
     struct tiny_case c = case_of(layout);
 

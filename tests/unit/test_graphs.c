@@ -187,7 +187,8 @@ static void adjust(struct ds_config *config)
     config->precision.master = row_now.master;
     config->offload.updates = row_now.is_late ? DS_UPDATES_KEY_LATE : DS_UPDATES_KEY_END;
     if (row_now.is_kept_away)
-        config->offload.activations = (struct ds_home_key){DS_HOME_HOST, 1};
+        config->offload.activations = (struct ds_home_key){row_now.home, 1};
+    snprintf(config->offload.directories, sizeof config->offload.directories, "%s", folder);
     if (row_now.away == 0)
         return;
     config->offload.exp_avg_sq = (struct ds_home_key){row_now.home, 0.6};
@@ -204,7 +205,6 @@ static void adjust(struct ds_config *config)
     }
     if (row_now.stage == 3 && !row_now.is_on_host)
         config->offload.params = (struct ds_home_key){row_now.home, 1};
-    snprintf(config->offload.directories, sizeof config->offload.directories, "%s", folder);
 }
 
 /* A row's spans follow each other, a wait lies in its action, all behind the step before. One rank has none where
@@ -321,7 +321,9 @@ static void check(const struct row *row)
     struct row there = *row;
 
     for (there.home = DS_HOME_HOST;
-         there.home <= (row->away && !row->is_on_host ? DS_HOME_NVME : DS_HOME_HOST); there.home++)
+         there.home <=
+         ((row->away || row->is_kept_away) && !row->is_on_host ? DS_HOME_NVME : DS_HOME_HOST);
+         there.home++)
         check_home(&there);
 }
 

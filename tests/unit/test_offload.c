@@ -86,10 +86,8 @@ static void draw_homes(const struct tiny_case *c)
         if (now.grads.home)
             keep_on_host(&now.grads);
     }
-    if (draw(2)) {
+    if (draw(2))
         now.activations = draw_home();
-        now.activations.home = now.activations.home ? DS_HOME_HOST : DS_HOME_DEVICE;
-    }
     now.depth = 1 + draw(4);
     now.block_size = 8192 << draw(3);
 }
@@ -217,7 +215,7 @@ static void assert_same(const struct tiny_case *c, const struct tiny_result *a,
                  "%g %g "
                  "%g, in files %d%d%d%d%d on %u drives, depth %llu, block %llu, %s by the %s (%g), "
                  "evaluated "
-                 "every %llu, activations %g, %u layers, schedule %d, recompute %d, sequence "
+                 "every %llu, activations %g%s, %u layers, schedule %d, recompute %d, sequence "
                  "parallel %d",
                  what, c->ranks, c->tensor, c->pipeline, c->shard, c->stage,
                  c->mode == DS_DEVICE_DEFERRED ? "deferred" : "inline", now.params.share,
@@ -229,7 +227,8 @@ static void assert_same(const struct tiny_case *c, const struct tiny_result *a,
                  now.updates == DS_UPDATES_KEY_LATE ? "late" : "at the end",
                  now.optimizer_compute.home == DS_OPTIMIZER_CPU ? "host" : "device",
                  now.optimizer_compute.share, (unsigned long long)now.eval_interval,
-                 now.activations.share, c->layers, c->schedule, c->recompute, c->sequence_parallel);
+                 now.activations.share, now.activations.home == DS_HOME_NVME ? " in files" : "",
+                 c->layers, c->schedule, c->recompute, c->sequence_parallel);
 }
 
 /* ---- memory */
@@ -256,18 +255,21 @@ static void check_kind(const struct tiny_result *near, const struct tiny_result 
     assert_int_equal(filed, home.home == DS_HOME_NVME ? host : 0);
 }
 
-/* Of what layers keep nothing is pinned that is not away, and then the device has less of it, if at all. */
+/* Of what layers keep nothing is pinned or filed that is not at home there, and then the device has less of it, if at
+ * all. */
 static void check_activations(const struct tiny_result *near, const struct tiny_result *far,
                               uint32_t rank)
 {
     const int label = DS_MEMORY_LABEL_ACTIVATIONS;
     const uint64_t pinned = bytes_of(far, rank, DS_MEMORY_PINNED, label);
+    const uint64_t filed = far->filed[rank][DS_ZERO_KIND_COUNT];
     const uint64_t before = bytes_of(near, rank, DS_MEMORY_DEVICE, label);
     const uint64_t after = bytes_of(far, rank, DS_MEMORY_DEVICE, label);
 
     assert_int_equal(bytes_of(near, rank, DS_MEMORY_PINNED, label), 0);
-    assert_true(pinned == 0 || now.activations.home);
-    assert_true(after <= before && after + pinned >= before);
+    assert_true(pinned == 0 || now.activations.home == DS_HOME_HOST);
+    assert_true(filed == 0 || now.activations.home == DS_HOME_NVME);
+    assert_true(after <= before && after + pinned + filed >= before);
 }
 
 static void check_memory(const struct tiny_case *c, const struct tiny_result *near,

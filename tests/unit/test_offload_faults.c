@@ -1,9 +1,9 @@
 // link: launch
 // tsan
 // cost: 125
-/* A drive that fails or changes what it was given, in the middle of a run whose states live in files: the run ends with the
- * file named and no checkpoint of what came back wrong, and a launch goes on from the newest one with the bits of a run
- * that nobody disturbed. Two runs never share a directory, and what cannot begin says why. */
+/* A drive that fails or changes what it was given, in the middle of a run whose states, or what whose layers keep, live in
+ * files: the run ends with the file named and no checkpoint of what came back wrong, and a launch goes on from the newest one
+ * with the bits of a run that nobody disturbed. Two runs never share a directory, and what cannot begin says why. */
 #include "hooked_disk.h"
 #include "saved_run.h"
 
@@ -65,15 +65,27 @@ static int spoil(const struct disk_call *call)
 static disk_hook *hook_now = spoil;
 static uint64_t steps = STEPS;
 static int updates; /* enum ds_updates_when */
+enum { STATES = 1, KEPT = 2 };
+static int filed = STATES;
 
-static void in_files(struct ds_config *config)
+static void states_in_files(struct ds_config *config)
 {
-    config->precision.compute = DS_PRECISION_BF16;
     config->offload.params = config->offload.master = (struct ds_home_key){DS_HOME_NVME, 1};
     config->offload.exp_avg = (struct ds_home_key){DS_HOME_NVME, 0.5};
     config->offload.exp_avg_sq = config->offload.grads = (struct ds_home_key){DS_HOME_NVME, 1};
     config->offload.depth = 2;
     config->offload.updates = updates;
+}
+
+static void in_files(struct ds_config *config)
+{
+    config->precision.compute = DS_PRECISION_BF16;
+    if (filed & STATES)
+        states_in_files(config);
+    if (filed & KEPT) {
+        config->offload.activations = (struct ds_home_key){DS_HOME_NVME, 1};
+        config->offload.block_size = 8192; /* several of what was saved */
+    }
     snprintf(config->offload.directories, sizeof config->offload.directories, "%s", saved.folder);
     config->train.eval_interval = hook_now == spoil ? 3 : 0; /* a fault may come there, too */
     config->checkpoint.interval = saved.interval;
@@ -92,6 +104,7 @@ static struct tiny_result run(uint32_t ranks, int mode)
                                 .micro_batch = 2,
                                 .window = 1,
                                 .reshard = DS_RESHARD_KEY_ALWAYS,
+                                .layers = filed & KEPT ? 9 : 3,
                                 .heads = 4,
                                 .kv_heads = 2,
                                 .head_dim = 16,
@@ -203,6 +216,16 @@ static void a_failed_write_ends_the_run_at_its_last_checkpoint(void **state)
     check_faults(2, "pwrite", -EIO);
 }
 
+/* States are near: what fails is known by the verdict, and by the save behind it, from these files alone. */
+static void a_fault_in_what_layers_keep_ends_the_run_at_its_last_checkpoint(void **state)
+{
+    (void)state;
+    filed = KEPT;
+    check_faults(2, "pread", 0);
+    check_faults(1, "pwrite", -EIO);
+    filed = STATES;
+}
+
 /* ---- what passes */
 
 static atomic_uint_fast64_t passed[2];
@@ -221,6 +244,7 @@ static void a_step_moves_the_bytes_of_the_plan(void **state)
 {
     (void)state;
     saved.interval = 0;
+    filed = STATES | KEPT;
     for (updates = DS_UPDATES_KEY_END; updates <= DS_UPDATES_KEY_LATE; updates++) {
         uint64_t before[2] = {0}, planned[2] = {0};
 
@@ -241,6 +265,7 @@ static void a_step_moves_the_bytes_of_the_plan(void **state)
         assert_true(planned[0] > planned[1] && planned[1] > 0);
     }
     updates = DS_UPDATES_KEY_END;
+    filed = STATES;
     steps = STEPS;
     hook_now = spoil;
 }
@@ -316,6 +341,7 @@ int main(void)
         cmocka_unit_test(a_flipped_bit_ends_the_run_at_its_last_checkpoint),
         cmocka_unit_test(a_failed_read_ends_the_run_at_its_last_checkpoint),
         cmocka_unit_test(a_failed_write_ends_the_run_at_its_last_checkpoint),
+        cmocka_unit_test(a_fault_in_what_layers_keep_ends_the_run_at_its_last_checkpoint),
         cmocka_unit_test(a_step_moves_the_bytes_of_the_plan),
         cmocka_unit_test(no_space_is_told_before_the_run),
         cmocka_unit_test(memory_and_networks_are_allowed_and_named),

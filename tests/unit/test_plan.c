@@ -109,7 +109,6 @@ static void config_of(struct layout layout, const uint32_t *choices, struct ds_c
     if (choices[HOMES] && (choices[STAGE] > 0 || config->parallel.shard == 1)) {
         const int home = choices[HOMES] == 2 ? DS_HOME_NVME : DS_HOME_HOST;
 
-        snprintf(config->offload.directories, sizeof config->offload.directories, "%s", folder);
         config->offload.exp_avg = (struct ds_home_key){home, choices[HOMES] == 1 ? 1 : 0.4};
         config->offload.grads = config->offload.exp_avg;
         config->offload.depth = choices[HOMES] + 1;
@@ -126,8 +125,9 @@ static void config_of(struct layout layout, const uint32_t *choices, struct ds_c
             config->offload.master = (struct ds_home_key){home, 1};
     }
     if (choices[ACTIVATIONS])
-        config->offload.activations =
-            (struct ds_home_key){DS_HOME_HOST, choices[ACTIVATIONS] == 1 ? 1 : 0.5};
+        config->offload.activations = (struct ds_home_key){
+            choices[HOMES] % 2 ? DS_HOME_NVME : DS_HOME_HOST, choices[ACTIVATIONS] == 1 ? 1 : 0.5};
+    snprintf(config->offload.directories, sizeof config->offload.directories, "%s", folder);
     if (choices[SHARD]) /* replicas save nothing: ranks of a role would differ */
         return;
     config->checkpoint.interval = 1;
@@ -169,6 +169,10 @@ static void assert_planned(struct layout layout, const uint32_t *choices, int ev
     for (uint32_t rank = 0; rank < ranks; rank++) {
         assert_ok(ds_plan_measure(&question, rank, &plan));
         most = ds_plan_device_bytes(&plan) > most ? ds_plan_device_bytes(&plan) : most;
+        if (plan.filed_kept_bytes != r.filed[rank][DS_ZERO_KIND_COUNT])
+            fail_msg("%s: rank %u, kept in files: planned %llu, taken %llu", what, rank,
+                     (unsigned long long)plan.filed_kept_bytes,
+                     (unsigned long long)r.filed[rank][DS_ZERO_KIND_COUNT]);
         for (int kind = 0; kind < DS_MEMORY_KIND_COUNT; kind++)
             for (int label = 0; label < DS_MEMORY_LABEL_COUNT; label++)
                 if (plan.bytes[kind][label] != r.bytes[rank][kind][label])

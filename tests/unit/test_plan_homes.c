@@ -255,15 +255,16 @@ static void what_a_person_has_named_stays(void **state)
 /* The less the host may have, the more kinds are in files, in their order; without directories nothing can be done. */
 static void what_the_host_has_no_room_for_lies_in_files(void **state)
 {
-    static const struct setup with = {1, {"offload.directories=/a", NULL}}, without = {1, {NULL}};
+    static const struct setup with = {1, {"offload.directories=/a", "model.num_hidden_layers=12"}},
+                              without = {1, {NULL}};
     static struct ds_config config;
     struct ds_home_key *const order[] = {&config.offload.exp_avg_sq, &config.offload.exp_avg,
-                                         &config.offload.master, &config.offload.grads,
-                                         &config.offload.params};
+                                         &config.offload.master,     &config.offload.grads,
+                                         &config.offload.params,     &config.offload.activations};
     uint64_t limit = 0;
 
     (void)state;
-    for (size_t filed = 0; filed <= 5; filed++) {
+    for (size_t filed = 0; filed <= 6; filed++) {
         struct ds_plan plan;
         load(&with, &config);
         config.memory.device_limit = bytes_away(&with, 1, 1, 1);
@@ -271,7 +272,7 @@ static void what_the_host_has_no_room_for_lies_in_files(void **state)
         settle(&config, 1);
         plan = plan_of(&config, 1);
         limit = ds_plan_host_bytes(&plan);
-        for (size_t i = 0; i < 5; i++)
+        for (size_t i = 0; i < 6; i++)
             assert_int_equal(order[i]->home, i < filed ? DS_HOME_NVME : DS_HOME_HOST);
         if (filed > 0)
             assert_true(limit <= config.memory.host_limit);

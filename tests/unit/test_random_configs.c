@@ -325,8 +325,8 @@ static size_t write_homes(const struct numbers *n, char *to, size_t bytes)
 
     used += (size_t)snprintf(to + used, bytes - used, "directories = %s\n", folder);
     if (n->kept_away > 0)
-        used += (size_t)snprintf(to + used, bytes - used, "activations = host:%g\n",
-                                 (double)n->kept_away / 100);
+        used += (size_t)snprintf(to + used, bytes - used, "activations = %s:%g\n",
+                                 n->depth % 2 ? "nvme" : "host", (double)n->kept_away / 100);
     for (int i = 0; i < 5; i++)
         used += (size_t)snprintf(to + used, bytes - used,
                                  n->away[i] ? "%s = %s:%g\n" : "%s = device\n", home_kinds[i],

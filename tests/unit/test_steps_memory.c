@@ -112,6 +112,7 @@ static void keep_states_in_files(struct ds_config *config)
     config->offload.params = config->offload.grads = (struct ds_home_key){DS_HOME_NVME, 1};
     config->offload.exp_avg = (struct ds_home_key){DS_HOME_NVME, 1};
     config->offload.exp_avg_sq = (struct ds_home_key){DS_HOME_NVME, 0.5};
+    config->offload.activations = (struct ds_home_key){DS_HOME_NVME, 1};
     snprintf(config->offload.directories, sizeof config->offload.directories, "%s", folder);
 }
 
