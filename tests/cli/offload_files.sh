@@ -1,5 +1,6 @@
 #!/bin/sh
-# States in files as a person meets them: the model is that of a run without, on two ranks; a second run is kept out of the
+# States in files, and what layers keep, as a person meets them: the model is that of a run without, on two ranks; a second
+# run is kept out of the
 # directory, one that was killed is in nobody's way, and nothing is left behind; what cannot be says which key; a drive that
 # gives back other bytes ends the run with 65 and the file named, and the same command goes on from the last
 # checkpoint. Called with the program.
@@ -8,8 +9,9 @@ need_mpirun
 
 mkdir one two
 small_text 2000 >t.txt
-away="offload.params=nvme offload.master=nvme offload.exp_avg=nvme:0.5 offload.exp_avg_sq=nvme offload.grads=nvme"
-small_config precision.compute=bf16 train.steps=6 train.global_batch_size=8 train.micro_batch_size=1 \
+away="offload.params=nvme offload.master=nvme offload.exp_avg=nvme:0.5 offload.exp_avg_sq=nvme offload.grads=nvme \
+    offload.activations=nvme"
+small_config precision.compute=bf16 model.num_hidden_layers=3 train.steps=6 train.global_batch_size=8 train.micro_batch_size=1 \
     train.seq_length=32 offload.block_size=16384 offload.directories="$work/one, $work/two" >c.ini
 
 states() { # how many files

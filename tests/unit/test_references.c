@@ -41,6 +41,8 @@ static void in_files(struct ds_config *config)
                                  ? (struct ds_home_key){DS_HOME_DEVICE, 0}
                                  : now.master;
     config->offload.exp_avg = config->offload.exp_avg_sq = now.moments;
+    config->offload.activations =
+        (struct ds_home_key){DS_HOME_NVME, 1}; /* before states in a file */
     config->offload.depth = now.depth;
     config->offload.block_size = now.block_size;
     config->offload.updates = now.updates;
