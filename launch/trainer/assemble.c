@@ -274,7 +274,7 @@ static ds_status begin_with_weights(struct ds_trainer *t)
     return ds_zero_publish(t->zero);
 }
 
-/* What a run begins with: a checkpoint or weights, and the algorithms that earlier runs have chosen. */
+/* What a run begins with: a checkpoint or weights. Its directory hears of it behind all that may be refused. */
 static ds_status load_state(struct ds_trainer *t)
 {
     int is_resumed = 0;
@@ -290,7 +290,17 @@ static ds_status load_state(struct ds_trainer *t)
     ds_hf_close(t->factors);
     t->weights = t->factors = NULL;
     trainer_tell_start(t, is_resumed ? "checkpoint" : "weights");
-    DS_TRY(trainer_start_saver(t));
+    return trainer_start_saver(t, 1);
+}
+
+/* A launch that does not come to its first step leaves the run's directories as they were. */
+static ds_status begin(struct ds_trainer *t)
+{
+    const ds_status st = load_state(t);
+
+    if (st != DS_OK)
+        trainer_withdraw(t);
+    DS_TRY(st);
     return tuning_recall(&(struct tuning){t->device, t->options.world, t->options.fs});
 }
 
@@ -316,7 +326,7 @@ ds_status trainer_assemble(struct ds_trainer *t)
     DS_TRY(meet_neighbours(t));
     DS_TRY(ds_zero_register(t->zero));
     trainer_tell_start(t, "memory");
-    return load_state(t);
+    return begin(t);
 }
 
 void trainer_dismantle(struct ds_trainer *t)

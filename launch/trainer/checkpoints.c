@@ -182,7 +182,7 @@ static ds_status open_exporter(struct ds_trainer *t)
     return DS_OK;
 }
 
-ds_status trainer_start_saver(struct ds_trainer *t)
+ds_status trainer_start_saver(struct ds_trainer *t, int is_launch)
 {
     const uint32_t *size = t->mesh_shape.size;
     struct ds_saver_start start = {
@@ -213,7 +213,7 @@ ds_status trainer_start_saver(struct ds_trainer *t)
     ds_status st;
 
     if (!t->saver)
-        return DS_OK;
+        return is_launch ? trainer_begin_epoch(t) : DS_OK;
     memcpy(start.run, t->launch.run, sizeof start.run);
     memcpy(start.nonce, t->launch.nonce, sizeof start.nonce);
     st = describe(t, &start.values);
@@ -223,6 +223,8 @@ ds_status trainer_start_saver(struct ds_trainer *t)
         st = trainer_open_still(t, &start.still);
     start.exporter = t->exporter;
     st = ds_comm_agreed(t->options.world, st);
+    if (st == DS_OK && is_launch)
+        st = trainer_begin_epoch(t);
     if (st != DS_OK) {
         ds_values_fini(&start.values);
         ds_saver_still_fini(t->options.fs, &start.still);

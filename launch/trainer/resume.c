@@ -283,18 +283,25 @@ static ds_status load_if_asked(struct ds_trainer *t, int *found)
 
 ds_status trainer_resume(struct ds_trainer *t, int *found)
 {
-    struct ds_comm *world = t->options.world;
-
     *found = 0;
     if (!is_training(t) || !trainer_uses_checkpoints(t))
         return DS_OK;
-    const ds_status st = load_if_asked(t, found);
-    if (st != DS_OK && world->rank == 0)
-        directories_withdraw(t); /* what was not loaded is as it was */
-    DS_TRY(st);
+    DS_TRY(load_if_asked(t, found));
+    if (t->launch.is_used && t->options.world->rank == 0)
+        tell_adopted(t);
+    return DS_OK;
+}
+
+ds_status trainer_begin_epoch(struct ds_trainer *t)
+{
     if (!t->launch.is_used)
         return DS_OK;
-    if (world->rank == 0)
-        tell_adopted(t);
+    t->has_begun_epoch = 1;
     return trainer_together(t, trainer_write_base);
+}
+
+void trainer_withdraw(struct ds_trainer *t)
+{
+    if (!t->has_begun_epoch && t->options.world->rank == 0)
+        directories_withdraw(t);
 }

@@ -328,7 +328,7 @@ ds_status trainer_roll_back(struct ds_trainer *t)
     DS_TRY(trainer_load_checkpoint(t, plan.step_max, &found));
     DS_ASSERT(found); /* there was one when it was decided; one that does not verify is a failure */
     DS_TRY(ds_comm_agreed(world, conclude(t, &plan, from)));
-    DS_TRY(trainer_start_saver(t));
+    DS_TRY(trainer_start_saver(t, 0));
     t->exchanges[0].asked = t->exchanges[1].asked = 0;
     t->last_end_ns = ds_clock_mono_ns(t->options.clock);
     return DS_OK;

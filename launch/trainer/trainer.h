@@ -102,6 +102,7 @@ struct ds_trainer {
     struct ds_zero_dtypes dtypes;
     struct ds_zero_homes homes;
     struct trainer_launch launch;
+    int has_begun_epoch; /* trainer_begin_epoch: other launches go by it */
     char made_dir[DS_TEXT_MAX], made_mirror[DS_TEXT_MAX]; /* directories.c */
     struct ds_text_tokenizer text;                        /* where the data is text */
     uint64_t first_step; /* of this launch; behind the last one: there is nothing left to do */
@@ -195,6 +196,10 @@ DS_CHECKED ds_status trainer_send_batch(struct ds_trainer *t, struct trainer_exc
 /* resume.c. collective: claims the directory, where there is one or should be, and goes on from its newest checkpoint; `*found`
  * 0: there is none, weights are still to be filled */
 DS_CHECKED ds_status trainer_resume(struct ds_trainer *t, int *found);
+/* collective: from here on later launches go on from what this one goes on from, or from its beginning */
+DS_CHECKED ds_status trainer_begin_epoch(struct ds_trainer *t);
+/* local: of a launch that was refused before that: its directories are as it has found them */
+void trainer_withdraw(struct ds_trainer *t);
 /* collective: of the directory that this launch has claimed, the newest one that verifies and is not of a step above
  * `step_max`: the states are its own, and next_step follows */
 DS_CHECKED ds_status trainer_load_checkpoint(struct ds_trainer *t, uint64_t step_max, int *found);
@@ -220,8 +225,8 @@ DS_CHECKED ds_status trainer_heed(struct ds_trainer *t, uint64_t step);
 
 /* checkpoints.c. local: lists of states, and memory where checkpoints are written */
 DS_CHECKED ds_status trainer_open_saver(struct ds_trainer *t);
-/* collective, when all states are there */
-DS_CHECKED ds_status trainer_start_saver(struct ds_trainer *t);
+/* collective, when all states are there; a launch's first begins its epoch */
+DS_CHECKED ds_status trainer_start_saver(struct ds_trainer *t, int is_launch);
 /* collective: a save of `step`, which is the last one that is queued; and where there is to be one; and: the host is
  * through with it */
 DS_CHECKED ds_status trainer_begin_save(struct ds_trainer *t, uint64_t step, int is_last);

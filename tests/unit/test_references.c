@@ -24,7 +24,7 @@ static uint64_t draw(uint64_t bound)
 
 static struct {
     struct ds_home_key params, master, moments;
-    int references, master_kind, moments_bf16, updates;
+    int references, resume, master_kind, moments_bf16, updates;
     uint64_t depth, block_size, buffer;
     char directories[1100];
 } now;
@@ -47,6 +47,7 @@ static void in_files(struct ds_config *config)
     config->offload.block_size = now.block_size;
     config->offload.updates = now.updates;
     config->checkpoint.references = now.references;
+    config->checkpoint.resume = now.resume;
     config->checkpoint.buffer = now.buffer;
     snprintf(config->offload.directories, sizeof config->offload.directories, "%s",
              now.directories);
@@ -59,6 +60,7 @@ static void all_in_files(void)
     memset(&now, 0, sizeof now);
     now.params = now.master = now.moments = filed;
     now.references = DS_REFERENCES_ON;
+    now.resume = DS_RESUME_AUTO;
     now.depth = 2;
     now.block_size = 32768;
     now.buffer = DS_AUTO;
@@ -303,6 +305,26 @@ static void what_cannot_share_is_refused_or_said(void **state)
     tiny_result_fini(&result);
 }
 
+/* It wanted to begin again, and what there was is what the next one goes on from. */
+static void a_launch_that_is_refused_leaves_the_run_as_it_was(void **state)
+{
+    (void)state;
+    all_in_files();
+    forget_saved();
+    struct tiny_result result = saved_run(case_of(2), STEPS, with_checkpoints);
+    tiny_result_fini(&result);
+    for (now.resume = DS_RESUME_AUTO; now.resume <= DS_RESUME_NONE; now.resume++) {
+        sharing.refuses = -EOPNOTSUPP;
+        sharing.refuses_at = 0;
+        saved_expect(case_of(2), 2 * STEPS, DS_ERR_UNSUPPORTED, "references = on: blocks of files");
+    }
+    sharing.refuses = 0;
+    now.resume = DS_RESUME_AUTO;
+    result = saved_run(case_of(2), STEPS + 1, with_checkpoints);
+    assert_int_equal(saved_went_on_from(&result), STEPS);
+    tiny_result_fini(&result);
+}
+
 /* ---- a loss of power */
 
 static const char *const disk_root = "/run";
@@ -431,6 +453,7 @@ int main(void)
         cmocka_unit_test(where_sharing_fails_states_are_copied),
         cmocka_unit_test(without_room_states_are_copied),
         cmocka_unit_test(what_cannot_share_is_refused_or_said),
+        cmocka_unit_test(a_launch_that_is_refused_leaves_the_run_as_it_was),
         cmocka_unit_test(a_loss_of_power_costs_nothing_that_was_acknowledged),
     };
     int failed;
