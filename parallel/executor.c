@@ -133,7 +133,8 @@ static ds_status take_homes(struct ds_executor *x)
                             .input_bytes = stream_bytes(x)};
     DS_TRY(kept_open(&x->kept, o->memory, o->plan->home_count,
                      o->plan->home_has_saved ? bytes_max(x, saved_bytes) : 0));
-    ds_zero_heed_files(o->zero, x->kept.swap);
+    if (x->kept.swap)
+        ds_zero_heed_files(o->zero, x->kept.swap);
     return DS_OK;
 }
 
