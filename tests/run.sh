@@ -1,6 +1,6 @@
 #!/bin/sh
 # run.sh [--sanitizers] [--long] - installs what is missing, builds with warnings as errors and runs every test
-# that needs no GPU, as built for use: about 12 minutes on two cores. --sanitizers: then unit tests and fuzz
+# that needs no GPU, as built for use: some 10 minutes on two cores. --sanitizers: then unit tests and fuzz
 # targets again under the address and undefined behaviour sanitizers, and what threads do under the thread
 # sanitizer; some 20 minutes more. --long: these too, and the big counts, as built for use (sanitizers see the same
 # code with the usual ones), and minutes of every fuzz target, of libFuzzer where clang is; hours more on two free
