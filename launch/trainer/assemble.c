@@ -293,7 +293,7 @@ static ds_status load_state(struct ds_trainer *t)
     return trainer_start_saver(t, 1);
 }
 
-/* A launch that does not come to its first step leaves the run's directories as they were. */
+/* A launch that is refused before its epoch has begun leaves the run's directories as they were. */
 static ds_status begin(struct ds_trainer *t)
 {
     const ds_status st = load_state(t);
