@@ -156,8 +156,8 @@ static void put_span(struct ds_trace *trace, const struct ds_step_report *report
 /* Names of the rank and its rows, and what its clock is worth. */
 static void put_rank(struct ds_trace *trace)
 {
-    static const char *const rows[DS_TIMELINE_ROW_COUNT] = {"compute", "communication", "offload",
-                                                            "activations out", "activations in"};
+    static const char *const rows[DS_TIMELINE_ROW_COUNT] = {
+        "compute", "communication", "updates", "offload", "activations out", "activations in"};
     const uint32_t rank = trace->options.world->rank;
     const long long offset_ns = trace->clock.offset_ns;
     const unsigned long long error_ns = trace->clock.error_ns;

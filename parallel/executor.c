@@ -21,7 +21,7 @@ struct ds_executor {
     void **derived; /* [block_count] what a block makes of its weights once a list; NULL: nothing */
     uint8_t *workspace;
     float *logits;                         /* of one token; NULL while training */
-    struct ds_event *handover;             /* compute to comm */
+    struct ds_event *handover;             /* compute to comm, or to updates and back */
     struct ds_tensor_stream tensor_stream; /* where there are tensor ranks */
     struct ds_graph *graphs[2];            /* of a turn's steps; NULL: not captured yet */
     int is_behind_graph;                   /* the last list was launched as one */
@@ -35,6 +35,7 @@ struct ds_executor {
     /* of the list being run */
     const struct ds_schedule *list;
     enum executor_part part;
+    int updates_beside; /* the stream of updates has taken over in this list */
     uint64_t predict_row;
     int is_predicting;
     uint8_t grads_add[DS_BLOCK_UNITS_MAX];
@@ -474,9 +475,44 @@ static int is_late(const struct ds_schedule *list)
     return list->updates == DS_UPDATES_LATE;
 }
 
+/* ---- late updates, beside the forward pass
+ *
+ * What they need is there when a list begins, and what needs them waits for them, unit by unit. So they have a stream of
+ * their own: a strip is updated when it has come, and its slot is free for the next, whatever arithmetic is at. */
+
+static int goes_beside(const struct ds_executor *x)
+{
+    return x->options.updates && x->list->is_training && is_late(x->list) &&
+           x->part != PART_UPDATES;
+}
+
+/* Before the first of them. */
+static ds_status lead_updates(struct ds_executor *x, const struct ds_action *action)
+{
+    if (!goes_beside(x) || !ds_action_is_late(action) || x->updates_beside)
+        return DS_OK;
+    x->updates_beside = 1;
+    return ds_stream_after(x->options.updates, x->options.compute, x->handover);
+}
+
+static struct ds_stream *updates_stream(const struct ds_executor *x)
+{
+    return goes_beside(x) ? x->options.updates : x->options.compute;
+}
+
+/* Their verdict is about to change. */
+static ds_status join_updates(struct ds_executor *x)
+{
+    if (!x->updates_beside)
+        return DS_OK;
+    x->updates_beside = 0;
+    return ds_stream_after(x->options.compute, x->options.updates, x->handover);
+}
+
 static ds_status do_norm(struct ds_executor *x, const struct ds_action *action)
 {
     (void)action;
+    DS_TRY(join_updates(x));
     DS_TRY(ds_optim_verdict(x->options.optim, x->options.record));
     return is_late(x->list) ? x->options.device->ops->copy(x->options.compute, x->decided,
                                                            x->options.record, sizeof *x->decided)
@@ -493,13 +529,14 @@ static ds_status do_update(struct ds_executor *x, const struct ds_action *action
 {
     const struct ds_optim_strip strip = {action->unit, action->strip, action->slot};
 
-    return ds_optim_update(x->options.optim, &strip,
+    return ds_optim_update(x->options.optim, updates_stream(x), &strip,
                            is_late(x->list) ? x->decided : x->options.record);
 }
 
 static ds_status do_evict(struct ds_executor *x, const struct ds_action *action)
 {
-    return ds_zero_evict(x->options.zero, action->unit, action->strip, action->slot);
+    return ds_zero_evict(x->options.zero, updates_stream(x), action->unit, action->strip,
+                         action->slot);
 }
 
 /* ---- the list */
@@ -549,12 +586,18 @@ static int is_in_part(const struct ds_action *action, enum executor_part part)
     return part == PART_ALL || ds_action_is_late(action) == (part == PART_UPDATES);
 }
 
+static enum ds_timeline_row row_of(const struct ds_executor *x, enum ds_action_kind kind)
+{
+    return kind == DS_ACTION_UPDATE && goes_beside(x) ? DS_TIMELINE_UPDATES : ds_action_row(kind);
+}
+
 static ds_status obey(struct ds_executor *x, const struct ds_schedule *list,
                       enum executor_part part)
 {
     DS_ASSERT(has_slots_for(x->options.plan, list));
     DS_ASSERT(x->options.is_training || !list->is_training);
     x->list = list;
+    x->part = part;
     for (uint32_t i = 0; i < list->action_count; i++) {
         const struct ds_action *action = &list->actions[i];
         struct ds_record *record = NULL;
@@ -562,10 +605,11 @@ static ds_status obey(struct ds_executor *x, const struct ds_schedule *list,
 
         if (!is_in_part(action, part))
             continue;
+        DS_TRY(lead_updates(x, action));
         if (x->options.recorder)
             record = ds_record_begin(x->options.recorder, i, action->kind, action->micro,
                                      action->unit, action->block);
-        DS_TRY(ds_timeline_action(x->options.timeline, ds_action_row(action->kind), i, &span));
+        DS_TRY(ds_timeline_action(x->options.timeline, row_of(x, action->kind), i, &span));
         DS_TRY(executor_table[action->kind](x, action));
         DS_TRY(ds_timeline_end(x->options.timeline, span));
         if (record)

@@ -94,6 +94,8 @@ struct ds_device_overhead {
     uint64_t scratch_bytes;     /* of the stream that computes, for kernels */
     /* memory comes in pages: half of one or more has its own, smaller pieces lie together */
     uint64_t page_bytes;
+    /* so many bytes of pinned memory of the host take one of the device, which maps them; 0: none */
+    uint64_t pinned_per_byte;
 };
 
 struct ds_device_ops {

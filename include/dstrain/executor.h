@@ -18,6 +18,7 @@ struct ds_executor_options {
     const float *rotary;            /* device; see ds_pass */
     struct ds_device *device;
     struct ds_stream *compute, *comm;
+    struct ds_stream *updates; /* late ones, beside the forward pass; NULL: on compute */
     struct ds_stream *kept_out,
         *kept_in;            /* what layers keep, to the host and back; NULL: all of it is near */
     uint32_t kept_drives;    /* over so many files it is spread; 0: it is in pinned memory */

@@ -65,8 +65,9 @@ void ds_optim_abandon(struct ds_optim *optim);
 void ds_optim_close(struct ds_optim *optim);
 /* collective: the verdict of the step in `record`, on every rank */
 DS_CHECKED ds_status ds_optim_verdict(struct ds_optim *optim, struct ds_step_record *record);
-/* collective: update it, unless the host does, which has begun when it was fetched */
-DS_CHECKED ds_status ds_optim_update(struct ds_optim *optim, const struct ds_optim_strip *strip,
+/* collective: update it, unless the host does, which has begun when it was fetched. `stream`: see ds_zero_update_begin */
+DS_CHECKED ds_status ds_optim_update(struct ds_optim *optim, struct ds_stream *stream,
+                                     const struct ds_optim_strip *strip,
                                      const struct ds_step_record *record);
 
 #endif

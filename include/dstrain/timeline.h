@@ -23,6 +23,7 @@
 enum ds_timeline_row {
     DS_TIMELINE_COMPUTE,
     DS_TIMELINE_COMM,
+    DS_TIMELINE_UPDATES,  /* late ones, beside arithmetic */
     DS_TIMELINE_LOAD,     /* of states, from their homes */
     DS_TIMELINE_KEPT_OUT, /* of what layers keep for their backward, to the host */
     DS_TIMELINE_KEPT_IN,  /* and back */

@@ -332,9 +332,9 @@ DS_CHECKED ds_status ds_zero_sum_tokens(struct ds_zero *zero, struct ds_step_rec
  * added to its accumulator. Does not wait. is_ahead: for an update of a later list, and so without a span. */
 DS_CHECKED ds_status ds_zero_fetch(struct ds_zero *zero, uint32_t unit, uint32_t strip,
                                    uint32_t slot, int is_ahead);
-/* local: and back, when the update that is queued is through; the slot is free */
-DS_CHECKED ds_status ds_zero_evict(struct ds_zero *zero, uint32_t unit, uint32_t strip,
-                                   uint32_t slot);
+/* local: and back, when the update that is queued on `stream` is through; the slot is free */
+DS_CHECKED ds_status ds_zero_evict(struct ds_zero *zero, struct ds_stream *stream, uint32_t unit,
+                                   uint32_t strip, uint32_t slot);
 
 /* What the optimizer updates of a strip: views of device memory. Stage 0: of the whole unit (after
  * ds_zero_update_begin has gathered its gradient); else of the owned shard, `start` in the unit. */
@@ -356,12 +356,17 @@ struct ds_zero_host_strip {
 };
 struct ds_zero_host_strip ds_zero_host_strip(const struct ds_zero *zero, uint32_t unit,
                                              uint32_t strip, uint32_t slot);
+/* pure: may updates be queued on a stream beside the compute stream's? In stage 0 of several ranks gradients meet there */
+int ds_zero_updates_beside(const struct ds_zero *zero);
 /* collective: stage 0 gathers the unit's gradient; gives the views. `slot`: where an away strip was fetched to, else
- * DS_ZERO_NO_SLOT. Strips come in their order. */
+ * DS_ZERO_NO_SLOT. Strips come in their order. `stream`: where the update is queued: the compute stream, or another one
+ * that goes on behind all that this list's verdict rests on; then the unit's next acquire waits for it. */
 #define DS_ZERO_NO_SLOT UINT32_MAX
-DS_CHECKED ds_status ds_zero_update_begin(struct ds_zero *zero, uint32_t unit, uint32_t strip,
-                                          uint32_t slot, struct ds_zero_state *out);
+DS_CHECKED ds_status ds_zero_update_begin(struct ds_zero *zero, struct ds_stream *stream,
+                                          uint32_t unit, uint32_t strip, uint32_t slot,
+                                          struct ds_zero_state *out);
 /* collective: the update is queued: after a unit's last strip stages 1-2 gather the new parameters */
-DS_CHECKED ds_status ds_zero_update_end(struct ds_zero *zero, uint32_t unit, uint32_t strip);
+DS_CHECKED ds_status ds_zero_update_end(struct ds_zero *zero, struct ds_stream *stream,
+                                        uint32_t unit, uint32_t strip);
 
 #endif

@@ -72,7 +72,10 @@ uint64_t ds_trainer_overhead(const struct ds_trainer *t, const struct ds_device_
             group_count += ds_mesh_group(t->mesh, (enum ds_group)group)->size > 1;
     return overhead->library_bytes + overhead->scratch_bytes + overhead->group_bytes * group_count +
            (group_count > 0 ? overhead->first_group_bytes : 0) +
-           ds_memory_page_rest(&t->memory, overhead->page_bytes);
+           ds_memory_page_rest(&t->memory, overhead->page_bytes) +
+           (overhead->pinned_per_byte > 0
+                ? ds_memory_total(&t->memory, DS_MEMORY_PINNED) / overhead->pinned_per_byte
+                : 0);
 }
 
 /* Collectives run beside arithmetic on a worker where every group that is not inside arithmetic allows
@@ -90,6 +93,17 @@ static ds_status open_comm_stream(struct ds_trainer *t)
     }
     return t->device->ops->stream_open(t->device, caps & DS_COMM_CAP_WORKER ? DS_STREAM_WORKER : 0,
                                        &t->comm);
+}
+
+/* In stage 0 of several ranks gradients come together where they are updated. */
+static ds_status open_updates_stream(struct ds_trainer *t)
+{
+    const int is_whole =
+        t->config->zero.stage == 0 && ds_mesh_group(t->mesh, DS_GROUP_SHARD)->size > 1;
+
+    if (t->train_list.updates != DS_UPDATES_LATE || is_whole)
+        return DS_OK;
+    return t->device->ops->stream_open(t->device, 0, &t->updates);
 }
 
 /* Of tensor ranks, inside the blocks of a step. */
@@ -111,6 +125,7 @@ static ds_status open_timeline(struct ds_trainer *t)
     const struct ds_timeline_options options = {
         .streams = {[DS_TIMELINE_COMPUTE] = t->compute,
                     [DS_TIMELINE_COMM] = t->comm,
+                    [DS_TIMELINE_UPDATES] = t->updates,
                     [DS_TIMELINE_LOAD] = t->load,
                     [DS_TIMELINE_KEPT_OUT] = t->kept_out,
                     [DS_TIMELINE_KEPT_IN] = t->kept_in},
@@ -134,6 +149,7 @@ static ds_status open_executor(struct ds_trainer *t)
         .device = t->device,
         .compute = t->compute,
         .comm = t->comm,
+        .updates = t->updates,
         .kept_out = t->kept_out,
         .kept_in = t->kept_in,
         .kept_drives =
@@ -236,6 +252,7 @@ static ds_status take_all(struct ds_trainer *t)
     DS_TRY(trainer_place_states(t));
     DS_TRY(trainer_make_lists(t));
     DS_TRY(trainer_open_travel(t));
+    DS_TRY(open_updates_stream(t));
     DS_TRY(open_timeline(t));
     DS_TRY(trainer_open_zero(t));
     DS_TRY(trainer_open_optim(t));
@@ -346,6 +363,8 @@ void trainer_dismantle(struct ds_trainer *t)
     ds_optim_abandon(t->optim);
     if (t->comm)
         t->device->ops->stream_close(t->comm);
+    if (t->updates)
+        t->device->ops->stream_close(t->updates);
     if (t->load)
         t->device->ops->stream_close(t->load);
     if (t->store)

@@ -44,6 +44,7 @@ struct ds_trainer {
     /* owns */
     struct ds_device *device;
     struct ds_stream *compute, *comm;
+    struct ds_stream *updates;      /* of late ones; NULL: they go on on compute */
     struct ds_stream *load, *store; /* NULL: no state is away */
     struct ds_stream *grads;        /* NULL: no gradient lives on the host */
     struct ds_stream *kept_out,

@@ -217,16 +217,16 @@ ds_status ds_optim_verdict(struct ds_optim *optim, struct ds_step_record *record
     return optim->host ? optim_host_decided(optim->host, o->compute, record) : DS_OK;
 }
 
-ds_status ds_optim_update(struct ds_optim *optim, const struct ds_optim_strip *strip,
-                          const struct ds_step_record *record)
+ds_status ds_optim_update(struct ds_optim *optim, struct ds_stream *stream,
+                          const struct ds_optim_strip *strip, const struct ds_step_record *record)
 {
     const struct ds_optim_options *o = &optim->options;
     struct ds_zero_state state;
 
     if (is_on_host(optim, strip))
         return DS_OK;
-    DS_TRY(ds_zero_update_begin(o->zero, strip->unit, strip->strip, strip->slot, &state));
+    DS_TRY(ds_zero_update_begin(o->zero, stream, strip->unit, strip->strip, strip->slot, &state));
     const struct ds_adamw_args args = args_of(optim, strip, &state, record);
-    DS_TRY(o->kernels->adamw(o->compute, &args));
-    return ds_zero_update_end(o->zero, strip->unit, strip->strip);
+    DS_TRY(o->kernels->adamw(stream, &args));
+    return ds_zero_update_end(o->zero, stream, strip->unit, strip->strip);
 }

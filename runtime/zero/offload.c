@@ -266,7 +266,8 @@ ds_status ds_zero_fetch(struct ds_zero *zero, uint32_t unit, uint32_t strip, uin
     return fetch_gradient(zero, place);
 }
 
-ds_status ds_zero_evict(struct ds_zero *zero, uint32_t unit, uint32_t strip, uint32_t slot)
+ds_status ds_zero_evict(struct ds_zero *zero, struct ds_stream *stream, uint32_t unit,
+                        uint32_t strip, uint32_t slot)
 {
     struct zero_strip_slot *place = strip_slot(zero, slot);
     struct zero_travel *travel = &zero->travel;
@@ -274,8 +275,8 @@ ds_status ds_zero_evict(struct ds_zero *zero, uint32_t unit, uint32_t strip, uin
 
     DS_ASSERT(place->unit == unit && place->strip == strip);
     if (ds_zero_strip_on_host(&unit_at(zero, unit)->strips, strip))
-        return zero_host_evict(zero, place);
-    DS_TRY(ds_stream_after(store, zero->options.compute, travel->updated));
+        return zero_host_evict(zero, stream, place);
+    DS_TRY(ds_stream_after(store, stream, travel->updated));
     DS_TRY(move(zero, place, 0));
     place->unit = NO_SLOT;
     travel->is_evicting = travel->is_storing = 1;
@@ -305,23 +306,24 @@ ds_status zero_load_weights(struct ds_zero *zero, const struct zero_unit *unit,
 
 /* ---- who waits for them */
 
-ds_status zero_wait_loaded(struct ds_zero *zero, struct ds_event *event)
+ds_status zero_wait_loaded(struct ds_zero *zero, struct ds_stream *stream, struct ds_event *event)
 {
     uint32_t span;
 
-    DS_TRY(ds_timeline_wait(zero->options.timeline, DS_TIMELINE_COMPUTE, DS_TIMELINE_WAIT_OFFLOAD,
-                            &span));
-    DS_TRY(zero->device_ops->stream_wait(zero->options.compute, event));
+    DS_TRY(ds_timeline_wait(zero->options.timeline, zero_row_of(zero, stream),
+                            DS_TIMELINE_WAIT_OFFLOAD, &span));
+    DS_TRY(zero->device_ops->stream_wait(stream, event));
     return ds_timeline_end(zero->options.timeline, span);
 }
 
-ds_status zero_wait_fetched(struct ds_zero *zero, uint32_t unit, uint32_t strip, uint32_t slot)
+ds_status zero_wait_fetched(struct ds_zero *zero, struct ds_stream *stream, uint32_t unit,
+                            uint32_t strip, uint32_t slot)
 {
     const struct zero_strip_slot *place = strip_slot(zero, slot);
 
     DS_ASSERT(place->unit == unit && place->strip == strip);
-    DS_TRY(zero_wait_loaded(zero, place->fetched));
-    return place->has_grad ? zero_wait_loaded(zero, place->fetched_grad) : DS_OK;
+    DS_TRY(zero_wait_loaded(zero, stream, place->fetched));
+    return place->has_grad ? zero_wait_loaded(zero, stream, place->fetched_grad) : DS_OK;
 }
 
 ds_status ds_zero_evicted(const struct ds_zero *zero, struct ds_stream *stream)

@@ -119,7 +119,8 @@ ds_status zero_host_fetch(struct ds_zero *zero, struct zero_strip_slot *slot)
     return ds_stream_signal(store, slot->go);
 }
 
-ds_status zero_host_evict(struct ds_zero *zero, struct zero_strip_slot *slot)
+ds_status zero_host_evict(struct ds_zero *zero, struct ds_stream *stream,
+                          struct zero_strip_slot *slot)
 {
     const uint32_t unit = slot->unit;
     struct zero_unit *u = unit_at(zero, unit);
@@ -136,8 +137,9 @@ ds_status zero_host_evict(struct ds_zero *zero, struct zero_strip_slot *slot)
     DS_TRY(zero->device_ops->event_record(zero->travel.returned, load));
     if (!is_last || u->param.near_elems == 0) /* weights from the host wait on load */
         return DS_OK;
-    DS_TRY(zero_wait_loaded(zero, u->returned));
-    return zero_unit_updated(zero, unit);
+    u->waits = DS_TIMELINE_WAIT_OFFLOAD;
+    DS_TRY(zero_wait_loaded(zero, stream, u->returned));
+    return zero_unit_updated(zero, stream, unit);
 }
 
 ds_status zero_host_join(struct ds_zero *zero)

@@ -58,7 +58,7 @@ ds_status zero_wait_ready(struct ds_zero *zero, struct zero_unit *unit)
         return DS_OK;
     unit->is_coming = 0;
     if (zero->shard_count == 1) /* nobody gathers: it comes from its home */
-        return zero_wait_loaded(zero, unit->ready);
+        return zero_wait_loaded(zero, zero->options.compute, unit->ready);
     return compute_waits(zero, unit->ready);
 }
 
@@ -79,7 +79,7 @@ ds_status ds_zero_rejoin(struct ds_zero *zero)
 {
     for (uint32_t i = 0; i < zero->options.unit_count; i++) {
         struct zero_unit *u = &zero->units[i];
-        u->is_coming = 0;
+        u->is_coming = u->is_updating = 0;
         if (is_here(u) && !weights_stay(u))
             DS_TRY(zero->device_ops->event_record(u->updated, zero->options.compute));
         if (u->stored)
@@ -155,6 +155,7 @@ ds_status ds_zero_acquire(struct ds_zero *zero, uint32_t unit, uint32_t slot)
     DS_TRY(ds_zero_prefetch(zero, unit, slot));
     u->holds++;
     DS_TRY(zero_wait_ready(zero, u));
+    DS_TRY(zero_wait_updated(zero, u));
     return u->pack ? zero_unpack(zero, u) : DS_OK;
 }
 

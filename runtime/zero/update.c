@@ -195,7 +195,8 @@ int ds_zero_is_held(const struct ds_zero *zero)
 
 ds_status zero_wait_reader(struct ds_zero *zero, struct ds_event **held, struct ds_stream *stream)
 {
-    struct ds_timeline *timeline = stream == zero->options.compute ? zero->options.timeline : NULL;
+    const int is_update = stream != zero->options.store;
+    struct ds_timeline *timeline = is_update ? zero->options.timeline : NULL;
     struct ds_event *until = *held;
     uint32_t span;
 
@@ -203,43 +204,76 @@ ds_status zero_wait_reader(struct ds_zero *zero, struct ds_event **held, struct 
         return DS_OK;
     *held = NULL;
     zero->held_count--;
-    DS_TRY(ds_timeline_wait(timeline, DS_TIMELINE_COMPUTE, DS_TIMELINE_WAIT_COPY, &span));
+    DS_TRY(ds_timeline_wait(timeline, zero_row_of(zero, stream), DS_TIMELINE_WAIT_COPY, &span));
     DS_TRY(zero->device_ops->stream_wait(stream, until));
     return ds_timeline_end(timeline, span);
 }
 
-ds_status ds_zero_update_begin(struct ds_zero *zero, uint32_t unit, uint32_t strip, uint32_t slot,
-                               struct ds_zero_state *out)
+int ds_zero_updates_beside(const struct ds_zero *zero)
+{
+    return zero->options.stage != 0 || zero->shard_count == 1;
+}
+
+ds_status ds_zero_update_begin(struct ds_zero *zero, struct ds_stream *stream, uint32_t unit,
+                               uint32_t strip, uint32_t slot, struct ds_zero_state *out)
 {
     const uint32_t next = next_here(zero, unit);
     struct zero_unit *u = unit_at(zero, unit);
 
+    DS_ASSERT(stream == zero->options.compute || ds_zero_updates_beside(zero));
     DS_TRY(gather_gradient(zero, unit));
     if (next < zero->options.unit_count) /* it travels while this one is updated */
         DS_TRY(gather_gradient(zero, next));
     if (zero->options.stage == 0)
         DS_TRY(zero_wait_ready(zero, u));
-    DS_TRY(zero_wait_reader(zero, &u->held, zero->options.compute));
+    if (u->held)
+        u->waits = DS_TIMELINE_WAIT_COPY;
+    else if (slot != DS_ZERO_NO_SLOT && !u->waits)
+        u->waits = DS_TIMELINE_WAIT_OFFLOAD;
+    DS_TRY(zero_wait_reader(zero, &u->held, stream));
     if (slot != DS_ZERO_NO_SLOT)
-        DS_TRY(zero_wait_fetched(zero, unit, strip, slot));
+        DS_TRY(zero_wait_fetched(zero, stream, unit, strip, slot));
     *out = state_of(zero, unit, strip, slot);
     return DS_OK;
 }
 
-ds_status ds_zero_update_end(struct ds_zero *zero, uint32_t unit, uint32_t strip)
+ds_status ds_zero_update_end(struct ds_zero *zero, struct ds_stream *stream, uint32_t unit,
+                             uint32_t strip)
 {
     const struct zero_unit *u = unit_at(zero, unit);
 
-    return strip + 1 < ds_zero_strip_count(&u->strips) ? DS_OK : zero_unit_updated(zero, unit);
+    return strip + 1 < ds_zero_strip_count(&u->strips) ? DS_OK
+                                                       : zero_unit_updated(zero, stream, unit);
 }
 
-ds_status zero_unit_updated(struct ds_zero *zero, uint32_t unit)
+/* What an update beside the compute stream had to wait for is what that stream waits for now. */
+ds_status zero_wait_updated(struct ds_zero *zero, struct zero_unit *u)
+{
+    struct ds_timeline *timeline = u->waits ? zero->options.timeline : NULL;
+    uint32_t span;
+
+    if (!u->is_updating)
+        return DS_OK;
+    DS_TRY(ds_timeline_wait(timeline, DS_TIMELINE_COMPUTE, (enum ds_timeline_what)u->waits, &span));
+    DS_TRY(zero->device_ops->stream_wait(zero->options.compute, u->updated));
+    u->is_updating = u->waits = 0;
+    return ds_timeline_end(timeline, span);
+}
+
+ds_status zero_unit_updated(struct ds_zero *zero, struct ds_stream *stream, uint32_t unit)
 {
     struct zero_unit *u = unit_at(zero, unit);
+    const int goes_nowhere =
+        zero->options.stage == 0 || (zero->shard_count == 1 && !leaves(&u->param));
 
-    if (zero->options.stage == 0 || (zero->shard_count == 1 && !leaves(&u->param)))
+    u->is_updating = stream != zero->options.compute;
+    if (!u->is_updating)
+        u->waits = 0;
+    if (goes_nowhere && !u->is_updating)
         return DS_OK;
-    DS_TRY(zero->device_ops->event_record(u->updated, zero->options.compute));
+    DS_TRY(zero->device_ops->event_record(u->updated, stream));
+    if (goes_nowhere)
+        return DS_OK;
     if (zero->options.stage == 3)
         return DS_OK;
     DS_TRY(zero->device_ops->stream_wait(zero->options.comm, u->updated));

@@ -120,7 +120,9 @@ struct zero_unit {
     uint8_t is_coming; /* a gather that the compute stream has not waited for yet: ready */
     struct ds_event
         *ready; /* on comm, or where nobody gathers on load: what was gathered last is there */
-    struct ds_event *updated; /* on compute: the shard has its new values */
+    struct ds_event *updated; /* where updates are queued: the shard has its new values */
+    uint8_t is_updating; /* beside the compute stream, which has not waited for it yet: updated */
+    uint8_t waits;       /* enum ds_timeline_what: what that update had to wait for; 0: nothing */
     struct ds_event *stored;  /* on store: the accumulator is at home; NULL: it does not leave */
     struct ds_event *evicted; /* on store: its last strip that left is at home; NULL: none leaves */
     struct ds_event
@@ -236,11 +238,12 @@ DS_CHECKED ds_status zero_take_home(struct ds_zero *zero, const struct zero_stat
                                     uint64_t start, uint64_t count, const uint8_t *from);
 /* pure: how a kind is stored */
 enum ds_dtype zero_kind_dtype(const struct ds_zero_dtypes *dtypes, enum ds_zero_kind kind);
-/* the compute stream waits for the strip in `slot` */
-DS_CHECKED ds_status zero_wait_fetched(struct ds_zero *zero, uint32_t unit, uint32_t strip,
-                                       uint32_t slot);
-/* the compute stream waits for what load brings */
-DS_CHECKED ds_status zero_wait_loaded(struct ds_zero *zero, struct ds_event *event);
+/* `stream` waits for the strip in `slot` */
+DS_CHECKED ds_status zero_wait_fetched(struct ds_zero *zero, struct ds_stream *stream,
+                                       uint32_t unit, uint32_t strip, uint32_t slot);
+/* `stream` waits for what load brings */
+DS_CHECKED ds_status zero_wait_loaded(struct ds_zero *zero, struct ds_stream *stream,
+                                      struct ds_event *event);
 /* elements from `start` on, at most `count`: where they lie, and how many in a row */
 uint8_t *zero_state_run(const struct zero_state *state, uint64_t start, uint64_t *count);
 
@@ -252,19 +255,29 @@ static inline int has_host_strips(const struct zero_unit *unit)
 DS_CHECKED ds_status zero_host_open(struct ds_zero *zero);
 void zero_host_close(struct ds_zero *zero);
 DS_CHECKED ds_status zero_host_fetch(struct ds_zero *zero, struct zero_strip_slot *slot);
-DS_CHECKED ds_status zero_host_evict(struct ds_zero *zero, struct zero_strip_slot *slot);
+DS_CHECKED ds_status zero_host_evict(struct ds_zero *zero, struct ds_stream *stream,
+                                     struct zero_strip_slot *slot);
 /* the compute stream waits for all that is on load for it; and its events, as of ds_zero_rejoin */
 DS_CHECKED ds_status zero_host_join(struct ds_zero *zero);
 DS_CHECKED ds_status zero_host_rejoin(struct ds_zero *zero);
 
-/* update.c: `stream` goes on when nobody reads what `held` is the event of, which is forgotten */
+/* update.c: who waits or works there: the compute stream, or that of updates beside it */
+static inline enum ds_timeline_row zero_row_of(const struct ds_zero *zero,
+                                               const struct ds_stream *stream)
+{
+    return stream == zero->options.compute ? DS_TIMELINE_COMPUTE : DS_TIMELINE_UPDATES;
+}
+/* `stream` goes on when nobody reads what `held` is the event of, which is forgotten */
 DS_CHECKED ds_status zero_wait_reader(struct ds_zero *zero, struct ds_event **held,
                                       struct ds_stream *stream);
 /* a kind of a strip in device memory */
 uint8_t *zero_near_strip(const struct ds_zero *zero, const struct zero_state *state,
                          uint64_t start);
-/* the unit has its new weights, on compute */
-DS_CHECKED ds_status zero_unit_updated(struct ds_zero *zero, uint32_t unit);
+/* the unit has its new weights, on `stream` */
+DS_CHECKED ds_status zero_unit_updated(struct ds_zero *zero, struct ds_stream *stream,
+                                       uint32_t unit);
+/* the compute stream goes on behind the unit's update, if that goes on beside it */
+DS_CHECKED ds_status zero_wait_updated(struct ds_zero *zero, struct zero_unit *unit);
 
 /* unit.c: on comm */
 DS_CHECKED ds_status zero_add_part(struct ds_zero *zero, const struct zero_unit *unit,

@@ -19,7 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { GRAPH_LANES = 7, GRAPH_EVENTS = 1024 };
+enum { GRAPH_LANES = 8, GRAPH_EVENTS = 1024 };
 
 /* How much work of each captured stream something comes after. */
 struct graph_after {

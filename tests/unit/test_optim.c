@@ -362,8 +362,8 @@ static ds_status update(struct unit_rank *r, struct ds_span shard, float *values
     DS_TRY(ds_zero_write_shard(r->zero, 0, 0, shard.count, values));
     DS_TRY(ds_zero_publish(r->zero));
     for (int pass = 0; pass < PASSES; pass++)
-        DS_TRY(
-            ds_optim_update(r->optim, &(struct ds_optim_strip){0, 0, DS_ZERO_NO_SLOT}, r->record));
+        DS_TRY(ds_optim_update(r->optim, r->compute,
+                               &(struct ds_optim_strip){0, 0, DS_ZERO_NO_SLOT}, r->record));
     DS_TRY(ds_zero_acquire(r->zero, 0, 0));
     DS_TRY(
         r->device->ops->copy(r->compute, whole, ds_zero_weights(r->zero, 0), UNIT * sizeof *whole));

@@ -76,7 +76,8 @@ static void update_copies(struct zero_rank *r, struct ds_optim *optim, uint64_t 
                  values + copy_spans[r->tensor][p].start, COPY * sizeof *values);
     RIG_OK(r, ds_zero_reduce(r->zero, 0, 1));
     RIG_OK(r, ds_optim_verdict(optim, r->record));
-    RIG_OK(r, ds_optim_update(optim, &(struct ds_optim_strip){0, 0, DS_ZERO_NO_SLOT}, r->record));
+    RIG_OK(r, ds_optim_update(optim, r->compute, &(struct ds_optim_strip){0, 0, DS_ZERO_NO_SLOT},
+                              r->record));
 }
 
 static void read_copies(struct zero_rank *r, struct copies *out)

@@ -296,8 +296,8 @@ static void run_step(struct zero_rank *r, struct ds_optim *optim, uint64_t step,
             bring_home(r, unit, micro, step, scale);
     RIG_OK(r, ds_optim_verdict(optim, r->record));
     for (uint32_t unit = 0; unit < UNITS; unit++)
-        RIG_OK(r, ds_optim_update(optim, &(struct ds_optim_strip){unit, 0, DS_ZERO_NO_SLOT},
-                                  r->record));
+        RIG_OK(r, ds_optim_update(optim, r->compute,
+                                  &(struct ds_optim_strip){unit, 0, DS_ZERO_NO_SLOT}, r->record));
 }
 
 /* How many of `count` stored elements from `start` are not what `want` says; padding is not compared. */
@@ -342,7 +342,7 @@ static void check_moments(struct zero_rank *r, uint32_t unit, const struct refer
     const struct ds_zero_dtypes *d = &r->test->dtypes;
     struct ds_zero_state s;
 
-    RIG_OK(r, ds_zero_update_begin(r->zero, unit, 0, DS_ZERO_NO_SLOT, &s));
+    RIG_OK(r, ds_zero_update_begin(r->zero, r->compute, unit, 0, DS_ZERO_NO_SLOT, &s));
     RIG_HOLDS(r, s.exp_avg.dtype == d->exp_avg && s.exp_avg_sq.dtype == d->exp_avg_sq);
     RIG_HOLDS(r, faults(r, s.exp_avg.data, d->exp_avg, unit, s.start, s.count, want->m[unit]) == 0);
     RIG_HOLDS(
@@ -350,7 +350,7 @@ static void check_moments(struct zero_rank *r, uint32_t unit, const struct refer
     RIG_HOLDS(r,
               faults(r, s.grad.data, d->gradient, unit, s.start, s.count, want->grad[unit]) == 0 ||
                   !want->is_finite); /* NaN is not NaN */
-    RIG_OK(r, ds_zero_update_end(r->zero, unit, 0));
+    RIG_OK(r, ds_zero_update_end(r->zero, r->compute, unit, 0));
 }
 
 static void check_step(struct zero_rank *r, uint64_t step, struct reference *want)

@@ -159,7 +159,7 @@ static void check_gradient(struct zero_rank *r, uint32_t unit)
     struct ds_zero_state state;
     uint32_t wrong = 0;
 
-    RIG_OK(r, ds_zero_update_begin(r->zero, unit, 0, DS_ZERO_NO_SLOT, &state));
+    RIG_OK(r, ds_zero_update_begin(r->zero, r->compute, unit, 0, DS_ZERO_NO_SLOT, &state));
     uint8_t *stored = malloc(state.count * ds_dtype_bytes(state.grad.dtype));
     float *values = malloc(state.count * sizeof *values);
     rig_copy(r, stored, state.grad.data, state.count * ds_dtype_bytes(state.grad.dtype));
@@ -167,7 +167,7 @@ static void check_gradient(struct zero_rank *r, uint32_t unit)
     for (uint64_t i = 0; i < state.count; i++)
         wrong += values[i] != expected(r, unit, state.start + i);
     RIG_HOLDS(r, wrong == 0);
-    RIG_OK(r, ds_zero_update_end(r->zero, unit, 0));
+    RIG_OK(r, ds_zero_update_end(r->zero, r->compute, unit, 0));
     free(values);
     free(stored);
 }

@@ -118,8 +118,8 @@ static void step(struct zero_rank *r, const struct ds_model *model, struct ds_op
     }
     RIG_OK(r, ds_optim_verdict(optim, r->record));
     for (uint32_t u = 0; u < UNITS; u++)
-        RIG_OK(r,
-               ds_optim_update(optim, &(struct ds_optim_strip){u, 0, DS_ZERO_NO_SLOT}, r->record));
+        RIG_OK(r, ds_optim_update(optim, r->compute,
+                                  &(struct ds_optim_strip){u, 0, DS_ZERO_NO_SLOT}, r->record));
 }
 
 /* Every element from the tensor rank that owns it. */

@@ -187,7 +187,9 @@ __global__ void __launch_bounds__(256)
             const float by = (scale && column < width ? scale[column] : 0.0f) + plus;
             const float value = by * to_float(x[p].at[i]);
 
-            x[p].at[i] = from_float<T>(addend_TN ? to_float(more[p].at[i]) + value : value);
+            /* rounded twice, as on the cpu */
+            x[p].at[i] =
+                from_float<T>(addend_TN ? __fadd_rn(to_float(more[p].at[i]), value) : value);
         }
         store_part<VECTOR>(y_TN + at, first + p * step, width, x[p]);
     }
