@@ -9,9 +9,8 @@
 
 /* all_reduce up to here: every rank sums everything itself, which saves the second wait. */
 #define SMALL_BYTES 4096
-/* Calls of at least this many bytes write past the cache: nobody finds their results there later, and
- * to fetch a slot that lies changed in another core's cache takes up to three times as long as from
- * memory where the two cores share no cache (tests/bench/RESULTS.md, "The two cores"). */
+/* Calls of at least this many bytes may write past the cache: results that nobody finds there later, and
+ * slots where that is faster. */
 #define LARGE_BYTES (8u << 20)
 
 struct shared_work;
@@ -37,6 +36,7 @@ struct shared_work {
     uint32_t root;
     uint64_t first_round, round_count;
     uint64_t posted, mixed, done; /* rounds of this work */
+    struct trial trial;           /* of is_past_cache */
 };
 
 /* ---- where things are */
@@ -76,9 +76,45 @@ static size_t round_elems(const struct shared_work *work, uint64_t round)
     return left < work->piece ? left : work->piece;
 }
 
-static void copy_piece(const struct shared_work *work, void *to, const void *from, size_t bytes)
+/* ---- in the cache or past it */
+
+static int is_large(const struct shared_work *work)
 {
-    if (work->count * work->elem_bytes >= LARGE_BYTES)
+    return work->count * work->elem_bytes >= LARGE_BYTES;
+}
+
+static void copy_result(const struct shared_work *work, void *to, const void *from, size_t bytes)
+{
+    if (is_large(work))
+        copy_past_cache(to, from, bytes);
+    else
+        memcpy(to, from, bytes);
+}
+
+/* To fetch a slot that lies changed in another core's cache takes up to three times as long as from memory
+ * where the cores share no cache, and less than from memory where they do (tests/bench/RESULTS.md, "The
+ * two cores"). What the machine says of its caches is no help where it is virtual: its cores move while it
+ * runs. So each large call tries both. Who reads pays, so what counts is the sum over the ranks; until all
+ * have told theirs, it is that of an earlier call. Ranks may differ in their choice: it changes no bit. */
+static int is_past_cache(const struct shared_work *work, uint64_t round)
+{
+    uint64_t sum_ns[TRIAL_WAYS] = {0};
+
+    if (!is_large(work))
+        return 0;
+    if (round < TRIAL_ROUNDS)
+        return (int)trial_way(round);
+    for (uint32_t rank = 0; rank < work->comm->base.size; rank++)
+        for (unsigned way = 0; way < TRIAL_WAYS; way++)
+            sum_ns[way] += atomic_load_explicit(&line_of(work->comm, rank)->tried_ns[way],
+                                                memory_order_relaxed);
+    return (int)trial_best(sum_ns);
+}
+
+static void copy_to_slot(const struct shared_work *work, uint64_t round, void *to, const void *from,
+                         size_t bytes)
+{
+    if (is_past_cache(work, round))
         copy_past_cache(to, from, bytes);
     else
         memcpy(to, from, bytes);
@@ -95,8 +131,9 @@ static void reduce_post(const struct shared_work *work, uint64_t round)
     size_t head = own.start * work->elem_bytes;
     size_t tail = (own.start + own.count) * work->elem_bytes;
 
-    copy_piece(work, slot, piece, head); /* nobody else reads our slice */
-    copy_piece(work, slot + tail, piece + tail, round_elems(work, round) * work->elem_bytes - tail);
+    copy_to_slot(work, round, slot, piece, head); /* nobody else reads our slice */
+    copy_to_slot(work, round, slot + tail, piece + tail,
+                 round_elems(work, round) * work->elem_bytes - tail);
 }
 
 static void reduce_mix(const struct shared_work *work, uint64_t round)
@@ -159,8 +196,8 @@ static void scatter_post(const struct shared_work *work, uint64_t round)
         size_t from = (rank * work->count + round_start(work, round)) * work->elem_bytes;
 
         if (rank != comm->rank)
-            copy_piece(work, slot + rank * work->piece * work->elem_bytes, work->send + from,
-                       bytes);
+            copy_to_slot(work, round, slot + rank * work->piece * work->elem_bytes,
+                         work->send + from, bytes);
     }
 }
 
@@ -188,9 +225,9 @@ static void gather_post(const struct shared_work *work, uint64_t round)
     size_t bytes = round_elems(work, round) * work->elem_bytes;
     uint8_t *own = work->recv + comm->rank * work->count * work->elem_bytes + start;
 
-    copy_piece(work, slot_of(work, round, comm->rank), work->send + start, bytes);
+    copy_to_slot(work, round, slot_of(work, round, comm->rank), work->send + start, bytes);
     if (own != work->send + start)
-        copy_piece(work, own, work->send + start, bytes);
+        copy_result(work, own, work->send + start, bytes);
 }
 
 static void gather_mix(const struct shared_work *work, uint64_t round)
@@ -203,7 +240,7 @@ static void gather_mix(const struct shared_work *work, uint64_t round)
         uint32_t rank = (comm->rank + i) % comm->size;
         uint8_t *to = work->recv + rank * work->count * work->elem_bytes + start;
 
-        copy_piece(work, to, slot_of(work, round, rank), bytes);
+        copy_result(work, to, slot_of(work, round, rank), bytes);
     }
 }
 
@@ -214,8 +251,8 @@ static void broadcast_post(const struct shared_work *work, uint64_t round)
     const uint32_t rank = work->comm->base.rank;
 
     if (rank == work->root)
-        copy_piece(work, slot_of(work, round, rank), work->send + round_start(work, round),
-                   round_elems(work, round));
+        copy_to_slot(work, round, slot_of(work, round, rank), work->send + round_start(work, round),
+                     round_elems(work, round));
 }
 
 static void broadcast_mix(const struct shared_work *work, uint64_t round)
@@ -291,6 +328,31 @@ static void publish(_Atomic uint64_t *counter, uint64_t round_count)
     atomic_store_explicit(counter, round_count, memory_order_release);
 }
 
+/* A part of a round, its time taken while both ways are tried. */
+static void run_part(struct shared_work *work, enum shared_counter part, round_fn *run,
+                     uint64_t round)
+{
+    const struct ds_clock *clock = work->comm->base.clock;
+    const int is_tried = is_large(work) && round < TRIAL_ROUNDS;
+    const uint64_t begin_ns = is_tried ? ds_clock_mono_ns(clock) : 0;
+
+    run(work, round);
+    if (is_tried)
+        trial_note(&work->trial, round, part, ds_clock_mono_ns(clock) - begin_ns);
+}
+
+static void finish_round(struct shared_work *work)
+{
+    struct shared_line *line = line_of(work->comm, work->comm->base.rank);
+
+    work->done++;
+    if (is_large(work) && work->done == TRIAL_ROUNDS)
+        for (unsigned way = 0; way < TRIAL_WAYS; way++)
+            atomic_store_explicit(&line->tried_ns[way], trial_ns(&work->trial, way),
+                                  memory_order_relaxed);
+    publish(&line->done, work->first_round + work->done);
+}
+
 static int try_post(struct shared_work *work)
 {
     struct shared_comm *comm = work->comm;
@@ -301,7 +363,7 @@ static int try_post(struct shared_work *work)
         return 0;
     if (round >= SHARED_SLOTS && !all_reached(comm, DONE, round - SHARED_SLOTS + 1))
         return 0;
-    work->kind->post(work, work->posted++);
+    run_part(work, POSTED, work->kind->post, work->posted++);
     line->signature[round % SHARED_SLOTS] = shared_sign(work);
     publish(&line->posted, round + 1);
     return 1;
@@ -318,13 +380,11 @@ static int try_mix(struct shared_work *work, ds_status *st)
     *st = check_signatures(work);
     if (*st != DS_OK)
         return 0;
-    work->kind->mix(work, work->mixed++);
-    if (work->kind->take == NULL) {
-        work->done++;
-        publish(&line->done, round + 1);
-    } else {
+    run_part(work, MIXED, work->kind->mix, work->mixed++);
+    if (work->kind->take == NULL)
+        finish_round(work);
+    else
         publish(&line->mixed, round + 1);
-    }
     return 1;
 }
 
@@ -335,8 +395,8 @@ static int try_take(struct shared_work *work)
 
     if (work->done == work->mixed || !all_reached(comm, MIXED, round + 1))
         return 0;
-    work->kind->take(work, work->done++);
-    publish(&line_of(comm, comm->base.rank)->done, round + 1);
+    run_part(work, DONE, work->kind->take, work->done);
+    finish_round(work);
     return 1;
 }
 

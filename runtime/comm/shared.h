@@ -17,6 +17,7 @@
 #define DSTRAIN_COMM_SHARED_H
 
 #include "combine.h"
+#include "trial.h"
 #include "wait.h"
 
 #define SHARED_SLOTS           4
@@ -32,6 +33,7 @@ struct shared_line {
     _Alignas(128) _Atomic uint64_t posted;
     _Atomic uint64_t mixed, done;
     uint64_t signature[SHARED_SLOTS]; /* what the poster of a round thinks it is; see shared_sign */
+    _Atomic uint64_t tried_ns[TRIAL_WAYS]; /* of its last trial; see is_past_cache */
 };
 
 struct shared_box {

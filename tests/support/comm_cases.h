@@ -337,7 +337,7 @@ static inline void case_all_gather(struct comm_case *c)
     case_gather_of(c, DS_U8, 600001, 0); /* a slot and a bit */
     case_gather_of(c, DS_BF16, 4097, 0);
     case_gather_of(c, DS_F64, 3, 1);
-    case_gather_of(c, DS_F32, (9u << 20) / 4 / c->comm->size + 5, 0); /* the copy past the cache */
+    case_gather_of(c, DS_F32, (9u << 20) / 4 / c->comm->size + 5, 0); /* many slots */
 }
 
 /* scatter the sums, gather them: what all_reduce gives, to the bit */
@@ -498,6 +498,18 @@ struct comm_case_row {
     void (*run)(struct comm_case *c);
     int is_blocking; /* has no form for streams, or is too slow to repeat for each */
 };
+
+/* Copies past the cache, and pieces enough that a backend has tried which copies to make: all of them
+ * leave the same bits. Not a row: it takes long. */
+static inline void case_large(struct comm_case *c)
+{
+    const size_t count = (9u << 20) / sizeof(float) + 5;
+
+    case_all_reduce_of(c, DS_F32, DS_REDUCE_SUM, count);
+    case_scatter_of(c, DS_F32, count, 0);
+    case_gather_of(c, DS_F32, count, 0);
+    case_broadcast_of(c, count * sizeof(float), c->comm->size - 1);
+}
 
 static const struct comm_case_row comm_case_rows[] = {
     {"sums are in rank order", case_sums_are_in_rank_order, 0},

@@ -118,6 +118,34 @@ static void calls_on_a_deferred_device_give_the_same(void **state)
         &(struct seat){.body = data_body, .drive = COMM_DEFERRED, .seed = test_seed("deferred")});
 }
 
+/* Has this rank timed both ways to write its slots? */
+static int has_tried(const struct ds_comm *comm)
+{
+    struct shared_line *line = &((const struct shared_comm *)comm)->segment->lines[comm->rank];
+
+    return atomic_load(&line->tried_ns[0]) > 0 && atomic_load(&line->tried_ns[1]) > 0;
+}
+
+static void large_body(struct seat *seat)
+{
+    struct comm_case c = {.comm = seat->comm, .seed = seat->seed};
+
+    seat->fault_count = has_tried(seat->comm);
+    case_large(&c);
+    seat->fault_count += c.fault_count + !has_tried(seat->comm);
+}
+
+static void large_calls_try_both_ways_and_give_the_same(void **state)
+{
+    struct seat seats[SIZE_MAX_HERE];
+    const struct seat model = {.body = large_body, .seed = test_seed("large")};
+
+    (void)state;
+    run_ranks(seats, 3, &model, DEADLINE_NS);
+    for (uint32_t rank = 0; rank < 3; rank++)
+        assert_int_equal(seats[rank].fault_count, 0);
+}
+
 static void pieces_body(struct seat *seat)
 {
     seat->status = cut_shared(seat->comm);
@@ -419,6 +447,7 @@ int main(void)
         cmocka_unit_test(calls_on_a_worker_stream_give_the_same),
         cmocka_unit_test(calls_on_a_main_stream_give_the_same),
         cmocka_unit_test(calls_on_a_deferred_device_give_the_same),
+        cmocka_unit_test(large_calls_try_both_ways_and_give_the_same),
         cmocka_unit_test(many_small_pieces_give_the_same),
         cmocka_unit_test(groups_of_a_mesh_work_side_by_side),
         cmocka_unit_test(missing_ranks_are_named_when_the_deadline_passes),
