@@ -374,10 +374,12 @@ static ds_status read_adapter_text(struct ds_fs *fs, const char *folder, char pa
     return ds_fs_read_file(fs, path, 16u << 20, text, bytes);
 }
 
-ds_status ds_hf_adapter_base(struct ds_fs *fs, const char *folder, char *to, size_t room)
+/* Empty: it names none. `path`: of its settings. */
+static ds_status read_base(struct ds_fs *fs, const char *folder, char path[PATH_BYTES], char *to,
+                           size_t room)
 {
-    char path[PATH_BYTES], *text = NULL;
     const char *base = "";
+    char *text = NULL;
     json_t *root = NULL;
     size_t bytes = 0;
 
@@ -386,12 +388,34 @@ ds_status ds_hf_adapter_base(struct ds_fs *fs, const char *folder, char *to, siz
     free(text);
     DS_TRY(st);
     st = ds_json_text(path, root, "base_model_name_or_path", &base);
-    if (st == DS_OK && base[0] == '\0')
-        st = ds_fail(DS_ERR_DATA, "%s: names no model that the adapter is for", path);
     if (st == DS_OK && (size_t)snprintf(to, room, "%s", base) >= room)
         st = ds_fail(DS_ERR_DATA, "%s: the path of its model is too long", path);
     json_decref(root);
     return st;
+}
+
+ds_status ds_hf_adapter_base(struct ds_fs *fs, const char *folder, char *to, size_t room)
+{
+    char path[PATH_BYTES];
+
+    DS_TRY(read_base(fs, folder, path, to, room));
+    return to[0] ? DS_OK : ds_fail(DS_ERR_DATA, "%s: names no model that the adapter is for", path);
+}
+
+/* "org/NAME" may lie in /models/NAME, or in models--org--NAME/snapshots/... */
+ds_status ds_hf_doubt_base(struct ds_fs *fs, const char *folder, const char *model)
+{
+    char path[PATH_BYTES], base[PATH_BYTES];
+
+    DS_TRY(read_base(fs, folder, path, base, sizeof base));
+    for (size_t end = strlen(base); end > 1 && base[end - 1] == '/'; end--)
+        base[end - 1] = '\0';
+    const char *slash = strrchr(base, '/'), *name = slash ? slash + 1 : base;
+    if (!strstr(model, name))
+        ds_warn("%s: the adapter was made for %s, and goes on with %s; it fits by its shapes alone "
+                "if these are not the same model",
+                path, base, model);
+    return DS_OK;
 }
 
 ds_status ds_hf_read_adapter(struct ds_fs *fs, const char *folder,

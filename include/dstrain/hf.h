@@ -68,6 +68,8 @@ int ds_hf_is_adapter(struct ds_fs *fs, const char *folder);
 /* local: the folder of the model that it says it is for; DS_ERR_DATA: it names none, or the path is longer */
 DS_CHECKED ds_status ds_hf_adapter_base(struct ds_fs *fs, const char *folder, char *to,
                                         size_t bytes);
+/* local: warns if it says that it is for another model than that of the folder `model`, as far as names tell */
+DS_CHECKED ds_status ds_hf_doubt_base(struct ds_fs *fs, const char *folder, const char *model);
 /* local: the second; ds_hf_close closes it */
 DS_CHECKED ds_status ds_hf_open_adapter(struct ds_fs *fs, const char *folder, struct ds_hf **out);
 /* local: every factor of the model's adapter is there, and all that it trains of the model, floats of the right shape, and

@@ -50,6 +50,7 @@ whole_round() {
         fail "$2: loss of the adapter $adapted, of the merged model $merged"
     other "$1_on" base/export "adapter = $1/export" >"$1_on.ini"
     trains "of them trained" "$1_on.ini"
+    grep -q 'was made for' err && fail "$2: its own model is doubted"
     same "$1_on/export/adapter_config.json" "$1/export/adapter_config.json"
     cmp -s "$1_on/export/adapter_model.safetensors" "$1/export/adapter_model.safetensors" && fail "$2: nothing is learned behind it"
 }
@@ -209,6 +210,10 @@ refused 65 "no adapter_config.json: it is no adapter's folder" r_on.ini run.dir=
 "$program" base.ini run.dir=deeper model.num_hidden_layers=3 >out 2>err || fail "training a deeper model"
 refused 65 "model.layers.2.self_attn.q_proj.lora_A.weight', which no weight file has: it is not whole, or of another model" \
     r_on.ini run.dir=n model.path=deeper/export
+cp -r base/export another
+"$program" r_on.ini run.dir=doubted model.path=another >out 2>err || fail "an adapter beside a copy of its model"
+grep -q 'r/export/adapter_config.json: the adapter was made for .*base/export, and goes on with .*another' err ||
+    fail "an adapter of a model of another name is taken without a word"
 mkdir empty && cp r/export/adapter_config.json empty/
 refused 65 "empty: no adapter_model.safetensors" r_on.ini run.dir=n lora.adapter=empty
 cp -r r/export more && sed -i 's/"q_proj"/"v_proj"/' more/adapter_config.json
