@@ -2,7 +2,7 @@
  *
  * A part of the step (trainer.h) lasts as long as the slowest of what goes on in it: arithmetic, then updates on the
  * device; the way to the device; the way to the host; files, which are read and written in turn; the host, where it
- * updates: its memory has what travels to bear besides. Parts follow each other. Waits for other ranks are not in it. */
+ * updates: its memory has what travels to bear besides, which costs it more. Parts follow each other. Waits for other ranks are not in it. */
 #ifndef DSTRAIN_LAUNCH_PLAN_TIME_H
 #define DSTRAIN_LAUNCH_PLAN_TIME_H
 

@@ -16,8 +16,8 @@ examples=$here/../../examples
 
 # ---- the rows: row NAME RANKS "what" "peer and its arguments" CONFIG overrides ...; $do says what becomes of each
 
-adapter="precision.master=fp32 precision.exp_avg=fp32 precision.exp_avg_sq=fp32 precision.gradients=fp32 lora.r=16 lora.alpha=32
-    train.micro_batch_size=2 train.global_batch_size=2"
+adapter="precision.master=fp32 precision.exp_avg=fp32 precision.exp_avg_sq=fp32 precision.gradients=fp32 lora.r=16 lora.alpha=32"
+two="train.micro_batch_size=2 train.global_batch_size=2"
 shape7="train.seq_length=2048 model.vocab_size=102400 model.num_hidden_layers=30" # DeepSeek-LLM-7B's on bench-7b.ini
 states="precision.exp_avg=fp32 precision.exp_avg_sq=fp32"
 homes="offload.master=auto offload.exp_avg=auto offload.exp_avg_sq=auto offload.depth=24"
@@ -51,13 +51,15 @@ rows() {
         bench-7b.ini $shape3 train.seq_length=2048 train.micro_batch_size=4 train.global_batch_size=16 \
         precision.master=remainder16 $files
     row lora 1 "7B, r 16 on all linear layers, micro-batch 2" "peer_lora.py --mbs 2 --ac 0 --compile 1" \
-        bench-7b.ini $shape7 $adapter train.activation_checkpointing=none
+        bench-7b.ini $shape7 $adapter $two train.activation_checkpointing=none
+    row lora-4 1 "the same, micro-batch 4; the peer compiled, with recomputation" "peer_lora.py --mbs 4 --ac 1 --compile 1" \
+        bench-7b.ini $shape7 $adapter train.activation_checkpointing=none train.micro_batch_size=4 train.global_batch_size=4
     row lora-nf4 1 "the same, the base in NF4" "" \
-        bench-7b.ini $shape7 $adapter train.activation_checkpointing=none lora.base=nf4
+        bench-7b.ini $shape7 $adapter $two train.activation_checkpointing=none lora.base=nf4
     row lora-dora 1 "the same in bf16, DoRA" "" \
-        bench-7b.ini $shape7 $adapter train.activation_checkpointing=none lora.dora=true
+        bench-7b.ini $shape7 $adapter $two train.activation_checkpointing=none lora.dora=true
     row lora-24 1 "the same in 24 GB" "" \
-        bench-7b.ini $shape7 $adapter train.activation_checkpointing=full memory.device_limit=24000000000
+        bench-7b.ini $shape7 $adapter $two train.activation_checkpointing=full memory.device_limit=24000000000
     row 1b-zero3 2 "1B on two GPUs, ZeRO-3" "peer_torch.py --model 1b --mode fsdp --mbs 4" \
         bench-1b.ini train.global_batch_size=8 memory.logits=4300000000 parallel.gather=copy_engine
     row tensor2 2 "1B untied, tensor parallel 2 and sequence parallel" "peer_torch.py --model 1b --mode tp --mbs 4" \

@@ -356,7 +356,7 @@ static void the_share_that_takes_least_time_updates_on_the_host(void **state)
         {{.to_device_per_s = 50e9, .to_host_per_s = 50e9, .host_updated_per_s = 1e9},
          DS_OPTIMIZER_GPU,
          0},
-        {{.to_device_per_s = 50e9, .to_host_per_s = 50e9, .host_updated_per_s = 130e9},
+        {{.to_device_per_s = 50e9, .to_host_per_s = 50e9, .host_updated_per_s = 250e9},
          DS_OPTIMIZER_CPU,
          1},
     };

@@ -36,7 +36,8 @@ static void a_part_lasts_as_long_as_its_slowest(void **state)
         {{.to_device = 100000000000, .to_host = 100000000000}, 4}, /* 100 / 25; 100 / 50 beside */
         {{.file_read = 8000000000, .file_write = 8000000000}, 6},  /* 8 / 4 and 8 / 2 in turn */
         {{.host_updated = 300000000000, .flops = 100e12}, 3},      /* 300 / 100 */
-        {{.host_updated = 300000000000, .to_device = 50000000000}, 3.5}, /* (300 + 50) / 100 */
+        {{.host_updated = 300000000000, .to_device = 50000000000},
+         3.7}, /* (300 + 1.4 * 50) / 100 */
     };
 
     (void)state;
