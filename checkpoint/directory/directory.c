@@ -363,6 +363,11 @@ void ds_checkpoint_join(struct ds_checkpoint_dir *dir, struct ds_checkpoint_dir 
     dir->mirror = mirror;
 }
 
+void ds_checkpoint_leave_mirror(struct ds_checkpoint_dir *dir)
+{
+    dir->mirror = NULL;
+}
+
 int ds_checkpoint_has_mirror(const struct ds_checkpoint_dir *dir)
 {
     return dir->mirror != NULL;

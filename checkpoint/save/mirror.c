@@ -24,6 +24,11 @@ struct copied {
 
 struct mirror {
     struct mirror_options options;
+    /* What its thread looks at, which may be left behind in a call that does not return: nobody else's but the disk's, and
+     * the copies' own directory, which is left with it. */
+    struct ds_saver_start start;
+    char *root, *to;               /* owned: start's */
+    struct ds_checkpoint_dir *dir; /* rank 0's, of copies */
     /* owns */
     pthread_t thread;
     pthread_mutex_t lock;
@@ -40,6 +45,7 @@ struct mirror {
     /* under the lock */
     enum phase task;
     int must_end, has_ended, is_read;
+    int is_left; /* nobody else has it any more */
     ds_status st;
 };
 
@@ -59,7 +65,7 @@ static int went_on(void *user, uint64_t bytes)
 
 static ds_status copy_packs(struct mirror *m)
 {
-    const struct ds_saver_start *start = m->options.start;
+    const struct ds_saver_start *start = &m->start;
     const struct copy_pack_options options = {.fs = start->fs,
                                               .from = start->root,
                                               .to = start->mirror,
@@ -81,20 +87,19 @@ static ds_status copy_packs(struct mirror *m)
 /* Rank 0: all packs are there. */
 static ds_status commit(const struct mirror *m)
 {
-    const struct ds_saver_start *start = m->options.start;
-    struct ds_checkpoint_dir *dir = start->dir->mirror;
+    const struct ds_saver_start *start = &m->start;
     const struct ds_checkpoint_retention keep = {
         .keep_last = start->keep, .keep_every = start->keep_every, .margin = start->keep_margin};
     struct ds_manifest manifest;
 
     DS_TRY(ds_checkpoint_read_manifest(start->fs, start->root, &m->now.id, &manifest));
-    ds_status st = ds_checkpoint_commit_manifest(dir, &manifest);
+    ds_status st = ds_checkpoint_commit_manifest(m->dir, &manifest);
     ds_manifest_fini(&manifest);
     DS_TRY(st);
-    const ds_status hint = ds_checkpoint_write_latest(dir, &m->now.id);
+    const ds_status hint = ds_checkpoint_write_latest(m->dir, &m->now.id);
     (void)hint; /* as in the first directory */
-    return ds_checkpoint_retain(dir, &keep, m->now.id.step) == DS_ERR_FENCED ? DS_ERR_FENCED
-                                                                             : DS_OK;
+    return ds_checkpoint_retain(m->dir, &keep, m->now.id.step) == DS_ERR_FENCED ? DS_ERR_FENCED
+                                                                                : DS_OK;
 }
 
 /* IDLE: it must end */
@@ -110,10 +115,28 @@ static enum phase next_task(struct mirror *m)
     return task;
 }
 
+static void mirror_free(struct mirror *m)
+{
+    pthread_cond_destroy(&m->changed);
+    pthread_mutex_destroy(&m->lock);
+    free(m->now.packs);
+    free(m->next.packs);
+    free(m->root);
+    free(m->to);
+    free(m);
+}
+
+static void free_left(struct mirror *m)
+{
+    ds_checkpoint_dir_close(m->dir);
+    mirror_free(m);
+}
+
 static void *mirror_main(void *arg)
 {
     struct mirror *m = arg;
     enum phase task;
+    int is_left;
 
     while ((task = next_task(m)) != IDLE) {
         const ds_status st = task == COPYING ? copy_packs(m) : commit(m);
@@ -125,7 +148,10 @@ static void *mirror_main(void *arg)
     }
     pthread_mutex_lock(&m->lock);
     m->has_ended = 1;
+    is_left = m->is_left;
     pthread_mutex_unlock(&m->lock);
+    if (is_left)
+        free_left(m);
     return NULL;
 }
 
@@ -150,7 +176,7 @@ static void begin_next(struct mirror *m)
     m->next = was; /* its memory */
     m->has_next = 0;
     m->is_stuck = 0;
-    m->seen_ns = ds_clock_mono_ns(m->options.start->clock);
+    m->seen_ns = ds_clock_mono_ns(m->start.clock);
     m->phase = COPYING;
     give(m, COPYING);
 }
@@ -169,7 +195,7 @@ void mirror_offer(struct mirror *m, const struct ds_manifest_id *id,
 /* Ranks share packs out: others may have written them. */
 static void offer_share(struct mirror *m, const struct ds_manifest *loaded)
 {
-    const struct ds_comm *control = m->options.start->control;
+    const struct ds_comm *control = m->start.control;
 
     m->next.id = loaded->id;
     m->next.count = 0;
@@ -182,7 +208,7 @@ static void offer_share(struct mirror *m, const struct ds_manifest *loaded)
 
 ds_status mirror_offer_loaded(struct mirror *m, const struct ds_manifest *loaded)
 {
-    const struct ds_saver_start *start = m->options.start;
+    const struct ds_saver_start *start = &m->start;
     char path[DS_CHECKPOINT_PATH_BYTES];
     struct ds_fs_stat stat;
     int32_t is_missing = 0;
@@ -212,7 +238,7 @@ int mirror_reads(struct mirror *m, struct ds_manifest_id *id)
 
 static void end_copy(struct mirror *m, ds_status st)
 {
-    const struct ds_saver_start *start = m->options.start;
+    const struct ds_saver_start *start = &m->start;
     const unsigned long long step = m->now.id.step;
 
     m->phase = IDLE;
@@ -233,7 +259,7 @@ static ds_status next_phase(struct mirror *m, ds_status st)
 {
     if (st == DS_OK && m->phase == COPYING) {
         m->phase = COMMITTING;
-        if (m->options.start->control->rank == 0)
+        if (m->start.control->rank == 0)
             give(m, COMMITTING);
         return DS_OK;
     }
@@ -245,7 +271,7 @@ static ds_status next_phase(struct mirror *m, ds_status st)
 
 static int stands_still(struct mirror *m)
 {
-    const uint64_t now_ns = ds_clock_mono_ns(m->options.start->clock);
+    const uint64_t now_ns = ds_clock_mono_ns(m->start.clock);
     const uint64_t moved = atomic_load(&m->moved);
 
     if (moved != m->seen) {
@@ -257,7 +283,7 @@ static int stands_still(struct mirror *m)
 
 ds_status mirror_poll(struct mirror *m, int may_begin)
 {
-    struct ds_comm *control = m->options.start->control;
+    struct ds_comm *control = m->start.control;
 
     if (m->phase == IDLE && m->has_next && may_begin)
         begin_next(m);
@@ -275,14 +301,14 @@ ds_status mirror_poll(struct mirror *m, int may_begin)
     if (told[2] && !m->is_stuck && control->rank == 0)
         ds_warn("the copy of the checkpoint of step %llu stands still: %s does not answer; "
                 "training goes on",
-                (unsigned long long)m->now.id.step, m->options.start->mirror);
+                (unsigned long long)m->now.id.step, m->start.mirror);
     m->is_stuck = told[2] != 0;
     return DS_OK;
 }
 
 ds_status mirror_wait(struct mirror *m)
 {
-    const struct ds_saver_start *start = m->options.start;
+    const struct ds_saver_start *start = &m->start;
 
     while ((m->phase != IDLE || m->has_next) && !m->is_stuck) {
         DS_TRY(mirror_poll(m, 1));
@@ -302,7 +328,9 @@ static ds_status open_all(struct mirror *m)
 
     m->now.packs = calloc(m->options.pack_max + 1u, sizeof *m->now.packs);
     m->next.packs = calloc(m->options.pack_max + 1u, sizeof *m->next.packs);
-    if (!m->now.packs || !m->next.packs)
+    m->start.root = m->root = strdup(m->start.root);
+    m->start.mirror = m->to = strdup(m->start.mirror);
+    if (!m->now.packs || !m->next.packs || !m->root || !m->to)
         return ds_fail(DS_ERR_NO_MEMORY, "no memory to copy checkpoints");
     sigfillset(&all); /* signals are the main thread's */
     pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -321,6 +349,9 @@ ds_status mirror_open(const struct mirror_options *options, struct mirror **out)
     if (!m)
         return ds_fail(DS_ERR_NO_MEMORY, "no memory to copy checkpoints");
     m->options = *options;
+    m->start = *options->start;
+    m->dir = m->start.dir ? m->start.dir->mirror : NULL;
+    m->options.start = NULL;
     pthread_mutex_init(&m->lock, NULL);
     pthread_cond_init(&m->changed, NULL);
     ds_status st = open_all(m);
@@ -346,9 +377,9 @@ static int has_ended(struct mirror *m)
 }
 
 /* Others wait no longer than they are asked in between, so all look together. */
-ds_status mirror_end(struct mirror *m)
+ds_status mirror_end(struct mirror *m, int *has_ended_everywhere)
 {
-    const struct ds_saver_start *start = m->options.start;
+    const struct ds_saver_start *start = &m->start;
     const uint64_t begin_ns = ds_clock_mono_ns(start->clock);
     int32_t told[2] = {0, 0}; /* all have ended; one is late */
 
@@ -361,12 +392,13 @@ ds_status mirror_end(struct mirror *m)
         if (!told[0])
             ds_clock_sleep_ns(start->clock, POLL_NS);
     }
+    *has_ended_everywhere = told[0];
     return DS_OK;
 }
 
 static int await_end(struct mirror *m, uint64_t grace_ns)
 {
-    const struct ds_clock *clock = m->options.start->clock;
+    const struct ds_clock *clock = m->start.clock;
     const uint64_t begin_ns = ds_clock_mono_ns(clock);
 
     while (!has_ended(m)) {
@@ -387,10 +419,22 @@ int mirror_close(struct mirror *m, uint64_t grace_ns)
     }
     if (m->has_thread)
         pthread_join(m->thread, NULL);
-    pthread_cond_destroy(&m->changed);
-    pthread_mutex_destroy(&m->lock);
-    free(m->now.packs);
-    free(m->next.packs);
-    free(m);
+    mirror_free(m);
     return 1;
+}
+
+void mirror_leave(struct mirror *m)
+{
+    int has_ended;
+
+    pthread_mutex_lock(&m->lock);
+    has_ended = m->has_ended;
+    m->is_left = !has_ended;
+    pthread_mutex_unlock(&m->lock);
+    if (!has_ended) {
+        pthread_detach(m->thread);
+        return;
+    }
+    pthread_join(m->thread, NULL);
+    free_left(m);
 }

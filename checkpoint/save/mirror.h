@@ -10,7 +10,7 @@
 struct mirror;
 
 struct mirror_options {
-    const struct ds_saver_start *start; /* outlives it; start->mirror is where copies go */
+    const struct ds_saver_start *start; /* of the open alone; start->mirror is where copies go */
     uint32_t pack_max;                  /* of this rank in one checkpoint, or of what was loaded */
     void *buffer;                       /* DS_PACK_CHUNK_BYTES */
     uint64_t deadline_ns; /* nothing may stand still for longer, where somebody waits for it */
@@ -18,8 +18,10 @@ struct mirror_options {
 
 /* local */
 DS_CHECKED ds_status mirror_open(const struct mirror_options *options, struct mirror **out);
-/* collective, before it is closed: its threads have ended on all ranks, or one's call to storage takes too long */
-DS_CHECKED ds_status mirror_end(struct mirror *mirror);
+/* collective, before it is closed: its threads have ended on all ranks, or (0) one's call to storage takes too long */
+DS_CHECKED ds_status mirror_end(struct mirror *mirror, int *has_ended);
+/* local, behind mirror_end: a thread that has not ended is left behind, with the buffer; the directory of copies goes with it */
+void mirror_leave(struct mirror *mirror);
 /* local: as writer_close */
 int mirror_close(struct mirror *mirror, uint64_t grace_ns);
 /* local, on all ranks the same: it is committed, with these packs of this rank and those that they refer to */

@@ -75,6 +75,8 @@ static const char *close_threads(struct ds_saver *s, uint64_t grace_ns)
     /* in this order: a writer asks the mirror what it reads */
     if (!writer_close(s->writer, grace_ns))
         s->stuck_at = s->root;
+    else if (s->mirror && s->has_left_mirror)
+        mirror_leave(s->mirror);
     else if (!mirror_close(s->mirror, LEAVE_NS))
         s->stuck_at = s->mirror_root;
     s->mirror = NULL;
@@ -82,11 +84,29 @@ static const char *close_threads(struct ds_saver *s, uint64_t grace_ns)
     return s->stuck_at;
 }
 
+/* Copies are what training can do without: those of all ranks end here. */
+static ds_status end_mirror(struct ds_saver *s)
+{
+    int has_ended = 1;
+
+    DS_TRY(mirror_end(s->mirror, &has_ended));
+    if (has_ended)
+        return DS_OK;
+    s->has_left_mirror = 1;
+    if (s->start.control->rank != 0)
+        return DS_OK;
+    ds_warn("%s: a call to storage does not return; no checkpoints are copied there any more; "
+            "training goes on",
+            s->mirror_root);
+    ds_checkpoint_leave_mirror(s->start.dir);
+    return DS_OK;
+}
+
 ds_status ds_saver_stop(struct ds_saver *s, struct ds_checkpoint_dir **dir)
 {
     DS_ASSERT(s->phase == IDLE);
     if (s->mirror)
-        DS_TRY(mirror_end(s->mirror));
+        DS_TRY(end_mirror(s));
     if (close_threads(s, saver_limit_ns(s)))
         return ds_fail(DS_ERR_IO, "%s: a call to storage does not return", s->stuck_at);
     *dir = s->start.dir;
@@ -107,7 +127,10 @@ void ds_saver_close(struct ds_saver *s)
         snapshot_leave(&s->snapshot);
         return;
     }
-    snapshot_close(&s->snapshot);
+    if (s->has_left_mirror)
+        snapshot_leave(&s->snapshot);
+    else
+        snapshot_close(&s->snapshot);
     ds_checkpoint_dir_close(s->start.dir);
     forget_start(s);
     free(s->votes.packs);

@@ -33,6 +33,7 @@ struct ds_saver {
     uint32_t left_out; /* saves that are still not tried because of them */
     uint32_t untold;   /* saves that were left out since the last one that came to be */
     const char *told_why; /* the last reason that was told; NULL: none yet */
+    int has_left_mirror;  /* a thread of its is left behind, on this rank or another */
     const char *stuck_at; /* the directory whose thread has not ended when it should; NULL: none */
 };
 

@@ -60,6 +60,8 @@ uint64_t ds_checkpoint_dir_epoch(const struct ds_checkpoint_dir *dir);     /* 0:
 
 /* local: `mirror`, opened as the same run, is the second directory from here on, and closed with the first */
 void ds_checkpoint_join(struct ds_checkpoint_dir *dir, struct ds_checkpoint_dir *mirror);
+/* local: there is no second directory from here on; that one is the caller's to close */
+void ds_checkpoint_leave_mirror(struct ds_checkpoint_dir *dir);
 int ds_checkpoint_has_mirror(const struct ds_checkpoint_dir *dir);
 
 /* local: the next epoch, behind all that were claimed or have a manifest in either, is ours, in the mirror, too; one that

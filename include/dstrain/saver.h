@@ -113,7 +113,8 @@ DS_CHECKED ds_status ds_saver_wait(struct ds_saver *saver);
 DS_CHECKED ds_status ds_saver_wait_mirror(struct ds_saver *saver);
 
 /* collective, where none is: ends the threads, what is being copied to the mirror is left; the saver can be started again.
- * `*dir`: rank 0's directory, the caller's again. The status is this rank's; DS_ERR_IO: a thread does not end. */
+ * `*dir`: rank 0's directory, the caller's again; it has no mirror any more where a thread that copies does not end, which is
+ * left behind. The status is this rank's; DS_ERR_IO: one that writes checkpoints does not end. */
 DS_CHECKED ds_status ds_saver_stop(struct ds_saver *saver, struct ds_checkpoint_dir **dir);
 
 #endif

@@ -320,9 +320,11 @@ ds_status trainer_roll_back(struct ds_trainer *t)
     trainer_enter(t, "rollback", t->next_step, trainer_deadline_ns(t));
     DS_TRY(quiet(t));
     const uint64_t from = t->progress.step;
+    DS_TRY(ds_comm_agreed(world, ds_saver_stop(t->saver, &t->checkpoint_dir)));
+    if (is_leader) /* one that does not answer is not looked at either */
+        t->launch.has_mirror = ds_checkpoint_has_mirror(t->checkpoint_dir);
     DS_TRY(ds_comm_agreed(world, is_leader ? decide(t, &plan) : DS_OK));
     DS_TRY(ds_comm_broadcast(world, &plan, sizeof plan, 0, NULL));
-    DS_TRY(ds_comm_agreed(world, ds_saver_stop(t->saver, &t->checkpoint_dir)));
     DS_TRY(ds_comm_agreed(world, is_leader ? claim_and_bury(t, &plan) : DS_OK));
     DS_TRY(ds_comm_broadcast(world, &t->launch, sizeof t->launch, 0, NULL));
     DS_TRY(trainer_load_checkpoint(t, plan.step_max, &found));

@@ -167,6 +167,8 @@ static void assert_ends_as_without(struct tiny_case c, const struct tiny_result 
     free(rest);
 }
 
+static const char *also_says; /* NULL: nothing */
+
 static void check_spike(const struct tiny_case *c, uint64_t at)
 {
     char text[64];
@@ -184,6 +186,8 @@ static void check_spike(const struct tiny_case *c, uint64_t at)
         fail_msg("%u ranks, labels of batch %llu: %s, %zu incidents: %s", c->ranks,
                  (unsigned long long)at, ds_status_text(result.status), incident.count, said);
     assert_non_null(strstr(said, "back to the checkpoint of step"));
+    if (also_says && !strstr(said, also_says))
+        fail_msg("%u ranks: it does not say '%s': %s", c->ranks, also_says, said);
     assert_true(incident.to_step < at && incident.to_step % saved.interval == 0);
     assert_int_equal(incident.first, at - skip / 2);
     assert_true(incident.last >= at + 4);
@@ -268,6 +272,66 @@ static void let_it_be_saved(const struct ds_step_report *report)
 {
     (void)report;
     ds_clock_sleep_ns(ds_clock_system(), 10000000u);
+}
+
+/* ---- a call to the mirror that does not return, and a clock that hurries from there on */
+
+#define HURRY 100
+static _Atomic uint64_t hung_at_ns;
+static _Atomic int may_return, has_returned;
+
+static int hang_at_mirror(const struct disk_call *call)
+{
+    const struct ds_clock *clock = ds_clock_system();
+    uint64_t none = 0;
+
+    if (strcmp(call->what, "pwrite") != 0 || !strstr(call->path, "/mirror/data") ||
+        !atomic_compare_exchange_strong(&hung_at_ns, &none, ds_clock_mono_ns(clock)))
+        return 0;
+    while (!atomic_load(&may_return))
+        ds_clock_sleep_ns(clock, 1000000);
+    atomic_store(&has_returned, 1);
+    return 0;
+}
+
+static uint64_t hurried_mono_ns(void *self)
+{
+    const uint64_t now_ns = ds_clock_mono_ns(ds_clock_system()),
+                   since_ns = atomic_load(&hung_at_ns);
+
+    (void)self;
+    return since_ns > 0 && now_ns > since_ns ? since_ns + HURRY * (now_ns - since_ns) : now_ns;
+}
+
+/* Going back, and on, needs no mirror. What hangs there is left behind, on one rank, and ends by itself. */
+static void a_mirror_that_hangs_is_left_behind(void **state)
+{
+    struct ds_clock hurried = *ds_clock_system();
+
+    (void)state;
+    hurried.mono_ns = hurried_mono_ns;
+    also_says = "no checkpoints are copied there any more";
+    for (uint32_t ranks = 1; ranks <= 2; ranks++) {
+        struct tiny_case c = base_case();
+
+        c.ranks = ranks;
+        c.fs = hooked_disk(hang_at_mirror);
+        c.clock = &hurried;
+        c.step = let_it_be_saved;
+        saved.seed = seed + ranks;
+        has_mirror = 1;
+        atomic_store(&hung_at_ns, 0);
+        atomic_store(&may_return, 0);
+        atomic_store(&has_returned, 0);
+        check_spike(&c, 46);
+        assert_false(atomic_load(&has_returned));
+        atomic_store(&may_return, 1);
+        while (!atomic_load(&has_returned))
+            ds_clock_sleep_ns(ds_clock_system(), 1000000);
+        ds_clock_sleep_ns(ds_clock_system(), 50000000); /* and it has ended */
+        forget();
+    }
+    also_says = NULL;
 }
 
 /* Where the newest checkpoints are all from where it went wrong, or from what is left out before: an older one stays. */
@@ -534,6 +598,7 @@ int main(void)
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_spike_is_gone_behind_and_left_out),
         cmocka_unit_test(a_mirror_that_is_slow_costs_time),
+        cmocka_unit_test(a_mirror_that_hangs_is_left_behind),
         cmocka_unit_test(retention_leaves_one_to_go_back_to),
         cmocka_unit_test(a_spike_in_the_last_steps_is_seen),
         cmocka_unit_test(what_was_saved_behind_a_spike_is_buried),
