@@ -307,6 +307,7 @@ static uint64_t hurried_mono_ns(void *self)
 static void a_mirror_that_hangs_is_left_behind(void **state)
 {
     struct ds_clock hurried = *ds_clock_system();
+    struct ds_fs *disk = hooked_disk(hang_at_mirror); /* which a thread may still be at */
 
     (void)state;
     hurried.mono_ns = hurried_mono_ns;
@@ -315,7 +316,7 @@ static void a_mirror_that_hangs_is_left_behind(void **state)
         struct tiny_case c = base_case();
 
         c.ranks = ranks;
-        c.fs = hooked_disk(hang_at_mirror);
+        c.fs = disk;
         c.clock = &hurried;
         c.step = let_it_be_saved;
         saved.seed = seed + ranks;
