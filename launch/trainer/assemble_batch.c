@@ -8,15 +8,17 @@ static ds_status take_exchange(struct ds_trainer *t, struct trainer_exchange *ex
 {
     struct ds_memory *m = &t->memory;
     const size_t record = sizeof *exchange->record;
-    void *at[3];
+    void *at[4];
 
     DS_TRY(ds_memory_take(m, DS_MEMORY_PINNED, DS_MEMORY_LABEL_STAGING, record, &at[0]));
     DS_TRY(ds_memory_take(m, DS_MEMORY_PINNED, DS_MEMORY_LABEL_STAGING, record, &at[1]));
     DS_TRY(ds_memory_take(m, DS_MEMORY_PINNED, DS_MEMORY_LABEL_STAGING,
                           (size_t)t->batch_ints * 4 * sizeof(int32_t), &at[2]));
+    DS_TRY(ds_memory_take(m, DS_MEMORY_PINNED, DS_MEMORY_LABEL_STAGING, sizeof(uint64_t), &at[3]));
     exchange->record = at[0];
     exchange->result = at[1];
     exchange->batch = at[2];
+    exchange->ended_ns = at[3];
     return t->device->ops->event_open(t->device, &exchange->done);
 }
 

@@ -87,12 +87,13 @@ static void fill_accounts(const struct ds_trainer *t, struct ds_step_report *rep
     report->wait_checkpoint_s += (double)accounts.wait_copy_ns * 1e-9;
 }
 
+/* A step's time is the device's: the host may come to its numbers late, behind the queue of the step after it. */
 static void fill_report(struct ds_trainer *t, const struct trainer_exchange *exchange,
                         struct ds_step_report *report)
 {
     const struct ds_step_record *r = exchange->result;
     const struct ds_config *config = t->config;
-    const uint64_t now_ns = ds_clock_mono_ns(t->options.clock);
+    const uint64_t ended_ns = *exchange->ended_ns;
     const uint64_t positions = config->train.global_batch_size * config->train.seq_length;
 
     t->tokens += positions;
@@ -103,7 +104,7 @@ static void fill_report(struct ds_trainer *t, const struct trainer_exchange *exc
         .loss = r->trained_tokens ? r->loss_sum / (double)r->trained_tokens : NAN,
         .grad_norm = r->norm,
         .learning_rate = r->learning_rate,
-        .step_s = (double)(now_ns - t->last_end_ns) * 1e-9,
+        .step_s = ended_ns > t->last_end_ns ? (double)(ended_ns - t->last_end_ns) * 1e-9 : 0,
         .wait_data_s = (double)exchange->waited_data_ns * 1e-9,
         .wait_checkpoint_s = (double)t->waited_checkpoint_ns * 1e-9,
         .skipped = r->skipped,
@@ -116,7 +117,7 @@ static void fill_report(struct ds_trainer *t, const struct trainer_exchange *exc
     t->waited_checkpoint_ns = 0;
     fill_accounts(t, report);
     report->tokens_per_s = report->step_s > 0 ? (double)positions / report->step_s : 0;
-    t->last_end_ns = now_ns;
+    t->last_end_ns = ended_ns;
 }
 
 /* An evaluation belongs to the step before it and to its line of numbers; its time to nobody's. */
@@ -194,6 +195,7 @@ static ds_status queue_step(struct ds_trainer *t, struct trainer_exchange *excha
     DS_TRY(run_list(t, step));
     exchange->step = step;
     DS_TRY(ops->copy(t->compute, exchange->result, t->record, sizeof *t->record));
+    DS_TRY(ops->stream_stamp(t->compute, exchange->ended_ns));
     return ops->event_record(exchange->done, t->compute);
 }
 

@@ -21,6 +21,7 @@
 struct trainer_exchange {
     struct ds_step_record *record; /* pinned: sent in its host part, read back whole */
     struct ds_step_record *result; /* pinned */
+    uint64_t *ended_ns;            /* pinned: when the device had come to the end of the step */
     int32_t *batch;                /* pinned: ids, targets, positions, documents */
     struct ds_event *done;         /* the result is there */
     uint64_t step;                 /* whose numbers; 0: none outstanding */

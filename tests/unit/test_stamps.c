@@ -2,7 +2,8 @@
 /* test_stamps.c - the spans of a step are right, and no stamp is queued that nobody needs. The device of these
  * tests is the cpu's with a clock of its own: what a stamp says is how much its stream had been given before, a
  * work counting 1 and a wait WAIT. So every span has one right length, whatever stamps are shared: what was
- * queued on its stream while the host was in its action. */
+ * queued on its stream while the host was in its action; and a step is as long as what the compute stream was given
+ * from its predecessor's end to its own. */
 #include "ranks.h"
 #include "test.h"
 #include "tiny_run.h"
@@ -36,6 +37,7 @@ struct log {
     const struct ds_stream *streams[STREAMS]; /* in the order in which they were opened */
     uint32_t stream_count;
     uint64_t clocks[STREAMS];
+    uint64_t ends[STEPS + 1], end_count;         /* of steps: the stamps between actions */
     struct given given[2];                       /* steps in turn */
     uint64_t lengths[2][DS_TIMELINE_WHAT_COUNT]; /* [marked?] of the compute row */
 };
@@ -88,6 +90,7 @@ static ds_status stamp_open(int index, const struct ds_device_options *options,
                             struct ds_device **out)
 {
     here.stream_count = 0;
+    here.end_count = 0;
     DS_TRY(ds_device_cpu_ops.open(index, options, out));
     (*out)->ops = &stamp_ops;
     return DS_OK;
@@ -126,9 +129,13 @@ static ds_status stamp_stamp(struct ds_stream *stream, uint64_t *at_ns)
     uint32_t action;
     struct given *given = given_now(&action);
 
-    DS_ASSERT(given); /* between actions nothing is stamped */
-    given->stamps++;
     *at_ns = here.clocks[row_of(stream)];
+    if (given) {
+        given->stamps++;
+    } else { /* the end of a step, once, where its arithmetic is */
+        DS_ASSERT(row_of(stream) == DS_TIMELINE_COMPUTE && here.end_count < STEPS);
+        here.ends[++here.end_count] = *at_ns;
+    }
     return DS_OK;
 }
 
@@ -230,10 +237,19 @@ static ds_status check_waits(const struct ds_step_report *r, const struct given 
     return DS_OK;
 }
 
+/* A step took what the device was at it, whenever the host comes to read its numbers. */
+static ds_status check_length(const struct ds_step_report *r)
+{
+    HOLDS(r->step, here.end_count == r->step || here.end_count == r->step + 1);
+    HOLDS(r->step, r->step == 1 || is_near(r->step_s, here.ends[r->step] - here.ends[r->step - 1]));
+    return DS_OK;
+}
+
 static ds_status on_step(void *user, const struct ds_step_report *r)
 {
     const struct given *given = &here.given[r->step & 1];
 
+    DS_TRY(check_length(r));
     if (r->step == STEPS)
         return DS_OK;
     HOLDS(r->step, given->step == r->step);
