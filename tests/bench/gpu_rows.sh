@@ -18,6 +18,7 @@ examples=$here/../../examples
 
 adapter="precision.master=fp32 precision.exp_avg=fp32 precision.exp_avg_sq=fp32 precision.gradients=fp32 lora.r=16 lora.alpha=32"
 two="train.micro_batch_size=2 train.global_batch_size=2"
+four="train.micro_batch_size=4 train.global_batch_size=4"
 shape7="train.seq_length=2048 model.vocab_size=102400 model.num_hidden_layers=30" # DeepSeek-LLM-7B's on bench-7b.ini
 states="precision.exp_avg=fp32 precision.exp_avg_sq=fp32"
 homes="offload.master=auto offload.exp_avg=auto offload.exp_avg_sq=auto offload.depth=24"
@@ -50,10 +51,14 @@ rows() {
     row nvme-3b 1 "3B, all optimizer state in files, bf16 moments" "" \
         bench-7b.ini $shape3 train.seq_length=2048 train.micro_batch_size=4 train.global_batch_size=16 \
         precision.master=remainder16 $files
-    row lora 1 "7B, r 16 on all linear layers, micro-batch 2" "peer_lora.py --mbs 2 --ac 0 --compile 1" \
+    row lora 1 "7B, r 16 on all linear layers, micro-batch 2" "peer_lora.py --mbs 2 --ac 0" \
         bench-7b.ini $shape7 $adapter $two train.activation_checkpointing=none
-    row lora-4 1 "the same, micro-batch 4; the peer compiled, with recomputation" "peer_lora.py --mbs 4 --ac 1 --compile 1" \
-        bench-7b.ini $shape7 $adapter train.activation_checkpointing=none train.micro_batch_size=4 train.global_batch_size=4
+    row lora-compiled 1 "the same; the peer compiled" "peer_lora.py --mbs 2 --ac 0 --compile 1" \
+        bench-7b.ini $shape7 $adapter $two train.activation_checkpointing=none
+    row lora-4 1 "the same, micro-batch 4, blocks recomputed by both" "peer_lora.py --mbs 4 --ac 1" \
+        bench-7b.ini $shape7 $adapter $four train.activation_checkpointing=full
+    row lora-4-compiled 1 "the same; the peer compiled" "peer_lora.py --mbs 4 --ac 1 --compile 1" \
+        bench-7b.ini $shape7 $adapter $four train.activation_checkpointing=full
     row lora-nf4 1 "the same, the base in NF4" "" \
         bench-7b.ini $shape7 $adapter $two train.activation_checkpointing=none lora.base=nf4
     row lora-dora 1 "the same in bf16, DoRA" "" \
