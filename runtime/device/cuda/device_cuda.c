@@ -117,13 +117,31 @@ static ds_status cuda_open(int index, const struct ds_device_options *options,
 
 /* ---- memory */
 
+/* Programs that share a GPU see nothing of each other but what is left. */
+static ds_status malloc_device(const struct cuda_device *device, size_t bytes, void **at)
+{
+    const cudaError_t err = cudaMalloc(at, bytes);
+    size_t left = 0, whole = 0;
+
+    if (err != cudaErrorMemoryAllocation) {
+        CUDA_TRY(err);
+        return DS_OK;
+    }
+    (void)cudaGetLastError(); /* else the next call reports it again */
+    (void)cudaMemGetInfo(&left, &whole);
+    return ds_fail(DS_ERR_NO_MEMORY,
+                   "GPU %d has %zu of its %zu bytes left, %zu are wanted; nvidia-smi says which "
+                   "other programs have some of them",
+                   device->index, left, whole, bytes);
+}
+
 /* Aligned to 512 bytes; whole pages of 2 MiB where it matters. */
 static ds_status alloc_device(struct cuda_device *device, size_t bytes, uint32_t flags, void **at)
 {
     if (flags & DS_ALLOC_SYMMETRIC)
         DS_TRY(nccl_alloc(device, bytes, at));
     else
-        CUDA_TRY(cudaMalloc(at, bytes));
+        DS_TRY(malloc_device(device, bytes, at));
     CUDA_TRY(cudaMemset(*at, 0, bytes));
     CUDA_TRY(cudaDeviceSynchronize());
     return DS_OK;
