@@ -8,19 +8,7 @@ small_text 4000 >t.txt
 small_config run.device=cuda run.deterministic=true model.num_hidden_layers=3 train.steps=16 train.global_batch_size=4 \
     train.micro_batch_size=2 train.seq_length=64 optimizer.learning_rate=0.001 checkpoint.interval=4 schedule.decay_steps=16 >c.ini
 
-run() { # NAME option ...
-    name=$1
-    shift
-    timeout -k 5 120 "$program" c.ini run.dir="$name" "$@" >out 2>err
-    code=$?
-}
-
-run first train.steps=1
-if grep -qE 'device = cuda: (no CUDA driver|the driver shows no CUDA device)' err; then
-    echo "skipped: $(cat err)"
-    exit 77
-fi
-[ $code -eq 0 ] || die "one step: $code"
+need_gpu
 
 same() { # what: the two runs' models
     cmp -s whole/export/model.safetensors cut/export/model.safetensors || fail "$1: other weights"

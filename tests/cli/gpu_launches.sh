@@ -34,16 +34,7 @@ ends() {
     grep -q "$3" err || fail "$what: it does not say: $3"
 }
 
-# ---- is there one?
-
-timeout 60 "$program" c.ini train.steps=1 >out 2>err
-code=$?
-if grep -qE 'device = cuda: (no CUDA driver|the driver shows no CUDA device)' err; then
-    echo "skipped: $(cat err)"
-    exit 77
-fi
-[ $code = 0 ] || fail "one rank on one GPU: exit code $code"
-[ $bad = 0 ] || exit 1
+need_gpu
 
 # ---- layouts
 

@@ -11,18 +11,8 @@ small_config run.device=cuda run.deterministic=true model.num_hidden_layers=6 tr
     optimizer.learning_rate=0.001 precision.compute=bf16 offload.block_size=32768 \
     offload.directories="$work/one,$work/two" >c.ini
 
-run() { # NAME option ...
-    name=$1
-    shift
-    timeout -k 5 120 "$program" c.ini run.dir="$name" "$@" >out 2>err
-    code=$?
-}
-
+need_gpu
 run near run.graphs=false
-if grep -qE 'device = cuda: (no CUDA driver|the driver shows no CUDA device)' err; then
-    echo "skipped: $(cat err)"
-    exit 77
-fi
 [ $code -eq 0 ] || die "near: $code"
 
 away() { # HOME option ...: the same model

@@ -84,6 +84,23 @@ small_config() {
              }'
 }
 
+run() { # NAME option ...: c.ini in a folder of that name; sets code
+    name=$1
+    shift
+    timeout -k 5 120 "$program" c.ini run.dir="$name" "$@" >out 2>err
+    code=$?
+}
+
+need_gpu() { # a step of c.ini, which is for a GPU
+    run first train.steps=1
+    if grep -qE 'device = cuda: (no CUDA driver|the driver shows no CUDA device)' err; then
+        echo "skipped: $(cat err)"
+        exit 77
+    fi
+    [ $code -eq 0 ] || die "one step on a GPU: $code"
+    rm -rf first
+}
+
 figures() { # NAME DIR: of every line of metrics
     sed -n "s/.*\"$1\": *\([^,}]*\).*/\1/p" "$2/metrics.jsonl"
 }
