@@ -87,7 +87,8 @@ static void fill_accounts(const struct ds_trainer *t, struct ds_step_report *rep
     report->wait_checkpoint_s += (double)accounts.wait_copy_ns * 1e-9;
 }
 
-/* A step's time is the device's: the host may come to its numbers late, behind the queue of the step after it. */
+/* A step's time is the device's: the host may come to its numbers late, behind the queue of the step after it. The
+ * first, and one behind an evaluation, begin by the host's clock, which the device's keeps to but for how well it was set. */
 static void fill_report(struct ds_trainer *t, const struct trainer_exchange *exchange,
                         struct ds_step_report *report)
 {

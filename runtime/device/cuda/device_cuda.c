@@ -118,21 +118,25 @@ static ds_status cuda_open(int index, const struct ds_device_options *options,
 /* ---- memory */
 
 /* Programs that share a GPU see nothing of each other but what is left. */
-static ds_status malloc_device(const struct cuda_device *device, size_t bytes, void **at)
+static ds_status no_room(const struct cuda_device *device, size_t bytes)
 {
-    const cudaError_t err = cudaMalloc(at, bytes);
     size_t left = 0, whole = 0;
 
-    if (err != cudaErrorMemoryAllocation) {
-        CUDA_TRY(err);
-        return DS_OK;
-    }
     (void)cudaGetLastError(); /* else the next call reports it again */
     (void)cudaMemGetInfo(&left, &whole);
     return ds_fail(DS_ERR_NO_MEMORY,
                    "GPU %d has %zu of its %zu bytes left, %zu are wanted; nvidia-smi says which "
                    "other programs have some of them",
                    device->index, left, whole, bytes);
+}
+
+static ds_status malloc_device(const struct cuda_device *device, size_t bytes, void **at)
+{
+    const cudaError_t error = cudaMalloc(at, bytes);
+
+    if (error == cudaErrorMemoryAllocation)
+        return no_room(device, bytes);
+    return error == cudaSuccess ? DS_OK : cuda_fail_at(error, "cudaMalloc", __FILE__, __LINE__);
 }
 
 /* Aligned to 512 bytes; whole pages of 2 MiB where it matters. */
