@@ -51,6 +51,9 @@ rows() {
     row nvme-3b 1 "3B, all optimizer state in files, bf16 moments" "" \
         bench-7b.ini $shape3 train.seq_length=2048 train.micro_batch_size=4 train.global_batch_size=16 \
         precision.master=remainder16 $files
+    row nvme-3b-fp32 1 "the same, fp32 moments: 36 GB of files" "" \
+        bench-7b.ini $shape3 train.seq_length=2048 train.micro_batch_size=4 train.global_batch_size=16 \
+        precision.master=remainder16 $states $files
     row lora 1 "7B, r 16 on all linear layers, micro-batch 2" "peer_lora.py --mbs 2 --ac 0" \
         bench-7b.ini $shape7 $adapter $two train.activation_checkpointing=none
     row lora-compiled 1 "the same; the peer compiled" "peer_lora.py --mbs 2 --ac 0 --compile 1" \
