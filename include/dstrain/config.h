@@ -17,6 +17,7 @@
 #define DS_AUTO     0 /* of a count written as "auto" */
 
 enum ds_export_when { DS_EXPORT_NONE, DS_EXPORT_LAST };
+enum ds_tuning_how { DS_TUNING_QUICK, DS_TUNING_LOAD };
 enum ds_recompute { DS_RECOMPUTE_NONE, DS_RECOMPUTE_SELECTIVE, DS_RECOMPUTE_FULL };
 enum ds_resume { DS_RESUME_AUTO, DS_RESUME_NONE };
 enum ds_rollback { DS_ROLLBACK_AUTO, DS_ROLLBACK_OFF };
@@ -78,6 +79,7 @@ struct ds_config {
         uint64_t seed;
         int deterministic; /* 0, 1, -1 auto */
         int graphs;        /* steps as captured graphs */
+        int tuning;        /* enum ds_tuning_how */
         int share_device;  /* several ranks on one GPU, for tests */
         int export;        /* enum ds_export_when */
         double deadline;   /* seconds any wait for another rank may take */

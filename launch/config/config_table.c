@@ -73,6 +73,8 @@ static const struct ds_choice recomputes[] = {{"none", DS_RECOMPUTE_NONE},
                                               {"selective", DS_RECOMPUTE_SELECTIVE},
                                               {"full", DS_RECOMPUTE_FULL},
                                               {NULL, 0}};
+static const struct ds_choice tunings[] = {
+    {"quick", DS_TUNING_QUICK}, {"load", DS_TUNING_LOAD}, {NULL, 0}};
 static const struct ds_choice computes[] = {{"fp32", DS_PRECISION_FP32},
                                             {"bf16", DS_PRECISION_BF16},
                                             {"fp16", DS_PRECISION_FP16},
@@ -172,6 +174,7 @@ const struct ds_field ds_config_fields[] = {
     COUNT(run, seed, "1", FIXED, 0, COUNT_MAX, "of the first weights and of the order of samples", "random_seed rng_seed"),
     CHOICE(run, deterministic, "auto", 0, auto_bools, "equal bits on equal layouts; the cpu always gives them: auto is true there, and false with device = cpu an error; on cuda auto is false, and true costs speed", "deterministic_mode deterministic_algorithms full_determinism"),
     BOOL(run, graphs, "false", 0, "capture a step as a graph of the device and launch it as one: the same bits, no gaps between small kernels", "cuda_graphs use_cuda_graph enable_cuda_graph cuda_graph"),
+    CHOICE(run, tuning, "quick", 0, tunings, "how a GPU's algorithms for matrix products are chosen; quick: each shape is timed in a moment when it is met; load: under the load of seconds, at the clock that power leaves, 3 to 5 seconds a shape and once for a kind of GPU: the choices are kept", "autotune gemm_autotune max_autotune tune_gemm"),
     BOOL(run, share_device, "false", 0, "let several ranks compute on one GPU, for tests of layouts: it is slow; false: that is refused", "oversubscribe gpu_sharing"),
     CHOICE(run, export, "last", 0, exports, "write the model as a Hugging Face folder at the end of the run", "save_final export_model save_only_model"),
     REAL(run, deadline, "300", 0, 0.1, 86400, "seconds any wait for another rank may take; then the run ends with 71", "timeout ddp_timeout nccl_timeout distributed_timeout_minutes init_timeout_seconds"),

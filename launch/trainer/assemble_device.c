@@ -68,6 +68,12 @@ int trainer_threads(const struct ds_trainer *t)
     return t->options.thread_count ? t->options.thread_count : (int)t->config->run.threads;
 }
 
+/* Half of what any rank waits for another: all have the same shapes to time, but not at the same moment. */
+static uint64_t tuning_ns(const struct ds_config *config)
+{
+    return config->run.tuning == DS_TUNING_LOAD ? (uint64_t)(config->run.deadline * 0.5e9) : 0;
+}
+
 static ds_status open_device(struct ds_trainer *t)
 {
     const struct ds_config *config = t->config;
@@ -79,6 +85,7 @@ static ds_status open_device(struct ds_trainer *t)
         .rank = t->options.world->rank,
         .sharer_count = t->sharer_count,
         .nvlink_multicast = config->parallel.nvlink_multicast,
+        .tuning_ns = tuning_ns(config),
         .copy_engines = config->parallel.gather == DS_GATHER_COPY_ENGINE,
         .clock = t->options.clock,
     };

@@ -15,6 +15,7 @@ static const struct {
     {"run.device", {"auto", "cpu", "cuda"}},
     {"run.cpu_streams", {"inline", "deferred"}},
     {"run.deterministic", {"auto", "true", "false"}},
+    {"run.tuning", {"quick", "load"}},
     {"run.share_device", {"false", "true"}},
     {"model.family", {"llama", "qwen2", "qwen3"}},
     {"model.vocab_size", {"auto", "259", "300", "100"}},

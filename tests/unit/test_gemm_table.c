@@ -17,12 +17,13 @@ static struct gemm_key key_of(uint64_t i)
                              .align_c = (uint8_t)(i % 2 + 1)};
 }
 
-static struct gemm_entry *put(struct gemm_table *t, uint64_t i, uint64_t algo, int is_timed)
+static struct gemm_entry *put(struct gemm_table *t, uint64_t i, uint64_t algo,
+                              enum gemm_known known)
 {
     const uint64_t words[GEMM_ALGO_WORDS] = {algo, i, 0, algo + 1};
     const struct gemm_key key = key_of(i);
 
-    return gemm_table_set(t, &key, words, is_timed);
+    return gemm_table_set(t, &key, words, known);
 }
 
 static uint64_t algo_of(struct gemm_table *t, uint64_t i)
@@ -110,7 +111,7 @@ static void bytes_bring_timed_entries_back_and_replace_what_is_there(void **stat
 
     (void)state;
     for (uint64_t i = 0; i < 20; i++)
-        put(&t->a, i, 100 + i, i != 4); /* a guess is not handed on */
+        put(&t->a, i, 100 + i, i == 4 ? GEMM_GUESSED : GEMM_TIMED); /* a guess is not handed on */
     put(&t->b, 30, 7, 1)->is_ready = 1;
     put(&t->b, 2, 8, 1)->is_ready = 1;
     bytes = gemm_table_save(&t->a, HERE, t->bytes);
@@ -123,6 +124,35 @@ static void bytes_bring_timed_entries_back_and_replace_what_is_there(void **stat
     assert_int_equal(t->a.timed_count, 19);
     assert_int_equal(t->b.timed_count, 2); /* loading is not timing */
     assert_int_equal(gemm_table_save(&t->b, HERE, t->bytes), bytes + sizeof(struct stored_entry));
+    free(t);
+}
+
+static uint32_t known_of(struct gemm_table *t, uint64_t i)
+{
+    const struct gemm_key key = key_of(i);
+
+    return gemm_table_find(t, &key)->known;
+}
+
+/* Ranks and runs that time in a moment do not take away what others have timed under load. */
+static void bytes_replace_only_what_is_not_better_known(void **state)
+{
+    struct tables *t = tables_make();
+    size_t bytes;
+
+    (void)state;
+    for (uint64_t i = 0; i < 9; i++) { /* each of three in a, of three in b */
+        put(&t->a, i, 100 + i, (enum gemm_known)(i / 3));
+        put(&t->b, i, 200 + i, (enum gemm_known)(i % 3))->is_ready = 1;
+    }
+    bytes = gemm_table_save(&t->a, HERE, t->bytes);
+    assert_true(gemm_table_load(&t->b, HERE, t->bytes, bytes));
+    for (uint64_t i = 0; i < 9; i++) {
+        const int is_taken = i / 3 != GEMM_GUESSED && i / 3 >= i % 3;
+
+        assert_int_equal(algo_of(&t->b, i), (is_taken ? 100 : 200) + i);
+        assert_int_equal(known_of(&t->b, i), is_taken ? i / 3 : i % 3);
+    }
     free(t);
 }
 
@@ -187,6 +217,7 @@ int main(void)
         cmocka_unit_test(a_full_table_gives_up_what_nobody_has_asked_for),
         cmocka_unit_test(every_field_of_a_key_tells_shapes_apart),
         cmocka_unit_test(bytes_bring_timed_entries_back_and_replace_what_is_there),
+        cmocka_unit_test(bytes_replace_only_what_is_not_better_known),
         cmocka_unit_test(a_full_table_takes_what_it_knows),
         cmocka_unit_test(bytes_of_others_and_broken_ones_change_nothing),
         cmocka_unit_test(an_alignment_is_a_power_of_two_up_to_16),

@@ -10,6 +10,7 @@
 #include "gemm_table.c"
 #include "matmul.c"
 #include "matmul_choice.c"
+#include "matmul_load.c"
 
 struct rig {
     struct cuda_device device;
@@ -17,7 +18,7 @@ struct rig {
     struct cuda_stream stream;
 };
 
-static void rig_open(struct rig *rig, int is_deterministic)
+static void rig_open_to_tune(struct rig *rig, int is_deterministic, uint64_t tuning_ns)
 {
     memset(&fake, 0, sizeof fake);
     fake.algo_count = FAKE_ALGOS;
@@ -26,11 +27,17 @@ static void rig_open(struct rig *rig, int is_deterministic)
         fake.cost_ns[i] = i == 4 ? 60000 : 100000;
     *rig = (struct rig){.device = {.clock = &fake_clock,
                                    .is_deterministic = is_deterministic,
+                                   .tuning_ns = tuning_ns,
                                    .processor_count = 3,
                                    .name = "GPU of a test"}};
     rig->device.math = &rig->math;
     rig->stream.base.device = &rig->device.base;
     assert_ok(cuda_gemm_open(&rig->device, &rig->math.gemm));
+}
+
+static void rig_open(struct rig *rig, int is_deterministic)
+{
+    rig_open_to_tune(rig, is_deterministic, 0);
 }
 
 static void rig_close(struct rig *rig)
@@ -188,6 +195,93 @@ static void what_is_refused_or_hardly_faster_is_not_taken(void **state)
     rig_close(&rig);
 }
 
+#define LONG_NS 3600000000000u /* enough to time all there is */
+
+/* Algorithm 4 is ahead while the GPU is cool, 2 once it is not. */
+static void rig_open_that_heats(struct rig *rig, uint64_t tuning_ns)
+{
+    rig_open_to_tune(rig, 0, tuning_ns);
+    fake.is_idle = 1;
+    for (int i = 1; i <= FAKE_ALGOS; i++)
+        fake.hot_cost_ns[i] = i == 2 ? 110000 : 120000;
+    fake.cost_ns[4] = 90000;
+    fake.hot_after_ns = 1500000000;
+}
+
+static void under_load_what_is_fastest_in_a_hot_gpu_is_taken(void **state)
+{
+    struct ds_matmul_args args = small_product(4, 0);
+
+    (void)state;
+    for (int is_wanted = 0; is_wanted < 2; is_wanted++) {
+        struct rig rig;
+
+        rig_open_that_heats(&rig, is_wanted ? LONG_NS : 0);
+        assert_ok(cuda_matmul(&rig.stream.base, &args));
+        assert_int_equal(fake.last_algo, is_wanted ? 2 : 4);
+        assert_int_equal(fake.now_ns > fake.hot_after_ns, is_wanted);
+        assert_int_equal(rig.math.gemm->table.entries[0].known,
+                         is_wanted ? GEMM_TIMED_UNDER_LOAD : GEMM_TIMED);
+        fake.launches = 0;
+        assert_ok(cuda_matmul(&rig.stream.base, &args));
+        assert_int_equal(fake.launches, 1);
+        rig_close(&rig);
+    }
+}
+
+static void load_is_bounded_and_the_rest_timed_in_a_moment(void **state)
+{
+    const uint64_t tuning_ns = 10 * 1000000000ull;
+    struct rig rig;
+    uint32_t count[3] = {0};
+
+    (void)state;
+    rig_open_that_heats(&rig, tuning_ns);
+    for (uint64_t m = 1; m <= 16; m++) {
+        const struct ds_matmul_args args = small_product(m, 0);
+
+        assert_ok(cuda_matmul(&rig.stream.base, &args));
+        count[rig.math.gemm->table.entries[m - 1].known]++;
+    }
+    assert_true(count[GEMM_TIMED_UNDER_LOAD] >= 2);
+    assert_true(count[GEMM_TIMED] >= 2);
+    assert_int_equal(count[GEMM_GUESSED], 0);
+    assert_true(fake.now_ns < tuning_ns + tuning_ns / 2);
+    rig_close(&rig);
+}
+
+/* known of an entry that came as bytes, is load wanted, was it timed again */
+static void what_was_timed_in_a_moment_is_timed_again_where_load_is_wanted(void **state)
+{
+    static const struct {
+        enum gemm_known known;
+        int is_wanted, is_sealed, is_again;
+    } rows[] = {{GEMM_TIMED, 0, 0, 0},
+                {GEMM_TIMED, 1, 0, 1},
+                {GEMM_TIMED, 1, 1, 0},
+                {GEMM_TIMED_UNDER_LOAD, 0, 0, 0},
+                {GEMM_TIMED_UNDER_LOAD, 1, 0, 0}};
+    const struct ds_matmul_args args = small_product(4, 0);
+    const uint64_t words[GEMM_ALGO_WORDS] = {5};
+
+    (void)state;
+    FOR_ROWS(rows, i)
+    {
+        struct rig rig;
+        struct gemm_call call;
+
+        rig_open_that_heats(&rig, rows[i].is_wanted ? LONG_NS : 0);
+        rig.math.gemm->is_sealed = rows[i].is_sealed;
+        call = describe(&rig.stream.base, &args);
+        assert_non_null(gemm_table_set(&rig.math.gemm->table, &call.key, words, rows[i].known));
+        for (int again = 0; again < 2; again++)
+            assert_ok(cuda_matmul(&rig.stream.base, &args));
+        assert_int_equal(fake.last_algo, rows[i].is_again ? 2 : 5);
+        assert_int_equal(fake.questions, rows[i].is_again);
+        rig_close(&rig);
+    }
+}
+
 static void alignments_are_told_as_they_are(void **state)
 {
     struct ds_matmul_args args = small_product(4, 0);
@@ -324,6 +418,9 @@ int main(void)
         cmocka_unit_test(a_sum_of_no_products_is_what_is_added),
         cmocka_unit_test(the_fastest_is_timed_once_and_kept),
         cmocka_unit_test(what_is_refused_or_hardly_faster_is_not_taken),
+        cmocka_unit_test(under_load_what_is_fastest_in_a_hot_gpu_is_taken),
+        cmocka_unit_test(load_is_bounded_and_the_rest_timed_in_a_moment),
+        cmocka_unit_test(what_was_timed_in_a_moment_is_timed_again_where_load_is_wanted),
         cmocka_unit_test(alignments_are_told_as_they_are),
         cmocka_unit_test(without_leave_to_time_the_first_is_taken),
         cmocka_unit_test(time_spent_is_bounded_and_what_it_ran_out_on_is_a_guess),

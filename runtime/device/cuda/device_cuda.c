@@ -104,6 +104,7 @@ static ds_status cuda_open(int index, const struct ds_device_options *options,
     device->clock = options->clock;
     device->index = index;
     device->is_deterministic = options->deterministic;
+    device->tuning_ns = options->tuning_ns;
     device->thread_count = options->thread_count;
     nccl_environment(options);
     st = open_parts(device);

@@ -27,6 +27,7 @@ struct cuda_device {
     int index, processor_count; /* multiprocessors */
     int major, minor;           /* compute capability */
     int is_deterministic;
+    uint64_t tuning_ns; /* for products under load */
     int thread_count;  /* of the host, for what a rank does with its memory */
     int64_t offset_ns; /* monotonic time of the host minus the GPU's globaltimer */
     char name[256];

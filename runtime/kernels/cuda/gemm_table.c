@@ -5,11 +5,12 @@
 #include <string.h>
 
 #define TABLE_MAGIC   0x6d6d656774736464u /* "ddstgemm" */
-#define TABLE_VERSION 2u                  /* of the bytes, and of what is asked of the library */
+#define TABLE_VERSION 3u                  /* of the bytes, and of what is asked of the library */
 
 struct stored_entry {
     struct gemm_key key;
     uint64_t algo[GEMM_ALGO_WORDS];
+    uint64_t known;
 };
 
 struct stored_head {
@@ -76,7 +77,7 @@ static struct gemm_entry *append(struct gemm_table *table, const struct gemm_key
 {
     if (table->count == GEMM_ENTRIES_MAX)
         return NULL;
-    table->entries[table->count].key = *key;
+    table->entries[table->count] = (struct gemm_entry){.key = *key};
     *slot_of(table, key) = (uint16_t)(table->count + 1);
     return &table->entries[table->count++];
 }
@@ -94,15 +95,16 @@ static struct gemm_entry *take_over(struct gemm_table *table, const struct gemm_
     return &table->entries[unused];
 }
 
-static void fill_entry(struct gemm_entry *entry, const uint64_t algo[GEMM_ALGO_WORDS], int is_timed)
+static void fill_entry(struct gemm_entry *entry, const uint64_t algo[GEMM_ALGO_WORDS],
+                       uint32_t known)
 {
     memcpy(entry->algo, algo, sizeof entry->algo);
-    entry->is_timed = is_timed != 0;
+    entry->known = known;
     entry->is_ready = 0;
 }
 
 struct gemm_entry *gemm_table_set(struct gemm_table *table, const struct gemm_key *key,
-                                  const uint64_t algo[GEMM_ALGO_WORDS], int is_timed)
+                                  const uint64_t algo[GEMM_ALGO_WORDS], enum gemm_known known)
 {
     struct gemm_entry *entry = gemm_table_find(table, key);
 
@@ -112,8 +114,8 @@ struct gemm_entry *gemm_table_set(struct gemm_table *table, const struct gemm_ke
         entry = take_over(table, key);
     if (!entry)
         return NULL;
-    fill_entry(entry, algo, is_timed);
-    table->timed_count += entry->is_timed;
+    fill_entry(entry, algo, known);
+    table->timed_count += known != GEMM_GUESSED;
     return entry;
 }
 
@@ -137,9 +139,10 @@ size_t gemm_table_save(const struct gemm_table *table, const char *made_for, voi
 
     snprintf(head.made_for, sizeof head.made_for, "%s", made_for);
     for (uint32_t i = 0; i < table->count; i++) {
-        struct stored_entry stored = {.key = table->entries[i].key};
+        struct stored_entry stored = {.key = table->entries[i].key,
+                                      .known = table->entries[i].known};
 
-        if (!table->entries[i].is_timed)
+        if (stored.known == GEMM_GUESSED)
             continue;
         memcpy(stored.algo, table->entries[i].algo, sizeof stored.algo);
         memcpy(at, &stored, sizeof stored);
@@ -180,8 +183,8 @@ int gemm_table_load(struct gemm_table *table, const char *made_for, const void *
         entry = gemm_table_find(table, &stored.key);
         if (!entry)
             entry = append(table, &stored.key);
-        if (entry)
-            fill_entry(entry, stored.algo, 1);
+        if (entry && entry->known <= stored.known)
+            fill_entry(entry, stored.algo, (uint32_t)stored.known);
     }
     return 1;
 }

@@ -25,10 +25,17 @@ struct gemm_key {
     uint8_t pad;                       /* 0: keys are compared as bytes */
 };
 
+/* How an algorithm was found; more is better. */
+enum gemm_known {
+    GEMM_GUESSED, /* by the library: not handed on */
+    GEMM_TIMED,   /* in a moment, on a GPU that may be cool */
+    GEMM_TIMED_UNDER_LOAD
+};
+
 struct gemm_entry {
     struct gemm_key key;
     uint64_t algo[GEMM_ALGO_WORDS];
-    uint32_t is_timed; /* else the library's guess, which is not handed on */
+    uint32_t known;    /* enum gemm_known */
     uint32_t is_ready; /* the caller's; 0 when the algorithm comes from bytes */
 };
 
@@ -51,7 +58,7 @@ int gemm_table_has_room(const struct gemm_table *table);
 /* The key's entry, made if need be, in a full table from one that is not ready (it came as bytes, and nobody
  * has asked for it); NULL: there is none. */
 struct gemm_entry *gemm_table_set(struct gemm_table *table, const struct gemm_key *key,
-                                  const uint64_t algo[GEMM_ALGO_WORDS], int is_timed);
+                                  const uint64_t algo[GEMM_ALGO_WORDS], enum gemm_known known);
 
 #define GEMM_MADE_FOR_BYTES 192
 
@@ -59,8 +66,8 @@ struct gemm_entry *gemm_table_set(struct gemm_table *table, const struct gemm_ke
 size_t gemm_table_bytes_max(void);
 size_t gemm_table_save(const struct gemm_table *table, const char *made_for, void *to);
 
-/* Entries of `from` replace those of the same key, others stay; what a full table does not know is left out. 0: the bytes are not whole or not for us, and
- * nothing has changed. */
+/* Entries of `from` replace those of the same key that are not better known, others stay; what a full table does not know
+ * is left out. 0: the bytes are not whole or not for us, and nothing has changed. */
 int gemm_table_load(struct gemm_table *table, const char *made_for, const void *from, size_t bytes);
 
 #endif

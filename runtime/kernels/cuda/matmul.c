@@ -40,7 +40,8 @@ static ds_status open_parts(struct cuda_device *device, struct cuda_gemm *gemm)
     CUDA_TRY(cudaEventCreate(&gemm->end));
     gemm->clock = device->clock;
     gemm->is_deterministic = device->is_deterministic;
-    gemm->timing_left_ns = GEMM_TIMING_NS;
+    gemm->load_left_ns = device->is_deterministic ? 0 : device->tuning_ns;
+    gemm->timing_left_ns = GEMM_TIMING_NS + gemm->load_left_ns / 8; /* more candidates then */
     snprintf(gemm->made_for, sizeof gemm->made_for, "%.100s, %d multiprocessors, cuBLASLt %zu",
              device->name, device->processor_count, cublasLtGetVersion());
     return DS_OK;
@@ -143,12 +144,12 @@ static ds_status plan_new(const struct gemm_call *call, struct gemm_plan **out)
     struct cuda_gemm *gemm = call->gemm;
     struct gemm_plan *aside = &gemm->plan_aside;
     struct gemm_entry *entry;
-    int is_timed = 0;
+    enum gemm_known known = GEMM_GUESSED;
 
     *out = aside;
     DS_TRY(plan_shape(&call->key, aside));
-    DS_TRY(gemm_choose(call, aside, &is_timed));
-    entry = gemm_table_set(&gemm->table, &call->key, aside->algo.data, is_timed);
+    DS_TRY(gemm_choose(call, aside, &known));
+    entry = gemm_table_set(&gemm->table, &call->key, aside->algo.data, known);
     if (!entry)
         return DS_OK;
     *out = plan_of(gemm, entry);
@@ -170,7 +171,7 @@ static ds_status find_plan(const struct gemm_call *call, struct gemm_plan **out)
         return DS_OK;
     DS_TRY(plan_shape(&call->key, *out));
     memcpy((*out)->algo.data, entry->algo, sizeof entry->algo);
-    if (!is_accepted(call, *out))
+    if (!is_accepted(call, *out) || gemm_may_improve(call, (enum gemm_known)entry->known))
         return plan_new(call, out);
     entry->is_ready = 1;
     return DS_OK;

@@ -8,20 +8,19 @@
 
 #include <string.h>
 
-#define CANDIDATES 8
-#define TRIALS     3
+#define COUNT  8
+#define TRIALS 3
 #define LARGE_FLOP \
     0x1p37 /* a fifth of a millisecond and more: fewer of both, or the start waits for it */
 #define LARGE_COUNT  6
 #define LARGE_TRIALS 2
-#define NEVER_MS     1e30f
 #define LONG_MS      5.0f  /* of one product: then one trial tells enough */
 #define BETTER_THAN  0.99f /* of a candidate's time that the heuristics rank higher: less is noise */
 
 struct candidates {
-    cublasLtMatmulHeuristicResult_t results[CANDIDATES];
+    struct gemm_candidate all[GEMM_CANDIDATES_MAX]; /* as the library ranks them */
     int count, best;
-    int is_timed; /* each of them */
+    enum gemm_known known;
 };
 
 static cublasStatus_t set_preference(cublasLtMatmulPreferenceOpaque_t *to,
@@ -56,37 +55,43 @@ static int is_large(const struct gemm_key *key)
     return 2.0 * (double)key->m * (double)key->n * (double)key->k >= LARGE_FLOP;
 }
 
-static ds_status ask(const struct gemm_call *call, struct gemm_plan *plan, int count_max,
+static int count_max(const struct gemm_call *call)
+{
+    if (call->gemm->load_left_ns > 0)
+        return GEMM_CANDIDATES_MAX;
+    return is_large(&call->key) ? LARGE_COUNT : COUNT;
+}
+
+static ds_status ask(const struct gemm_call *call, struct gemm_plan *plan, int most,
                      struct candidates *c)
 {
+    cublasLtMatmulHeuristicResult_t results[GEMM_CANDIDATES_MAX];
     cublasLtMatmulPreferenceOpaque_t preference;
     int count = 0;
 
     GEMM_TRY(set_preference(&preference, &call->key), &call->key);
     GEMM_TRY(cublasLtMatmulAlgoGetHeuristic(call->gemm->handle, &plan->product, &plan->x, &plan->y,
-                                            &plan->c, &plan->c, &preference, count_max, c->results,
-                                            &count),
+                                            &plan->c, &plan->c, &preference, most, results, &count),
              &call->key);
-    c->count = 0;
     for (int i = 0; i < count; i++)
-        if (c->results[i].state == CUBLAS_STATUS_SUCCESS)
-            c->results[c->count++] = c->results[i];
+        if (results[i].state == CUBLAS_STATUS_SUCCESS)
+            c->all[c->count++] = (struct gemm_candidate){results[i].algo, GEMM_NEVER_MS};
     if (c->count == 0)
         return gemm_fail_at(CUBLAS_STATUS_NOT_SUPPORTED, "cuBLASLt names no algorithm", &call->key,
                             __FILE__, __LINE__);
     return DS_OK;
 }
 
-/* One untimed product loads the kernel. *ms stays as it is where the library refuses the algorithm. */
-static ds_status time_one(const struct gemm_call *call, struct gemm_plan *plan,
-                          const cublasLtMatmulAlgo_t *algo, void *workspace, void *to, int trials,
-                          float *ms)
+ds_status gemm_time(const struct gemm_call *call, struct gemm_plan *plan,
+                    const cublasLtMatmulAlgo_t *algo, void *workspace, void *to, int ahead,
+                    int trials, float *ms)
 {
     const cudaStream_t stream = cuda_stream_of(call->stream);
     float all_ms = 0.0f;
 
-    if (gemm_launch(call, plan, algo, workspace, to) != CUBLAS_STATUS_SUCCESS)
-        return DS_OK;
+    for (int i = 0; i < ahead; i++)
+        if (gemm_launch(call, plan, algo, workspace, to) != CUBLAS_STATUS_SUCCESS)
+            return DS_OK;
     CUDA_TRY(cudaEventRecord(call->gemm->begin, stream));
     for (int i = 0; i < trials; i++)
         GEMM_TRY(gemm_launch(call, plan, algo, workspace, to), &call->key);
@@ -104,35 +109,52 @@ static void spend(struct cuda_gemm *gemm, uint64_t since_ns)
     gemm->timing_left_ns -= spent_ns < gemm->timing_left_ns ? spent_ns : gemm->timing_left_ns;
 }
 
-/* When the time runs out the best so far is taken, and counts as a guess. */
+/* One untimed product loads the kernel. When the time runs out the best so far is taken, and counts as a guess. */
 static ds_status time_all(const struct gemm_call *call, struct gemm_plan *plan,
                           struct candidates *c, void *workspace, void *to)
 {
     struct cuda_gemm *gemm = call->gemm;
     const int trials_max = is_large(&call->key) ? LARGE_TRIALS : TRIALS;
-    float best_ms = NEVER_MS;
+    float best_ms = GEMM_NEVER_MS;
     int i;
 
     CUDA_TRY(cudaStreamSynchronize(cuda_stream_of(call->stream))); /* work before it is not ours */
     for (i = 0; i < c->count && gemm->timing_left_ns > 0; i++) {
         const uint64_t since_ns = ds_clock_mono_ns(gemm->clock);
         const int trials = i > 0 && best_ms > LONG_MS ? 1 : trials_max;
-        float ms = NEVER_MS;
+        struct gemm_candidate *it = &c->all[i];
 
-        DS_TRY(time_one(call, plan, &c->results[i].algo, workspace, to, trials, &ms));
+        DS_TRY(gemm_time(call, plan, &it->algo, workspace, to, 1, trials, &it->ms));
         spend(gemm, since_ns);
-        if (ms < best_ms * BETTER_THAN) {
-            best_ms = ms;
+        if (it->ms < best_ms * BETTER_THAN) {
+            best_ms = it->ms;
             c->best = i;
         }
     }
-    c->is_timed = i == c->count && best_ms < NEVER_MS;
-    ds_debug("product of %llu x %llu x %llu, %s to %s: algorithm %d of %d, %.1f us",
-             (unsigned long long)call->key.m, (unsigned long long)call->key.n,
-             (unsigned long long)call->key.k, ds_dtype_name((enum ds_dtype)call->key.in),
-             ds_dtype_name((enum ds_dtype)call->key.out), c->best + 1, c->count,
-             (double)best_ms * 1e3);
+    if (i == c->count && best_ms < GEMM_NEVER_MS)
+        c->known = GEMM_TIMED;
     return DS_OK;
+}
+
+static ds_status time_longer(const struct gemm_call *call, struct gemm_plan *plan,
+                             struct candidates *c, void *workspace, void *to)
+{
+    if (c->known != GEMM_TIMED || call->gemm->load_left_ns == 0)
+        return DS_OK;
+    DS_TRY(gemm_time_under_load(call, plan, c->all, c->count, workspace, to));
+    c->best = 0;
+    c->known = GEMM_TIMED_UNDER_LOAD;
+    return DS_OK;
+}
+
+static void say(const struct gemm_key *key, const struct candidates *c)
+{
+    static const char *const found[] = {"guessed", "timed", "timed under load"};
+
+    ds_debug("product of %llu x %llu x %llu, %s to %s, transposed %d %d: %s, %.1f us",
+             (unsigned long long)key->m, (unsigned long long)key->n, (unsigned long long)key->k,
+             ds_dtype_name((enum ds_dtype)key->in), ds_dtype_name((enum ds_dtype)key->out),
+             key->trans_a, key->trans_b, found[c->known], (double)c->all[c->best].ms * 1e3);
 }
 
 /* Where trials may write; NULL: nowhere. */
@@ -159,18 +181,26 @@ static int may_time(const struct gemm_call *call)
            capture == cudaStreamCaptureStatusNone;
 }
 
-ds_status gemm_choose(const struct gemm_call *call, struct gemm_plan *plan, int *is_timed)
+int gemm_may_improve(const struct gemm_call *call, enum gemm_known known)
 {
-    const int count_max = is_large(&call->key) ? LARGE_COUNT : CANDIDATES;
+    return known < GEMM_TIMED_UNDER_LOAD && call->gemm->load_left_ns > 0 && may_time(call) &&
+           room_for_trials(call, NULL);
+}
+
+ds_status gemm_choose(const struct gemm_call *call, struct gemm_plan *plan, enum gemm_known *known)
+{
     struct candidates candidates = {0};
     void *scratch, *room;
 
     DS_TRY(cuda_scratch(call->stream, CUDA_SCRATCH_BYTES, &scratch));
     room = may_time(call) ? room_for_trials(call, scratch) : NULL;
-    DS_TRY(ask(call, plan, room ? count_max : 1, &candidates));
-    if (room)
+    DS_TRY(ask(call, plan, room ? count_max(call) : 1, &candidates));
+    if (room) {
         DS_TRY(time_all(call, plan, &candidates, scratch, room));
-    plan->algo = candidates.results[candidates.best].algo;
-    *is_timed = candidates.is_timed;
+        DS_TRY(time_longer(call, plan, &candidates, scratch, room));
+        say(&call->key, &candidates);
+    }
+    plan->algo = candidates.all[candidates.best].algo;
+    *known = candidates.known;
     return DS_OK;
 }
