@@ -2,8 +2,8 @@
  *
  * On the cpu a step is held against the rate of a matrix product, measured in the same run with the same
  * threads: behind every step all ranks multiply 2048 x 2048 matrices, so that a noisy minute meets both.
- * Another device is not interrupted: it goes on with the next step while the host is told of this one, and a
- * step lasts from one such word to the next.
+ * Another device is not interrupted: it goes on with the next step while the host is told of this one, and how long a
+ * step took it says itself.
  *
  * GEMM FLOPs of a step = 6 * tokens * elements of matrices that multiply activations: every projection
  * and the head (a tied head counts, the embedding's look-up does not); 2 forward, 4 backward. Attention's
@@ -142,7 +142,7 @@ static ds_status make_data(struct step_bench *s)
 
 /* ---- the steps */
 
-/* From the end of the product behind one step, or of the step, to the end of the next step. */
+/* On the cpu from the end of the product behind one step to the end of the next step. */
 static ds_status on_step(struct step_bench *s, const struct ds_step_report *report)
 {
     const struct ds_clock *clock = s->bench->command->clock;
@@ -150,7 +150,8 @@ static ds_status on_step(struct step_bench *s, const struct ds_step_report *repo
     double unused, *product = &unused;
 
     if (report->step > s->bench->warmups) {
-        s->samples[STEP][i] = (double)(now_ns - s->resumed_ns) * 1e-9;
+        s->samples[STEP][i] =
+            s->is_paired ? (double)(now_ns - s->resumed_ns) * 1e-9 : report->step_s;
         s->samples[WAIT_COMM][i] = report->wait_comm_s;
         bench_bubble_add(&s->bubble, report);
         product = &s->samples[GEMM][i];
