@@ -16,6 +16,8 @@ examples=$here/../../examples
 
 # ---- the rows: row NAME RANKS "what" "peer and its arguments" CONFIG overrides ...; $do says what becomes of each
 
+# products of weights' gradients are rounded to 16 bits, as autocast and LLM.Q round them
+short="precision.gradients=bf16 precision.reduce=bf16 run.tuning=load"
 adapter="precision.master=fp32 precision.exp_avg=fp32 precision.exp_avg_sq=fp32 precision.gradients=fp32 lora.r=16 lora.alpha=32"
 two="train.micro_batch_size=2 train.global_batch_size=2"
 four="train.micro_batch_size=4 train.global_batch_size=4"
@@ -33,11 +35,11 @@ fsdp_7b="peer_torch.py --model 7b --mode fsdp --mbs 4 --seq 4096 --ac full"
 # shellcheck disable=SC2086 # the lists above are words
 rows() {
     row 1b 1 "1B, S 4096, micro-batch 4" "peer_torch.py --model 1b --mbs 4" \
-        bench-1b.ini memory.logits=4300000000
+        bench-1b.ini memory.logits=4300000000 $short
     row 124m 1 "124M, S 1024, micro-batch 32" "peer_torch.py --model 124m --seq 1024 --mbs 32" \
-        bench-124m.ini memory.logits=4300000000 run.graphs=true
+        bench-124m.ini memory.logits=4300000000 run.graphs=true $short
     row 7b 1 "Llama-2-7B, 8 bytes a parameter, 32,768 tokens a step" "" \
-        bench-7b.ini train.micro_batch_size=2 memory.device_limit=84000000000
+        bench-7b.ini train.micro_batch_size=2 memory.device_limit=84000000000 precision.reduce=bf16 run.tuning=load
     row offload-76 1 "7B, 8,192 tokens, 76 GB of device memory, updates late" "$fsdp_offload" \
         bench-7b.ini $away offload.updates=late memory.device_limit=76000000000
     row offload-76-end 1 "the same, updates at the end of the step" "$fsdp_offload" \

@@ -28,8 +28,8 @@ struct cuda_device {
     int major, minor;           /* compute capability */
     int is_deterministic;
     uint64_t tuning_ns; /* for products under load */
-    int thread_count;  /* of the host, for what a rank does with its memory */
-    int64_t offset_ns; /* monotonic time of the host minus the GPU's globaltimer */
+    int thread_count;   /* of the host, for what a rank does with its memory */
+    int64_t offset_ns;  /* monotonic time of the host minus the GPU's globaltimer */
     char name[256];
     struct cuda_math *math;        /* owned */
     struct nccl_memory *symmetric; /* owned, in the ledger's name: DS_ALLOC_SYMMETRIC */
