@@ -17,7 +17,8 @@ examples=$here/../../examples
 # ---- the rows: row NAME RANKS "what" "peer and its arguments" CONFIG overrides ...; $do says what becomes of each
 
 # products of weights' gradients are rounded to 16 bits, as autocast and LLM.Q round them
-short="precision.gradients=bf16 precision.reduce=bf16 run.tuning=load"
+sums="precision.reduce=bf16 run.tuning=load" # in fp32, as FSDP's
+short="precision.gradients=bf16 $sums"
 adapter="precision.master=fp32 precision.exp_avg=fp32 precision.exp_avg_sq=fp32 precision.gradients=fp32 lora.r=16 lora.alpha=32"
 two="train.micro_batch_size=2 train.global_batch_size=2"
 four="train.micro_batch_size=4 train.global_batch_size=4"
@@ -39,7 +40,7 @@ rows() {
     row 124m 1 "124M, S 1024, micro-batch 32" "peer_torch.py --model 124m --seq 1024 --mbs 32" \
         bench-124m.ini memory.logits=4300000000 run.graphs=true $short
     row 7b 1 "Llama-2-7B, 8 bytes a parameter, 32,768 tokens a step" "" \
-        bench-7b.ini train.micro_batch_size=2 memory.device_limit=84000000000 precision.reduce=bf16 run.tuning=load
+        bench-7b.ini train.micro_batch_size=2 memory.device_limit=84000000000 $sums
     row offload-76 1 "7B, 8,192 tokens, 76 GB of device memory, updates late" "$fsdp_offload" \
         bench-7b.ini $away offload.updates=late memory.device_limit=76000000000
     row offload-76-end 1 "the same, updates at the end of the step" "$fsdp_offload" \
@@ -71,16 +72,16 @@ rows() {
     row lora-24 1 "the same in 24 GB" "" \
         bench-7b.ini $shape7 $adapter $two train.activation_checkpointing=full memory.device_limit=24000000000
     row 1b-zero3 2 "1B on two GPUs, ZeRO-3" "peer_torch.py --model 1b --mode fsdp --mbs 4" \
-        bench-1b.ini train.global_batch_size=8 memory.logits=4300000000 parallel.gather=copy_engine
+        bench-1b.ini train.global_batch_size=8 memory.logits=4300000000 parallel.gather=copy_engine $sums
     row tensor2 2 "1B untied, tensor parallel 2 and sequence parallel" "peer_torch.py --model 1b --mode tp --mbs 4" \
-        bench-1b-tp2.ini
-    row 7b-zero3 2 "DeepSeek-LLM-7B on two GPUs, ZeRO-3, full recomputation" "$fsdp_7b" bench-7b-zero3.ini
+        bench-1b-tp2.ini $sums
+    row 7b-zero3 2 "DeepSeek-LLM-7B on two GPUs, ZeRO-3, full recomputation" "$fsdp_7b" bench-7b-zero3.ini $sums
     row 7b-16k 2 "the same tokens a step, micro-batch 1, nothing made again" "$fsdp_7b" \
         bench-7b-zero3.ini train.micro_batch_size=1 train.activation_checkpointing=none precision.master=remainder16 \
-        precision.reduce=bf16 parallel.gather=copy_engine
+        $sums parallel.gather=copy_engine
     row 7b-16k-homes 2 "the same, ZeRO stage 2 and moments partly on the host, updates late" "$fsdp_7b" \
         bench-7b-zero3.ini train.micro_batch_size=1 train.activation_checkpointing=none precision.master=remainder16 \
-        precision.reduce=bf16 zero.stage=2 offload.exp_avg=auto offload.exp_avg_sq=auto offload.updates=late
+        $sums zero.stage=2 offload.exp_avg=auto offload.exp_avg_sq=auto offload.updates=late
 }
 
 # ---- what becomes of a row
