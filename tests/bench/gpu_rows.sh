@@ -82,6 +82,12 @@ rows() {
     row 7b-16k-homes 2 "the same, ZeRO stage 2 and moments partly on the host, updates late" "$fsdp_7b" \
         bench-7b-zero3.ini train.micro_batch_size=1 train.activation_checkpointing=none precision.master=remainder16 \
         $sums zero.stage=2 offload.exp_avg=auto offload.exp_avg_sq=auto offload.updates=late
+    row 7b-16k-2 2 "the same with ZeRO-3, micro-batch 2, gradients in bf16, nothing made again, 82 GB" "$fsdp_7b" \
+        bench-7b-zero3.ini train.micro_batch_size=2 train.activation_checkpointing=none precision.master=remainder16 \
+        $short parallel.gather=copy_engine memory.device_limit=83000000000
+    row 7b-16k-2-stage2 2 "the same with ZeRO stage 2, selective recomputation, 1 % of the moments on the host" "$fsdp_7b" \
+        bench-7b-zero3.ini train.micro_batch_size=2 train.activation_checkpointing=selective precision.master=remainder16 \
+        $short zero.stage=2 offload.exp_avg=auto offload.exp_avg_sq=auto offload.updates=late memory.device_limit=83000000000
 }
 
 # ---- what becomes of a row
