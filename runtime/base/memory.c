@@ -85,19 +85,6 @@ uint64_t ds_memory_page_rest(const struct ds_memory *memory, uint64_t page_bytes
     return rest + rest_of(small, page_bytes);
 }
 
-static ds_status check_limit(const struct ds_memory *memory, enum ds_memory_kind kind,
-                             enum ds_memory_label label, size_t bytes)
-{
-    const uint64_t total = ds_memory_total(memory, kind), limit = memory->limit_bytes[kind];
-
-    if (limit == 0 || (bytes <= limit && total <= limit - bytes))
-        return DS_OK;
-    return ds_fail(DS_ERR_NO_MEMORY,
-                   "%s memory: %zu bytes for %s do not fit: %llu of %llu bytes are taken",
-                   kind_names[kind], bytes, label_names[label], (unsigned long long)total,
-                   (unsigned long long)limit);
-}
-
 /* Is there, with the bytes that are asked for, something of these labels? */
 static int has_some(const struct ds_memory *memory, enum ds_memory_kind kind,
                     enum ds_memory_label asked, int first, int last)
@@ -135,9 +122,9 @@ static const char *remedy(const struct ds_memory *memory, enum ds_memory_kind ki
     return of_batch ? ": lower train.micro_batch_size or train.seq_length" : "";
 }
 
-/* What the line of the failure cannot know: who has the memory, and what a person can do about it. */
-static void explain(const struct ds_memory *memory, enum ds_memory_kind kind,
-                    enum ds_memory_label label, size_t bytes)
+/* What is asked for, who has the memory, and what a person can do about it. */
+static void describe(const struct ds_memory *memory, enum ds_memory_kind kind,
+                     enum ds_memory_label label, size_t bytes, char *to, size_t room)
 {
     char taken[1024] = "";
     size_t used = 0;
@@ -147,16 +134,55 @@ static void explain(const struct ds_memory *memory, enum ds_memory_kind kind,
             used +=
                 (size_t)snprintf(taken + used, sizeof taken - used, "%s%s %llu", used ? ", " : "",
                                  label_names[i], (unsigned long long)memory->bytes[kind][i]);
-    ds_log_write(DS_LOG_ERROR, "%zu bytes of %s memory for %s come on top of %llu (%s)%s", bytes,
-                 kind_names[kind], label_names[label],
-                 (unsigned long long)ds_memory_total(memory, kind), used ? taken : "nothing",
-                 remedy(memory, kind, label));
+    snprintf(to, room, "%zu bytes of %s memory for %s come on top of %llu (%s)%s", bytes,
+             kind_names[kind], label_names[label],
+             (unsigned long long)ds_memory_total(memory, kind), used ? taken : "nothing",
+             remedy(memory, kind, label));
+}
+
+/* A device whose memory is not the host's may say what it has left. */
+static int says_what_is_left(const struct ds_memory *memory, enum ds_memory_kind kind)
+{
+    const struct ds_device_ops *ops = memory->device->ops;
+
+    return kind == DS_MEMORY_DEVICE && ops->memory_left && !(ops->caps & DS_DEVICE_CAP_HOST_MEMORY);
+}
+
+/* Told before the device is asked, what is wanted and what there is are one line. */
+static ds_status check_room(const struct ds_memory *memory, enum ds_memory_kind kind,
+                            enum ds_memory_label label, size_t bytes)
+{
+    const uint64_t total = ds_memory_total(memory, kind), limit = memory->limit_bytes[kind];
+    size_t left = SIZE_MAX;
+    char text[2048];
+
+    if (says_what_is_left(memory, kind))
+        DS_TRY(memory->device->ops->memory_left(memory->device, &left));
+    describe(memory, kind, label, bytes, text, sizeof text);
+    if (limit > 0 && (bytes > limit || total > limit - bytes))
+        return ds_fail(DS_ERR_NO_MEMORY, "the limit is %llu bytes; %s", (unsigned long long)limit,
+                       text);
+    if (bytes > left)
+        return ds_fail(DS_ERR_NO_MEMORY,
+                       "the device has %zu bytes left, other programs may have some; %s", left,
+                       text);
+    return DS_OK;
+}
+
+/* The device has refused what it seemed to have room for, with a line of its own. */
+static void explain(const struct ds_memory *memory, enum ds_memory_kind kind,
+                    enum ds_memory_label label, size_t bytes)
+{
+    char text[2048];
+
+    describe(memory, kind, label, bytes, text, sizeof text);
+    ds_log_write(DS_LOG_ERROR, "%s", text);
 }
 
 static ds_status take(struct ds_memory *memory, enum ds_memory_kind kind,
                       enum ds_memory_label label, size_t bytes, uint32_t flags, void **at)
 {
-    struct ds_memory_piece *piece = NULL;
+    struct ds_memory_piece *piece;
     ds_status st;
 
     DS_ASSERT((unsigned)kind < DS_MEMORY_KIND_COUNT && (unsigned)label < DS_MEMORY_LABEL_COUNT);
@@ -165,24 +191,23 @@ static ds_status take(struct ds_memory *memory, enum ds_memory_kind kind,
         *at = NULL;
         return DS_OK;
     }
-    DS_TRY_GOTO(st, check_limit(memory, kind, label, bytes), fail);
+    DS_TRY(check_room(memory, kind, label, bytes));
     piece = malloc(sizeof *piece);
     if (!piece)
         return ds_fail(DS_ERR_NO_MEMORY, "no memory to book %zu bytes for %s", bytes,
                        label_names[label]);
     *piece = (struct ds_memory_piece){.kind = kind, .bytes = bytes, .next = memory->pieces};
-    DS_TRY_GOTO(st, memory->device->ops->alloc(memory->device, kind, bytes, flags, &piece->at),
-                fail);
+    st = memory->device->ops->alloc(memory->device, kind, bytes, flags, &piece->at);
+    if (st != DS_OK) {
+        if (st == DS_ERR_NO_MEMORY && kind != DS_MEMORY_HOST)
+            explain(memory, kind, label, bytes);
+        free(piece);
+        return st;
+    }
     memory->pieces = piece;
     memory->bytes[kind][label] += bytes;
     *at = piece->at;
     return DS_OK;
-
-fail:
-    if (st == DS_ERR_NO_MEMORY && kind != DS_MEMORY_HOST)
-        explain(memory, kind, label, bytes);
-    free(piece);
-    return st;
 }
 
 ds_status ds_memory_take(struct ds_memory *memory, enum ds_memory_kind kind,

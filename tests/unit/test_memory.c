@@ -16,6 +16,7 @@ struct fake_device {
     struct ds_device device;
     uint64_t live_bytes[DS_MEMORY_KIND_COUNT];
     int live_count, fail_at; /* fail_at: the n-th alloc from now fails; 0: none */
+    size_t left;
 };
 
 static ds_status fake_alloc(struct ds_device *device, enum ds_memory_kind kind, size_t bytes,
@@ -47,6 +48,15 @@ static void fake_release(struct ds_device *device, enum ds_memory_kind kind, voi
 
 static const struct ds_device_ops fake_ops = {
     .name = "fake", .alloc = fake_alloc, .release = fake_release};
+
+static ds_status fake_left(struct ds_device *device, size_t *bytes)
+{
+    *bytes = ((struct fake_device *)device)->left;
+    return DS_OK;
+}
+
+static const struct ds_device_ops fake_ops_that_tell = {
+    .name = "fake", .alloc = fake_alloc, .release = fake_release, .memory_left = fake_left};
 
 static void the_ledger_books_by_kind_and_label(void **state)
 {
@@ -155,6 +165,32 @@ static void a_failed_take_says_who_has_the_memory_and_what_helps(void **state)
     assert_non_null(strstr(text, "train.micro_batch_size"));
     assert_non_null(strstr(text, "train.seq_length"));
     assert_non_null(strstr(text, "zero.stage"));
+    ds_memory_fini(&memory);
+}
+
+/* Another program has the rest of the device; memory of the host is another matter. */
+static void what_a_device_has_not_left_is_refused_in_one_line(void **state)
+{
+    struct fake_device fake = {.device = {&fake_ops_that_tell}, .left = 122};
+    struct ds_memory memory;
+    struct capture capture;
+    void *at;
+
+    (void)state;
+    ds_memory_init(&memory, &fake.device);
+    assert_ok(ds_memory_take(&memory, DS_MEMORY_DEVICE, DS_MEMORY_LABEL_PARAMS, 122, &at));
+    assert_ok(ds_memory_take(&memory, DS_MEMORY_PINNED, DS_MEMORY_LABEL_STAGING, 1000, &at));
+    capture_begin(&capture);
+    assert_int_equal(
+        ds_memory_take(&memory, DS_MEMORY_DEVICE, DS_MEMORY_LABEL_ACTIVATIONS, 123, &at),
+        DS_ERR_NO_MEMORY);
+    const char *text = capture_end(&capture);
+    assert_null(strchr(text, '\n'));
+    assert_non_null(strstr(text, "the device has 122 bytes left"));
+    assert_non_null(strstr(text, "123 bytes of device memory for activations come on top of 122 "
+                                 "(parameters 122)"));
+    assert_non_null(strstr(text, "train.micro_batch_size"));
+    assert_int_equal(fake.live_count, 2);
     ds_memory_fini(&memory);
 }
 
@@ -270,6 +306,7 @@ int main(void)
         cmocka_unit_test(nothing_taken_is_null_and_costs_nothing),
         cmocka_unit_test(a_failed_take_books_nothing),
         cmocka_unit_test(a_failed_take_says_who_has_the_memory_and_what_helps),
+        cmocka_unit_test(what_a_device_has_not_left_is_refused_in_one_line),
         cmocka_unit_test(where_the_model_alone_does_not_fit_no_batch_is_blamed),
         cmocka_unit_test(a_limit_is_reached_exactly_and_not_passed),
         cmocka_unit_test(a_take_after_the_freeze_is_a_bug),
