@@ -262,7 +262,7 @@ const struct ds_field ds_config_fields[] = {
     CHOICE(precision, exp_avg, "fp32", 0, states, "storage of AdamW's memory of the gradient", "exp_avg_dtype optimizer_dtype"),
     CHOICE(precision, exp_avg_sq, "fp32", 0, states, "storage of AdamW's memory of its square", "exp_avg_sq_dtype"),
     CHOICE(precision, gradients, "fp32", 0, states, "storage of the gradient that micro-batches add up", "grad_accum_dtype main_grads_dtype accumulate_allreduce_grads_in_fp32 data_types"),
-    CHOICE(precision, reduce, "fp32", FIXED, states, "of a micro-batch's gradient on its way between ranks; added in fp32; bf16 not with compute = fp16", "reduce_dtype mixed_precision_reduce communication_data_type grad_reduce_in_fp32 grad_reduce_in_bf16"),
+    CHOICE(precision, reduce, "fp32", FIXED, states, "of a micro-batch's gradient on its way between ranks; added in fp32; bf16 not with compute = fp16; one GPU alone sends none and makes 16-bit gradients in the dtype of precision.gradients", "reduce_dtype mixed_precision_reduce communication_data_type grad_reduce_in_fp32 grad_reduce_in_bf16"),
 
     AUTO(parallel, data, FOLLOWS, 1, RANKS_MAX, "ranks that see other samples; auto: all ranks left", "dp data_parallel_size data_parallel dp_size data_parallel_degree"),
     AUTO(parallel, shard, FOLLOWS, 1, RANKS_MAX, "of these, ranks that share out one copy of the states; auto: all", "shard_size fsdp_size data_parallel_shard_degree dp_shard hybrid_shard zero_hpz_partition_size"),

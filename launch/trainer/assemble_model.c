@@ -77,6 +77,19 @@ enum ds_dtype trainer_dtype(int precision)
     return dtypes[precision];
 }
 
+/* Of local gradients: precision.reduce, in which ranks send them. One rank sends none: where its bits need not be those of
+ * other layouts it makes them in the dtype of their sum, onto which backward passes then add (adds_in_place, zero.h). */
+static enum ds_dtype grad_dtype(const struct ds_trainer *t)
+{
+    const struct ds_config *config = t->config;
+    const int is_alone = t->options.world->size == 1 && config->run.deterministic == 0 &&
+                         config->offload.grads.home == DS_HOME_DEVICE;
+    const int is_made_so = config->precision.gradients == config->precision.compute;
+
+    return trainer_dtype(is_alone && is_made_so ? config->precision.gradients
+                                                : config->precision.reduce);
+}
+
 /* Which part of the model this rank computes. */
 static struct ds_model_share share_of(const struct ds_trainer *t)
 {
@@ -85,7 +98,7 @@ static struct ds_model_share share_of(const struct ds_trainer *t)
         .tp_size = t->mesh_shape.size[DS_AXIS_TP],
         .sequence_parallel = t->config->parallel.sequence_parallel,
         .compute = trainer_dtype(t->config->precision.compute),
-        .grad = trainer_dtype(t->config->precision.reduce),
+        .grad = grad_dtype(t),
     };
 }
 

@@ -196,6 +196,41 @@ static void gradients_that_are_added_in_place_agree(void **state)
     tiny_result_fini(&one);
 }
 
+static int reduce;
+
+static void add_16_bits_in_place(struct ds_config *config)
+{
+    config->run.deterministic = 0;
+    config->precision.compute = config->precision.gradients = DS_PRECISION_BF16;
+    config->precision.reduce = reduce;
+}
+
+/* What ranks send each other is of no concern to one rank; two have it in their slots. */
+static void one_rank_makes_gradients_in_the_dtype_of_their_sum(void **state)
+{
+    struct tiny_case c = case_of(1, 3, DS_DEVICE_INLINE);
+
+    (void)state;
+    c.adjust = add_16_bits_in_place;
+    for (c.ranks = 1; c.ranks <= 2; c.ranks++) {
+        reduce = DS_PRECISION_BF16;
+        struct tiny_result narrow = run(&c);
+        reduce = DS_PRECISION_FP32;
+        struct tiny_result wide = run(&c);
+        const uint64_t *in_narrow = narrow.bytes[0][DS_MEMORY_DEVICE],
+                       *in_wide = wide.bytes[0][DS_MEMORY_DEVICE];
+
+        if (c.ranks == 1) {
+            assert_same_bits(&narrow, &wide);
+            assert_int_equal(in_narrow[DS_MEMORY_LABEL_SLOTS], in_wide[DS_MEMORY_LABEL_SLOTS]);
+        } else {
+            assert_true(in_narrow[DS_MEMORY_LABEL_SLOTS] < in_wide[DS_MEMORY_LABEL_SLOTS]);
+        }
+        tiny_result_fini(&narrow);
+        tiny_result_fini(&wide);
+    }
+}
+
 static void hybrid_sharding_agrees_across_stages(void **state)
 {
     (void)state;
@@ -344,6 +379,7 @@ int main(void)
         cmocka_unit_test(ranks_agree_with_one_rank_to_rounding),
         cmocka_unit_test(two_ranks_agree_with_two_micro_batches_to_the_bit),
         cmocka_unit_test(gradients_that_are_added_in_place_agree),
+        cmocka_unit_test(one_rank_makes_gradients_in_the_dtype_of_their_sum),
         cmocka_unit_test(hybrid_sharding_agrees_across_stages),
         cmocka_unit_test(replicas_agree_with_one_rank),
         cmocka_unit_test(tied_weights_agree_across_ranks_and_stages),
