@@ -271,9 +271,10 @@ ds_status ds_rule_directories(const struct ds_rule_check *check)
 
     for (size_t i = 0; i < sizeof homes / sizeof *homes && check->use != DS_CONFIG_PREPARE; i++)
         if (homes[i]->home == DS_HOME_NVME && !ds_config_directory(c, 0, path))
-            return ds_fail(DS_ERR_CONFIG,
-                           "%s = nvme: [offload] directories is missing: where on which drives",
-                           ds_config_key(c, "offload", keys[i], key));
+            return ds_fail(
+                DS_ERR_CONFIG,
+                "%s = nvme: [offload] directories is missing, which says on which drives",
+                ds_config_key(c, "offload", keys[i], key));
     for (uint32_t i = 0; ds_config_directory(c, i, path); i++)
         if (is_named_before(c, i, path))
             return ds_fail(DS_ERR_CONFIG, "%s names %s twice",

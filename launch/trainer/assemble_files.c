@@ -1,7 +1,7 @@
 /* assemble_files.c - the files in which that lives whose home is nvme: one of each rank in each directory, of their whole
  * size before anything is computed, gone when the run is.
  *
- *   | header | what layers keep | states | their second places, where checkpoints are references |
+ *   | what layers keep | states | their second places, where checkpoints are references |
  */
 #include "config/config.h"
 #include "console.h"
@@ -21,7 +21,7 @@ static int has_files(const struct ds_trainer *t)
 
 uint64_t trainer_states_at(const struct ds_trainer *t, uint32_t drive)
 {
-    return t->files[drive].offset + ds_executor_file_bytes(t->executor, drive);
+    return ds_executor_file_bytes(t->executor, drive);
 }
 
 /* One directory's part; `texts`: the key and the path. */
@@ -45,10 +45,13 @@ static void tell(const struct ds_swap_file_options *options, const struct ds_swa
     char bytes[32];
 
     ds_console_bytes(options->bytes, bytes, sizeof bytes);
-    ds_info("offload: %s: %s a rank%s%s%s%s", options->directory, bytes,
-            file->buffered ? ", through the page cache: " : ", around the page cache",
-            file->buffered ? file->buffered : "", warning ? "; that is " : "",
-            warning ? warning : "");
+    if (warning && !file->buffered)
+        ds_info("offload: %s: %s a rank; that is %s", options->directory, bytes, warning);
+    else
+        ds_info("offload: %s: %s a rank%s%s%s%s", options->directory, bytes,
+                file->buffered ? ", through the page cache: " : ", around the page cache",
+                file->buffered ? file->buffered : "", warning ? "; that is " : "",
+                warning ? warning : "");
 }
 
 static ds_status make_files(struct ds_trainer *t)
@@ -62,7 +65,7 @@ static ds_status make_files(struct ds_trainer *t)
     if (!t->files)
         return ds_fail(DS_ERR_NO_MEMORY, "%u files of states", count);
     for (uint32_t i = 0; i < count; i++)
-        t->files[i].file = -1;
+        t->files[i].file = t->files[i].lock = -1;
     for (uint32_t i = 0; i < count; i++) {
         const struct ds_swap_file_options options = options_of(t, i, key, path);
 
@@ -88,7 +91,7 @@ static ds_status start(struct ds_trainer *t)
     if (!drives)
         return ds_fail(DS_ERR_NO_MEMORY, "%u drives", count);
     for (uint32_t i = 0; i < count; i++)
-        drives[i] = (struct ds_swap_drive){t->files[i].file, t->files[i].offset, t->files[i].path};
+        drives[i] = (struct ds_swap_drive){t->files[i].file, 0, t->files[i].path};
     all.drives = drives;
     st = ds_executor_start_files(t->executor, &all);
     for (uint32_t i = 0; i < count; i++)

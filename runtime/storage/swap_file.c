@@ -1,6 +1,8 @@
-/* swap_file.c - whose a file is, is said by a lock: it holds as long as the process lives and no longer, so a file without
- * one was left by somebody who was killed, and may go. A file is made, locked, and looked for under its name: whoever finds
- * another one there, or none, was overtaken between two of these, and tries again. */
+/* swap_file.c - states lie in a file without a name, which the system takes away with the process, however that ends. A
+ * small one beside it has the name and says by a lock whose the place is: the lock holds as long as the process lives
+ * and no longer, so a name without one was left by somebody who was killed, and may go. That file is made, locked, and
+ * looked for under its name: whoever finds another one there, or none, was overtaken between two of these, and tries
+ * again. */
 #include "dstrain/swap_file.h"
 
 #include <errno.h>
@@ -56,6 +58,16 @@ static int has_header(struct ds_fs *fs, const char *path, const uint8_t *header)
     return is_same;
 }
 
+/* The place is locked by this very process: its directory has been named before, in other words. */
+static int is_own(const char *owner)
+{
+    char host[64], own[160];
+
+    host_name(host, sizeof host);
+    snprintf(own, sizeof own, "process %ld on host %s", (long)getpid(), host);
+    return strcmp(owner, own) == 0;
+}
+
 static ds_status refuse_second(const struct ds_swap_file_options *o, const char *path)
 {
     const int file = ds_fs_open(o->fs, path, DS_FS_READ, 0);
@@ -67,6 +79,9 @@ static ds_status refuse_second(const struct ds_swap_file_options *o, const char 
         (void)ds_fs_close(o->fs, file);
     }
     owner[strcspn(owner, "\n")] = '\0';
+    if (is_own(owner))
+        return ds_fail(DS_ERR_CONFIG, "%s: %s is named twice; each directory is one drive", o->who,
+                       o->directory);
     return ds_fail(DS_ERR_CONFIG,
                    "%s: %s: another run has its states there (%s); wait until it ends, or choose "
                    "another directory",
@@ -74,6 +89,11 @@ static ds_status refuse_second(const struct ds_swap_file_options *o, const char 
 }
 
 /* ---- taking a place */
+
+static void data_path(const char *path, char to[DS_SWAP_PATH_BYTES + 8])
+{
+    snprintf(to, DS_SWAP_PATH_BYTES + 8, "%s.data", path);
+}
 
 /* 1: it was nobody's, and is gone; 0: somebody has it; or -errno. Where nobody can tell who has a file it goes, too: who
  * has it open does not lose it. */
@@ -92,7 +112,8 @@ static int remove_dead(struct ds_fs *fs, const char *path)
 /* The same: 1: it is ours, and its name leads to it. */
 static int claim(const struct ds_swap_file_options *o, struct ds_swap_file *out, uint8_t *header)
 {
-    const int file = ds_fs_create_direct(o->fs, out->path, 0600, &out->buffered);
+    const char *buffered;
+    const int file = ds_fs_create_direct(o->fs, out->path, 0600, &buffered);
     int code;
 
     if (file == -EEXIST)
@@ -108,7 +129,7 @@ static int claim(const struct ds_swap_file_options *o, struct ds_swap_file *out,
     if (code == 0)
         code = sign(o->fs, o->clock, file, header);
     if (code == 0 && has_header(o->fs, out->path, header)) {
-        out->file = file;
+        out->lock = file;
         return 1;
     }
     if (code < 0 && code != -EAGAIN)
@@ -134,12 +155,26 @@ static ds_status take_place(const struct ds_swap_file_options *o, struct ds_swap
     free(header);
     if (code < 0)
         return refuse(o, "a file for states cannot be made there", code);
-    return out->file >= 0 ? DS_OK : refuse_second(o, out->path);
+    return out->lock >= 0 ? DS_OK : refuse_second(o, out->path);
 }
 
-/* ---- its size */
+/* ---- the file of states */
 
-static ds_status refuse_size(const struct ds_swap_file_options *o, uint64_t bytes)
+/* Its name is there for a moment; who was killed in it has left an empty file. 0 or -errno. */
+static int make_data(const struct ds_swap_file_options *o, struct ds_swap_file *out)
+{
+    char path[DS_SWAP_PATH_BYTES + 8];
+    int code;
+
+    data_path(out->path, path);
+    code = ds_fs_unlink(o->fs, path);
+    if (code != 0 && code != -ENOENT)
+        return code;
+    out->file = ds_fs_create_direct(o->fs, path, 0600, &out->buffered);
+    return out->file < 0 ? out->file : ds_fs_unlink(o->fs, path);
+}
+
+static ds_status refuse_size(const struct ds_swap_file_options *o)
 {
     struct ds_fs_space space = {0};
 
@@ -147,22 +182,33 @@ static ds_status refuse_size(const struct ds_swap_file_options *o, uint64_t byte
     return ds_fail(DS_ERR_CONFIG,
                    "%s: %s: no space for the states of a rank: %" PRIu64
                    " bytes are needed, %" PRIu64 " are free",
-                   o->who, o->directory, bytes, space.free_bytes);
+                   o->who, o->directory, o->bytes, space.free_bytes);
 }
 
-/* Network file systems may set a size that they have no room for. */
+/* Network file systems may set a size that they have no room for; some file systems do not know how much they have. */
 static ds_status reserve(const struct ds_swap_file_options *o, const struct ds_swap_file *out)
 {
-    const uint64_t bytes = out->offset + o->bytes;
     struct ds_fs_space space;
     int code = ds_fs_statvfs(o->fs, o->directory, &space);
 
-    if (code == 0 && space.free_bytes < o->bytes)
-        return refuse_size(o, bytes);
-    code = ds_fs_fallocate(o->fs, out->file, bytes);
-    if (code == -ENOSPC || code == -EFBIG || code == -EDQUOT)
-        return refuse_size(o, bytes);
+    if (code == 0 && space.total_bytes > 0 && space.free_bytes < o->bytes)
+        return refuse_size(o);
+    code = ds_fs_fallocate(o->fs, out->file, o->bytes);
+    if (code == -ENOSPC || code == -EDQUOT)
+        return refuse_size(o);
+    if (code == -EFBIG)
+        return ds_fail(DS_ERR_CONFIG,
+                       "%s: %s: a file of %" PRIu64
+                       " bytes is more than a process may write (ulimit -f) or the file system has",
+                       o->who, o->directory, o->bytes);
     return code == 0 ? DS_OK : refuse(o, "the file for states cannot be made so large", code);
+}
+
+static ds_status make_and_reserve(const struct ds_swap_file_options *o, struct ds_swap_file *out)
+{
+    const int code = make_data(o, out);
+
+    return code == 0 ? reserve(o, out) : refuse(o, "a file for states cannot be made there", code);
 }
 
 static ds_status check_directory(const struct ds_swap_file_options *o)
@@ -188,11 +234,11 @@ ds_status ds_swap_file_open(const struct ds_swap_file_options *options, struct d
 {
     ds_status st;
 
-    *out = (struct ds_swap_file){.file = -1, .offset = HEADER_BYTES};
+    *out = (struct ds_swap_file){.file = -1, .lock = -1};
     DS_TRY(check_directory(options));
     name_file(options, out->path);
     DS_TRY(take_place(options, out));
-    st = reserve(options, out);
+    st = make_and_reserve(options, out);
     if (st != DS_OK)
         ds_swap_file_close(options->fs, out);
     return st;
@@ -202,13 +248,16 @@ void ds_swap_file_close(struct ds_fs *fs, struct ds_swap_file *file)
 {
     int code;
 
-    if (file->file < 0)
+    if (file->file >= 0)
+        (void)ds_fs_close(fs, file->file);
+    file->file = -1;
+    if (file->lock < 0)
         return;
     code = ds_fs_unlink(fs, file->path); /* while the lock still says whose it is */
     if (code != 0 && code != -ENOENT)
         ds_warn("%s: cannot be removed: %s", file->path, strerror(-code));
-    (void)ds_fs_close(fs, file->file);
-    file->file = -1;
+    (void)ds_fs_close(fs, file->lock);
+    file->lock = -1;
 }
 
 /* ---- what others have left */

@@ -14,8 +14,12 @@ away="offload.params=nvme offload.master=nvme offload.exp_avg=nvme:0.5 offload.e
 small_config precision.compute=bf16 model.num_hidden_layers=3 train.steps=6 train.global_batch_size=8 train.micro_batch_size=1 \
     train.seq_length=32 offload.block_size=16384 offload.directories="$work/one, $work/two" >c.ini
 
-states() { # how many files
+states() { # how many names
     find one two -name '*.states' | wc -l
+}
+
+no_space() { # WHEN: a name says whose the place is; states have none
+    [ -z "$(find one two -type f -size +8)" ] || fail "$1: more than names: $(find one two -type f -size +8)"
 }
 
 # shellcheck disable=SC2086
@@ -45,7 +49,7 @@ done
 mpirun -n 2 "$program" c.ini run.dir=first $away train.steps=1000000 >out.first 2>err.first &
 first=$!
 await_step first 2 $first
-[ "$(states)" -eq 4 ] || fail "$(states) files of two ranks in two directories"
+[ "$(states)" -eq 4 ] || fail "$(states) places of two ranks in two directories"
 # shellcheck disable=SC2086
 run second $away offload.directories="$work/two"
 [ $code -eq 64 ] || fail "a second run in the same directory: $code"
@@ -56,11 +60,39 @@ ranks=$(ranks_of $first)
 # shellcheck disable=SC2086
 kill -9 $ranks
 await_exit $first
-[ "$(states)" -eq 4 ] || fail "$(states) files of ranks that were killed"
+[ "$(states)" -eq 4 ] || fail "$(states) places of ranks that were killed"
+no_space "killed"
 # shellcheck disable=SC2086
 "$program" c.ini run.dir=third $away train.steps=2 >out 2>err || fail "behind a killed run: $?"
 [ "$(grep -c 'was left by a run that was killed' err)" -eq 2 ] || fail "nobody says what was left"
 [ "$(states)" -eq 0 ] || fail "files are left: $(find one two)"
+
+# ---- however a run ends, its space is free
+
+for way in TERM fail hang; do
+    given=
+    case $way in
+    TERM) ;;
+    *) given="debug.inject=$way:1:3 run.deadline=3" ;;
+    esac
+    # shellcheck disable=SC2086
+    mpirun -n 2 "$program" c.ini run.dir="end-$way" $away train.steps=1000000 $given >out 2>err &
+    job=$!
+    if [ $way = TERM ]; then
+        await_step "end-$way" 2 $job
+        # shellcheck disable=SC2046
+        kill -TERM $(ranks_of $job)
+    fi
+    await_exit $job
+    [ "$code" -ne 0 ] || fail "$way: the run goes on"
+    no_space "$way"
+done
+(
+    ulimit -f 600 # of 512 bytes
+    exec "$program" c.ini run.dir=small $away log.trace= >out 2>err
+)
+code=$?
+[ $code -eq 64 ] && grep -q 'is more than a process may write (ulimit -f)' err || fail "a limit of a file's size: $code"
 
 # ---- what cannot be
 
@@ -79,6 +111,8 @@ refused 'directories: /none/such: states cannot live there: No such file' offloa
 refused "directories: $work/t.txt: states cannot live there: Not a directory" offload.exp_avg=nvme \
     offload.directories="$work/t.txt"
 refused "directories names $work/one twice" offload.directories="$work/one,$work/one/"
+ln -s one alias
+refused "directories: $work/alias is named twice" offload.exp_avg=nvme offload.directories="$work/one,$work/alias"
 refused "master = 'nvme:1.5' must be device, host, nvme or auto" offload.master=nvme:1.5
 refused "master = 'disk' must be device, host, nvme or auto" offload.master=disk
 refused 'for stage = 3' offload.params=nvme zero.stage=2
@@ -98,12 +132,16 @@ mpirun -n 2 "$program" c.ini run.dir=broken $away train.steps=1000000 checkpoint
 job=$!
 await_step broken 5 $job
 victim=$(find two -name '*-0001.states')
-bytes=$(stat -c %s "$victim")
-dd if=/dev/urandom of="$victim" bs=4096 seek=1 count=$((bytes / 4096 - 1)) conv=notrunc,fsync 2>/dev/null
+for rank in $(ranks_of $job); do
+    for file in "/proc/$rank/fd"/*; do
+        case $(readlink "$file") in "$work/$victim.data (deleted)") data=$file ;; esac
+    done
+done
+dd if=/dev/urandom of="$data" bs=4096 count=$(($(stat -L -c %s "$data") / 4096)) conv=notrunc,fsync 2>/dev/null
 await_exit $job
 [ $code -eq 65 ] || fail "other bytes: $code"
 grep -q "$victim: [0-9]* bytes at [0-9]* came back with another checksum" err || fail "the file is not named"
-[ "$(states)" -eq 0 ] || echo "left by ranks that were ended: $(states)"
+no_space "other bytes"
 must_verify broken "behind other bytes"
 steps=$(($(steps_done broken) + 2))
 # shellcheck disable=SC2086

@@ -8,6 +8,8 @@
 #include "dstrain/swap_file.h"
 
 #include <errno.h>
+#include <signal.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define BYTES 300032u
@@ -63,8 +65,7 @@ static void assert_zeros(const struct ds_swap_file *file)
     static uint8_t got[4096] __attribute__((aligned(4096)));
 
     for (uint64_t at = 0; at < BYTES / 4096 * 4096; at += 4096) {
-        assert_int_equal(
-            ds_fs_read_all(ds_fs_posix(), file->file, got, sizeof got, file->offset + at), 0);
+        assert_int_equal(ds_fs_read_all(ds_fs_posix(), file->file, got, sizeof got, at), 0);
         for (size_t i = 0; i < sizeof got; i++)
             assert_int_equal(got[i], 0);
     }
@@ -79,39 +80,110 @@ static void a_file_has_its_size_at_once_and_goes(void **state)
     (void)state;
     assert_ok(ds_swap_file_open(&options, &file));
     assert_int_equal(ds_fs_fstat(ds_fs_posix(), file.file, &stat), 0);
-    assert_int_equal(stat.bytes, file.offset + BYTES);
+    assert_int_equal(stat.bytes, BYTES);
     assert_zeros(&file);
+    assert_int_equal(count_names(), 1);
+    assert_int_equal(ds_fs_stat(ds_fs_posix(), file.path, &stat), 0);
+    assert_true(stat.bytes <= 4096);
     ds_swap_file_close(ds_fs_posix(), &file);
     assert_int_equal(file.file, -1);
     ds_swap_file_close(ds_fs_posix(), &file); /* a second time does nothing */
     assert_int_equal(count_names(), 0);
 }
 
+/* Another process that has a file, until it is killed. */
+static pid_t hold(const struct ds_swap_file_options *options)
+{
+    int ready[2];
+    pid_t child;
+    char word = 0;
+
+    assert_int_equal(pipe(ready), 0);
+    child = fork();
+    if (child == 0) {
+        struct ds_swap_file file;
+
+        if (ds_swap_file_open(options, &file) == DS_OK)
+            word = 1;
+        (void)!write(ready[1], &word, 1);
+        pause();
+        _exit(0);
+    }
+    assert_int_equal(read(ready[0], &word, 1), 1);
+    assert_int_equal(word, 1);
+    close(ready[0]);
+    close(ready[1]);
+    return child;
+}
+
+static uint64_t bytes_there(void)
+{
+    char **names, path[1024];
+    struct ds_fs_stat stat;
+    uint64_t bytes = 0;
+    size_t count;
+
+    assert_int_equal(ds_fs_readdir(ds_fs_posix(), root, &names, &count), 0);
+    for (size_t i = 0; i < count; i++) {
+        snprintf(path, sizeof path, "%s/%s", root, names[i]);
+        assert_int_equal(ds_fs_stat(ds_fs_posix(), path, &stat), 0);
+        bytes += stat.bytes;
+    }
+    free(names);
+    return bytes;
+}
+
+static const char *refusal(const struct ds_swap_file_options *options, struct capture *capture)
+{
+    struct ds_swap_file second;
+
+    capture_begin(capture);
+    assert_int_equal(open_now(options, &second), DS_ERR_CONFIG);
+    return capture_end(capture);
+}
+
+/* Killed, it leaves its name alone: the space is free at once. */
 static void a_second_run_is_refused_and_told_who_is_there(void **state)
 {
     const struct ds_swap_file_options options = options_of(ds_fs_posix(), 0);
-    struct ds_swap_file first, second;
+    const pid_t first = hold(&options);
+    struct ds_swap_file second;
+    struct capture capture;
     const char *said;
     char owner[64];
-    struct capture capture;
 
     (void)state;
-    assert_ok(ds_swap_file_open(&options, &first));
-    capture_begin(&capture);
-    assert_int_equal(open_now(&options, &second), DS_ERR_CONFIG);
-    said = capture_end(&capture);
-    snprintf(owner, sizeof owner, "process %ld on host ", (long)getpid());
+    said = refusal(&options, &capture);
+    snprintf(owner, sizeof owner, "process %ld on host ", (long)first);
     assert_non_null(strstr(said, owner));
     assert_non_null(strstr(said, options.who));
     assert_non_null(strstr(said, root));
-    assert_zeros(&first); /* unharmed */
-    ds_swap_file_close(ds_fs_posix(), &first);
+    assert_int_equal(kill(first, SIGKILL), 0);
+    assert_int_equal(waitpid(first, NULL, 0), first);
+    assert_int_equal(count_names(), 1);
+    assert_true(bytes_there() <= 4096);
     assert_ok(open_now(&options, &second));
+    assert_zeros(&second);
     ds_swap_file_close(ds_fs_posix(), &second);
     assert_int_equal(count_names(), 0);
 }
 
-/* As after a SIGKILL: the file is there, and the lock is gone. */
+/* "one,./one", or a link to it. */
+static void a_directory_in_other_words_is_no_other_run(void **state)
+{
+    const struct ds_swap_file_options options = options_of(ds_fs_posix(), 0);
+    struct ds_swap_file first;
+    struct capture capture;
+
+    (void)state;
+    assert_ok(ds_swap_file_open(&options, &first));
+    assert_non_null(strstr(refusal(&options, &capture), "is named twice"));
+    assert_zeros(&first); /* unharmed */
+    ds_swap_file_close(ds_fs_posix(), &first);
+    assert_int_equal(count_names(), 0);
+}
+
+/* As after a SIGKILL: the name is there, and the lock is gone. */
 static void leave_dead(uint32_t local_rank)
 {
     const struct ds_swap_file_options options = options_of(ds_fs_posix(), local_rank);
@@ -119,9 +191,9 @@ static void leave_dead(uint32_t local_rank)
     struct ds_swap_file file;
 
     assert_ok(ds_swap_file_open(&options, &file));
-    assert_int_equal(
-        ds_fs_write_all(ds_fs_posix(), file.file, ones, sizeof ones, file.offset + 4096), 0);
+    assert_int_equal(ds_fs_write_all(ds_fs_posix(), file.file, ones, sizeof ones, 4096), 0);
     assert_int_equal(ds_fs_close(ds_fs_posix(), file.file), 0);
+    assert_int_equal(ds_fs_close(ds_fs_posix(), file.lock), 0);
 }
 
 static void what_a_killed_run_left_is_in_nobodys_way(void **state)
@@ -149,9 +221,11 @@ static void what_a_killed_run_left_is_in_nobodys_way(void **state)
 
 /* ---- what cannot be */
 
+static int why_not;
+
 static int refuses_space(const struct disk_call *call)
 {
-    return strcmp(call->what, "fallocate") == 0 ? -ENOSPC : 0;
+    return strcmp(call->what, "fallocate") == 0 ? why_not : 0;
 }
 
 static void no_space_is_said_in_bytes(void **state)
@@ -163,16 +237,19 @@ static void no_space_is_said_in_bytes(void **state)
     const char *said;
 
     (void)state;
+    why_not = -EFBIG;
+    assert_non_null(strstr(refusal(&options, &capture), "ulimit -f"));
+    why_not = -ENOSPC;
     capture_begin(&capture);
     assert_int_equal(ds_swap_file_open(&options, &file), DS_ERR_CONFIG);
     said = capture_end(&capture);
-    assert_non_null(strstr(said, "304128 bytes are needed"));
+    assert_non_null(strstr(said, "300032 bytes are needed"));
     assert_non_null(strstr(said, "are free"));
     huge.bytes = (uint64_t)1 << 60;
     capture_begin(&capture);
     assert_int_equal(ds_swap_file_open(&huge, &file), DS_ERR_CONFIG);
     said = capture_end(&capture);
-    assert_non_null(strstr(said, "1152921504606851072 bytes are needed"));
+    assert_non_null(strstr(said, "1152921504606846976 bytes are needed"));
     assert_int_equal(count_names(), 0);
 }
 
@@ -227,6 +304,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_file_has_its_size_at_once_and_goes, make_root,
                                         remove_root),
         cmocka_unit_test_setup_teardown(a_second_run_is_refused_and_told_who_is_there, make_root,
+                                        remove_root),
+        cmocka_unit_test_setup_teardown(a_directory_in_other_words_is_no_other_run, make_root,
                                         remove_root),
         cmocka_unit_test_setup_teardown(what_a_killed_run_left_is_in_nobodys_way, make_root,
                                         remove_root),
