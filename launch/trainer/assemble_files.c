@@ -117,7 +117,7 @@ static ds_status sweep_and_start(struct ds_trainer *t)
 
 ds_status trainer_open_files(struct ds_trainer *t)
 {
-    DS_TRY(trainer_together(t, make_files));
+    DS_TRY(trainer_leader_first(t, make_files)); /* what one is refused, others mostly are, too */
     return trainer_together(t, sweep_and_start);
 }
 

@@ -53,6 +53,7 @@ await_step first 2 $first
 # shellcheck disable=SC2086
 run second $away offload.directories="$work/two"
 [ $code -eq 64 ] || fail "a second run in the same directory: $code"
+[ "$(grep -c ': error: ' err)" -eq 1 ] || fail "the second run is refused in $(grep -c ': error: ' err) lines"
 grep -q "directories: $work/two: another run has its states there (process [0-9]* on host " err ||
     fail "the second run does not say who is there"
 kill -0 $first 2>/dev/null || fail "the first run has ended"
