@@ -58,8 +58,8 @@ struct ds_device_options {
     uint32_t rank, sharer_count;
     int nvlink_multicast;
     int copy_engines; /* gather with them what is registered */
-    uint64_t
-        tuning_ns; /* cuda: to time products under load, in all; 0: in moments, as soon as they are met */
+    /* cuda: to time products under load, in all; 0: in moments, as soon as they are met */
+    uint64_t tuning_ns;
     const struct ds_clock *clock;
 };
 

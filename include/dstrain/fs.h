@@ -148,6 +148,9 @@ const char *ds_fs_why(int code);
 /* A new file to read and write, DS_FS_DIRECT where that works with blocks of DS_FS_DIRECT_ALIGN: then *why is NULL,
  * else the reason why the page cache is in between. Descriptor or -errno; -EEXIST: it is there. */
 int ds_fs_create_direct(struct ds_fs *fs, const char *path, uint32_t mode, const char **why);
+/* The same without a name: gone when it is closed, however that comes. `path` is its name for a moment; one that bears it
+ * was left by somebody who was killed just then. */
+int ds_fs_create_nameless(struct ds_fs *fs, const char *path, uint32_t mode, const char **why);
 /* all of `bytes` or -errno (-EIO at an early end of file); loops over short counts */
 int ds_fs_read_all(struct ds_fs *fs, int file, void *to, size_t bytes, uint64_t offset);
 int ds_fs_write_all(struct ds_fs *fs, int file, const void *from, size_t bytes, uint64_t offset);

@@ -159,7 +159,7 @@ static ds_status on_step(struct step_bench *s, const struct ds_step_report *repo
     }
     if (s->is_paired)
         DS_TRY(bench_product_run(&s->product, product));
-    s->resumed_ns = s->is_paired ? ds_clock_mono_ns(clock) : now_ns;
+    s->resumed_ns = ds_clock_mono_ns(clock);
     return DS_OK;
 }
 

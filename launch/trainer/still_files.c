@@ -11,22 +11,6 @@
 
 #define PATH_BYTES (DS_TEXT_MAX + 64)
 
-/* A file without a name, or -errno. One that bears it was left by a launch that was killed just then. */
-static int create_nameless(struct ds_fs *fs, const char *path)
-{
-    const char *why;
-    int code = ds_fs_unlink(fs, path);
-    const int file =
-        code == 0 || code == -ENOENT ? ds_fs_create_direct(fs, path, 0600, &why) : code;
-
-    if (file < 0)
-        return file;
-    code = ds_fs_unlink(fs, path);
-    if (code != 0)
-        (void)ds_fs_close(fs, file);
-    return code != 0 ? code : file;
-}
-
 /* 0 or -errno. What is tried takes no room when it is over. */
 static int try_to_share(const struct ds_trainer *t, uint32_t drive, int still)
 {
@@ -35,7 +19,8 @@ static int try_to_share(const struct ds_trainer *t, uint32_t drive, int still)
 
     snprintf(path, sizeof path, "%s/share-%u.tmp", t->config->checkpoint.dir,
              t->options.world->rank);
-    const int pack = create_nameless(fs, path);
+    const char *why;
+    const int pack = ds_fs_create_nameless(fs, path, 0600, &why);
     int code =
         pack < 0 ? pack : ds_fs_clone(fs, t->files[drive].file, 0, still, 0, DS_FS_DIRECT_ALIGN);
 
@@ -64,6 +49,7 @@ static int take_room(const struct ds_trainer *t, uint32_t drive)
 static int open_drive(const struct ds_trainer *t, uint32_t drive, struct ds_saver_still *out)
 {
     char directory[DS_TEXT_MAX], path[DS_SWAP_PATH_BYTES + 8];
+    const char *why;
 
     (void)ds_config_directory(t->config, drive, directory);
     out->files[drive] = -1;
@@ -72,7 +58,7 @@ static int open_drive(const struct ds_trainer *t, uint32_t drive, struct ds_save
     if (!out->directories[drive])
         return -ENOMEM;
     snprintf(path, sizeof path, "%s.still", t->files[drive].path);
-    out->files[drive] = create_nameless(t->options.fs, path);
+    out->files[drive] = ds_fs_create_nameless(t->options.fs, path, 0600, &why);
     if (out->files[drive] < 0)
         return out->files[drive];
     const int code = try_to_share(t, drive, out->files[drive]);

@@ -63,3 +63,16 @@ int ds_fs_create_direct(struct ds_fs *fs, const char *path, uint32_t mode, const
     (void)ds_fs_unlink(fs, path);
     return code;
 }
+
+int ds_fs_create_nameless(struct ds_fs *fs, const char *path, uint32_t mode, const char **why)
+{
+    int code = ds_fs_unlink(fs, path);
+    const int file = code == 0 || code == -ENOENT ? ds_fs_create_direct(fs, path, mode, why) : code;
+
+    if (file < 0)
+        return file;
+    code = ds_fs_unlink(fs, path);
+    if (code != 0)
+        (void)ds_fs_close(fs, file);
+    return code != 0 ? code : file;
+}

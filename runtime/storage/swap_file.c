@@ -90,11 +90,6 @@ static ds_status refuse_second(const struct ds_swap_file_options *o, const char 
 
 /* ---- taking a place */
 
-static void data_path(const char *path, char to[DS_SWAP_PATH_BYTES + 8])
-{
-    snprintf(to, DS_SWAP_PATH_BYTES + 8, "%s.data", path);
-}
-
 /* 1: it was nobody's, and is gone; 0: somebody has it; or -errno. Where nobody can tell who has a file it goes, too: who
  * has it open does not lose it. */
 static int remove_dead(struct ds_fs *fs, const char *path)
@@ -160,20 +155,6 @@ static ds_status take_place(const struct ds_swap_file_options *o, struct ds_swap
 
 /* ---- the file of states */
 
-/* Its name is there for a moment; who was killed in it has left an empty file. 0 or -errno. */
-static int make_data(const struct ds_swap_file_options *o, struct ds_swap_file *out)
-{
-    char path[DS_SWAP_PATH_BYTES + 8];
-    int code;
-
-    data_path(out->path, path);
-    code = ds_fs_unlink(o->fs, path);
-    if (code != 0 && code != -ENOENT)
-        return code;
-    out->file = ds_fs_create_direct(o->fs, path, 0600, &out->buffered);
-    return out->file < 0 ? out->file : ds_fs_unlink(o->fs, path);
-}
-
 static ds_status refuse_size(const struct ds_swap_file_options *o)
 {
     struct ds_fs_space space = {0};
@@ -206,9 +187,12 @@ static ds_status reserve(const struct ds_swap_file_options *o, const struct ds_s
 
 static ds_status make_and_reserve(const struct ds_swap_file_options *o, struct ds_swap_file *out)
 {
-    const int code = make_data(o, out);
+    char path[DS_SWAP_PATH_BYTES + 8];
 
-    return code == 0 ? reserve(o, out) : refuse(o, "a file for states cannot be made there", code);
+    snprintf(path, sizeof path, "%s.data", out->path);
+    out->file = ds_fs_create_nameless(o->fs, path, 0600, &out->buffered);
+    return out->file >= 0 ? reserve(o, out)
+                          : refuse(o, "a file for states cannot be made there", out->file);
 }
 
 static ds_status check_directory(const struct ds_swap_file_options *o)
