@@ -33,71 +33,79 @@ static int is_param(uint32_t unit, uint64_t at)
     return is_within(at, params[unit][0]) || is_within(at, params[unit][1]);
 }
 
+/* Where a number comes from. */
+struct origin {
+    const struct zero_case *test;
+    uint32_t stage, tensor, replica, shard;
+};
+
+static struct origin origin_of(const struct zero_rank *r)
+{
+    return (struct origin){r->test, r->stage, r->tensor, r->replica, r->shard};
+}
+
 /* What one rank's backward leaves for one micro-batch; of 16 bits whole numbers whose sums are exact. */
-static float local_gradient(const struct zero_rank *r, uint32_t unit, uint32_t micro, uint64_t at)
+static float local_gradient(struct origin from, uint32_t unit, uint32_t micro, uint64_t at)
 {
     uint64_t place =
-        (((((r->test->seed * 8 + unit) * 8 + micro) * 8 + r->stage) * 8 + r->tensor) * 8 +
-         r->replica) *
+        (((((from.test->seed * 8 + unit) * 8 + micro) * 8 + from.stage) * 8 + from.tensor) * 8 +
+         from.replica) *
             8 +
-        r->shard;
+        from.shard;
     uint64_t state = place * 1000003 + at;
 
-    if (r->test->dtypes.reduce != DS_F32)
+    if (from.test->dtypes.reduce != DS_F32)
         return (float)(random_next(&state) >> 61) - 4;
     return (float)(random_next(&state) >> 40) * 0x1p-23f - 1.0f;
 }
 
-static float over_tensor(const struct zero_rank *r, uint32_t unit, uint32_t micro, uint64_t at)
+static float over_tensor(struct origin from, uint32_t unit, uint32_t micro, uint64_t at)
 {
-    struct zero_rank from = *r;
-
     if (!is_within(at, shared[unit]))
-        return local_gradient(&from, unit, micro, at);
+        return local_gradient(from, unit, micro, at);
     from.tensor = 0;
-    float sum = local_gradient(&from, unit, micro, at);
-    for (from.tensor = 1; from.tensor < r->test->tensor; from.tensor++)
-        sum += local_gradient(&from, unit, micro, at);
+    float sum = local_gradient(from, unit, micro, at);
+    for (from.tensor = 1; from.tensor < from.test->tensor; from.tensor++)
+        sum += local_gradient(from, unit, micro, at);
     return sum;
 }
 
-static float over_data(const struct zero_rank *r, uint32_t unit, uint32_t micro, uint64_t at)
+static float over_data(struct origin from, uint32_t unit, uint32_t micro, uint64_t at)
 {
-    struct zero_rank from = *r;
     float sum = 0;
 
-    for (from.replica = 0; from.replica < r->test->replica; from.replica++) {
+    for (from.replica = 0; from.replica < from.test->replica; from.replica++) {
         from.shard = 0;
-        float part = over_tensor(&from, unit, micro, at);
-        for (from.shard = 1; from.shard < r->test->shard; from.shard++)
-            part += over_tensor(&from, unit, micro, at);
+        float part = over_tensor(from, unit, micro, at);
+        for (from.shard = 1; from.shard < from.test->shard; from.shard++)
+            part += over_tensor(from, unit, micro, at);
         sum = from.replica == 0 ? part : sum + part;
     }
     return sum;
 }
 
-static float over_micros(const struct zero_rank *r, uint32_t unit, uint64_t at)
+static float over_micros(struct origin from, uint32_t unit, uint64_t at)
 {
-    float sum = over_data(r, unit, 0, at);
+    float sum = over_data(from, unit, 0, at);
 
     for (uint32_t micro = 1; micro < MICROS; micro++)
-        sum += over_data(r, unit, micro, at);
+        sum += over_data(from, unit, micro, at);
     return sum;
 }
 
 /* The whole gradient of an element, with the additions in the order that is promised. */
-static float expected(const struct zero_rank *r, uint32_t unit, uint64_t at)
+static float expected(struct origin from, uint32_t unit, uint64_t at)
 {
-    struct zero_rank from = *r;
+    const uint32_t last = from.test->stages - 1;
 
     if (!is_param(unit, at))
         return 0;
-    if (unit != TIED || r->test->stages == 1)
-        return over_micros(r, unit, at);
+    if (unit != TIED || last == 0)
+        return over_micros(from, unit, at);
     from.stage = 0;
-    float sum = over_micros(&from, unit, at);
-    from.stage = r->test->stages - 1;
-    return sum + over_micros(&from, unit, at);
+    float sum = over_micros(from, unit, at);
+    from.stage = last;
+    return sum + over_micros(from, unit, at);
 }
 
 static void describe(struct zero_rank *r, struct ds_zero_sum sums[UNITS],
@@ -134,7 +142,7 @@ static void bring_home(struct zero_rank *r, uint32_t unit, uint32_t micro)
     RIG_OK(r, ds_zero_grad_acquire(r->zero, unit, micro % 2, &is_started));
     RIG_HOLDS(r, !is_started);
     for (uint64_t i = 0; i < elems[unit]; i++)
-        values[i] = local_gradient(r, unit, micro, i);
+        values[i] = local_gradient(origin_of(r), unit, micro, i);
     (void)ds_dtype_from_f32(stored, dtype, values, elems[unit]);
     for (uint32_t p = 0; p < 2; p++) /* what lies between parameters is not backward's */
         rig_copy(r, (uint8_t *)ds_zero_grads(r->zero, unit) + params[unit][p].start * size,
@@ -165,7 +173,7 @@ static void check_gradient(struct zero_rank *r, uint32_t unit)
     rig_copy(r, stored, state.grad.data, state.count * ds_dtype_bytes(state.grad.dtype));
     (void)ds_dtype_to_f32(values, stored, state.grad.dtype, state.count);
     for (uint64_t i = 0; i < state.count; i++)
-        wrong += values[i] != expected(r, unit, state.start + i);
+        wrong += values[i] != expected(origin_of(r), unit, state.start + i);
     RIG_HOLDS(r, wrong == 0);
     RIG_OK(r, ds_zero_update_end(r->zero, r->compute, unit, 0));
     free(values);
@@ -175,14 +183,14 @@ static void check_gradient(struct zero_rank *r, uint32_t unit)
 /* Every element once, however many ranks hold a copy. */
 static double expected_norm(const struct zero_rank *r)
 {
-    struct zero_rank from = *r;
+    struct origin from = origin_of(r);
     double sum = 0;
 
     for (uint32_t unit = 0; unit < UNITS; unit++)
         for (from.tensor = 0; from.tensor < r->test->tensor; from.tensor++) {
             from.stage = unit == SECOND ? r->test->stages - 1 : 0;
             for (uint64_t i = 0; i < elems[unit]; i++) {
-                double value = expected(&from, unit, i);
+                double value = expected(from, unit, i);
                 if (from.tensor == 0 || !is_within(i, shared[unit]))
                     sum += value * value;
             }
