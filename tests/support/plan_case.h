@@ -5,7 +5,7 @@
 
 #include "capture.h"
 #include "config/config.h"
-#include "plan.h"
+#include "plan_question.h"
 #include "test.h"
 
 /* overrides that setups share */
@@ -27,12 +27,6 @@ static const char base_text[] =
     "[data]\ntrain = unused.txt\n"
     "[train]\nsteps = 1\nglobal_batch_size = 16\nmicro_batch_size = 1\nseq_length = 48\n"
     "[zero]\nreshard_after_forward = always\nwindow = 1\n";
-
-static inline struct ds_plan_question question_of(const struct ds_config *config, uint32_t ranks)
-{
-    return (struct ds_plan_question){
-        .config = config, .fs = ds_fs_posix(), .clock = ds_clock_system(), .size = ranks};
-}
 
 static inline int is_same_key(const char *a, const char *b)
 {

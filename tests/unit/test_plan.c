@@ -7,7 +7,7 @@
  * second time. */
 #include "test.h"
 
-#include "plan.h"
+#include "plan_question.h"
 #include "tiny_run.h"
 
 #include "dstrain/random.h"
@@ -18,12 +18,6 @@ static uint64_t seed, drawn;
 static uint32_t draw(uint32_t bound)
 {
     return (uint32_t)ds_random_below(ds_random_of(seed, DS_RANDOM_TEST, 13), drawn++, bound);
-}
-
-static struct ds_plan_question question_of(const struct ds_config *config, uint32_t ranks)
-{
-    return (struct ds_plan_question){
-        .config = config, .fs = ds_fs_posix(), .clock = ds_clock_system(), .size = ranks};
 }
 
 /* ---- against the ledgers of runs */

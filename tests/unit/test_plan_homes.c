@@ -6,7 +6,7 @@
 
 #include "capture.h"
 #include "config/config.h"
-#include "plan.h"
+#include "plan_question.h"
 #include "ranks.h"
 #include "tiny_run.h"
 
@@ -41,12 +41,6 @@ static void load(const struct setup *setup, struct ds_config *config)
         ds_config_parse("c.ini", base_text, sizeof base_text - 1, setup->overrides, count, config));
     ds_config_resolve(config, setup->ranks);
     assert_ok(ds_config_validate(config, DS_CONFIG_TRAIN, setup->ranks));
-}
-
-static struct ds_plan_question question_of(const struct ds_config *config, uint32_t ranks)
-{
-    return (struct ds_plan_question){
-        .config = config, .fs = ds_fs_posix(), .clock = ds_clock_system(), .size = ranks};
 }
 
 static void settle(struct ds_config *config, uint32_t ranks)
