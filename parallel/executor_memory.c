@@ -56,10 +56,29 @@ static ds_status take(struct ds_executor *x, enum ds_memory_label label, size_t 
     return ds_memory_take(x->options.memory, DS_MEMORY_DEVICE, label, bytes, at);
 }
 
+/* What blocks of tensor ranks work in, and so what they exchange, may be registered with their group. */
+static int registers(const struct ds_executor *x)
+{
+    return x->options.registers && has_tensor_ranks(x);
+}
+
+static ds_status take_workspace(struct ds_executor *x)
+{
+    const size_t bytes = bytes_max(x, workspace_bytes);
+    void *at = NULL;
+
+    if (!registers(x))
+        return take(x, DS_MEMORY_LABEL_WORKSPACE, bytes, &x->workspace);
+    DS_TRY(ds_memory_take_symmetric(x->options.memory, DS_MEMORY_LABEL_WORKSPACE, bytes, &at));
+    x->workspace = at;
+    return DS_OK;
+}
+
 static ds_status take_places(struct ds_executor *x, uint32_t count, size_t bytes,
                              struct places *out)
 {
-    return places_open(x->options.memory, DS_MEMORY_DEVICE, count, bytes, out);
+    return registers(x) ? places_open_symmetric(x->options.memory, count, bytes, out)
+                        : places_open(x->options.memory, DS_MEMORY_DEVICE, count, bytes, out);
 }
 
 static ds_status take_derived(struct ds_executor *x)
@@ -112,12 +131,34 @@ static ds_status take_memory(struct ds_executor *x)
     if (!x->options.is_training)
         DS_TRY(take(x, DS_MEMORY_LABEL_ACTIVATIONS,
                     x->options.model->config.vocab_size * sizeof(float), &x->logits));
-    DS_TRY(take(x, DS_MEMORY_LABEL_WORKSPACE, bytes_max(x, workspace_bytes), &x->workspace));
+    DS_TRY(take_workspace(x));
     if (plan->updates == DS_UPDATES_LATE)
         DS_TRY(take(x, DS_MEMORY_LABEL_WORKSPACE, sizeof *x->decided, &x->decided));
     if (has_tensor_ranks(x))
         DS_TRY(ds_tensor_stream_open(x->options.device, &x->tensor_stream));
     return ops->event_open(x->options.device, &x->handover);
+}
+
+static ds_status register_part(struct ds_executor *x, void *at, size_t bytes)
+{
+    return bytes > 0 ? ds_comm_register_memory(x->options.tensor, at, bytes) : DS_OK;
+}
+
+static ds_status register_places(struct ds_executor *x, const struct places *places, size_t bytes)
+{
+    for (uint32_t i = 0; i < places->count; i++)
+        DS_TRY(register_part(x, places->places[i].at, bytes));
+    return DS_OK;
+}
+
+ds_status ds_executor_register(struct ds_executor *x)
+{
+    if (!registers(x))
+        return DS_OK;
+    DS_TRY(register_places(x, &x->saved, bytes_max(x, saved_bytes)));
+    DS_TRY(register_places(x, &x->held, bytes_max(x, held_bytes)));
+    DS_TRY(register_places(x, &x->streams, executor_stream_bytes(x)));
+    return register_part(x, x->workspace, bytes_max(x, workspace_bytes));
 }
 
 ds_status ds_executor_open(const struct ds_executor_options *options, struct ds_executor **out)

@@ -20,6 +20,9 @@ struct places {
  * failed has left. */
 DS_CHECKED ds_status places_open(struct ds_memory *memory, enum ds_memory_kind kind, uint32_t count,
                                  size_t bytes, struct places *out);
+/* the same on the device, where a group may register them */
+DS_CHECKED ds_status places_open_symmetric(struct ds_memory *memory, uint32_t count, size_t bytes,
+                                           struct places *out);
 void places_close(struct places *places);
 /* nobody waits for what was before: all of it is through */
 void places_forget(struct places *places);

@@ -32,6 +32,7 @@ struct ds_executor_options {
     uint64_t tokens_per_micro, seq_length;
     const struct ds_schedule *plan; /* the list with the most slots of saved activations */
     int is_training;
+    int registers; /* what tensor ranks exchange lies where their group may register it */
 };
 
 struct ds_executor;
@@ -39,6 +40,8 @@ struct ds_executor;
 /* local: take activations and workspace */
 DS_CHECKED ds_status ds_executor_open(const struct ds_executor_options *options,
                                       struct ds_executor **out);
+/* collective, once: with `registers`, what tensor ranks exchange is registered with their group */
+DS_CHECKED ds_status ds_executor_register(struct ds_executor *executor);
 /* local: the memory goes back with the ledger; NULL is allowed */
 void ds_executor_close(struct ds_executor *executor);
 /* collective: queue everything of a list; returns when it is queued, which on cpu inline means done but for the

@@ -164,6 +164,7 @@ static ds_status open_executor(struct ds_trainer *t)
         .seq_length = t->config->train.seq_length,
         .plan = trainer_plan(t),
         .is_training = is_training(t),
+        .registers = t->config->parallel.gather != DS_GATHER_KERNEL,
     };
 
     return ds_executor_open(&options, &t->executor);
@@ -342,6 +343,7 @@ ds_status trainer_assemble(struct ds_trainer *t)
         DS_TRY(ds_optim_start(t->optim));
     DS_TRY(meet_neighbours(t));
     DS_TRY(ds_zero_register(t->zero));
+    DS_TRY(ds_executor_register(t->executor));
     trainer_tell_start(t, "memory");
     return begin(t);
 }
