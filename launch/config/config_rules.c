@@ -376,6 +376,10 @@ static ds_status gpu_keys_fit(const struct ds_rule_check *check)
     if (c->run.graphs && strcmp(c->run.device, "cpu") == 0)
         REFUSE(check, "run", "graphs", "run.graphs run.device", "= %s",
                "true is about GPUs, device is cpu, which has no graphs");
+    if (c->run.graphs && c->parallel.gather == DS_GATHER_COPY_ENGINE)
+        REFUSE(check, "parallel", "gather", "parallel.gather run.graphs", "= %s",
+               "copy_engine cannot be captured into a graph (NCCL 2.28), graphs = true asks for "
+               "that");
     return DS_OK;
 }
 

@@ -62,6 +62,7 @@ done
 same 4 parallel.shard=2
 same 4 parallel.tensor=4
 same 4 parallel.tensor=2 parallel.sequence_parallel=true
+same 2 parallel.tensor=2 parallel.sequence_parallel=true parallel.gather=copy_engine
 same 4 parallel.pipeline=4 parallel.schedule=1f1b
 same 4 parallel.pipeline=2 parallel.schedule=zero_bubble
 same 4 parallel.pipeline=2 parallel.chunks=2 parallel.schedule=interleaved
@@ -108,9 +109,16 @@ case $all_gpus in
         bits 2 zero.stage=3 parallel.gather=$way
         cmp -s want got || fail "$what on two GPUs: other bits than by kernels"
     done
-    for way in kernel copy_engine; do
-        bits 2 zero.stage=3 run.graphs=true parallel.gather=$way
-        cmp -s want got || fail "$what on two GPUs: other bits than without graphs"
+    bits 2 zero.stage=3 run.graphs=true
+    cmp -s want got || fail "$what on two GPUs: other bits than without graphs"
+    launch 1
+    { figures loss r; figures eval_loss r; } >want
+    smaller=train.micro_batch_size=2 # 8 replicas have 16 sequences between them
+    same 8 zero.stage=3 $smaller
+    same 8 parallel.tensor=2 parallel.pipeline=2 parallel.schedule=zero_bubble
+    same 8 parallel.tensor=2 parallel.sequence_parallel=true parallel.pipeline=4
+    for way in symmetric copy_engine; do
+        same 2 parallel.tensor=2 parallel.sequence_parallel=true parallel.gather=$way
     done
     CUDA_VISIBLE_DEVICES=$one
     ;;
@@ -122,6 +130,9 @@ what="two ranks on one GPU"
 launch 2
 ends 64 30 '2 ranks have 1 GPU between them (rank 1 computes where rank 0 does)'
 grep -q 'run.share_device = true' err || fail "$what: no remedy"
+what="copies in a graph"
+launch 2 run.share_device=true run.graphs=true parallel.gather=copy_engine
+ends 64 30 'gather = copy_engine cannot be captured into a graph'
 what="shared memory between GPUs"
 launch 2 run.device=auto run.share_device=true parallel.transport=shm
 ends 64 30 'transport = shm, but the .* group is between GPUs'

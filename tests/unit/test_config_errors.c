@@ -225,6 +225,14 @@ static const struct {
          "c.ini:4: [run] graphs = true is about GPUs, device is cpu, which has no graphs; nearest: "
          "false"),
      1, 0},
+    {0,
+     "[run]\ndir = r\ndevice = cuda\ngraphs = true\n[model]\npath = m\n[data]\ntrain = a\n"
+     "[train]\nsteps = 1\nglobal_batch_size = 1\nseq_length = 1\n[parallel]\ngather = "
+     "copy_engine\n",
+     0,
+     SAYS("c.ini:14: [parallel] gather = copy_engine cannot be captured into a graph (NCCL 2.28), "
+          "graphs = true asks for that; nearest: kernel"),
+     1, 0},
     {"", 0, "model.hidden_size=4100",
      SAYS(
          "command line: [model] hidden_size = 4100 makes head_dim = 4100 / 4 = 1025, which must be "
