@@ -100,8 +100,10 @@ static ds_status compare(const struct ds_config *there, const struct ds_config *
     }
     if (count == 0)
         return DS_OK;
-    return ds_fail(DS_ERR_CONFIG, "%s: %s: holds another run; it differs in%s", where(here, begins),
-                   here->run.dir, list);
+    return ds_fail(DS_ERR_CONFIG,
+                   "%s: %s: holds another run; it differs in%s; take that back, or "
+                   "name another folder",
+                   where(here, begins), here->run.dir, list);
 }
 
 static ds_status read_stored(struct ds_fs *fs, const char *path, char **text, size_t *bytes)

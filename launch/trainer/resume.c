@@ -53,9 +53,11 @@ static ds_status go_on(struct ds_trainer *t, const struct ds_manifest *manifest)
         return ds_fail(DS_ERR_DATA, "the checkpoint of step %llu speaks of step %llu",
                        (unsigned long long)manifest->id.step, (unsigned long long)progress.step);
     if (progress.step > t->config->train.steps)
-        return ds_config_refuse(
-            t->config, "train", "steps", "= %llu: the newest checkpoint is of step %llu",
-            (unsigned long long)t->config->train.steps, (unsigned long long)progress.step);
+        return ds_config_refuse(t->config, "train", "steps",
+                                "= %llu: the newest checkpoint is of step %llu; nearest: %llu",
+                                (unsigned long long)t->config->train.steps,
+                                (unsigned long long)progress.step,
+                                (unsigned long long)progress.step);
     DS_TRY(ds_export_check_base(&manifest->state, t->base, t->base_sum));
     t->next_step = progress.step + 1;
     t->tokens = progress.tokens;

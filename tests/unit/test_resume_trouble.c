@@ -158,7 +158,8 @@ static void another_run_is_refused(void **state)
     saved.seed++;
     saved_expect(saved_case(), STEPS + MORE, DS_ERR_CONFIG, "belongs to another run");
     saved.seed--;
-    saved_expect(saved_case(), STEPS - 1, DS_ERR_CONFIG, "the newest checkpoint is of step 8");
+    saved_expect(saved_case(), STEPS - 1, DS_ERR_CONFIG,
+                 "the newest checkpoint is of step 8; nearest: 8");
     saved_expect(saved_case(), STEPS + MORE, DS_OK, "");
     saved_forget(saved.root);
 }
@@ -270,7 +271,8 @@ static void a_launch_that_cannot_load_stops_nobody(void **state)
 
     (void)state;
     save();
-    saved_expect(watched(NULL), STEPS - 1, DS_ERR_CONFIG, "the newest checkpoint is of step 8");
+    saved_expect(watched(NULL), STEPS - 1, DS_ERR_CONFIG,
+                 "the newest checkpoint is of step 8; nearest: 8");
     assert_int_equal(claims, 0);
     const size_t count = saved_list(saved.root, ids);
     for (size_t i = 0; i < count; i++)

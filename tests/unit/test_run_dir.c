@@ -193,14 +193,16 @@ static void another_run_is_refused_with_the_keys_that_differ(void **state)
         capture_end(&capture),
         "dstrain: error: c.ini:2: run.dir: a/b/r: holds another run; it differs in [run] seed = 2 "
         "(command line, there 1), [model] hidden_size = 128 (command line, there 64), [model] "
-        "head_dim = 32 (there 16), [data] train = 'b.txt' (command line, there 'a.txt')");
+        "head_dim = 32 (there 16), [data] train = 'b.txt' (command line, there 'a.txt'); take that "
+        "back, or name another folder");
     make_config(&config, folder, 1);
     capture_begin(&capture);
     assert_int_equal(prepare(fs, &config), DS_ERR_CONFIG);
     assert_string_equal(
         capture_end(&capture),
         "dstrain: error: c.ini:2: run.dir: a/b/r: holds another run; it differs in [optimizer] "
-        "learning_rate = 0.001 (command line, there 0.0003)");
+        "learning_rate = 0.001 (command line, there 0.0003); take that back, or name another "
+        "folder");
     assert_holds(fs, &mine);
     ds_fs_sim_close(fs);
 }
