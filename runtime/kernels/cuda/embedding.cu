@@ -11,12 +11,7 @@
 #define THREADS 256
 #define WARP    32
 #define COLUMNS (4 * THREADS) /* of a block */
-#define LONG \
-    32 /* tokens on a list: what a language's commonest words have, in a batch of thousands */
-/* gradients that a thread has in flight, of a list that is not long and of one that is: there the wait for one is all
- * it does */
-#define BATCH      4
-#define LONG_BATCH 32
+#define BATCH   4             /* gradients that a thread has in flight */
 
 /* The row of an id; of one that has none here: beyond all rows. */
 __device__ __forceinline__ uint64_t row_of(const int32_t *id, uint64_t t, uint64_t first)
@@ -90,15 +85,13 @@ extern "C" ds_status cuda_embedding_forward(struct ds_stream *stream,
 
 /* In scratch memory, V rows and T tokens. The first three are cleared. */
 struct lists {
-    uint32_t *totals; /* tokens on lists, rows with a short list, rows with a long one */
+    uint32_t *totals; /* tokens on lists, rows with a list */
     uint32_t *length; /* [V] */
     uint32_t *taken;  /* [V] places on the list */
     uint32_t *start;  /* [V] */
-    uint32_t *
-        named; /* [named_max] rows with a short list from the front, with a long one from the back */
-    uint64_t named_max; /* min(T, V) */
-    uint32_t *chance;   /* [T] tokens, row after row, in the order of chance */
-    uint32_t *sorted;   /* [T] the same in their own */
+    uint32_t *named;  /* [min(T, V)] rows with a list */
+    uint32_t *chance; /* [T] tokens, row after row, in the order of chance */
+    uint32_t *sorted; /* [T] the same in their own */
 };
 
 struct tokens {
@@ -135,10 +128,7 @@ static __global__ void room_kernel(struct lists lists, uint64_t row_count)
     if (row >= row_count || lists.length[row] == 0)
         return;
     lists.start[row] = atomicAdd(&lists.totals[0], lists.length[row]);
-    if (lists.length[row] < LONG)
-        lists.named[atomicAdd(&lists.totals[1], 1u)] = (uint32_t)row;
-    else
-        lists.named[lists.named_max - 1 - atomicAdd(&lists.totals[2], 1u)] = (uint32_t)row;
+    lists.named[atomicAdd(&lists.totals[1], 1u)] = (uint32_t)row;
 }
 
 static __global__ void enlist_kernel(struct lists lists, struct tokens tokens)
@@ -178,16 +168,15 @@ static ds_status lists_begin(struct ds_stream *stream, const struct tokens *toke
     const size_t V = tokens->row_count, T = tokens->count, named = T < V ? T : V;
     void *scratch;
 
-    DS_TRY(cuda_scratch(stream, (3 + 3 * V + named + 2 * T) * sizeof(uint32_t), &scratch));
+    DS_TRY(cuda_scratch(stream, (2 + 3 * V + named + 2 * T) * sizeof(uint32_t), &scratch));
     out->totals = (uint32_t *)scratch;
-    out->length = out->totals + 3;
+    out->length = out->totals + 2;
     out->taken = out->length + V;
     out->start = out->taken + V;
     out->named = out->start + V;
-    out->named_max = named;
     out->chance = out->named + named;
     out->sorted = out->chance + T;
-    CUDA_TRY(cudaMemsetAsync(scratch, 0, (3 + 2 * V) * sizeof(uint32_t), cuda_stream_of(stream)));
+    CUDA_TRY(cudaMemsetAsync(scratch, 0, (2 + 2 * V) * sizeof(uint32_t), cuda_stream_of(stream)));
     return DS_OK;
 }
 
@@ -235,20 +224,20 @@ __device__ __forceinline__ void store_some(T *to, const quad<T> &q, int count, b
 }
 
 /* Adds the rows `sorted` of dy to `sum`, one after another. */
-template <int BATCH_MAX, typename Y>
+template <typename Y>
 __device__ __forceinline__ void add_terms(float (&sum)[4], const Y *dy, const uint32_t *sorted,
                                           uint32_t length, uint64_t width, int count,
                                           bool is_aligned)
 {
-    for (uint32_t at = 0; at < length; at += BATCH_MAX) {
-        quad<Y> term[BATCH_MAX];
+    for (uint32_t at = 0; at < length; at += BATCH) {
+        quad<Y> term[BATCH];
 
 #pragma unroll
-        for (uint32_t i = 0; i < BATCH_MAX; i++)
+        for (uint32_t i = 0; i < BATCH; i++)
             if (at + i < length)
                 term[i] = load_some(dy + sorted[at + i] * width, count, is_aligned);
 #pragma unroll
-        for (uint32_t i = 0; i < BATCH_MAX; i++)
+        for (uint32_t i = 0; i < BATCH; i++)
 #pragma unroll
             for (int j = 0; j < 4; j++)
                 if (at + i < length)
@@ -257,15 +246,15 @@ __device__ __forceinline__ void add_terms(float (&sum)[4], const Y *dy, const ui
 }
 
 /* A table of fp32 is what the terms are added to; of 16 bits: their sum is, once. */
-template <typename V, typename Y, bool is_long>
+template <typename V, typename Y>
 __global__ void __launch_bounds__(THREADS) scatter_kernel(V *table, const Y *dy, struct lists lists,
                                                           uint64_t width, bool add, bool is_aligned)
 {
     const uint64_t column = (uint64_t)blockIdx.y * COLUMNS + 4 * threadIdx.x;
 
-    if (blockIdx.x >= lists.totals[is_long ? 2 : 1] || column >= width)
+    if (blockIdx.x >= lists.totals[1] || column >= width)
         return;
-    const uint32_t row = lists.named[is_long ? lists.named_max - 1 - blockIdx.x : blockIdx.x];
+    const uint32_t row = lists.named[blockIdx.x];
     const int count = width - column < 4 ? (int)(width - column) : 4;
     V *at = table + row * width + column;
     float sum[4] = {};
@@ -276,8 +265,8 @@ __global__ void __launch_bounds__(THREADS) scatter_kernel(V *table, const Y *dy,
 #pragma unroll
     for (int j = 0; j < 4; j++)
         sum[j] = add && sizeof(V) == sizeof(float) ? to_float(old.at[j]) : 0.0f;
-    add_terms<is_long ? LONG_BATCH : BATCH>(sum, dy + column, lists.sorted + lists.start[row],
-                                            lists.length[row], width, count, is_aligned);
+    add_terms(sum, dy + column, lists.sorted + lists.start[row], lists.length[row], width, count,
+              is_aligned);
 #pragma unroll
     for (int j = 0; j < 4; j++)
         old.at[j] =
@@ -291,19 +280,14 @@ static ds_status scatter(struct ds_stream *stream, const struct ds_embedding_arg
 {
     const uint64_t width = a->table_VC.shape[1];
     const uint64_t named = tokens->count < tokens->row_count ? tokens->count : tokens->row_count;
-    const uint64_t long_ones = tokens->count / LONG < named ? tokens->count / LONG : named;
-    const unsigned pieces = (unsigned)((width + COLUMNS - 1) / COLUMNS);
+    const dim3 grid((unsigned)named, (unsigned)((width + COLUMNS - 1) / COLUMNS));
     const bool is_aligned =
         width % 4 == 0 && is_quad_aligned<V>(a->table_VC.data) && is_quad_aligned<Y>(a->y_TC.data);
-    const cudaStream_t on = cuda_stream_of(stream);
     struct lists lists;
 
     DS_TRY(lists_make(stream, tokens, &lists));
-    scatter_kernel<V, Y, false><<<dim3((unsigned)named, pieces), THREADS, 0, on>>>(
+    scatter_kernel<V, Y><<<grid, THREADS, 0, cuda_stream_of(stream)>>>(
         (V *)a->table_VC.data, (const Y *)a->y_TC.data, lists, width, a->add != 0, is_aligned);
-    if (long_ones > 0)
-        scatter_kernel<V, Y, true><<<dim3((unsigned)long_ones, pieces), THREADS, 0, on>>>(
-            (V *)a->table_VC.data, (const Y *)a->y_TC.data, lists, width, a->add != 0, is_aligned);
     CUDA_LAUNCHED("embedding_backward");
     return DS_OK;
 }
