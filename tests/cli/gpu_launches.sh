@@ -1,6 +1,6 @@
 #!/bin/sh
 # Launches on GPUs, as a person makes them: four ranks share one GPU, so that every way to divide the work runs
-# where there is but one. Losses are those of one rank to rounding, those of ZeRO's stages to the bit when
+# where there is but one; where there are two, eight share them. Losses are those of one rank to rounding, those of ZeRO's stages to the bit when
 # that is asked for; what cannot be is refused in one line; a rank that hangs, dies or cannot talk ends the run.
 # Called with the program; 77 where there is no GPU.
 . "$(dirname "$0")/../support/cli.sh"
