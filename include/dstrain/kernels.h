@@ -13,6 +13,8 @@
  * Shapes in names: T tokens (all sequences of the micro-batch, one after another), S positions of one
  * sequence, C hidden, H query heads, G kv heads, D head_dim, I intermediate, V vocabulary rows. `add`:
  * 0 overwrite the output, 1 add to it.
+ * A product in front of what reads it may be part of the call (`optional: .. first`): a table that can makes both
+ * as one, and the product need not be left in its room; else it is two calls, with the bits of two.
  * local: everything here, queued on the stream that is given. */
 #ifndef DSTRAIN_KERNELS_H
 #define DSTRAIN_KERNELS_H
@@ -125,6 +127,8 @@ struct ds_qkv_split_args {
     struct ds_tensor q_THD, k_TGD, v_TGD;   /* out */
     struct ds_tensor q_rstd_TH, k_rstd_TG;  /* out, with gains */
     float epsilon;
+    struct ds_tensor x_TC,
+        weight_NC; /* optional: qkv = x W^T first; without gains qkv is room for it */
 };
 /* The way back: dqkv from dq, dk, dv; with gains also dgain (qkv_TN is the saved input then). */
 struct ds_qkv_join_args {
@@ -159,11 +163,13 @@ struct ds_attention_backward_args {
 /* y = silu(gate) * up; gate_up_TN holds I gate columns, then I up columns. */
 struct ds_swiglu_args {
     struct ds_tensor gate_up_TN, y_TI;
+    struct ds_tensor x_TC, weight_NC; /* optional: gate_up = x W^T first; y may be absent then */
 };
 /* dgate_up from dy; dgate_up may be gate_up. y_TI, if set, is written again (recomputed). */
 struct ds_swiglu_backward_args {
     struct ds_tensor gate_up_TN, dy_TI;
     struct ds_tensor dgate_up_TN, y_TI;
+    struct ds_tensor dz_TC, weight_CI; /* optional: dy = dz W first, for which dy_TI is room */
 };
 
 /* y_t = table[id_t - first]. Backward: dtable = (add) + scatter of dy, in token order. The table may be a

@@ -138,8 +138,8 @@ void setup_swiglu_forward(struct rig *r)
 {
     const size_t t = r->shape->M, i = r->shape->I;
 
-    r->args.swiglu =
-        (struct ds_swiglu_args){rig_in2(r, r->dtype, t, 2 * i), rig_out2(r, r->dtype, t, i)};
+    r->args.swiglu = (struct ds_swiglu_args){.gate_up_TN = rig_in2(r, r->dtype, t, 2 * i),
+                                             .y_TI = rig_out2(r, r->dtype, t, i)};
     rows(r, t, i, 3 * elem_bytes(r));
 }
 

@@ -253,7 +253,11 @@ static ds_status join_work(void *args, int *done)
 ds_status kernel_qkv_split(struct ds_stream *stream, const struct ds_qkv_split_args *args)
 {
     static const char kernel[] = "qkv_split";
+    const struct ds_matmul_args product = {
+        .a = args->x_TC, .b = args->weight_NC, .c = args->qkv_TN, .trans_b = 1};
 
+    if (args->x_TC.data)
+        DS_TRY(kernel_matmul(stream, &product));
     DS_ASSERT(args->q_THD.shape[2] % 2 == 0);
     DS_ASSERT(kernel_elems(&args->qkv_TN) == args->q_THD.shape[0] * split_cut(args).width);
     DS_ASSERT(!args->q_gain_D.data ||

@@ -96,6 +96,13 @@ static ds_status backward_work(void *args, int *done)
 
 ds_status kernel_swiglu_forward(struct ds_stream *stream, const struct ds_swiglu_args *args)
 {
+    const struct ds_matmul_args product = {
+        .a = args->x_TC, .b = args->weight_NC, .c = args->gate_up_TN, .trans_b = 1};
+
+    if (args->x_TC.data)
+        DS_TRY(kernel_matmul(stream, &product));
+    if (args->x_TC.data && !args->y_TI.data)
+        return DS_OK;
     DS_ASSERT(args->gate_up_TN.shape[1] == 2 * args->y_TI.shape[1]);
     KERNEL_WANTS_FLOAT("swiglu_forward", args, gate_up_TN);
     KERNEL_WANTS_SAME("swiglu_forward", args, y_TI, gate_up_TN);
@@ -105,6 +112,11 @@ ds_status kernel_swiglu_forward(struct ds_stream *stream, const struct ds_swiglu
 ds_status kernel_swiglu_backward(struct ds_stream *stream,
                                  const struct ds_swiglu_backward_args *args)
 {
+    const struct ds_matmul_args product = {
+        .a = args->dz_TC, .b = args->weight_CI, .c = args->dy_TI};
+
+    if (args->dz_TC.data)
+        DS_TRY(kernel_matmul(stream, &product));
     DS_ASSERT(args->gate_up_TN.shape[1] == 2 * args->dy_TI.shape[1]);
     KERNEL_WANTS_FLOAT("swiglu_backward", args, gate_up_TN);
     KERNEL_WANTS_SAME("swiglu_backward", args, dy_TI, gate_up_TN);

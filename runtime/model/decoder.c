@@ -258,10 +258,10 @@ struct ds_tensor decoder_rotary(const struct decoder *d, const struct ds_pass *p
     return matrix_at(pass->rotary, DS_F32, pass->batch->seq_length, d->D);
 }
 
-static ds_status split_heads(const struct decoder *d, const struct ds_pass *pass,
-                             const struct decoder_saved *s, struct ds_tensor qkv_TN)
+static struct ds_qkv_split_args split_of(const struct decoder *d, const struct ds_pass *pass,
+                                         const struct decoder_saved *s, struct ds_tensor qkv_TN)
 {
-    struct ds_qkv_split_args args = {
+    return (struct ds_qkv_split_args){
         .qkv_TN = qkv_TN,
         .position_T = pass->batch->position_T,
         .rotary_PD = decoder_rotary(d, pass),
@@ -274,8 +274,21 @@ static ds_status split_heads(const struct decoder *d, const struct ds_pass *pass
         .k_rstd_TG = s->k_rstd_TG,
         .epsilon = d->epsilon,
     };
+}
 
-    return pass->kernels->qkv_split(pass->stream, &args);
+/* All tokens at once, or piece by piece as they come. */
+static ds_status make_heads(const struct decoder *d, struct ds_pass *pass,
+                            const struct decoder_saved *s, struct tp_pieces *pieces,
+                            struct ds_tensor n1_TC, struct ds_tensor qkv_TN)
+{
+    const struct ds_qkv_split_args split = split_of(d, pass, s, qkv_TN);
+
+    if (pieces->count == 1) {
+        DS_TRY(tp_wait(pass, &pieces->calls[0]));
+        return linear_forward_split(pass, &d->qkv, n1_TC, split);
+    }
+    DS_TRY(column_forward(pass, &d->qkv, pieces, n1_TC, qkv_TN));
+    return pass->kernels->qkv_split(pass->stream, &split);
 }
 
 struct ds_attention_args decoder_attention(const struct decoder *d, const struct ds_pass *pass,
@@ -335,8 +348,7 @@ static ds_status attention_half(const struct decoder *d, struct ds_pass *pass,
     struct ds_tensor n1_TC;
 
     DS_TRY(norm_and_gather(pass, &d->norm1, &norm, NULL, pieces, w->room_TC, &n1_TC));
-    DS_TRY(column_forward(pass, &d->qkv, pieces, n1_TC, qkv_TN));
-    DS_TRY(split_heads(d, pass, s, qkv_TN));
+    DS_TRY(make_heads(d, pass, s, pieces, n1_TC, qkv_TN));
     DS_TRY(pass->kernels->attention_forward(pass->stream, &attention));
     return row_forward_begin(pass, &d->o, pieces, flat(d, s->o_THD), w->room_TC, s->h_RC);
 }
@@ -350,14 +362,14 @@ static ds_status mlp_half(const struct decoder *d, struct ds_pass *pass,
                                          .sum_TC = s->h_RC,
                                          .y_TC = d->keeps_norms ? s->n2_RC : w->norm_RC,
                                          .rstd_T = s->rstd2_R};
-    struct ds_swiglu_args swiglu = {.gate_up_TN = s->gate_up_TN, .y_TI = w->product_TI};
+    const int is_product_read = y_RC.data || d->down.lora.ranks > 0;
     struct ds_tensor n2_TC;
 
     DS_TRY(norm_and_gather(pass, &d->norm2, &norm, &d->o, pieces, w->room_TC, &n2_TC));
-    DS_TRY(column_forward(pass, &d->gate_up, pieces, n2_TC, s->gate_up_TN));
-    if (!y_RC.data && d->down.lora.ranks == 0)
+    DS_TRY(column_forward_swiglu(pass, &d->gate_up, pieces, n2_TC, s->gate_up_TN,
+                                 is_product_read ? w->product_TI : (struct ds_tensor){0}));
+    if (!is_product_read)
         return DS_OK;
-    DS_TRY(pass->kernels->swiglu_forward(pass->stream, &swiglu));
     if (!y_RC.data && lora_has_lengths(&d->down.lora))
         return dora_product(pass, &d->down, w->product_TI, y_RC, y_RC);
     if (!y_RC.data)

@@ -171,15 +171,14 @@ static int adds_to(const struct way *b, const struct ds_param *gain)
 
 static ds_status mlp_inner(const struct way *b, struct ds_tensor dy_TC, struct ds_tensor product_TI)
 {
-    struct ds_swiglu_backward_args swiglu = {
+    const struct ds_swiglu_backward_args swiglu = {
         .gate_up_TN = b->s.gate_up_TN,
         .dy_TI = b->w.dproduct_TI,
         .dgate_up_TN = b->dgate_up_TN,
         .y_TI = product_TI,
     };
 
-    DS_TRY(linear_backward_input(b->pass, &b->d.down, dy_TC, b->w.dproduct_TI));
-    return b->pass->kernels->swiglu_backward(b->pass->stream, &swiglu);
+    return linear_backward_swiglu(b->pass, &b->d.down, dy_TC, swiglu);
 }
 
 static ds_status down_weight(const struct way *b, struct ds_tensor dy_TC)

@@ -132,6 +132,50 @@ ds_status linear_forward(const struct ds_pass *pass, const struct linear *layer,
     return linear_bias(pass, layer, y);
 }
 
+/* Nothing comes between the product and what reads it. */
+static int is_product_alone(const struct linear *layer)
+{
+    return layer->lora.ranks == 0 && layer->bias_count == 0;
+}
+
+ds_status linear_forward_split(const struct ds_pass *pass, const struct linear *layer,
+                               struct ds_tensor x, struct ds_qkv_split_args places)
+{
+    if (!is_product_alone(layer)) {
+        DS_TRY(linear_forward(pass, layer, x, places.qkv_TN));
+        return pass->kernels->qkv_split(pass->stream, &places);
+    }
+    places.x_TC = x;
+    places.weight_NC = layer_matrix(layer, pass_weight(pass, layer->block, layer->weight));
+    return pass->kernels->qkv_split(pass->stream, &places);
+}
+
+ds_status linear_forward_swiglu(const struct ds_pass *pass, const struct linear *layer,
+                                struct ds_tensor x, struct ds_tensor y, struct ds_tensor product)
+{
+    struct ds_swiglu_args swiglu = {.gate_up_TN = y, .y_TI = product};
+
+    if (!is_product_alone(layer)) {
+        DS_TRY(linear_forward(pass, layer, x, y));
+        return product.data ? pass->kernels->swiglu_forward(pass->stream, &swiglu) : DS_OK;
+    }
+    swiglu.x_TC = x;
+    swiglu.weight_NC = layer_matrix(layer, pass_weight(pass, layer->block, layer->weight));
+    return pass->kernels->swiglu_forward(pass->stream, &swiglu);
+}
+
+ds_status linear_backward_swiglu(const struct ds_pass *pass, const struct linear *layer,
+                                 struct ds_tensor dy, struct ds_swiglu_backward_args places)
+{
+    if (layer->lora.ranks > 0) {
+        DS_TRY(linear_backward_input(pass, layer, dy, places.dy_TI));
+        return pass->kernels->swiglu_backward(pass->stream, &places);
+    }
+    places.dz_TC = dy;
+    places.weight_CI = layer_matrix(layer, pass_weight(pass, layer->block, layer->weight));
+    return pass->kernels->swiglu_backward(pass->stream, &places);
+}
+
 ds_status linear_backward_input(const struct ds_pass *pass, const struct linear *layer,
                                 struct ds_tensor dy, struct ds_tensor dx)
 {

@@ -45,6 +45,17 @@ DS_CHECKED ds_status linear_product_onto(const struct ds_pass *pass, const struc
 /* y += b, if there is one */
 DS_CHECKED ds_status linear_bias(const struct ds_pass *pass, const struct linear *layer,
                                  struct ds_tensor y);
+/* A layer of all heads: y is q, k and v side by side, or room for them, and `places` where they go and how. */
+DS_CHECKED ds_status linear_forward_split(const struct ds_pass *pass, const struct linear *layer,
+                                          struct ds_tensor x, struct ds_qkv_split_args places);
+/* A layer of gates and ups: y is both, and the product silu(gate) * up, unless that is absent. */
+DS_CHECKED ds_status linear_forward_swiglu(const struct ds_pass *pass, const struct linear *layer,
+                                           struct ds_tensor x, struct ds_tensor y,
+                                           struct ds_tensor product);
+/* The way back through the layer that reads this product, to gates and ups: dy is the layer's, `places` all the rest. */
+DS_CHECKED ds_status linear_backward_swiglu(const struct ds_pass *pass, const struct linear *layer,
+                                            struct ds_tensor dy,
+                                            struct ds_swiglu_backward_args places);
 /* dx = dy W */
 DS_CHECKED ds_status linear_backward_input(const struct ds_pass *pass, const struct linear *layer,
                                            struct ds_tensor dy, struct ds_tensor dx);

@@ -72,6 +72,10 @@ DS_CHECKED ds_status tp_gather_piece(const struct ds_model *model, const struct 
 DS_CHECKED ds_status column_forward(const struct ds_pass *pass, const struct linear *layer,
                                     struct tp_pieces *pieces, struct ds_tensor whole,
                                     struct ds_tensor y);
+/* and of gates and ups their product, unless it is absent */
+DS_CHECKED ds_status column_forward_swiglu(const struct ds_pass *pass, const struct linear *layer,
+                                           struct tp_pieces *pieces, struct ds_tensor whole,
+                                           struct ds_tensor y, struct ds_tensor product);
 /* y = x W^T summed over the ranks, + b; of piece `i` of y, after its end (which is local) */
 DS_CHECKED ds_status row_forward_begin(const struct ds_pass *pass, const struct linear *layer,
                                        struct tp_pieces *pieces, struct ds_tensor x,

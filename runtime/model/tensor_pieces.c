@@ -83,6 +83,23 @@ ds_status column_forward(const struct ds_pass *pass, const struct linear *layer,
     return DS_OK;
 }
 
+ds_status column_forward_swiglu(const struct ds_pass *pass, const struct linear *layer,
+                                struct tp_pieces *pieces, struct ds_tensor whole,
+                                struct ds_tensor y, struct ds_tensor product)
+{
+    for (uint32_t i = 0; i < pieces->count; i++) {
+        DS_TRY(tp_wait(pass, &pieces->calls[i]));
+        for (uint32_t r = 0; r < stretch_count(pieces); r++) {
+            const struct stretch at = stretch_of(pieces, i, r, y.shape[0]);
+
+            DS_TRY(linear_forward_swiglu(pass, layer, cut(whole, at.room, at.rows),
+                                         cut(y, at.token, at.rows),
+                                         cut(product, at.token, at.rows)));
+        }
+    }
+    return DS_OK;
+}
+
 ds_status row_forward_begin(const struct ds_pass *pass, const struct linear *layer,
                             struct tp_pieces *pieces, struct ds_tensor x, struct ds_tensor room,
                             struct ds_tensor y)

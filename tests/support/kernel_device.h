@@ -269,7 +269,7 @@ CASE_KERNEL(rmsnorm_backward, ds_rmsnorm_backward_args, TENSOR(x_TC), TENSOR(gai
             TENSOR(dy_TC), TENSOR(residual_TC), TENSOR(dx_TC), TENSOR(dgain_C))
 CASE_KERNEL(qkv_split, ds_qkv_split_args, TENSOR(qkv_TN), TENSOR(position_T), TENSOR(rotary_PD),
             TENSOR(q_gain_D), TENSOR(k_gain_D), TENSOR(q_THD), TENSOR(k_TGD), TENSOR(v_TGD),
-            TENSOR(q_rstd_TH), TENSOR(k_rstd_TG))
+            TENSOR(q_rstd_TH), TENSOR(k_rstd_TG), TENSOR(x_TC), TENSOR(weight_NC))
 CASE_KERNEL(qkv_join, ds_qkv_join_args, TENSOR(dq_THD), TENSOR(dk_TGD), TENSOR(dv_TGD),
             TENSOR(position_T), TENSOR(rotary_PD), TENSOR(qkv_TN), TENSOR(q_gain_D), TENSOR(k_gain_D),
             TENSOR(q_rstd_TH), TENSOR(k_rstd_TG), TENSOR(dqkv_TN), TENSOR(dq_gain_D),
@@ -280,9 +280,10 @@ CASE_KERNEL(attention_backward, ds_attention_backward_args, TENSOR(forward.q_THD
             TENSOR(forward.k_TGD), TENSOR(forward.v_TGD), TENSOR(forward.document_T),
             TENSOR(forward.o_THD), TENSOR(forward.lse_TH), TENSOR(do_THD), TENSOR(dq_THD),
             TENSOR(dk_TGD), TENSOR(dv_TGD), TENSOR(delta_TH))
-CASE_KERNEL(swiglu_forward, ds_swiglu_args, TENSOR(gate_up_TN), TENSOR(y_TI))
+CASE_KERNEL(swiglu_forward, ds_swiglu_args, TENSOR(gate_up_TN), TENSOR(y_TI), TENSOR(x_TC),
+            TENSOR(weight_NC))
 CASE_KERNEL(swiglu_backward, ds_swiglu_backward_args, TENSOR(gate_up_TN), TENSOR(dy_TI),
-            TENSOR(dgate_up_TN), TENSOR(y_TI))
+            TENSOR(dgate_up_TN), TENSOR(y_TI), TENSOR(dz_TC), TENSOR(weight_CI))
 CASE_KERNEL(embedding_forward, ds_embedding_args, TENSOR(id_T), TENSOR(table_VC), TENSOR(y_TC))
 CASE_KERNEL(embedding_backward, ds_embedding_args, TENSOR(id_T), TENSOR(table_VC), TENSOR(y_TC))
 #define LOSS_FIELDS TENSOR(logits_NV), TENSOR(target_N), TENSOR(loss_N), RECORD(CASE_READ), \

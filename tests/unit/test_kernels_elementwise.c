@@ -148,11 +148,18 @@ static double swiglu_loss(void *of)
     return loss;
 }
 
+static struct ds_swiglu_args swiglu_forward(float *gate_up, float *y, size_t tokens, size_t width)
+{
+    return (struct ds_swiglu_args){.gate_up_TN = f32_2(gate_up, tokens, 2 * width),
+                                   .y_TI = f32_2(y, tokens, width)};
+}
+
 static struct ds_swiglu_backward_args swiglu_backward(const struct swiglu_case *s)
 {
     return (struct ds_swiglu_backward_args){
-        f32_2(s->gate_up, s->tokens, 2 * s->width), f32_2(s->dy, s->tokens, s->width),
-        f32_2(s->dgate_up, s->tokens, 2 * s->width), case_absent};
+        .gate_up_TN = f32_2(s->gate_up, s->tokens, 2 * s->width),
+        .dy_TI = f32_2(s->dy, s->tokens, s->width),
+        .dgate_up_TN = f32_2(s->dgate_up, s->tokens, 2 * s->width)};
 }
 
 static void run_swiglu(struct kernel_case *k, struct ds_swiglu_args args)
@@ -180,8 +187,7 @@ static void check_swiglu(struct kernel_case *k, size_t tokens, size_t width)
     double *want_y = case_doubles(k, count), *want = case_doubles(k, 2 * count);
 
     reference_swiglu(&s, want_y, want);
-    run_swiglu(
-        k, (struct ds_swiglu_args){f32_2(s.gate_up, tokens, 2 * width), f32_2(s.y, tokens, width)});
+    run_swiglu(k, swiglu_forward(s.gate_up, s.y, tokens, width));
     assert_rounded(k->storage, s.y, want_y, count);
     run_swiglu_backward(k, swiglu_backward(&s));
     assert_rounded(k->storage, s.dgate_up, want, 2 * count);
@@ -209,7 +215,7 @@ static void swiglu_in_place_gives_the_same_bits_and_forwards_output(void **state
         float *y = case_floats(&k, 5 * 33);
         struct ds_swiglu_backward_args backward = swiglu_backward(&s);
 
-        run_swiglu(&k, (struct ds_swiglu_args){f32_2(s.gate_up, 5, 66), f32_2(s.y, 5, 33)});
+        run_swiglu(&k, swiglu_forward(s.gate_up, s.y, 5, 33));
         run_swiglu_backward(&k, backward);
         backward.dgate_up_TN = backward.gate_up_TN;
         backward.y_TI = f32_2(y, 5, 33);
@@ -225,9 +231,10 @@ static void swiglu_of_extreme_gates_stays_finite(void **state)
     float gate_up[8] = {-1e4f, -100, 100, 1e4f, 2, 2, 2, 2};
     float y[4], dy[4] = {1, 1, 1, 1}, dgate_up[8];
     const float want[4] = {0, 0, 200, 2e4f}, want_gate[4] = {0, 0, 2, 2};
-    struct ds_swiglu_args forward = {f32_2(gate_up, 1, 8), f32_2(y, 1, 4)};
-    struct ds_swiglu_backward_args backward = {f32_2(gate_up, 1, 8), f32_2(dy, 1, 4),
-                                               f32_2(dgate_up, 1, 8), case_absent};
+    struct ds_swiglu_args forward = swiglu_forward(gate_up, y, 1, 4);
+    struct ds_swiglu_backward_args backward = {.gate_up_TN = f32_2(gate_up, 1, 8),
+                                               .dy_TI = f32_2(dy, 1, 4),
+                                               .dgate_up_TN = f32_2(dgate_up, 1, 8)};
 
     (void)state;
     assert_ok(CASE_RUN(swiglu_forward, &forward));
@@ -519,7 +526,7 @@ static void swiglu_passes_on_what_is_not_finite(void **state)
         s.gate_up[5] = NAN;
         s.gate_up[33 + 7] = INFINITY;
         s.gate_up[7] = 1;
-        run_swiglu(&k, (struct ds_swiglu_args){f32_2(s.gate_up, 2, 66), f32_2(s.y, 2, 33)});
+        run_swiglu(&k, swiglu_forward(s.gate_up, s.y, 2, 33));
         run_swiglu_backward(&k, swiglu_backward(&s));
         assert_true(isnan(s.y[5]) && s.y[7] == INFINITY && isfinite(s.y[6]));
         assert_true(isnan(s.dgate_up[5]) && isnan(s.dgate_up[33 + 5]));
@@ -531,9 +538,12 @@ static void dtypes_that_do_not_go_together_are_refused(void **state)
 {
     float x[8] = {0};
     struct ds_bias_args bias = {f32_2(x, 1, 4), ds_tensor1(x, DS_BF16, 4), 0, 0, {0}};
-    struct ds_swiglu_args swiglu = {ds_tensor2(x, DS_BF16, 1, 8), ds_tensor2(x, DS_F16, 1, 4)};
-    struct ds_swiglu_backward_args backward = {f32_2(x, 1, 8), f32_2(x, 1, 4), f32_2(x, 1, 8),
-                                               ds_tensor2(x, DS_BF16, 1, 4)};
+    struct ds_swiglu_args swiglu = {.gate_up_TN = ds_tensor2(x, DS_BF16, 1, 8),
+                                    .y_TI = ds_tensor2(x, DS_F16, 1, 4)};
+    struct ds_swiglu_backward_args backward = {.gate_up_TN = f32_2(x, 1, 8),
+                                               .dy_TI = f32_2(x, 1, 4),
+                                               .dgate_up_TN = f32_2(x, 1, 8),
+                                               .y_TI = ds_tensor2(x, DS_BF16, 1, 4)};
 
     (void)state;
     assert_int_equal(CASE_RUN(bias_forward, &bias), DS_ERR_UNSUPPORTED);

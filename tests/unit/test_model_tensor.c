@@ -359,6 +359,26 @@ static ds_status spy_product(struct ds_stream *stream, const struct ds_matmul_ar
     return spy.real->kernels->matmul(stream, args);
 }
 
+/* What a product may be a part of. */
+static ds_status spy_swiglu(struct ds_stream *stream, const struct ds_swiglu_args *args)
+{
+    spy.products += args->x_TC.data != NULL;
+    return spy.real->kernels->swiglu_forward(stream, args);
+}
+
+static ds_status spy_swiglu_backward(struct ds_stream *stream,
+                                     const struct ds_swiglu_backward_args *args)
+{
+    spy.products += args->dz_TC.data != NULL;
+    return spy.real->kernels->swiglu_backward(stream, args);
+}
+
+static ds_status spy_split(struct ds_stream *stream, const struct ds_qkv_split_args *args)
+{
+    spy.products += args->x_TC.data != NULL;
+    return spy.real->kernels->qkv_split(stream, args);
+}
+
 static uint32_t count_alone(void)
 {
     uint32_t count = 0;
@@ -374,6 +394,9 @@ static void spy_begin(struct model_run *run, struct ds_device_ops *ops,
     spy = (struct spy){.real = run->device->ops, .tensor = &run->tensor_stream};
     *kernels = *run->device->ops->kernels;
     kernels->matmul = spy_product;
+    kernels->swiglu_forward = spy_swiglu;
+    kernels->swiglu_backward = spy_swiglu_backward;
+    kernels->qkv_split = spy_split;
     *ops = *run->device->ops;
     ops->kernels = kernels;
     ops->event_record = spy_record;

@@ -49,19 +49,6 @@ __device__ __forceinline__ void multiply_add<__half>(float (&c)[4], const uint32
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/* Two elements side by side, the first in the lower half. */
-template <typename T> __device__ __forceinline__ uint32_t pair_of(float first, float second);
-template <> __device__ __forceinline__ uint32_t pair_of<__nv_bfloat16>(float first, float second)
-{
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
-    return *reinterpret_cast<const uint32_t *>(&pair);
-}
-template <> __device__ __forceinline__ uint32_t pair_of<__half>(float first, float second)
-{
-    const __half2 pair = __floats2half2_rn(first, second);
-    return *reinterpret_cast<const uint32_t *>(&pair);
-}
-
 /* 2^x, as exact as the elements can use */
 template <typename T> __device__ __forceinline__ float power_of_2(float x)
 {

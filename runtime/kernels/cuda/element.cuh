@@ -36,6 +36,19 @@ template <> __device__ __forceinline__ __half from_float<__half>(float x)
     return __float2half_rn(x);
 }
 
+/* Two elements side by side, the first in the lower half. */
+template <typename T> __device__ __forceinline__ uint32_t pair_of(float first, float second);
+template <> __device__ __forceinline__ uint32_t pair_of<__nv_bfloat16>(float first, float second)
+{
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
+    return *reinterpret_cast<const uint32_t *>(&pair);
+}
+template <> __device__ __forceinline__ uint32_t pair_of<__half>(float first, float second)
+{
+    const __half2 pair = __floats2half2_rn(first, second);
+    return *reinterpret_cast<const uint32_t *>(&pair);
+}
+
 /* 16 bytes of elements: load with `pack<T> p = load_pack(ptr)`, use p.at[i]. Pointers must be aligned to 16. */
 template <typename T> struct alignas(16) pack {
     static constexpr int count = 16 / sizeof(T);

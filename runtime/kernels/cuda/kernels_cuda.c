@@ -17,6 +17,7 @@ ds_status cuda_math_open(struct cuda_device *device, struct cuda_math **out)
         cuda_math_close(math);
         return st;
     }
+    cuda_ended_open(device, math);
     *out = math;
     return DS_OK;
 }

@@ -15,7 +15,9 @@ struct cuda_attention; /* attention.c */
 struct cuda_math {
     struct cuda_gemm *gemm;
     struct cuda_attention *attention;
+    void (*encode)(void); /* ended_map.c: of the driver; NULL: there are no products with ends */
 };
+void cuda_ended_open(const struct cuda_device *device, struct cuda_math *math);
 ds_status cuda_gemm_open(struct cuda_device *device, struct cuda_gemm **out);
 void cuda_gemm_close(struct cuda_gemm *gemm);
 ds_status cuda_attention_open(struct cuda_device *device, struct cuda_attention **out);

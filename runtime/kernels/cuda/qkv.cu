@@ -1,6 +1,7 @@
 /* qkv.cu - from the fused projection to attention's inputs: cut into heads, normalise a head (Qwen3), rotate by
  * position in the half layout (pair i, i + D/2). v is copied. */
-#include "qkv.cuh"
+#include "ended_launch.cuh"
+#include "qkv_end.cuh"
 #include "wants.h"
 
 /* gain * (x * rstd), in fp32 */
@@ -11,32 +12,6 @@ __device__ __forceinline__ void normalise(float (&value)[pack<T>::count], const 
 #pragma unroll
     for (int i = 0; i < pack<T>::count; i++)
         value[i] = to_float(gain.at[i]) * (value[i] * rstd);
-}
-
-template <typename T> __device__ __forceinline__ head_values<T> widen(const head_part<T> &in)
-{
-    head_values<T> v;
-
-#pragma unroll
-    for (int i = 0; i < pack<T>::count; i++) {
-        v.low[i] = to_float(in.low.at[i]);
-        v.high[i] = to_float(in.high.at[i]);
-    }
-    return v;
-}
-
-template <typename T>
-__device__ __forceinline__ head_part<T> rotate(const head_values<T> &v,
-                                               const angles<pack<T>::count> &a)
-{
-    head_part<T> out;
-
-#pragma unroll
-    for (int i = 0; i < pack<T>::count; i++) {
-        out.low.at[i] = from_float<T>(fmaf(v.low[i], a.cosine[i], -(v.high[i] * a.sine[i])));
-        out.high.at[i] = from_float<T>(fmaf(v.high[i], a.cosine[i], v.low[i] * a.sine[i]));
-    }
-    return out;
 }
 
 template <typename T>
@@ -170,9 +145,59 @@ static ds_status split(struct ds_stream *stream, const struct ds_qkv_split_args 
                                : launch_split<T, false>(stream, cut);
 }
 
+/* ---- behind a product: as its end where it can be one */
+
+template <typename T>
+static ds_status end_split(struct ds_stream *stream, const struct ds_qkv_split_args *a,
+                           const struct ended_call &call)
+{
+    const qkv_end<T> end = {
+        {(T *)a->q_THD.data, (T *)a->k_TGD.data, (T *)a->v_TGD.data},
+        {(uint32_t)a->q_THD.shape[1], (uint32_t)a->k_TGD.shape[1], (uint32_t)a->v_TGD.shape[1]},
+        (const int32_t *)a->position_T.data,
+        (const float *)a->rotary_PD.data,
+        (uint32_t)a->x_TC.shape[0],
+        (uint32_t)a->q_THD.shape[2] / 2};
+
+    return ended_launch<T, 0>(stream, call, end);
+}
+
+/* Heads that no tile cuts, in whole packs. */
+static bool has_end(const struct ds_qkv_split_args *a)
+{
+    const size_t dim = a->q_THD.shape[2];
+
+    return !a->q_gain_D.data && dim % 16 == 0 && TILE_COLUMNS % dim == 0 &&
+           is_aligned(a->rotary_PD.data) && is_aligned(a->q_THD.data) &&
+           is_aligned(a->k_TGD.data) && is_aligned(a->v_TGD.data) &&
+           a->q_THD.dtype == a->x_TC.dtype;
+}
+
+static ds_status product_split(struct ds_stream *stream, const struct ds_qkv_split_args *a,
+                               bool *is_made)
+{
+    const struct ended_call call = {&a->x_TC, &a->weight_NC, a->weight_NC.shape[0], TILE_COLUMNS,
+                                    TILE_HALF};
+    struct ds_matmul_args product = {};
+
+    DS_ASSERT(a->x_TC.shape[1] == a->weight_NC.shape[1] && a->x_TC.shape[0] == a->q_THD.shape[0] &&
+              a->weight_NC.shape[0] ==
+                  (a->q_THD.shape[1] + 2 * a->k_TGD.shape[1]) * a->q_THD.shape[2]);
+    *is_made = has_end(a) && ended_is_worth_it(stream, call);
+    if (*is_made)
+        return a->x_TC.dtype == DS_BF16 ? end_split<__nv_bfloat16>(stream, a, call)
+                                        : end_split<__half>(stream, a, call);
+    product.a = a->x_TC;
+    product.b = a->weight_NC;
+    product.c = a->qkv_TN;
+    product.trans_b = 1;
+    return cuda_matmul(stream, &product);
+}
+
 ds_status cuda_qkv_split(struct ds_stream *stream, const struct ds_qkv_split_args *a)
 {
     static const char kernel[] = "qkv_split";
+    bool is_made = false;
 
     DS_ASSERT(a->q_THD.shape[2] % 2 == 0);
     DS_ASSERT(!a->q_gain_D.data || (a->k_gain_D.data && a->q_rstd_TH.data && a->k_rstd_TG.data));
@@ -187,5 +212,7 @@ ds_status cuda_qkv_split(struct ds_stream *stream, const struct ds_qkv_split_arg
     CUDA_WANTS_SAME(kernel, a, v_TGD, qkv_TN);
     CUDA_WANTS(kernel, a, q_rstd_TH, DS_F32);
     CUDA_WANTS(kernel, a, k_rstd_TG, DS_F32);
-    return DISPATCH(a->qkv_TN.dtype, T, split<T>(stream, a));
+    if (a->x_TC.data)
+        DS_TRY(product_split(stream, a, &is_made));
+    return is_made ? DS_OK : DISPATCH(a->qkv_TN.dtype, T, split<T>(stream, a));
 }

@@ -116,6 +116,32 @@ __device__ __forceinline__ void store_head(T *head, uint32_t at, uint32_t half, 
     store_part<VECTOR>(head + half, at, end, p.high);
 }
 
+template <typename T> __device__ __forceinline__ head_values<T> widen(const head_part<T> &in)
+{
+    head_values<T> v;
+
+#pragma unroll
+    for (int i = 0; i < pack<T>::count; i++) {
+        v.low[i] = to_float(in.low.at[i]);
+        v.high[i] = to_float(in.high.at[i]);
+    }
+    return v;
+}
+
+template <typename T>
+__device__ __forceinline__ head_part<T> rotate(const head_values<T> &v,
+                                               const angles<pack<T>::count> &a)
+{
+    head_part<T> out;
+
+#pragma unroll
+    for (int i = 0; i < pack<T>::count; i++) {
+        out.low.at[i] = from_float<T>(fmaf(v.low[i], a.cosine[i], -(v.high[i] * a.sine[i])));
+        out.high.at[i] = from_float<T>(fmaf(v.high[i], a.cosine[i], v.low[i] * a.sine[i]));
+    }
+    return out;
+}
+
 /* ---- host */
 
 static inline ds_status cuda_wants_head_dim(const char *kernel, uint64_t dim)

@@ -1,18 +1,12 @@
 /* swiglu.cu - the gated activation and its way back, which can write the product again. A thread reads all of
  * its elements before it writes one, so outputs may lie on inputs. */
+#include "ended_launch.cuh"
 #include "part.cuh"
 #include "shapes.h"
+#include "swiglu_end.cuh"
 #include "wants.h"
 
 #define PACKS 2 /* of a thread, of each tensor */
-
-/* fp32 as exactly as it goes; where 16 bits are kept, the hardware's exp and division are exact enough. */
-template <typename T> __device__ __forceinline__ float sigmoid(float x)
-{
-    if (sizeof(T) == sizeof(float))
-        return 1.0f / (1.0f + expf(-x));
-    return __fdividef(1.0f, 1.0f + __expf(-x));
-}
 
 /* Where a thread's packs lie: pack p at elements first + p * step of a row. */
 struct place {
@@ -40,15 +34,8 @@ __global__ void __launch_bounds__(256)
     }
 #pragma unroll
     for (int p = 0; p < PACKS; p++) {
-        pack<T> y;
-
-#pragma unroll
-        for (int i = 0; i < pack<T>::count; i++) {
-            const float gate = to_float(gates[p].at[i]);
-
-            y.at[i] = from_float<T>(gate * sigmoid<T>(gate) * to_float(ups[p].at[i]));
-        }
-        store_part<VECTOR>(y_TI + at.token * width, at.first + p * at.step, width, y);
+        store_part<VECTOR>(y_TI + at.token * width, at.first + p * at.step, width,
+                           swiglu_pack(gates[p], ups[p]));
     }
 }
 
@@ -58,21 +45,6 @@ template <typename T> struct swiglu_way_back {
     T *y_TI;        /* or NULL */
     uint32_t width, chunks;
 };
-
-/* In place: gate becomes dgate, up dup, dy the product. */
-template <typename T>
-__device__ __forceinline__ void backward_pack(pack<T> &gates, pack<T> &ups, pack<T> &dys)
-{
-#pragma unroll
-    for (int i = 0; i < pack<T>::count; i++) {
-        const float gate = to_float(gates.at[i]), up = to_float(ups.at[i]);
-        const float dy = to_float(dys.at[i]), sigma = sigmoid<T>(gate), silu = gate * sigma;
-
-        gates.at[i] = from_float<T>(dy * up * (sigma * fmaf(gate, 1.0f - sigma, 1.0f)));
-        ups.at[i] = from_float<T>(dy * silu);
-        dys.at[i] = from_float<T>(silu * up);
-    }
-}
 
 template <typename T, bool VECTOR>
 __global__ void __launch_bounds__(256) swiglu_backward_rows(const swiglu_way_back<T> b)
@@ -94,7 +66,7 @@ __global__ void __launch_bounds__(256) swiglu_backward_rows(const swiglu_way_bac
     for (int p = 0; p < PACKS; p++) {
         const uint32_t first = at.first + p * at.step;
 
-        backward_pack(gate[p], up[p], dy[p]);
+        swiglu_backward_pack(gate[p], up[p], dy[p]);
         store_part<VECTOR>(b.dgate_up_TN + 2 * row, first, width, gate[p]);
         store_part<VECTOR>(b.dgate_up_TN + 2 * row + width, first, width, up[p]);
         if (b.y_TI)
@@ -147,21 +119,103 @@ static ds_status launch_backward(struct ds_stream *stream, const struct ds_swigl
     return DS_OK;
 }
 
+/* ---- behind a product: as its end where it can be one */
+
+static bool is_even(const struct ds_tensor &t) /* absent, or rows of whole 16 bytes */
+{
+    return !t.data || (is_aligned(t.data) && t.shape[1] % 8 == 0);
+}
+
+template <typename T>
+static ds_status end_forward(struct ds_stream *stream, const struct ds_swiglu_args *a,
+                             const struct ended_call &call)
+{
+    const swiglu_end<T> end = {(T *)a->gate_up_TN.data, (T *)a->y_TI.data,
+                               (uint32_t)a->gate_up_TN.shape[0], (uint32_t)call.columns};
+
+    return ended_launch<T, 0>(stream, call, end);
+}
+
+template <typename T>
+static ds_status end_backward(struct ds_stream *stream, const struct ds_swiglu_backward_args *a,
+                              const struct ended_call &call)
+{
+    const swiglu_backward_end<T> end = {(const T *)a->gate_up_TN.data, (T *)a->dgate_up_TN.data,
+                                        (T *)a->y_TI.data, (uint32_t)a->dy_TI.shape[0],
+                                        (uint32_t)call.columns};
+
+    return ended_launch<T, 1>(stream, call, end);
+}
+
+static ds_status product_forward(struct ds_stream *stream, const struct ds_swiglu_args *a,
+                                 bool *is_made)
+{
+    const size_t width = a->gate_up_TN.shape[1] / 2;
+    const struct ended_call call = {&a->x_TC, &a->weight_NC, width, TILE_HALF, (uint32_t)width};
+    struct ds_matmul_args product = {};
+
+    DS_ASSERT(a->x_TC.shape[1] == a->weight_NC.shape[1] && a->weight_NC.shape[0] == 2 * width &&
+              a->x_TC.shape[0] == a->gate_up_TN.shape[0]);
+    *is_made = a->gate_up_TN.dtype == a->x_TC.dtype && width % 8 == 0 && is_even(a->gate_up_TN) &&
+               is_even(a->y_TI) && ended_is_worth_it(stream, call);
+    if (*is_made)
+        return a->x_TC.dtype == DS_BF16 ? end_forward<__nv_bfloat16>(stream, a, call)
+                                        : end_forward<__half>(stream, a, call);
+    product.a = a->x_TC;
+    product.b = a->weight_NC;
+    product.c = a->gate_up_TN;
+    product.trans_b = 1;
+    return cuda_matmul(stream, &product);
+}
+
+static ds_status product_backward(struct ds_stream *stream, const struct ds_swiglu_backward_args *a,
+                                  bool *is_made)
+{
+    const struct ended_call call = {&a->dz_TC, &a->weight_CI, a->dy_TI.shape[1], TILE_COLUMNS,
+                                    TILE_HALF};
+    struct ds_matmul_args product = {};
+
+    DS_ASSERT(a->dz_TC.shape[1] == a->weight_CI.shape[0] &&
+              a->weight_CI.shape[1] == a->dy_TI.shape[1] && a->dz_TC.shape[0] == a->dy_TI.shape[0]);
+    *is_made = a->gate_up_TN.dtype == a->dz_TC.dtype && is_even(a->gate_up_TN) &&
+               is_even(a->dgate_up_TN) && is_even(a->y_TI) && ended_is_worth_it(stream, call);
+    if (*is_made)
+        return a->dz_TC.dtype == DS_BF16 ? end_backward<__nv_bfloat16>(stream, a, call)
+                                         : end_backward<__half>(stream, a, call);
+    product.a = a->dz_TC;
+    product.b = a->weight_CI;
+    product.c = a->dy_TI;
+    return cuda_matmul(stream, &product);
+}
+
 ds_status cuda_swiglu_forward(struct ds_stream *stream, const struct ds_swiglu_args *a)
 {
-    DS_ASSERT(a->gate_up_TN.shape[1] == 2 * a->y_TI.shape[1] && a->gate_up_TN.shape[1] < INT32_MAX);
+    bool is_made = false;
+
+    DS_ASSERT((!a->y_TI.data || a->gate_up_TN.shape[1] == 2 * a->y_TI.shape[1]) &&
+              a->gate_up_TN.shape[1] < INT32_MAX);
     CUDA_WANTS_FLOAT("swiglu_forward", a, gate_up_TN);
     CUDA_WANTS_SAME("swiglu_forward", a, y_TI, gate_up_TN);
+    if (a->x_TC.data)
+        DS_TRY(product_forward(stream, a, &is_made));
+    if (is_made || !a->y_TI.data)
+        return DS_OK;
     return DISPATCH(a->y_TI.dtype, T, launch_forward<T>(stream, a));
 }
 
 ds_status cuda_swiglu_backward(struct ds_stream *stream, const struct ds_swiglu_backward_args *a)
 {
+    bool is_made = false;
+
     DS_ASSERT(a->gate_up_TN.shape[1] == 2 * a->dy_TI.shape[1] &&
               a->gate_up_TN.shape[1] < INT32_MAX);
     CUDA_WANTS_FLOAT("swiglu_backward", a, gate_up_TN);
     CUDA_WANTS_SAME("swiglu_backward", a, dy_TI, gate_up_TN);
     CUDA_WANTS_SAME("swiglu_backward", a, dgate_up_TN, gate_up_TN);
     CUDA_WANTS_SAME("swiglu_backward", a, y_TI, gate_up_TN);
+    if (a->dz_TC.data)
+        DS_TRY(product_backward(stream, a, &is_made));
+    if (is_made)
+        return DS_OK;
     return DISPATCH(a->dy_TI.dtype, T, launch_backward<T>(stream, a));
 }
