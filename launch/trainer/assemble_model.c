@@ -218,6 +218,15 @@ ds_status ds_trainer_model_config(const struct ds_config *config, struct ds_fs *
                : DS_ERR_CONFIG; /* of the keys, not of a folder's config.json */
 }
 
+/* What is written at the end has the factors alone. */
+static void warn_of_random_base(const struct ds_trainer *t)
+{
+    if (t->options.mode == DS_TRAINER_TRAIN && t->options.uses_checkpoints &&
+        t->config->lora.r > 0 && t->config->model.path[0] == '\0')
+        ds_warn("[lora] r without [model] path: the adapter is made for random weights, which no "
+                "file will have; name the folder of the model that it is for in [model] path");
+}
+
 ds_status trainer_open_model(struct ds_trainer *t)
 {
     const char *path = t->config->model.path;
@@ -227,8 +236,10 @@ ds_status trainer_open_model(struct ds_trainer *t)
     DS_TRY(take_model(t, &model));
     if (t->options.mode != DS_TRAINER_GENERATE && !is_plan(t))
         DS_TRY(ds_text_tokenizer_find(t->config, t->options.fs, &t->text));
-    if (t->options.world->rank == 0)
+    if (t->options.world->rank == 0) {
         ds_text_tokenizer_warn(t->config, &t->text);
+        warn_of_random_base(t);
+    }
     DS_TRY(trainer_open_adapter(t));
     if (!path[0])
         return DS_OK;

@@ -190,6 +190,12 @@ grep -q "texts become bytes" err && fail "a warning of what was asked for"
 trains "bare_base: no tokenizer's files are there, so q_bare has none" export --quant int8 bare_base q_bare
 grep -q "no tokenizer's files" q_folder.err && fail "a warning of a folder that has one"
 
+# an adapter for weights that no file has
+trains "[lora] r without [model] path: the adapter is made for random weights" base.ini run.dir=of_nothing lora.r=2
+[ "$(grep -c "random weights" err)" = 1 ] || fail "not one line"
+trains "of them trained" lora.ini run.dir=of_base
+grep -q "random weights" err && fail "a warning of an adapter whose model is named"
+
 # what does not go together
 rm -rf n
 refused 65 "'k_prj' matches no matrix that can have factors; each layer, model.layers.0 to 1, has self_attn.q_proj, self_attn.k_proj" \
