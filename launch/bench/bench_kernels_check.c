@@ -224,6 +224,71 @@ void check_swiglu_backward(struct rig *r)
     }
 }
 
+/* ---- behind their products */
+
+/* Row `row` of x times row `column` of w, or its column where w is as it is multiplied. */
+static double dot(struct rig_view x, size_t row, struct rig_view w, size_t column, size_t k,
+                  size_t n)
+{
+    double sum = 0;
+
+    for (size_t l = 0; l < k; l++)
+        sum += rig_at(x, row * k + l) * rig_at(w, n ? l * n + column : column * k + l);
+    return sum;
+}
+
+void check_product_split(struct rig *r)
+{
+    const struct ds_qkv_split_args *a = &r->args.split;
+    const size_t h = a->q_THD.shape[1], d = a->q_THD.shape[2], c = a->x_TC.shape[1];
+    const struct rig_view q = rig_after(r, a->q_THD);
+    const struct rig_view x = rig_before(r, a->x_TC), w = rig_before(r, a->weight_NC);
+
+    FOR_SAMPLES(i)
+    {
+        const size_t t = rig_place(i, a->x_TC.shape[0]), head = rig_place(i * 7 + 1, h);
+        const size_t at = rig_place(i * 5 + 2, d / 2);
+        const struct rig_view rotary = angles(r, a->position_T, a->rotary_PD, t);
+        const double low = dot(x, t, w, head * d + at, c, 0);
+        const double high = dot(x, t, w, head * d + d / 2 + at, c, 0);
+
+        rig_see(r, rig_at(q, (t * h + head) * d + at),
+                low * rig_at(rotary, at) - high * rig_at(rotary, d / 2 + at));
+    }
+}
+
+void check_product_swiglu(struct rig *r)
+{
+    const struct ds_swiglu_args *a = &r->args.swiglu;
+    const size_t n = a->y_TI.shape[1], c = a->x_TC.shape[1];
+    const struct rig_view x = rig_before(r, a->x_TC), w = rig_before(r, a->weight_NC);
+
+    FOR_SAMPLES(i)
+    {
+        const size_t t = rig_place(i, a->y_TI.shape[0]), at = rig_place(i * 7 + 1, n);
+        const double gate = dot(x, t, w, at, c, 0), up = dot(x, t, w, n + at, c, 0);
+
+        rig_see(r, rig_at(rig_after(r, a->y_TI), t * n + at), gate / (1 + exp(-gate)) * up);
+    }
+}
+
+void check_product_swiglu_back(struct rig *r)
+{
+    const struct ds_swiglu_backward_args *a = &r->args.swiglu_backward;
+    const size_t n = a->dy_TI.shape[1], c = a->dz_TC.shape[1];
+    const struct rig_view z = rig_before(r, a->dz_TC), w = rig_before(r, a->weight_CI);
+    const struct rig_view gate_up = rig_before(r, a->gate_up_TN);
+
+    FOR_SAMPLES(i)
+    {
+        const size_t t = rig_place(i, a->dy_TI.shape[0]), at = rig_place(i * 7 + 1, n);
+        const double gate = rig_at(gate_up, t * 2 * n + at), sigmoid = 1 / (1 + exp(-gate));
+        const double dy = dot(z, t, w, at, c, n);
+
+        rig_see(r, rig_at(rig_after(r, a->dgate_up_TN), t * 2 * n + n + at), dy * gate * sigmoid);
+    }
+}
+
 void check_embedding_forward(struct rig *r)
 {
     const struct ds_embedding_args *a = &r->args.embedding;

@@ -155,6 +155,57 @@ void setup_swiglu_backward(struct rig *r)
     rows(r, t, i, 5 * elem_bytes(r));
 }
 
+/* ---- behind their products, as one call: bound by these */
+
+static void product(struct rig *r, size_t m, size_t n, size_t k)
+{
+    r->flops = 2.0 * (double)m * (double)n * (double)k;
+    r->roundings = 3;
+    TEXT(r, "%zux%zux%zu", m, n, k);
+}
+
+void setup_product_split(struct rig *r)
+{
+    const struct rig_shape *s = r->shape;
+    const size_t n = (s->H + 2 * s->G) * s->D;
+
+    r->args.split = (struct ds_qkv_split_args){.qkv_TN = rig_out2(r, r->dtype, s->M, n),
+                                               .position_T = positions(r),
+                                               .rotary_PD = rig_in2(r, DS_F32, s->S, s->D),
+                                               .q_THD = rig_out3(r, r->dtype, s->M, s->H, s->D),
+                                               .k_TGD = rig_out3(r, r->dtype, s->M, s->G, s->D),
+                                               .v_TGD = rig_out3(r, r->dtype, s->M, s->G, s->D),
+                                               .x_TC = rig_in2(r, r->dtype, s->M, s->C),
+                                               .weight_NC = rig_in2(r, r->dtype, n, s->C)};
+    product(r, s->M, n, s->C);
+}
+
+void setup_product_swiglu(struct rig *r)
+{
+    const size_t t = r->shape->M, i = r->shape->I, c = r->shape->C;
+
+    r->args.swiglu = (struct ds_swiglu_args){.gate_up_TN = rig_out2(r, r->dtype, t, 2 * i),
+                                             .y_TI = rig_out2(r, r->dtype, t, i),
+                                             .x_TC = rig_in2(r, r->dtype, t, c),
+                                             .weight_NC = rig_in2(r, r->dtype, 2 * i, c)};
+    product(r, t, 2 * i, c);
+}
+
+void setup_product_swiglu_back(struct rig *r)
+{
+    const size_t t = r->shape->M, i = r->shape->I, c = r->shape->C;
+
+    r->args.swiglu_backward = (struct ds_swiglu_backward_args){
+        .gate_up_TN = rig_in2(r, r->dtype, t, 2 * i),
+        .dy_TI = rig_out2(r, r->dtype, t, i),
+        .dgate_up_TN = rig_out2(r, r->dtype, t, 2 * i),
+        .y_TI = rig_out2(r, r->dtype, t, i),
+        .dz_TC = rig_in2(r, r->dtype, t, c),
+        .weight_CI = rig_in2(r, r->dtype, c, i),
+    };
+    product(r, t, i, c);
+}
+
 /* ---- embedding and loss */
 
 void setup_embedding_forward(struct rig *r)
