@@ -98,8 +98,10 @@ __device__ __forceinline__ bool tile_is(ended_room<T> &room, const ended_cut &cu
 
     barrier_wait_far(&room.told[n % TILES_TOLD], n / TILES_TOLD % 2);
     tile = *(volatile uint32_t *)room.tile[n % TILES_TOLD].word;
+    if (tile >= cut.pairs * cut.strips)
+        return false;
     *place = ended_place_of(cut, tile);
-    return tile < cut.pairs * cut.strips;
+    return true;
 }
 
 /* ---- the three roles */
