@@ -8,20 +8,33 @@
 enum ds_command_flag {
     /* every rank of mpirun takes part; without it only one process works, whatever mpirun started */
     DS_COMMAND_RANKS = 1u << 0,
-    /* the first argument is a configuration, the others override it; they are loaded and validated */
+    /* with FILE: the configuration and its overrides are loaded and validated */
     DS_COMMAND_CONFIG = 1u << 1,
     /* with CONFIG: outside mpirun the number of ranks is not known, so rules about it are left out; so
      * they are always without RANKS */
     DS_COMMAND_ANY_RANKS = 1u << 2,
     /* what it prints is the whole answer: no INFO lines around it */
     DS_COMMAND_QUIET = 1u << 3,
+    /* the arguments are a configuration, overrides and the options of the row, in any order; what the function
+     * finds are the file and then the overrides */
+    DS_COMMAND_FILE = 1u << 4,
+};
+
+#define DS_COMMAND_OPTIONS_MAX 2
+
+struct ds_command_option {
+    const char *name; /* "--ranks", which a whole number follows */
+    uint32_t least, most;
 };
 
 struct ds_command {
     int argc; /* arguments behind the subcommand; with CONFIG none is left over */
     char **argv;
-    const struct ds_config *config; /* resolved, validated; NULL without CONFIG */
-    struct ds_comm *world;          /* control; one rank without RANKS */
+    const struct ds_command_row *row;
+    uint32_t numbers[DS_COMMAND_OPTIONS_MAX]; /* with FILE: of the row's options; 0: not given */
+    const struct ds_command_row *topic; /* of help: the subcommand that was asked about, or NULL */
+    const struct ds_config *config;     /* resolved, validated; NULL without CONFIG */
+    struct ds_comm *world;              /* control; one rank without RANKS */
     struct ds_fs *fs;
     const struct ds_clock *clock;
     int thread_count;    /* for arithmetic of this rank, already set for OpenMP */
@@ -37,7 +50,8 @@ struct ds_command_row {
     const char *help;
     ds_status (*run)(struct ds_command *command);
     uint32_t flags;
-    enum ds_config_use use; /* with CONFIG */
+    enum ds_config_use use;                                   /* with CONFIG */
+    struct ds_command_option options[DS_COMMAND_OPTIONS_MAX]; /* with FILE */
 };
 
 extern const struct ds_command_row ds_commands[];
@@ -47,6 +61,14 @@ const struct ds_command_row *ds_command_find(const char *name); /* or NULL */
 /* local: refuses a first word that is no subcommand and no configuration either, as a bare word that names no
  * file; DS_OK: it may be one */
 DS_CHECKED ds_status ds_command_check_path(struct ds_fs *fs, const char *word);
+
+/* local: with FILE, takes the options out of the arguments and puts the file before the overrides; refuses an
+ * unknown option, a second file, and a command line without one */
+DS_CHECKED ds_status ds_command_arrange(struct ds_command *command);
+/* local: of an option of the row; 0: not given */
+uint32_t ds_command_number(const struct ds_command *command, const char *option);
+/* local: --help or -h, with FILE anywhere, else in front */
+int ds_command_asks_help(const struct ds_command_row *row, int argc, char **argv);
 
 /* What every subcommand says when its arguments are wrong. */
 DS_CHECKED ds_status ds_command_usage(const char *name);

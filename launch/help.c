@@ -11,21 +11,23 @@ static const char *preset_text(const struct ds_field *field)
     return field->preset[0] ? field->preset : "(empty)";
 }
 
+static void show_call(const struct ds_command_row *row)
+{
+    const int bytes = printf("  dstrain %s%s%s", row->name, row->name[0] ? " " : "", row->usage);
+
+    if (bytes > 52)
+        printf("\n  %-50s", "");
+    else
+        printf("%*s", 52 - bytes, "");
+    printf(" %s\n", row->help);
+}
+
 static void show_overview(void)
 {
     printf("dstrain " DS_VERSION
            ": trains and fine-tunes language models on the ranks of mpirun\n\n");
-    for (size_t i = 0; i < ds_command_count; i++) {
-        const struct ds_command_row *row = &ds_commands[i];
-        char call[256];
-
-        snprintf(call, sizeof call, "dstrain %s%s%s", row->name, row->name[0] ? " " : "",
-                 row->usage);
-        if (strlen(call) > 50)
-            printf("  %s\n  %-50s %s\n", call, "", row->help);
-        else
-            printf("  %-50s %s\n", call, row->help);
-    }
+    for (size_t i = 0; i < ds_command_count; i++)
+        show_call(&ds_commands[i]);
     printf("\nSections of config.ini ('dstrain help SECTION' lists the keys):\n\n");
     for (size_t i = 0; i < ds_config_section_count; i++)
         printf("  %-10s %s\n", ds_config_sections[i].name, ds_config_sections[i].help);
@@ -121,6 +123,10 @@ static ds_status show_topic(const char *name)
 
 ds_status ds_help_main(struct ds_command *command)
 {
+    if (command->topic) {
+        show_call(command->topic);
+        return DS_OK;
+    }
     if (command->argc > 1)
         return ds_command_usage("help");
     if (command->argc == 0)

@@ -31,21 +31,28 @@ static ds_status load(struct ds_bootstrap *boot, const struct ds_command_row *ro
 {
     const struct ds_config_source source = {
         .fs = boot->fs,
-        .path = command->argc > 0 ? command->argv[0] : "",
+        .path = command->argv[0],
         .overrides = (const char *const *)command->argv + 1,
-        .override_count = command->argc > 0 ? (size_t)command->argc - 1 : 0,
+        .override_count = (size_t)command->argc - 1,
         .use = row->use,
         .ranks_are_known = (row->flags & DS_COMMAND_RANKS) &&
                            (boot->is_mpirun || !(row->flags & DS_COMMAND_ANY_RANKS)),
     };
 
-    if (command->argc < 1)
-        return boot->rank == 0 ? ds_command_usage(row->name) : DS_ERR_CONFIG;
     DS_TRY(ds_config_load(boot->world, &source, config));
     command->config = config;
     command->argc = 0;
     command->thread_count = ds_bootstrap_configure(boot, config);
     return DS_OK;
+}
+
+/* collective: rank 0 speaks for all; the others have something to say where their command line is another */
+static ds_status arrange(struct ds_bootstrap *boot, struct ds_command *command)
+{
+    const int leads = boot->world->rank == 0;
+
+    DS_TRY(ds_comm_agreed(boot->world, leads ? ds_command_arrange(command) : DS_OK));
+    return ds_comm_agreed(boot->world, leads ? DS_OK : ds_command_arrange(command));
 }
 
 static ds_status run(struct ds_bootstrap *boot, const struct ds_command_row *row,
@@ -61,6 +68,8 @@ static ds_status run(struct ds_bootstrap *boot, const struct ds_command_row *row
         DS_TRY(ds_comm_agreed(boot->world, boot->rank == 0
                                                ? ds_command_check_path(boot->fs, command->argv[0])
                                                : DS_OK));
+    if (row->flags & DS_COMMAND_FILE)
+        DS_TRY(arrange(boot, command));
     if (row->flags & DS_COMMAND_CONFIG)
         DS_TRY(load(boot, row, command, &config));
     return row->run(command);
@@ -68,7 +77,7 @@ static ds_status run(struct ds_bootstrap *boot, const struct ds_command_row *row
 
 int main(int argc, char **argv)
 {
-    const struct ds_command_row *row;
+    const struct ds_command_row *row, *topic = NULL;
     struct ds_bootstrap boot;
     int used;
 
@@ -82,6 +91,10 @@ int main(int argc, char **argv)
                           is_missing ? "" : argv[1]);
         return ds_status_exit_code(DS_ERR_CONFIG);
     }
+    if (ds_command_asks_help(row, argc - used, argv + used)) {
+        topic = row;
+        row = ds_command_find("help");
+    }
     if (!(row->flags & DS_COMMAND_RANKS) && boot.rank != 0)
         return 0; /* work for one process */
     if ((row->flags & DS_COMMAND_QUIET) && ds_log.level == DS_LOG_INFO)
@@ -89,6 +102,8 @@ int main(int argc, char **argv)
 
     struct ds_command command = {.argc = argc - used,
                                  .argv = argv + used,
+                                 .row = row,
+                                 .topic = topic,
                                  .fs = boot.fs,
                                  .clock = boot.clock,
                                  .thread_count = boot.core_count,

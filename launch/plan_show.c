@@ -190,27 +190,6 @@ ds_status ds_plan_check(const struct ds_plan_question *question)
 
 /* ---- the subcommand */
 
-/* `--ranks N` anywhere behind the configuration is taken out; the rest overrides. */
-static ds_status read_ranks(struct ds_command *command, uint32_t *ranks)
-{
-    char *end;
-
-    for (int i = 1; i + 1 < command->argc; i++) {
-        if (strcmp(command->argv[i], "--ranks") != 0)
-            continue;
-        unsigned long value = strtoul(command->argv[i + 1], &end, 10);
-        if (*end || value < 1 || value > 1000000)
-            return ds_fail(DS_ERR_CONFIG, "--ranks = '%s' must be a whole number in 1..1000000",
-                           command->argv[i + 1]);
-        *ranks = (uint32_t)value;
-        for (int j = i; j + 2 < command->argc; j++)
-            command->argv[j] = command->argv[j + 2];
-        command->argc -= 2;
-        return DS_OK;
-    }
-    return command->argc > 0 ? DS_OK : ds_command_usage("plan");
-}
-
 static ds_status load(struct ds_command *command, uint32_t ranks, struct ds_config *config)
 {
     const struct ds_config_source source = {
@@ -337,12 +316,15 @@ static void show_choices(const struct ds_plan_question *question)
 
 ds_status ds_plan_main(struct ds_command *command)
 {
+    const uint32_t ranks = ds_command_number(command, "--ranks");
     struct ds_config *config = malloc(sizeof *config);
     struct ds_speeds speeds;
-    struct ds_plan_question question = {
-        .config = config, .fs = command->fs, .clock = command->clock, .size = 1, .is_answer = 1};
-    ds_status st =
-        config ? read_ranks(command, &question.size) : ds_fail(DS_ERR_NO_MEMORY, "a configuration");
+    struct ds_plan_question question = {.config = config,
+                                        .fs = command->fs,
+                                        .clock = command->clock,
+                                        .size = ranks ? ranks : 1,
+                                        .is_answer = 1};
+    ds_status st = config ? DS_OK : ds_fail(DS_ERR_NO_MEMORY, "a configuration");
 
     if (st == DS_OK)
         st = load(command, question.size, config);

@@ -18,34 +18,10 @@ struct preparing {
     struct ds_command *command;
     const struct ds_config *config;
     struct ds_console console;
-    uint32_t vocab_size; /* of a tokenizer to learn; 0: none */
-    uint32_t show_count; /* of rows to show */
+    uint32_t vocab_size;    /* of a tokenizer to learn; 0: none */
+    uint32_t show_count;    /* of rows to show */
+    int tokenizer_is_there; /* though one was to be learned */
 };
-
-/* ---- the command line: the option anywhere behind the configuration; the rest overrides */
-
-/* Taken out of the arguments; `*out` stays where it is not among them. */
-static ds_status read_option(struct ds_command *command, const char *name, unsigned long least,
-                             unsigned long most, uint32_t *out)
-{
-    char *end;
-
-    for (int i = 1; i < command->argc; i++) {
-        if (strcmp(command->argv[i], name) != 0)
-            continue;
-        const char *text = i + 1 < command->argc ? command->argv[i + 1] : "";
-        unsigned long value = strtoul(text, &end, 10);
-        if (end == text || *end || value < least || value > most)
-            return ds_fail(DS_ERR_CONFIG, "%s = '%s' must be a whole number in %lu..%lu", name,
-                           text, least, most);
-        *out = (uint32_t)value;
-        for (int j = i; j + 2 < command->argc; j++)
-            command->argv[j] = command->argv[j + 2];
-        command->argc -= 2;
-        break;
-    }
-    return command->argc > 0 ? DS_OK : ds_command_usage("prepare");
-}
 
 static ds_status load(struct ds_command *command, struct ds_config *config)
 {
@@ -114,7 +90,7 @@ static ds_status learn(struct preparing *p)
                                 "must name the folder that --train-tokenizer writes to");
     snprintf(file, sizeof file, "%s/tokenizer.json", folder);
     if (ds_fs_stat(p->command->fs, file, &stat) == 0) {
-        ds_info("%s: is there, and used as it is", file);
+        p->tokenizer_is_there = 1;
         return DS_OK;
     }
     DS_TRY(ds_data_parts_parse(ds_config_key(config, "data", "train", key), config->data.train,
@@ -122,6 +98,21 @@ static ds_status learn(struct preparing *p)
     st = learn_from(p, &parts, folder);
     ds_data_parts_fini(&parts);
     return st;
+}
+
+static void say_kept(const struct preparing *p, const struct ds_tokenizer *tokenizer)
+{
+    const uint32_t end = tokenizer ? ds_tokenizer_id_end(tokenizer) : 0;
+    char with[48] = "";
+    uint32_t count = 0;
+
+    for (uint32_t id = 0; id < end; id++)
+        count += ds_tokenizer_token(tokenizer, id) != NULL;
+    if (tokenizer)
+        snprintf(with, sizeof with, " with %u tokens", count);
+    ds_info("%s/tokenizer.json: is there%s, and used as it is; remove it to have "
+            "--train-tokenizer %u learn a new one",
+            p->config->data.tokenizer, with, p->vocab_size);
 }
 
 /* ---- shards */
@@ -207,6 +198,8 @@ static ds_status prepare(struct preparing *p)
     DS_TRY(ds_text_tokenizer_find(config, p->command->fs, &found));
     ds_text_tokenizer_warn(config, &found);
     DS_TRY(ds_text_tokenizer_open(config, p->command->fs, &tokenizer));
+    if (p->tokenizer_is_there)
+        say_kept(p, tokenizer);
     st = prepare_set(p, tokenizer, "train");
     if (st == DS_OK && config->data.eval[0])
         st = prepare_set(p, tokenizer, "eval");
@@ -217,14 +210,12 @@ static ds_status prepare(struct preparing *p)
 ds_status ds_prepare_main(struct ds_command *command)
 {
     struct ds_config *config = malloc(sizeof *config);
-    struct preparing p = {.command = command, .config = config};
+    struct preparing p = {.command = command,
+                          .config = config,
+                          .vocab_size = ds_command_number(command, "--train-tokenizer"),
+                          .show_count = ds_command_number(command, "--show")};
     ds_status st = config ? DS_OK : ds_fail(DS_ERR_NO_MEMORY, "a configuration");
 
-    if (st == DS_OK)
-        st = read_option(command, "--train-tokenizer", DS_LEARNER_VOCAB_MIN, DS_LEARNER_VOCAB_MAX,
-                         &p.vocab_size);
-    if (st == DS_OK)
-        st = read_option(command, "--show", 1, 1000000, &p.show_count);
     if (st == DS_OK)
         st = load(command, config);
     if (st == DS_OK)

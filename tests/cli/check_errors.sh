@@ -148,6 +148,64 @@ refused 64 "unknown command 'unheard'; 'dstrain help' lists the commands" unhear
 refused 64 "missing.ini: No such file or directory" missing.ini
 refused 64 "no section or key is called 'stepz'; did you mean 'steps' in [train]?" help stepz
 
+# options, the file and overrides in any order
+refused 64 "unknown option '--foo'; dstrain check takes section.key=value and --help" check config.ini --foo
+refused 64 "unknown option '--foo'; dstrain eval takes section.key=value and --help" eval --foo config.ini
+refused 64 "unknown option '--foo=3'; dstrain takes section.key=value and --help" config.ini --foo=3
+refused 64 "unknown option '--rank' (did you mean '--ranks'?); dstrain plan takes --ranks N, section.key=value and --help" plan --rank 2 config.ini
+refused 64 "unknown option '-x'; dstrain prepare takes --show N, --train-tokenizer N, section.key=value and --help" prepare -x config.ini
+refused 64 "--ranks: a whole number in 1..1000000 is missing behind it" plan config.ini --ranks
+refused 64 "--ranks = 'config.ini' must be a whole number in 1..1000000" plan --ranks config.ini
+refused 64 "--ranks = '' must be a whole number in 1..1000000" plan --ranks= config.ini
+refused 64 "--ranks = '-1' must be a whole number in 1..1000000" plan config.ini --ranks -1
+refused 64 "--ranks is given twice" plan --ranks 2 config.ini --ranks=2
+refused 64 "'extra.ini' beside 'config.ini': one configuration file is read; dstrain takes section.key=value and --help" config.ini extra.ini
+refused 64 "'config.ini' beside 'extra.ini': one configuration file is read; dstrain check takes section.key=value and --help" check extra.ini train.steps=3 config.ini
+refused 64 "command line: 'steps=3' must read section.key=value; did you mean 'train.steps=...'?" check steps=3 config.ini
+refused 64 "command line: 'steps' must read section.key=value; did you mean 'train.steps=...'?" check config.ini steps
+refused 64 "command line: 'train.steps' must read section.key=value" check config.ini train.steps
+refused 64 "usage: dstrain check config.ini [section.key=value ...]" check train.steps=3
+refused 64 "usage: dstrain plan config.ini --ranks N [section.key=value ...]" plan --ranks 2
+refused 64 "config.ini: [data] eval is missing: what it is evaluated on, written as train is; empty: nothing (text of at most 4095 bytes)" eval train.steps=3 config.ini
+refused 64 "config.ini:12: [train] global_batch_size = 8 must be a multiple of micro_batch_size * data = 3 * 1 = 3; nearest: 9" train.micro_batch_size=3 config.ini
+
+# alike ARGUMENTS: the answer is that of the arguments before, 'first' of none
+alike() {
+    "$program" "$@" >out 2>err || fail "$*: $(cat err)"
+    [ ! -e first ] || cmp -s first out || fail "$*: answers '$(cat out)', not '$(cat first)'"
+    mv out first
+}
+alike check config.ini train.steps=3 run.seed=4
+grep -qx 'steps = 3' first && grep -qx 'seed = 4' first || fail "check: overrides are not read"
+alike check train.steps=3 config.ini run.seed=4
+alike check train.steps=3 run.seed=4 config.ini
+mkdir -p a=1
+cp config.ini a=1/c.ini
+cp config.ini b=1.ini
+alike check train.steps=3 run.seed=4 a=1/c.ini
+alike check b=1.ini train.steps=3 run.seed=4
+rm first
+sed '/^\[run\]/a device = cpu' config.ini >cpu.ini
+alike plan cpu.ini --ranks 2 train.global_batch_size=16
+grep -q 'every rank, of 2:' first || fail "plan: --ranks 2 is not read"
+alike plan --ranks 2 cpu.ini train.global_batch_size=16
+alike plan train.global_batch_size=16 --ranks=2 cpu.ini
+rm first
+
+# help behind a subcommand is its part of 'dstrain help'
+"$program" help >whole
+for command in check plan prepare eval "" bench; do
+    for arguments in "--help" "-h"; do
+        [ "$command" ] || arguments="config.ini $arguments"
+        "$program" $command $arguments >out 2>err || fail "$command $arguments: $(cat err)"
+        [ ! -s err ] && [ "$(wc -l <out)" -le 2 ] && grep -q "^  dstrain ${command:-config.ini}" out ||
+            fail "$command $arguments: said '$(cat out err)'"
+        [ "$(grep -cxFf out whole)" = "$(wc -l <out)" ] || fail "$command $arguments: says something else than help"
+    done
+done
+"$program" plan config.ini --ranks --help >again 2>err && grep -q '^  dstrain plan' again || fail "plan --ranks --help: $(cat again err)"
+grep -q 'dstrain bench .*each: \[--quick\]$' whole || fail "help: the parts of bench are cut off"
+
 # a configuration may be called like anything, as long as it is there
 cp config.ini chek
 "$program" chek model.path=m >out 2>err
@@ -195,6 +253,11 @@ if command -v mpirun >/dev/null; then
         fail "mpirun: said '$(cat err)'"
     mpirun -n 2 "$program" check config.ini >out 2>err || fail "mpirun: $(cat err)"
     [ "$(grep -c '^\[run\]' out)" = 1 ] || fail "mpirun: the configuration is not printed once"
+    mpirun -n 2 "$program" check config.ini --foo >unused 2>err
+    got=$?
+    [ $got = 64 ] && [ "$(grep -c '^dstrain' err)" = 1 ] || fail "mpirun: an unknown option: exit code $got, $(cat err)"
+    mpirun -n 2 "$program" config.ini --help >again 2>err || fail "mpirun: --help: $(cat err)"
+    [ "$(grep -c '^  dstrain config.ini' again)" = 1 ] || fail "mpirun: help is not printed once: $(cat again)"
     grep -qx 'data = 2' out || fail "mpirun: data = auto is not the number of ranks"
 fi
 [ $bad = 0 ] && echo "$count refusals are as they should be"

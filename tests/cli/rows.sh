@@ -64,7 +64,7 @@ grep -q 'an epoch has 36 sequences' err || fail "24 rows and half of them are no
 
 # ---- what is learned is shown
 
-"$program" prepare c.ini --show 3 >out 2>err || fail "prepare --show"
+"$program" prepare --show 3 c.ini >out 2>err || fail "prepare --show"
 grep -qx '  + story 0<eos>' out && grep -qx '  . <bos>.*ask 1:' out && grep -qx '  +  answer 1<eos>' out &&
     grep -q 't.jsonl, row 3: ' out || { shown=out; fail "prepare --show shows something else"; shown=err; }
 [ "$(grep -c ', row ' out)" = 3 ] || fail "prepare --show 3 shows more, or less"
