@@ -157,23 +157,54 @@ static int append_all(struct ds_metrics *metrics, const char *line, size_t bytes
     return 0;
 }
 
-ds_status ds_metrics_write(struct ds_metrics *metrics, const struct ds_metrics_row *row)
+/* A part of a line is cut off again; where the disk does not let it, before the next line. */
+static int append_line(struct ds_metrics *metrics, const char *line, size_t bytes)
+{
+    int code = 0;
+
+    if (metrics->is_torn)
+        code = ds_fs_truncate(metrics->fs, metrics->file, metrics->bytes);
+    if (code != 0)
+        return code;
+    metrics->is_torn = 0;
+    code = append_all(metrics, line, bytes);
+    if (code == 0)
+        metrics->bytes += bytes;
+    else
+        metrics->is_torn = ds_fs_truncate(metrics->fs, metrics->file, metrics->bytes) != 0;
+    return code;
+}
+
+static void lose(struct ds_metrics *metrics, uint64_t step, int code)
+{
+    const int is_full = code == -ENOSPC || code == -EDQUOT;
+
+    if (!metrics->is_failing)
+        ds_warn("%s: the line of step %llu could not be written: %s; training goes on, lines are "
+                "lost until it can be written to: %s",
+                metrics->path, (unsigned long long)step, strerror(-code),
+                is_full ? "free space there" : "look after its disk");
+    metrics->is_failing = 1;
+    metrics->lost++;
+}
+
+void ds_metrics_write(struct ds_metrics *metrics, const struct ds_metrics_row *row)
 {
     char line[DS_METRICS_LINE_MAX];
-    const size_t bytes = ds_metrics_format(row, line);
-    int code = append_all(metrics, line, bytes);
+    const int code = append_line(metrics, line, ds_metrics_format(row, line));
 
-    if (code == 0) {
-        metrics->bytes += bytes;
-        return DS_OK;
-    }
-    (void)ds_fs_truncate(metrics->fs, metrics->file, metrics->bytes);
-    return ds_fail(DS_ERR_IO, "%s: step %llu: %s", metrics->path, (unsigned long long)row->step,
-                   strerror(-code));
+    if (code == 0)
+        metrics->is_failing = 0;
+    else
+        lose(metrics, row->step, code);
 }
 
 void ds_metrics_close(struct ds_metrics *metrics)
 {
+    if (metrics->lost > 0)
+        ds_warn("%s: %llu line%s missing, which could not be written", metrics->path,
+                (unsigned long long)metrics->lost, metrics->lost == 1 ? " is" : "s are");
+    metrics->lost = 0;
     if (metrics->file >= 0)
         (void)ds_fs_close(metrics->fs, metrics->file);
     metrics->file = -1;

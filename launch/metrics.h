@@ -27,8 +27,11 @@ size_t ds_metrics_format(const struct ds_metrics_row *row, char to[DS_METRICS_LI
 
 struct ds_metrics {
     /* owns */
-    int file; /* of fs; -1: none */
-    uint64_t bytes;
+    int file;       /* of fs; -1: none */
+    uint64_t bytes; /* of whole lines */
+    uint64_t lost;  /* lines */
+    int is_failing; /* the last line was lost */
+    int is_torn;    /* a part of it is still there */
     /* borrows */
     struct ds_fs *fs;
     const char *path;
@@ -40,8 +43,10 @@ DS_CHECKED ds_status ds_metrics_open(struct ds_metrics *metrics, struct ds_fs *f
  * is free, which `to` then names; "" where there was none */
 DS_CHECKED ds_status ds_metrics_set_aside(struct ds_fs *fs, const char *path, char *to,
                                           size_t bytes);
-/* local: appends a line; when it fails the file ends with a whole line all the same, if the disk lets it */
-DS_CHECKED ds_status ds_metrics_write(struct ds_metrics *metrics, const struct ds_metrics_row *row);
+/* local: appends a line. One that cannot be written is lost, which the first of them in a row says; no part of it stays
+ * in front of the next one. */
+void ds_metrics_write(struct ds_metrics *metrics, const struct ds_metrics_row *row);
+/* local: says how many lines were lost, if any */
 void ds_metrics_close(struct ds_metrics *metrics);
 
 #endif

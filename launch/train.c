@@ -57,7 +57,7 @@ static double mfu_of(const struct train *train, const struct ds_step_report *r)
                   ds_trainer_device(train->trainer), r->tokens_per_s, train->command->world->size);
 }
 
-static ds_status write_metrics(struct train *train, const struct ds_step_report *r)
+static void write_metrics(struct train *train, const struct ds_step_report *r)
 {
     const struct ds_metrics_row row = {.step = r->step,
                                        .loss = r->loss,
@@ -81,7 +81,7 @@ static ds_status write_metrics(struct train *train, const struct ds_step_report 
                                        .has_loss_scale = r->has_loss_scale,
                                        .loss_scale = r->loss_scale};
 
-    return ds_metrics_write(&train->metrics, &row);
+    ds_metrics_write(&train->metrics, &row);
 }
 
 static void show_step(struct train *train, const struct ds_step_report *r)
@@ -120,7 +120,7 @@ static ds_status on_step(void *user, const struct ds_step_report *report)
         DS_TRY(ds_memory_used_check(train->config, train->trainer));
     if (!is_leader(train))
         return DS_OK;
-    DS_TRY(write_metrics(train, report));
+    write_metrics(train, report);
     show_step(train, report);
     return DS_OK;
 }

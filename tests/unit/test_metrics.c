@@ -149,14 +149,19 @@ static void a_locale_does_not_change_numbers(void **state)
     setlocale(LC_ALL, "C");
 }
 
-static void read_whole(struct ds_fs *fs, char *to, size_t bytes)
+static void read_file(struct ds_fs *fs, const char *path, char *to, size_t bytes)
 {
     char *text;
     size_t count;
 
-    assert_ok(ds_fs_read_file(fs, "m.jsonl", bytes - 1, &text, &count));
+    assert_ok(ds_fs_read_file(fs, path, bytes - 1, &text, &count));
     memcpy(to, text, count + 1);
     free(text);
+}
+
+static void read_whole(struct ds_fs *fs, char *to, size_t bytes)
+{
+    read_file(fs, "m.jsonl", to, bytes);
 }
 
 static size_t count_whole_lines(const char *text)
@@ -188,11 +193,11 @@ static void a_torn_line_is_cut_off_and_nothing_else(void **state)
     assert_ok(ds_fs_sim_open(&fs));
     assert_ok(ds_metrics_open(&metrics, fs, "m.jsonl"));
     for (row.step = 1; row.step <= 5; row.step++)
-        assert_ok(ds_metrics_write(&metrics, &row));
+        ds_metrics_write(&metrics, &row);
     assert_int_equal(ds_fs_append(fs, metrics.file, torn, sizeof torn - 1), sizeof torn - 1);
     ds_metrics_close(&metrics);
     assert_ok(ds_metrics_open(&metrics, fs, "m.jsonl"));
-    assert_ok(ds_metrics_write(&metrics, &row));
+    ds_metrics_write(&metrics, &row);
     ds_metrics_close(&metrics);
     ds_metrics_close(&metrics); /* a second one does nothing */
     read_whole(fs, text, sizeof text);
@@ -222,7 +227,8 @@ static void a_failed_write_leaves_whole_lines(void **state)
         capture_begin(&capture);
         if (ds_metrics_open(&metrics, faulty, "m.jsonl") == DS_OK) {
             for (int i = 0; i < 3; i++)
-                good += ds_metrics_write(&metrics, &row) == DS_OK;
+                ds_metrics_write(&metrics, &row);
+            good = 3 - (size_t)metrics.lost;
             ds_metrics_close(&metrics);
             read_whole(disk, text, sizeof text);
             assert_int_equal(count_whole_lines(text), good);
@@ -236,34 +242,74 @@ static void a_failed_write_leaves_whole_lines(void **state)
     assert_true(fail_at > 4);
 }
 
-/* posix, which keeps nothing in `fs`, with a disk that is full in the middle of a line */
+/* posix, which keeps nothing in `fs`, with a disk that is full in the middle of a line, or does not even cut it off */
+static int is_full, is_stuck;
+
 static int64_t append_until_full(struct ds_fs *fs, int file, const void *from, size_t bytes)
 {
-    return bytes < 100 ? -ENOSPC : ds_fs_posix()->ops->append(fs, file, from, 60);
+    if (!is_full)
+        return ds_fs_posix()->ops->append(fs, file, from, bytes);
+    return bytes < 100 ? -ENOSPC : ds_fs_posix()->ops->append(fs, file, from, bytes - 60);
 }
 
-static void a_full_disk_is_called_so(void **state)
+static int truncate_unless_stuck(struct ds_fs *fs, int file, uint64_t bytes)
 {
-    const struct ds_metrics_row row = {.step = 7};
+    return is_stuck ? -EIO : ds_fs_posix()->ops->truncate(fs, file, bytes);
+}
+
+static size_t count_words(const char *text, const char *words)
+{
+    size_t count = 0;
+
+    for (; (text = strstr(text, words)) != NULL; text++)
+        count++;
+    return count;
+}
+
+/* Steps 1 to 8; the disk is full in 2, 3, 4 and in 7, in 3 and 4 what is torn cannot be cut off. */
+static void write_with_a_full_disk(struct ds_metrics *metrics)
+{
+    for (uint64_t step = 1; step <= 8; step++) {
+        const struct ds_metrics_row row = {.step = step};
+
+        is_full = (step >= 2 && step <= 4) || step == 7;
+        is_stuck = step == 3 || step == 4;
+        ds_metrics_write(metrics, &row);
+    }
+}
+
+static void a_full_disk_costs_lines_and_says_so_once(void **state)
+{
     struct ds_fs_ops ops = *ds_fs_posix()->ops;
     struct ds_fs full = {.ops = &ops};
-    char dir[] = "/tmp/dstrain_metrics_XXXXXX", path[64], want[160];
+    char dir[] = "/tmp/dstrain_metrics_XXXXXX", path[64], want[256];
+    static char text[8192];
     struct ds_metrics metrics;
-    struct ds_fs_stat stat;
     struct capture capture;
 
     (void)state;
     ops.append = append_until_full;
+    ops.truncate = truncate_unless_stuck;
     assert_non_null(mkdtemp(dir));
     snprintf(path, sizeof path, "%s/m.jsonl", dir);
-    snprintf(want, sizeof want, "dstrain: error: %s: step 7: No space left on device", path);
+    snprintf(want, sizeof want,
+             "dstrain: warning: %s: the line of step 2 could not be written: No space left on "
+             "device; training goes on, ",
+             path);
     assert_ok(ds_metrics_open(&metrics, &full, path));
     capture_begin(&capture);
-    assert_int_equal(ds_metrics_write(&metrics, &row), DS_ERR_IO);
-    assert_true(strncmp(capture_end(&capture), want, strlen(want)) == 0);
-    assert_int_equal(ds_fs_stat(&full, path, &stat), 0);
-    assert_int_equal(stat.bytes, 0);
+    write_with_a_full_disk(&metrics);
     ds_metrics_close(&metrics);
+    ds_metrics_close(&metrics);
+    const char *said = capture_end(&capture);
+    assert_true(strncmp(said, want, strlen(want)) == 0);
+    assert_int_equal(count_words(said, "could not be written: "), 2);
+    assert_int_equal(count_words(said, ": free space there\n"), 2);
+    assert_non_null(strstr(said, "the line of step 7 "));
+    assert_int_equal(count_words(said, "m.jsonl: 4 lines are missing"), 1);
+    read_file(&full, path, text, sizeof text);
+    assert_int_equal(count_whole_lines(text), 4);
+    assert_non_null(strstr(text, "{\"step\": 5, "));
     assert_int_equal(ds_fs_remove_tree(ds_fs_posix(), dir), 0);
 }
 
@@ -287,7 +333,7 @@ static void earlier_metrics_make_room_and_are_never_lost(void **state)
         assert_string_equal(aside, "");
         assert_ok(ds_fs_write_file(disk, "m-1.jsonl", "older", 5));
         assert_ok(ds_metrics_open(&metrics, disk, "m.jsonl"));
-        assert_ok(ds_metrics_write(&metrics, &row));
+        ds_metrics_write(&metrics, &row);
         ds_metrics_close(&metrics);
         assert_ok(ds_fs_fault_open(disk, fail_at, &faulty));
         capture_begin(&capture);
@@ -318,7 +364,7 @@ int main(void)
         cmocka_unit_test(a_locale_does_not_change_numbers),
         cmocka_unit_test(a_torn_line_is_cut_off_and_nothing_else),
         cmocka_unit_test(a_failed_write_leaves_whole_lines),
-        cmocka_unit_test(a_full_disk_is_called_so),
+        cmocka_unit_test(a_full_disk_costs_lines_and_says_so_once),
         cmocka_unit_test(earlier_metrics_make_room_and_are_never_lost),
     };
 
