@@ -127,8 +127,7 @@ struct ds_qkv_split_args {
     struct ds_tensor q_THD, k_TGD, v_TGD;   /* out */
     struct ds_tensor q_rstd_TH, k_rstd_TG;  /* out, with gains */
     float epsilon;
-    struct ds_tensor x_TC,
-        weight_NC; /* optional: qkv = x W^T first; without gains qkv is room for it */
+    struct ds_tensor x_TC, weight_NC; /* optional: qkv = x W^T first; kept with gains alone */
 };
 /* The way back: dqkv from dq, dk, dv; with gains also dgain (qkv_TN is the saved input then). */
 struct ds_qkv_join_args {

@@ -1,5 +1,5 @@
 /* bench_kernels_setups.c - arguments of what memory bounds, and the bytes that one call reads and writes, each
- * array once. */
+ * array once; and the same behind its product, bound by that. */
 #include "bench_kernels.h"
 
 #include "dstrain/quant.h"

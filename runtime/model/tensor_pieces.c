@@ -68,36 +68,37 @@ static struct stretch stretch_of(const struct tp_pieces *pieces, uint32_t i, uin
                             (rank * pieces->count + i) * pieces->rows, pieces->rows};
 }
 
-ds_status column_forward(const struct ds_pass *pass, const struct linear *layer,
-                         struct tp_pieces *pieces, struct ds_tensor whole, struct ds_tensor y)
+/* `product`: NULL of a layer that is no gates and ups */
+static ds_status each_stretch(const struct ds_pass *pass, const struct linear *layer,
+                              struct tp_pieces *pieces, struct ds_tensor whole, struct ds_tensor y,
+                              const struct ds_tensor *product)
 {
     for (uint32_t i = 0; i < pieces->count; i++) {
         DS_TRY(tp_wait(pass, &pieces->calls[i]));
         for (uint32_t r = 0; r < stretch_count(pieces); r++) {
             const struct stretch at = stretch_of(pieces, i, r, y.shape[0]);
+            const struct ds_tensor from = cut(whole, at.room, at.rows);
+            const struct ds_tensor to = cut(y, at.token, at.rows);
 
-            DS_TRY(linear_forward(pass, layer, cut(whole, at.room, at.rows),
-                                  cut(y, at.token, at.rows)));
+            DS_TRY(product ? linear_forward_swiglu(pass, layer, from, to,
+                                                   cut(*product, at.token, at.rows))
+                           : linear_forward(pass, layer, from, to));
         }
     }
     return DS_OK;
+}
+
+ds_status column_forward(const struct ds_pass *pass, const struct linear *layer,
+                         struct tp_pieces *pieces, struct ds_tensor whole, struct ds_tensor y)
+{
+    return each_stretch(pass, layer, pieces, whole, y, NULL);
 }
 
 ds_status column_forward_swiglu(const struct ds_pass *pass, const struct linear *layer,
                                 struct tp_pieces *pieces, struct ds_tensor whole,
                                 struct ds_tensor y, struct ds_tensor product)
 {
-    for (uint32_t i = 0; i < pieces->count; i++) {
-        DS_TRY(tp_wait(pass, &pieces->calls[i]));
-        for (uint32_t r = 0; r < stretch_count(pieces); r++) {
-            const struct stretch at = stretch_of(pieces, i, r, y.shape[0]);
-
-            DS_TRY(linear_forward_swiglu(pass, layer, cut(whole, at.room, at.rows),
-                                         cut(y, at.token, at.rows),
-                                         cut(product, at.token, at.rows)));
-        }
-    }
-    return DS_OK;
+    return each_stretch(pass, layer, pieces, whole, y, &product);
 }
 
 ds_status row_forward_begin(const struct ds_pass *pass, const struct linear *layer,

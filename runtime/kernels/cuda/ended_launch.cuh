@@ -6,20 +6,15 @@
 #include "ended_product.cuh"
 #include "shapes.h"
 
-#define ENDED_NEAR_BYTES \
-    ((size_t)16 << 20) /* of an operand that is read again: what the second cache keeps */
+/* Of an operand that is read again: what the second cache keeps. */
+#define ENDED_NEAR_BYTES ((size_t)16 << 20)
 
-/* c = a b^T, or a b where b is turned: as many tiles as keep the GPU busy, of `halves` columns side by side, 128 or 256. */
+/* c = a b^T, or a b where b is turned; strip_columns and other_half are the cut's. */
 struct ended_call {
     const struct ds_tensor *a, *b;
     size_t columns; /* of c, that a strip is cut from */
     uint32_t strip_columns, other_half;
 };
-
-static inline uint32_t ended_steps(const struct ended_call &call)
-{
-    return (uint32_t)shape_ceil(call.a->shape[1], TILE_INNER);
-}
 
 /* Pairs of tiles that go through all strips together: few where all of b stays near, else as many as stay near themselves. */
 static inline uint32_t ended_group(const struct ended_call &call)
@@ -39,19 +34,33 @@ static inline ended_cut ended_cut_of(const struct ended_call &call)
 
     cut.pairs = (uint32_t)shape_ceil(call.a->shape[0], 2 * TILE_ROWS);
     cut.strips = (uint32_t)shape_ceil(call.columns, call.strip_columns);
-    cut.steps = ended_steps(call);
+    cut.steps = (uint32_t)shape_ceil(call.a->shape[1], TILE_INNER);
     cut.group = ended_group(call);
     cut.strip_columns = call.strip_columns;
     cut.other_half = call.other_half;
     return cut;
 }
 
+/* Is there such a kernel for these operands here, and are there tiles for half of the multiprocessors? */
 static inline bool ended_is_worth_it(struct ds_stream *stream, const struct ended_call &call)
 {
     const ended_cut cut = ended_cut_of(call);
 
     return cuda_ended_fits(stream, call.a, call.b) &&
            4 * (size_t)cut.pairs * cut.strips >= (size_t)cuda_device_of(stream)->processor_count;
+}
+
+/* The product alone, for a kernel of its own behind it. */
+static inline ds_status ended_apart(struct ds_stream *stream, const struct ended_call &call,
+                                    const struct ds_tensor &c, int b_turned)
+{
+    struct ds_matmul_args product = {};
+
+    product.a = *call.a;
+    product.b = *call.b;
+    product.c = c;
+    product.trans_b = !b_turned;
+    return cuda_matmul(stream, &product);
 }
 
 template <typename T, int B_TURNED, typename END>

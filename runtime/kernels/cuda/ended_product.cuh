@@ -4,25 +4,24 @@
  * c = a b^T of 16-bit elements, 128 x 256 of it at a time. A block is three warp groups: two multiply, 64 rows each, in
  * registers, and leave their sums, rounded, in shared memory. Of the third one warp asks the copy engine for operands, 64
  * of the inner dimension at a time, TILE_STAGES ahead; the other three are the end, which finds a tile's sums there while
- * those two are on their way again. The two blocks
- * of a cluster make tiles below each other and share b: each fetches half of it for both. Blocks stay and take the next tile
- * that no cluster has taken: where something else has a part of the GPU, those that find no place leave nothing undone. Who makes
- * a tile changes no bit of it: every sum is made in one order. */
+ * those two are on their way again. The two blocks of a cluster make tiles below each other and share b: each fetches
+ * half of it for both. Blocks stay and take the next tile that no cluster has taken: where something else has a part of
+ * the GPU, those that find no place leave nothing undone. Who makes a tile changes no bit of it: every sum is made in
+ * one order. */
 #ifndef KERNELS_CUDA_ENDED_PRODUCT_CUH
 #define KERNELS_CUDA_ENDED_PRODUCT_CUH
 
 #include "cluster.cuh"
 #include "hopper.cuh"
 
-#define TILE_ROWS    128
-#define TILE_COLUMNS 256
-#define TILE_INNER   64
-#define TILE_HALF    128 /* of its columns: fetched by one block of the two */
-#define TILE_STAGES  3
-#define STAGED_PITCH \
-    (TILE_COLUMNS + 8)   /* elements from row to row: no two of 8 rows in the same banks */
-#define TILES_TOLD    16 /* of a block's list of tiles, the last ones */
-#define TILES_AHEAD   3  /* tiles that are known before the end has come to them */
+#define TILE_ROWS     128
+#define TILE_COLUMNS  256
+#define TILE_INNER    64
+#define TILE_HALF     128 /* of its columns: fetched by one block of the two */
+#define TILE_STAGES   3
+#define STAGED_PITCH  (TILE_COLUMNS + 8) /* elements of a row: no two of 8 rows in one bank */
+#define TILES_TOLD    16                 /* of a block's list of tiles, the last ones */
+#define TILES_AHEAD   3                  /* tiles that are known before the end has come to them */
 #define ENDED_THREADS 384
 #define END_THREADS   96 /* of them, the end's */
 

@@ -178,7 +178,6 @@ static ds_status product_split(struct ds_stream *stream, const struct ds_qkv_spl
 {
     const struct ended_call call = {&a->x_TC, &a->weight_NC, a->weight_NC.shape[0], TILE_COLUMNS,
                                     TILE_HALF};
-    struct ds_matmul_args product = {};
 
     DS_ASSERT(a->x_TC.shape[1] == a->weight_NC.shape[1] && a->x_TC.shape[0] == a->q_THD.shape[0] &&
               a->weight_NC.shape[0] ==
@@ -187,11 +186,7 @@ static ds_status product_split(struct ds_stream *stream, const struct ds_qkv_spl
     if (*is_made)
         return a->x_TC.dtype == DS_BF16 ? end_split<__nv_bfloat16>(stream, a, call)
                                         : end_split<__half>(stream, a, call);
-    product.a = a->x_TC;
-    product.b = a->weight_NC;
-    product.c = a->qkv_TN;
-    product.trans_b = 1;
-    return cuda_matmul(stream, &product);
+    return ended_apart(stream, call, a->qkv_TN, 0);
 }
 
 ds_status cuda_qkv_split(struct ds_stream *stream, const struct ds_qkv_split_args *a)

@@ -86,22 +86,13 @@ template <typename T> __device__ __forceinline__ uint32_t slot_max_word(const sl
 }
 
 /* Both halves of a word, or all of it: rounded to nearest even. */
-template <typename T> __device__ __forceinline__ uint32_t word_of(float low, float high);
+template <typename T> __device__ __forceinline__ uint32_t word_of(float low, float high)
+{
+    return pair_of<T>(low, high);
+}
 template <> __device__ __forceinline__ uint32_t word_of<float>(float x, float)
 {
     return __float_as_uint(x);
-}
-template <> __device__ __forceinline__ uint32_t word_of<__nv_bfloat16>(float low, float high)
-{
-    const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
-
-    return *reinterpret_cast<const uint32_t *>(&both);
-}
-template <> __device__ __forceinline__ uint32_t word_of<__half>(float low, float high)
-{
-    const __half2 both = __floats2half2_rn(low, high);
-
-    return *reinterpret_cast<const uint32_t *>(&both);
 }
 
 template <typename T>

@@ -152,7 +152,6 @@ static ds_status product_forward(struct ds_stream *stream, const struct ds_swigl
 {
     const size_t width = a->gate_up_TN.shape[1] / 2;
     const struct ended_call call = {&a->x_TC, &a->weight_NC, width, TILE_HALF, (uint32_t)width};
-    struct ds_matmul_args product = {};
 
     DS_ASSERT(a->x_TC.shape[1] == a->weight_NC.shape[1] && a->weight_NC.shape[0] == 2 * width &&
               a->x_TC.shape[0] == a->gate_up_TN.shape[0]);
@@ -161,11 +160,7 @@ static ds_status product_forward(struct ds_stream *stream, const struct ds_swigl
     if (*is_made)
         return a->x_TC.dtype == DS_BF16 ? end_forward<__nv_bfloat16>(stream, a, call)
                                         : end_forward<__half>(stream, a, call);
-    product.a = a->x_TC;
-    product.b = a->weight_NC;
-    product.c = a->gate_up_TN;
-    product.trans_b = 1;
-    return cuda_matmul(stream, &product);
+    return ended_apart(stream, call, a->gate_up_TN, 0);
 }
 
 static ds_status product_backward(struct ds_stream *stream, const struct ds_swiglu_backward_args *a,
@@ -173,7 +168,6 @@ static ds_status product_backward(struct ds_stream *stream, const struct ds_swig
 {
     const struct ended_call call = {&a->dz_TC, &a->weight_CI, a->dy_TI.shape[1], TILE_COLUMNS,
                                     TILE_HALF};
-    struct ds_matmul_args product = {};
 
     DS_ASSERT(a->dz_TC.shape[1] == a->weight_CI.shape[0] &&
               a->weight_CI.shape[1] == a->dy_TI.shape[1] && a->dz_TC.shape[0] == a->dy_TI.shape[0]);
@@ -182,18 +176,15 @@ static ds_status product_backward(struct ds_stream *stream, const struct ds_swig
     if (*is_made)
         return a->dz_TC.dtype == DS_BF16 ? end_backward<__nv_bfloat16>(stream, a, call)
                                          : end_backward<__half>(stream, a, call);
-    product.a = a->dz_TC;
-    product.b = a->weight_CI;
-    product.c = a->dy_TI;
-    return cuda_matmul(stream, &product);
+    return ended_apart(stream, call, a->dy_TI, 1);
 }
 
 ds_status cuda_swiglu_forward(struct ds_stream *stream, const struct ds_swiglu_args *a)
 {
     bool is_made = false;
 
-    DS_ASSERT((!a->y_TI.data || a->gate_up_TN.shape[1] == 2 * a->y_TI.shape[1]) &&
-              a->gate_up_TN.shape[1] < INT32_MAX);
+    DS_ASSERT(a->y_TI.data ? a->gate_up_TN.shape[1] == 2 * a->y_TI.shape[1] : a->x_TC.data != NULL);
+    DS_ASSERT(a->gate_up_TN.shape[1] < INT32_MAX);
     CUDA_WANTS_FLOAT("swiglu_forward", a, gate_up_TN);
     CUDA_WANTS_SAME("swiglu_forward", a, y_TI, gate_up_TN);
     if (a->x_TC.data)
