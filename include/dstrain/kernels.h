@@ -189,12 +189,20 @@ struct ds_embedding_args {
  * Where the vocabulary is shared out, columns first.. of `vocabulary` lie here and the loss is made in three
  * calls: `max` leaves the rows' largest logits in max_N; when they are those of all ranks `sum` leaves in
  * sums_N2 each row's sum of exp(x - max) and its target's logit, 0 where another rank has it; when those are
- * added up, `finish` makes loss and gradient as the one call does. */
+ * added up, `finish` makes loss and gradient as the one call does.
+ *
+ * The one call may have the product that makes the logits in front: logits = x W^T, for which logits_NV is room. It
+ * then may leave a factor of each row away from the gradient, so that no row is gone over again: the gradient is
+ * factor_n * logits_nv, the matrix' is logits^T scaled with scaled_n = factor_n * x_n, and x's is logits W, its rows
+ * scaled (scale_rows). */
 struct ds_cross_entropy_args {
     struct ds_tensor logits_NV, target_N; /* I32 targets */
     struct ds_tensor loss_N;              /* out, F32 */
     const struct ds_step_record *record;
     int gradient;
+    struct ds_tensor x_NC, weight_VC; /* optional */
+    struct ds_tensor factor_N,
+        scaled_NC; /* out, F32 and as x, which `scaled` may be; with x and a gradient */
     /* of the three calls */
     uint64_t first, vocabulary;
     struct ds_tensor max_N, sums_N2; /* F32 */
@@ -213,6 +221,10 @@ struct ds_add_args {
 /* y = x, the same. */
 struct ds_cast_args {
     struct ds_tensor y, x;
+};
+/* y_n *= factor_n, in place; the factors are F32. */
+struct ds_scale_rows_args {
+    struct ds_tensor y_NC, factor_N;
 };
 #define DS_DROPOUT_NUMBERS 65536u
 /* y = (add) + x * 65536 / (65536 - threshold) where x is kept, else (add) + 0. Element (t, c) of rows first_row.. and columns
@@ -331,6 +343,7 @@ struct ds_kernel_ops {
     ds_status (*loss_sum)(struct ds_stream *stream, const struct ds_loss_sum_args *args);
     ds_status (*add)(struct ds_stream *stream, const struct ds_add_args *args);
     ds_status (*cast)(struct ds_stream *stream, const struct ds_cast_args *args);
+    ds_status (*scale_rows)(struct ds_stream *stream, const struct ds_scale_rows_args *args);
     ds_status (*dropout)(struct ds_stream *stream, const struct ds_dropout_args *args);
     ds_status (*dequantise)(struct ds_stream *stream, const struct ds_dequantise_args *args);
     ds_status (*fill)(struct ds_stream *stream, const struct ds_fill_args *args);

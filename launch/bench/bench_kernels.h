@@ -49,6 +49,7 @@ union rig_args {
     struct ds_loss_sum_args loss_sum;
     struct ds_add_args add;
     struct ds_cast_args cast;
+    struct ds_scale_rows_args scale_rows;
     struct ds_dequantise_args dequantise;
     struct ds_dropout_args dropout;
     struct ds_fill_args fill;
@@ -169,7 +170,7 @@ void rig_see(struct rig *rig, double got, double want);
     X(matmul_square) X(matmul_forward) X(matmul_input) X(matmul_weight) X(matmul_weight_add)       \
     X(matmul_head) X(matmul_head_input) X(matmul_head_weight) X(matmul_qkv) X(matmul_qkv_weight)   \
     X(matmul_o) X(matmul_o_weight) X(matmul_down) X(matmul_down_weight) X(matmul_linear)           \
-    X(product_split) X(product_swiglu) X(product_swiglu_back)                                      \
+    X(product_split) X(product_swiglu) X(product_swiglu_back) X(product_loss) X(scale_rows)        \
     X(attention_forward) X(attention_backward) X(packed_forward) X(packed_backward)                \
     X(bias_forward) X(bias_backward) X(rmsnorm_forward) X(rmsnorm_backward) X(split) X(join)       \
     X(swiglu_forward) X(swiglu_backward) X(embedding_forward) X(embedding_backward)                \
@@ -179,7 +180,7 @@ void rig_see(struct rig *rig, double got, double want);
     X(row_squares) X(magnitude) X(scale_columns)                                                   \
     X(dropout) X(verdict) X(adamw) X(adamw_moments16) X(adamw_remainder16) X(adamw_none) X(adamw_all16)
 #define RIG_CHECKS(X)                                                                              \
-    X(product_split) X(product_swiglu) X(product_swiglu_back)                                      \
+    X(product_split) X(product_swiglu) X(product_swiglu_back) X(product_loss) X(scale_rows)        \
     X(matmul) X(attention_forward) X(attention_backward) X(bias_forward) X(bias_backward)          \
     X(rmsnorm_forward) X(rmsnorm_backward) X(split) X(join) X(swiglu_forward) X(swiglu_backward)   \
     X(embedding_forward) X(embedding_backward) X(cross_entropy) X(cross_entropy_max)               \

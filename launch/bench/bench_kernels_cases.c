@@ -30,6 +30,7 @@ RUN(cross_entropy_finish, cross_entropy)
 RUN(loss_sum, loss_sum)
 RUN(add, add)
 RUN(cast, cast)
+RUN(scale_rows, scale_rows)
 RUN(dequantise, dequantise)
 RUN(dropout, dropout)
 RUN(fill, fill)
@@ -64,6 +65,7 @@ const struct rig_kernel rig_kernels[] = {
     ROW(product_split, NULL, qkv_split, product_split, RIG_ALWAYS),
     ROW(product_swiglu, NULL, swiglu_forward, product_swiglu, RIG_ALWAYS),
     ROW(product_swiglu_back, NULL, swiglu_backward, product_swiglu_back, RIG_ALWAYS),
+    ROW(product_loss, NULL, cross_entropy, product_loss, RIG_ALWAYS),
     PLAIN(attention_forward),
     ROW(attention_backward, run_attention_forward, attention_backward, attention_backward, RIG_ALWAYS),
     ROW(packed_forward, NULL, attention_forward, attention_forward, RIG_ALWAYS),
@@ -80,7 +82,7 @@ const struct rig_kernel rig_kernels[] = {
     ROW(cross_entropy_sum, run_cross_entropy_max, cross_entropy_sum, cross_entropy_sum, RIG_ALWAYS),
     ROW(cross_entropy_finish, max_and_sum, cross_entropy_finish, cross_entropy, RIG_ALWAYS),
     PLAIN(loss_sum),
-    PLAIN(add), PLAIN(cast),
+    PLAIN(add), PLAIN(cast), PLAIN(scale_rows),
     ROW(dequantise_nf4, NULL, dequantise, dequantise, RIG_ALWAYS),
     ROW(dequantise_int8, NULL, dequantise, dequantise, RIG_ALWAYS),
     PLAIN(dropout), PLAIN(fill),

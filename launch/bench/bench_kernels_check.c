@@ -289,6 +289,34 @@ void check_product_swiglu_back(struct rig *r)
     }
 }
 
+/* A row is a long sum: of one the loss, and elements of its gradient. */
+void check_product_loss(struct rig *r)
+{
+    const struct ds_cross_entropy_args *a = &r->args.cross_entropy;
+    const size_t n = a->logits_NV.shape[0], v = a->logits_NV.shape[1], c = a->x_NC.shape[1];
+    const struct rig_view x = rig_before(r, a->x_NC), w = rig_before(r, a->weight_VC);
+    const struct ds_step_record *record = rig_host(r, a->record);
+    const size_t row = n / 2, target = (size_t)rig_at(rig_before(r, a->target_N), row);
+    const double factor = rig_at(rig_after(r, a->factor_N), row);
+    double *logits = malloc(v * sizeof *logits), sum = 0;
+
+    if (!logits)
+        return (void)(r->status = ds_fail(DS_ERR_NO_MEMORY, "no memory for a row of logits"));
+    for (size_t j = 0; j < v; j++) {
+        logits[j] = dot(x, row, w, j, c, 0);
+        sum += exp(logits[j]);
+    }
+    rig_see(r, rig_at(rig_after(r, a->loss_N), row), log(sum) - logits[target]);
+    FOR_SAMPLES(i)
+    {
+        const size_t at = rig_place(i, v);
+
+        rig_see(r, factor * rig_at(rig_after(r, a->logits_NV), row * v + at),
+                (exp(logits[at]) / sum - (at == target)) * record->inverse_tokens);
+    }
+    free(logits);
+}
+
 void check_embedding_forward(struct rig *r)
 {
     const struct ds_embedding_args *a = &r->args.embedding;
@@ -406,6 +434,20 @@ void check_add(struct rig *r)
         const size_t at = rig_place(i, a->x.shape[0] * a->x.shape[1]);
         rig_see(r, rig_at(rig_after(r, a->y), at),
                 rig_at(rig_before(r, a->y), at) + rig_at(rig_before(r, a->x), at));
+    }
+}
+
+void check_scale_rows(struct rig *r)
+{
+    const struct ds_scale_rows_args *a = &r->args.scale_rows;
+
+    FOR_SAMPLES(i)
+    {
+        const size_t at = rig_place(i, a->y_NC.shape[0] * a->y_NC.shape[1]);
+
+        rig_see(r, rig_at(rig_after(r, a->y_NC), at),
+                rig_at(rig_before(r, a->y_NC), at) *
+                    rig_at(rig_before(r, a->factor_N), at / a->y_NC.shape[1]));
     }
 }
 

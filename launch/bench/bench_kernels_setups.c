@@ -199,11 +199,45 @@ void setup_product_swiglu_back(struct rig *r)
         .gate_up_TN = rig_in2(r, r->dtype, t, 2 * i),
         .dy_TI = rig_out2(r, r->dtype, t, i),
         .dgate_up_TN = rig_out2(r, r->dtype, t, 2 * i),
-        .y_TI = rig_out2(r, r->dtype, t, i),
         .dz_TC = rig_in2(r, r->dtype, t, c),
         .weight_CI = rig_in2(r, r->dtype, c, i),
     };
     product(r, t, i, c);
+}
+
+/* An input from -1 to 1 becomes one of a sixteenth of that. */
+static void make_small(struct rig *r, const struct ds_tensor *x)
+{
+    const size_t count = x->shape[0] * x->shape[1], bytes = ds_dtype_bytes(x->dtype);
+    char *host = (char *)(uintptr_t)rig_host(r, x->data);
+
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < (host ? count : 0); i++) {
+        float value;
+
+        (void)ds_dtype_to_f32(&value, host + i * bytes, x->dtype, 1);
+        value *= 0x1p-4f;
+        (void)ds_dtype_from_f32(host + i * bytes, x->dtype, &value, 1);
+    }
+}
+
+/* Logits of about 1, as at the beginning of a training. */
+void setup_product_loss(struct rig *r)
+{
+    const size_t n = r->shape->R, v = r->shape->V, c = r->shape->C;
+
+    r->args.cross_entropy =
+        (struct ds_cross_entropy_args){.logits_NV = rig_out2(r, r->dtype, n, v),
+                                       .target_N = rig_ids(r, n, v),
+                                       .loss_N = rig_out1(r, DS_F32, n),
+                                       .record = record(r),
+                                       .gradient = 1,
+                                       .x_NC = rig_in2(r, r->dtype, n, c),
+                                       .weight_VC = rig_in2(r, r->dtype, v, c),
+                                       .factor_N = rig_out1(r, DS_F32, n),
+                                       .scaled_NC = rig_out2(r, r->dtype, n, c)};
+    make_small(r, &r->args.cross_entropy.weight_VC);
+    product(r, n, v, c);
 }
 
 /* ---- embedding and loss */
@@ -285,6 +319,19 @@ void setup_add(struct rig *r)
     r->args.add = (struct ds_add_args){rig_in2(r, DS_F32, t, c), rig_in2(r, r->dtype, t, c)};
     rows(r, t, c, 2 * sizeof(float) + elem_bytes(r));
     r->result = DS_F32;
+}
+
+/* The factor is 1: the same call is measured again and again. */
+void setup_scale_rows(struct rig *r)
+{
+    const size_t t = r->shape->M, c = r->shape->C;
+    void *host, *factor = rig_zeros(r, t * sizeof(float), &host);
+
+    for (size_t i = 0; host && i < t; i++)
+        ((float *)host)[i] = 1.0f;
+    r->args.scale_rows =
+        (struct ds_scale_rows_args){rig_in2(r, r->dtype, t, c), ds_tensor1(factor, DS_F32, t)};
+    rows(r, t, c, 2 * elem_bytes(r));
 }
 
 /* F32 to 16 bits */

@@ -165,6 +165,20 @@ static float factor_of(const struct ds_cross_entropy_args *a)
     return a->gradient ? a->record->inverse_tokens * a->record->loss_scale : 0.0f;
 }
 
+/* Of a loss behind its product: no factor is left away here. */
+static void leave_factors(const struct ds_cross_entropy_args *a)
+{
+    const struct ds_tensor *x = &a->x_NC, *scaled = &a->scaled_NC;
+    float *factor = a->factor_N.data;
+
+    if (!x->data || !a->gradient)
+        return;
+    for (size_t i = 0; i < a->logits_NV.shape[0]; i++)
+        factor[i] = 1.0f;
+    if (scaled->data != x->data)
+        memcpy(scaled->data, x->data, kernel_elems(x) * ds_dtype_bytes(x->dtype));
+}
+
 static ds_status cross_entropy_work(void *args, int *done)
 {
     const struct ds_cross_entropy_args *a = args;
@@ -182,6 +196,7 @@ static ds_status cross_entropy_work(void *args, int *done)
             loss[i] = one_row(logits_of(a, i), width, (size_t)target[i], a->gradient, factor,
                               a->logits_NV.dtype);
     }
+    leave_factors(a);
     *done = 1;
     return DS_OK;
 }
@@ -264,6 +279,11 @@ static ds_status finish_work(void *args, int *done)
 
 ds_status kernel_cross_entropy(struct ds_stream *stream, const struct ds_cross_entropy_args *args)
 {
+    const struct ds_matmul_args product = {
+        .a = args->x_NC, .b = args->weight_VC, .c = args->logits_NV, .trans_b = 1};
+
+    if (args->x_NC.data)
+        DS_TRY(kernel_matmul(stream, &product));
     KERNEL_WANTS_FLOAT("cross_entropy", args, logits_NV);
     KERNEL_WANTS("cross_entropy", args, target_N, DS_I32);
     KERNEL_WANTS("cross_entropy", args, loss_N, DS_F32);

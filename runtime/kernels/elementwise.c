@@ -1,4 +1,4 @@
-/* elementwise.c - add, cast, fill, and the sum of a micro-batch's losses. */
+/* elementwise.c - add, cast, rows times a factor, fill, and the sum of a micro-batch's losses. */
 #include "convert.h"
 #include "kernels.h"
 #include "launch.h"
@@ -56,6 +56,32 @@ static ds_status cast_work(void *args, int *done)
     return DS_OK;
 }
 
+KERNEL_CLONES static void scale_piece(float *y, float factor, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        y[i] *= factor;
+}
+
+static ds_status scale_rows_work(void *args, int *done)
+{
+    const struct ds_scale_rows_args *a = args;
+    const size_t rows = a->y_NC.shape[0], width = a->y_NC.shape[1];
+    const float *factor = a->factor_N.data;
+
+#pragma omp parallel for schedule(static) if (rows * width > PIECE_ELEMS)
+    for (size_t row = 0; row < rows; row++)
+        for (size_t at = 0; at < width; at += TILE_ELEMS) {
+            const size_t count = width - at < TILE_ELEMS ? width - at : TILE_ELEMS;
+            float buffer[TILE_ELEMS];
+            float *y = kernel_borrow(&a->y_NC, row * width + at, count, buffer);
+
+            scale_piece(y, factor[row], count);
+            kernel_return(&a->y_NC, row * width + at, count, y);
+        }
+    *done = 1;
+    return DS_OK;
+}
+
 static ds_status fill_work(void *args, int *done)
 {
     const struct ds_fill_args *a = args;
@@ -99,6 +125,14 @@ ds_status kernel_cast(struct ds_stream *stream, const struct ds_cast_args *args)
     KERNEL_WANTS_FLOAT("cast", args, y);
     KERNEL_WANTS_FLOAT("cast", args, x);
     return kernel_launch(stream, cast_work, args, sizeof *args);
+}
+
+ds_status kernel_scale_rows(struct ds_stream *stream, const struct ds_scale_rows_args *args)
+{
+    DS_ASSERT(kernel_elems(&args->factor_N) == args->y_NC.shape[0]);
+    KERNEL_WANTS_FLOAT("scale_rows", args, y_NC);
+    KERNEL_WANTS("scale_rows", args, factor_N, DS_F32);
+    return kernel_launch(stream, scale_rows_work, args, sizeof *args);
 }
 
 ds_status kernel_fill(struct ds_stream *stream, const struct ds_fill_args *args)

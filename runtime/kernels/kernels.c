@@ -27,6 +27,7 @@ const struct ds_kernel_ops ds_kernels_cpu = {
     .loss_sum = kernel_loss_sum,
     .add = kernel_add,
     .cast = kernel_cast,
+    .scale_rows = kernel_scale_rows,
     .dropout = kernel_dropout,
     .dequantise = kernel_dequantise,
     .fill = kernel_fill,

@@ -50,6 +50,7 @@ ds_status kernel_cross_entropy_finish(struct ds_stream *stream,
 ds_status kernel_loss_sum(struct ds_stream *stream, const struct ds_loss_sum_args *args);
 ds_status kernel_add(struct ds_stream *stream, const struct ds_add_args *args);
 ds_status kernel_cast(struct ds_stream *stream, const struct ds_cast_args *args);
+ds_status kernel_scale_rows(struct ds_stream *stream, const struct ds_scale_rows_args *args);
 ds_status kernel_dropout(struct ds_stream *stream, const struct ds_dropout_args *args);
 ds_status kernel_dequantise(struct ds_stream *stream, const struct ds_dequantise_args *args);
 ds_status kernel_fill(struct ds_stream *stream, const struct ds_fill_args *args);

@@ -28,6 +28,7 @@ struct head_space {
     struct ds_tensor y_RC, rstd_R, loss_T; /* y: the norm's output */
     struct ds_tensor room_TC;              /* y of all tokens, then, chunk by chunk, its gradient */
     void *logits;
+    struct ds_tensor factor_N;       /* of a chunk; absent where the gradient lacks none */
     struct ds_tensor max_N, sums_N2; /* of a chunk, on several ranks */
     struct ds_tensor row;            /* of logits, of all ranks */
 };
@@ -62,6 +63,12 @@ static struct head head_of(const struct ds_block *block, uint64_t token_count)
     };
 }
 
+/* May the gradient of the logits lack a factor of each row? */
+static int has_factors(const struct head *head)
+{
+    return head->model->share.tp_size == 1 && linear_has_loss(&head->lm_head);
+}
+
 static struct head_space take_space(struct ds_arena *arena, const struct head *head)
 {
     const uint32_t tp_size = head->model->share.tp_size;
@@ -75,6 +82,8 @@ static struct head_space take_space(struct ds_arena *arena, const struct head *h
 
     if (head->R < head->T)
         space.room_TC = take_matrix(arena, head->dtype, head->T, head->C);
+    if (has_factors(head))
+        space.factor_N = take_vector(arena, DS_F32, head->chunk_rows);
     if (tp_size > 1) {
         space.max_N = take_vector(arena, DS_F32, head->chunk_rows);
         space.sums_N2 = take_matrix(arena, DS_F32, head->chunk_rows, 2);
@@ -120,8 +129,9 @@ static ds_status loss_over_ranks(struct ds_pass *pass, const struct ds_cross_ent
     return pass->kernels->cross_entropy_finish(pass->stream, args);
 }
 
+/* Logits, loss and, when training, the logits' gradient in their place; y may get the factors of its rows. */
 static ds_status chunk_loss(const struct head *head, struct ds_pass *pass,
-                            const struct head_space *space, uint64_t start,
+                            const struct head_space *space, uint64_t start, struct ds_tensor y,
                             struct ds_tensor logits_NV)
 {
     const uint64_t rows = logits_NV.shape[0];
@@ -131,14 +141,17 @@ static ds_status chunk_loss(const struct head *head, struct ds_pass *pass,
         .loss_N = ds_tensor1((float *)space->loss_T.data + start, DS_F32, rows),
         .record = pass->record,
         .gradient = pass->is_training,
+        .factor_N = ds_tensor1(space->factor_N.data, DS_F32, rows),
         .first = head->lm_head.weight->start[0],
         .vocabulary = head->model->config.vocab_size,
         .max_N = ds_tensor1(space->max_N.data, DS_F32, rows),
         .sums_N2 = ds_tensor2(space->sums_N2.data, DS_F32, rows, 2),
     };
 
-    return head->model->share.tp_size > 1 ? loss_over_ranks(pass, &args)
-                                          : pass->kernels->cross_entropy(pass->stream, &args);
+    if (head->model->share.tp_size == 1)
+        return linear_forward_loss(pass, &head->lm_head, y, args);
+    DS_TRY(linear_forward(pass, &head->lm_head, y, logits_NV));
+    return loss_over_ranks(pass, &args);
 }
 
 /* Rows start.. of the micro-batch: loss and, when training, the gradient of the norm's output into `dy_TC`
@@ -149,16 +162,17 @@ static ds_status head_chunk(const struct head *head, struct ds_pass *pass,
 {
     const struct linear *lm_head = &head->lm_head;
     const uint64_t left = head->T - start, rows = left < head->chunk_rows ? left : head->chunk_rows;
-    const struct ds_tensor y = rows_of(y_TC, start, rows);
+    const struct ds_tensor y = rows_of(y_TC, start, rows), dy = rows_of(dy_TC, start, rows);
     const struct ds_tensor logits = ds_tensor2(space->logits, head->dtype, rows, head->V);
+    const struct ds_scale_rows_args scale = {dy, ds_tensor1(space->factor_N.data, DS_F32, rows)};
 
-    DS_TRY(linear_forward(pass, lm_head, y, logits));
-    DS_TRY(chunk_loss(head, pass, space, start, logits));
+    DS_TRY(chunk_loss(head, pass, space, start, y, logits));
     if (!pass->is_training)
         return DS_OK;
     DS_TRY(linear_backward_matrix(pass, lm_head, y, logits,
                                   start > 0 || pass_adds(pass, head->block, lm_head->weight)));
-    return linear_backward_input(pass, lm_head, logits, rows_of(dy_TC, start, rows));
+    DS_TRY(linear_backward_input(pass, lm_head, logits, dy));
+    return has_factors(head) ? pass->kernels->scale_rows(pass->stream, &scale) : DS_OK;
 }
 
 /* dx holds the gradient of the norm's output: its backward works in place. */

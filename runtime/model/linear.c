@@ -176,6 +176,23 @@ ds_status linear_backward_swiglu(const struct ds_pass *pass, const struct linear
     return pass->kernels->swiglu_backward(pass->stream, &places);
 }
 
+int linear_has_loss(const struct linear *layer)
+{
+    return is_product_alone(layer);
+}
+
+ds_status linear_forward_loss(const struct ds_pass *pass, const struct linear *layer,
+                              struct ds_tensor x, struct ds_cross_entropy_args loss)
+{
+    if (!linear_has_loss(layer)) {
+        DS_TRY(linear_forward(pass, layer, x, loss.logits_NV));
+        return pass->kernels->cross_entropy(pass->stream, &loss);
+    }
+    loss.x_NC = loss.scaled_NC = x;
+    loss.weight_VC = layer_matrix(layer, pass_weight(pass, layer->block, layer->weight));
+    return pass->kernels->cross_entropy(pass->stream, &loss);
+}
+
 ds_status linear_backward_input(const struct ds_pass *pass, const struct linear *layer,
                                 struct ds_tensor dy, struct ds_tensor dx)
 {

@@ -56,6 +56,11 @@ DS_CHECKED ds_status linear_forward_swiglu(const struct ds_pass *pass, const str
 DS_CHECKED ds_status linear_backward_swiglu(const struct ds_pass *pass, const struct linear *layer,
                                             struct ds_tensor dy,
                                             struct ds_swiglu_backward_args places);
+/* Logits and from them `loss`, whose logits_NV is room for these. Is the product part of the call, so that its gradient
+ * may lack factors? linear_has_loss says so. */
+int linear_has_loss(const struct linear *layer);
+DS_CHECKED ds_status linear_forward_loss(const struct ds_pass *pass, const struct linear *layer,
+                                         struct ds_tensor x, struct ds_cross_entropy_args loss);
 /* dx = dy W */
 DS_CHECKED ds_status linear_backward_input(const struct ds_pass *pass, const struct linear *layer,
                                            struct ds_tensor dy, struct ds_tensor dx);

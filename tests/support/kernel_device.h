@@ -287,7 +287,7 @@ CASE_KERNEL(swiglu_backward, ds_swiglu_backward_args, TENSOR(gate_up_TN), TENSOR
 CASE_KERNEL(embedding_forward, ds_embedding_args, TENSOR(id_T), TENSOR(table_VC), TENSOR(y_TC))
 CASE_KERNEL(embedding_backward, ds_embedding_args, TENSOR(id_T), TENSOR(table_VC), TENSOR(y_TC))
 #define LOSS_FIELDS TENSOR(logits_NV), TENSOR(target_N), TENSOR(loss_N), RECORD(CASE_READ), \
-            TENSOR(max_N), TENSOR(sums_N2)
+            TENSOR(x_NC), TENSOR(weight_VC), TENSOR(factor_N), TENSOR(scaled_NC), TENSOR(max_N), TENSOR(sums_N2)
 CASE_KERNEL(cross_entropy, ds_cross_entropy_args, LOSS_FIELDS)
 CASE_KERNEL(cross_entropy_max, ds_cross_entropy_args, LOSS_FIELDS)
 CASE_KERNEL(cross_entropy_sum, ds_cross_entropy_args, LOSS_FIELDS)
@@ -295,6 +295,7 @@ CASE_KERNEL(cross_entropy_finish, ds_cross_entropy_args, LOSS_FIELDS)
 CASE_KERNEL(loss_sum, ds_loss_sum_args, TENSOR(loss_T), RECORD(CASE_WRITTEN))
 CASE_KERNEL(add, ds_add_args, TENSOR(y), TENSOR(x))
 CASE_KERNEL(cast, ds_cast_args, TENSOR(y), TENSOR(x))
+CASE_KERNEL(scale_rows, ds_scale_rows_args, TENSOR(y_NC), TENSOR(factor_N))
 CASE_KERNEL(dropout, ds_dropout_args, TENSOR(y), TENSOR(x), RECORD(CASE_READ))
 CASE_KERNEL(dequantise, ds_dequantise_args, TENSOR(y), TENSOR(codes), TENSOR(absmax),
             TENSOR(nest_absmax), TENSOR(map), TENSOR(offset))

@@ -376,6 +376,28 @@ static void add_and_fill_reach_every_element_and_no_other(void **state)
     }
 }
 
+static void rows_are_scaled_and_rounded_once(void **state)
+{
+    struct kernel_case k = {.random = test_seed(__func__)};
+
+    (void)state;
+    FOR_STORAGES(&k) FOR_ROWS(rows, i)
+    {
+        const size_t count = rows[i].tokens * rows[i].width;
+        float *y = case_floats(&k, count), *kept = case_copy(&k, y, count);
+        float *factor = case_floats(&k, rows[i].tokens);
+        struct ds_scale_rows_args args = {f32_2(y, rows[i].tokens, rows[i].width),
+                                          f32_1(factor, rows[i].tokens)};
+
+        case_store(&k, &args.y_NC);
+        assert_ok(CASE_RUN(scale_rows, &args));
+        case_load(&k);
+        for (size_t at = 0; at < count; at++)
+            assert_true(y[at] == case_rounded(k.storage, kept[at] * factor[at / rows[i].width]));
+        case_free(&k);
+    }
+}
+
 static void loss_sum_adds_in_fp64(void **state)
 {
     struct kernel_case k = {.random = test_seed(__func__)};
@@ -565,6 +587,7 @@ int main(void)
         cmocka_unit_test(embedding_backward_scatters_in_token_order),
         cmocka_unit_test(parts_of_a_table_are_the_table),
         cmocka_unit_test(add_and_fill_reach_every_element_and_no_other),
+        cmocka_unit_test(rows_are_scaled_and_rounded_once),
         cmocka_unit_test(loss_sum_adds_in_fp64),
         cmocka_unit_test(elementwise_kernels_have_the_same_bits_on_any_number_of_threads),
         cmocka_unit_test(every_code_is_read_and_written_as_files_are),

@@ -8,6 +8,7 @@
  * of the cache. */
 #include "cluster.cuh"
 #include "cross_entropy.cuh"
+#include "loss_product.h"
 
 #include "../launch.h"
 
@@ -210,28 +211,11 @@ __global__ void __launch_bounds__(ROW_THREADS) twice_kernel(const __grid_constan
     const uint64_t index = blockIdx.x;
     const row<T> r = row_at((T *)a.logits + index * a.width, a.width);
     const int32_t target = a.target[index];
-    float level = -FLT_MAX, sum = 0.0f; /* of this thread's slots */
-    struct facts facts;
 
-    if (target == DS_IGNORE_INDEX) {
+    if (target == DS_IGNORE_INDEX)
         ignore_row(a, r, index, (int)threadIdx.x, ROW_THREADS);
-        return;
-    }
-#pragma unroll 4
-    for (int i = threadIdx.x; i < r.slot_count; i += ROW_THREADS) {
-        const slot<T> s = load_slot(r, i);
-        const float higher = fmaxf(level, level_of<T>(word_top<T>(slot_max_word(s))));
-
-        sum = (higher > level ? sum * exp_between<T>(level, higher) : sum) + exp_sum(s, higher);
-        level = higher;
-    }
-    facts.chosen = chosen_of(r, target);
-    facts.level = block_max<ROW_THREADS>(level); /* the block waits: all have read the target */
-    facts.sum = block_sum<ROW_THREADS>((double)sum * exp_between<T>(level, facts.level));
-    if (threadIdx.x == 0)
-        a.loss[index] = loss_of<T>(facts);
-    if (a.gradient)
-        write_row(a, r, facts, target);
+    else
+        twice_row(a, r, index, target);
 }
 
 template <typename T>
@@ -287,10 +271,15 @@ extern "C" ds_status cuda_cross_entropy(struct ds_stream *stream,
                                         const struct ds_cross_entropy_args *args)
 {
     const struct losses losses = losses_of(args);
+    bool is_made = false;
 
     DS_ASSERT(losses.width <= ROW_ELEMS_MAX);
     KERNEL_WANTS_FLOAT("cross_entropy", args, logits_NV);
     KERNEL_WANTS("cross_entropy", args, target_N, DS_I32);
     KERNEL_WANTS("cross_entropy", args, loss_N, DS_F32);
+    if (args->x_NC.data)
+        DS_TRY(cuda_loss_product(stream, args, &is_made));
+    if (is_made)
+        return DS_OK;
     return DISPATCH(args->logits_NV.dtype, T, launch<T>(stream, &losses));
 }

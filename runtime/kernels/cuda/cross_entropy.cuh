@@ -144,6 +144,31 @@ __device__ __forceinline__ void write_row(const struct losses &a, const row<T> &
     }
 }
 
+/* Loss and gradient of a row that is not ignored, by a block of ROW_THREADS that reads it twice. */
+template <typename T>
+__device__ __forceinline__ void twice_row(const struct losses &a, const row<T> &r, uint64_t index,
+                                          int32_t target)
+{
+    float level = -FLT_MAX, sum = 0.0f; /* of this thread's slots */
+    struct facts facts;
+
+#pragma unroll 4
+    for (int i = threadIdx.x; i < r.slot_count; i += ROW_THREADS) {
+        const slot<T> s = load_slot(r, i);
+        const float higher = fmaxf(level, level_of<T>(word_top<T>(slot_max_word(s))));
+
+        sum = (higher > level ? sum * exp_between<T>(level, higher) : sum) + exp_sum(s, higher);
+        level = higher;
+    }
+    facts.chosen = chosen_of(r, target);
+    facts.level = block_max<ROW_THREADS>(level); /* the block waits: all have read the target */
+    facts.sum = block_sum<ROW_THREADS>((double)sum * exp_between<T>(level, facts.level));
+    if (threadIdx.x == 0)
+        a.loss[index] = loss_of<T>(facts);
+    if (a.gradient)
+        write_row(a, r, facts, target);
+}
+
 /* By `stride` threads, of which this is number `first`. */
 template <typename T>
 __device__ __forceinline__ void ignore_row(const struct losses &a, const row<T> &r, uint64_t index,

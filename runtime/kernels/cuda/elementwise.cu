@@ -1,5 +1,6 @@
-/* elementwise.cu - add, cast, fill, and the sum of a micro-batch's losses. */
+/* elementwise.cu - add, cast, rows times a factor, fill, and the sum of a micro-batch's losses. */
 #include "quad.cuh"
+#include "row.cuh"
 #include "sums.cuh"
 
 #include "../launch.h"
@@ -7,6 +8,7 @@
 #define THREADS     256
 #define QUADS       4 /* that a thread has in flight */
 #define SUM_THREADS 1024
+#define ROW_THREADS 128
 
 /* y += x, or y = x: four neighbours at a time where both are aligned to that, what is left one by one. */
 template <typename Y, typename X, bool IS_SUM>
@@ -72,6 +74,40 @@ extern "C" ds_status cuda_cast(struct ds_stream *stream, const struct ds_cast_ar
     KERNEL_WANTS_FLOAT("cast", a, x);
     return DISPATCH(a->y.dtype, Y,
                     DISPATCH(a->x.dtype, X, (join<Y, X, false>(stream, &a->y, &a->x))));
+}
+
+/* A block has a row. */
+template <typename T>
+__global__ void __launch_bounds__(ROW_THREADS)
+    scale_rows_kernel(T *y, const float *factors, uint64_t width)
+{
+    const row<T> r = row_at(y + blockIdx.x * width, width);
+    const float factor = factors[blockIdx.x];
+
+    for (int i = threadIdx.x; i < r.slot_count; i += ROW_THREADS)
+        store_slot(r, i, slot_scaled(load_slot(r, i), factor));
+}
+
+template <typename T>
+static ds_status scale_rows(struct ds_stream *stream, const struct ds_scale_rows_args *a)
+{
+    const uint64_t rows = a->y_NC.shape[0];
+
+    if (rows == 0)
+        return DS_OK;
+    scale_rows_kernel<T><<<(unsigned)rows, ROW_THREADS, 0, cuda_stream_of(stream)>>>(
+        (T *)a->y_NC.data, (const float *)a->factor_N.data, a->y_NC.shape[1]);
+    CUDA_LAUNCHED("scale_rows");
+    return DS_OK;
+}
+
+extern "C" ds_status cuda_scale_rows(struct ds_stream *stream, const struct ds_scale_rows_args *a)
+{
+    DS_ASSERT(kernel_elems(&a->factor_N) == a->y_NC.shape[0]);
+    DS_ASSERT(a->y_NC.shape[1] <= ROW_ELEMS_MAX);
+    KERNEL_WANTS_FLOAT("scale_rows", a, y_NC);
+    KERNEL_WANTS("scale_rows", a, factor_N, DS_F32);
+    return DISPATCH(a->y_NC.dtype, T, scale_rows<T>(stream, a));
 }
 
 extern "C" ds_status cuda_fill(struct ds_stream *stream, const struct ds_fill_args *a)

@@ -8,6 +8,8 @@
 
 /* Of an operand that is read again: what the second cache keeps. */
 #define ENDED_NEAR_BYTES ((size_t)16 << 20)
+/* Of the stream's scratch the beginning is the launch's; behind it there is room for an end's own. */
+#define ENDED_SCRATCH_BYTES ((size_t)256)
 
 /* c = a b^T, or a b where b is turned; strip_columns and other_half are the cut's. */
 struct ended_call {
@@ -76,7 +78,7 @@ static ds_status ended_launch(struct ds_stream *stream, const struct ended_call 
 
     DS_TRY(cuda_ended_map(stream, call.a, TILE_ROWS, &a_map));
     DS_TRY(cuda_ended_map(stream, call.b, B_TURNED ? TILE_INNER : TILE_HALF, &b_map));
-    DS_TRY(cuda_scratch(stream, sizeof *cut.taken, &scratch));
+    DS_TRY(cuda_scratch(stream, ENDED_SCRATCH_BYTES, &scratch));
     cut.taken = (uint32_t *)scratch;
     CUDA_TRY(cudaMemsetAsync(scratch, 0, sizeof *cut.taken, cuda_stream_of(stream)));
     CUDA_TRY(cudaFuncSetAttribute(ended_product<T, B_TURNED, END>,

@@ -56,6 +56,7 @@ const struct ds_kernel_ops ds_kernels_cuda = {
     .loss_sum = cuda_loss_sum,
     .add = cuda_add,
     .cast = cuda_cast,
+    .scale_rows = cuda_scale_rows,
     .dropout = cuda_dropout,
     .dequantise = cuda_dequantise,
     .fill = cuda_fill,

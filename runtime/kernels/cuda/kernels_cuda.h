@@ -48,6 +48,7 @@ CUDA_KERNEL(cross_entropy_finish, ds_cross_entropy_args);
 CUDA_KERNEL(loss_sum, ds_loss_sum_args);
 CUDA_KERNEL(add, ds_add_args);
 CUDA_KERNEL(cast, ds_cast_args);
+CUDA_KERNEL(scale_rows, ds_scale_rows_args);
 CUDA_KERNEL(dropout, ds_dropout_args);
 CUDA_KERNEL(dequantise, ds_dequantise_args);
 CUDA_KERNEL(fill, ds_fill_args);

@@ -107,6 +107,16 @@ __device__ __forceinline__ slot<T> slot_make(const float (&from)[slot<T>::count]
     return s;
 }
 
+template <typename T> __device__ __forceinline__ slot<T> slot_scaled(const slot<T> &s, float factor)
+{
+    float scaled[slot<T>::count];
+
+#pragma unroll
+    for (int j = 0; j < slot<T>::count; j++)
+        scaled[j] = slot_get(s, j) * factor;
+    return slot_make<T>(scaled);
+}
+
 /* ---- slots of a row */
 
 /* The element as bits; one that is not in the row is -inf: it changes no largest element and no sum of
