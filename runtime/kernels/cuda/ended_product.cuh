@@ -24,6 +24,13 @@
 #define TILES_AHEAD   3                  /* tiles that are known before the end has come to them */
 #define ENDED_THREADS 384
 #define END_THREADS   96 /* of them, the end's */
+/* Registers of a thread of the end's group, which loads ahead, and of the two that multiply. */
+#define END_REGISTERS      152
+#define MULTIPLY_REGISTERS 176
+/* A block has no more than it begins with: who asks for more waits for ever. */
+static_assert(128 * END_REGISTERS + 256 * MULTIPLY_REGISTERS <=
+                  ENDED_THREADS * (65536 / ENDED_THREADS / 8 * 8),
+              "registers of a block");
 
 /* How a product is cut: tile (pair, strip) has rows (2 * pair + rank) * 128 .. and, as its halves, the columns
  * strip * strip_columns .. and, other_half behind these, as many. */
@@ -266,14 +273,14 @@ __global__ void __launch_bounds__(ENDED_THREADS, 1)
 
     ended_open(room);
     if (group == 0) {
-        registers_less<104>();
+        registers_less<END_REGISTERS>();
         if (threadIdx.x >= 32)
             ended_end(room, cut, end);
         else if (threadIdx.x == 0)
             ended_fetch<T, B_TURNED>(room, &a_map, &b_map, cut);
         __syncwarp();
     } else {
-        registers_more<200>();
+        registers_more<MULTIPLY_REGISTERS>();
         ended_multiply<T, B_TURNED>(room, cut, group - 1);
     }
     cluster_meet(); /* nobody ends before the other has what it sent */

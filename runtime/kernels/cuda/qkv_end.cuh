@@ -15,6 +15,7 @@ template <typename T> struct qkv_end {
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     static constexpr uint32_t APART = END_THREADS / 16; /* rows from one of a thread to its next */
+    static constexpr uint32_t AT_ONCE = 2;
 
     /* Positions of the warp's rows: row i of its lower and of its upper 16 threads are in lanes 2 i and 2 i + 1. */
     struct held {
@@ -32,15 +33,21 @@ template <typename T> struct qkv_end {
         }
     }
 
-    __device__ __forceinline__ head_part<T> turned(const head_part<T> &in, int32_t at_position,
-                                                   uint32_t at) const
+    /* What a thread has of a row, and its angles: all is on its way before any of it is waited for. */
+    struct piece {
+        head_part<T> in;
+        angles<pack<T>::count> turn;
+    };
+    __device__ __forceinline__ void look(piece &piece, const T *from, int32_t where, uint32_t at,
+                                         bool turns) const
     {
-        const float *row = rotary + (size_t)at_position * 2 * half;
-        angles<pack<T>::count> a;
+        const float *row = rotary + (size_t)where * 2 * half;
 
-        load_floats<true>(a.cosine, row, at, half);
-        load_floats<true>(a.sine, row + half, at, half);
-        return rotate(widen(in), a);
+        piece.in = {load_pack(from), load_pack(from + half)};
+        if (!turns)
+            return;
+        load_floats<true>(piece.turn.cosine, row, at, half);
+        load_floats<true>(piece.turn.sine, row + half, at, half);
     }
 
     __device__ __forceinline__ void tile(const held &held, const T *staged, uint32_t row,
@@ -51,23 +58,33 @@ template <typename T> struct qkv_end {
 
         while (part < QKV_PARTS && head >= count[part])
             head -= count[part++];
-#pragma unroll 2
-        for (uint32_t i = 0; i * APART < TILE_ROWS; i++) {
-            const uint32_t r = thread / 16 + i * APART;
-            const int32_t where =
-                __shfl_sync(0xffffffffu, i < 16 ? held.position[0] : held.position[1],
-                            (2 * i + thread / 16 % 2) % 32);
+        const bool is_here = part < QKV_PARTS, turns = is_here && part != QKV_V;
+#pragma unroll 1
+        for (uint32_t i = 0; i * APART < TILE_ROWS; i += AT_ONCE) {
+            piece pieces[AT_ONCE];
 
-            if (part == QKV_PARTS || r >= TILE_ROWS || row + r >= rows)
-                continue;
-            const T *from = staged + r * STAGED_PITCH + column + at;
-            T *to = heads[part] + ((size_t)(row + r) * count[part] + head) * 2 * half + at;
-            head_part<T> in = {load_pack(from), load_pack(from + half)};
+#pragma unroll
+            for (uint32_t j = 0; j < AT_ONCE; j++) {
+                const uint32_t r = thread / 16 + (i + j) * APART;
+                const int32_t where =
+                    __shfl_sync(0xffffffffu, i + j < 16 ? held.position[0] : held.position[1],
+                                (2 * (i + j) + thread / 16 % 2) % 32);
 
-            if (part != QKV_V)
-                in = turned(in, where, at);
-            store_pack(to, in.low);
-            store_pack(to + half, in.high);
+                look(pieces[j], staged + min(r, TILE_ROWS - 1) * STAGED_PITCH + column + at, where,
+                     at, turns);
+            }
+#pragma unroll
+            for (uint32_t j = 0; j < AT_ONCE; j++) {
+                const uint32_t r = thread / 16 + (i + j) * APART;
+
+                if (!is_here || r >= TILE_ROWS || row + r >= rows)
+                    continue;
+                T *to = heads[part] + ((size_t)(row + r) * count[part] + head) * 2 * half + at;
+                if (turns)
+                    pieces[j].in = rotate(widen(pieces[j].in), pieces[j].turn);
+                store_pack(to, pieces[j].in.low);
+                store_pack(to + half, pieces[j].in.high);
+            }
         }
     }
 #endif

@@ -47,7 +47,7 @@ template <typename T> struct swiglu_backward_end {
     uint32_t rows, width;
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-    static constexpr int AT_ONCE = 6;                   /* rows of a thread that are on their way */
+    static constexpr int AT_ONCE = 11;                  /* rows of a thread that are on their way */
     static constexpr uint32_t APART = END_THREADS / 32; /* from each to the next */
 
     /* As it lies in memory: unpacked, it would take twice the registers. */
