@@ -304,9 +304,9 @@ struct ds_lora_factors {
     uint32_t m;    /* the lengths; with DoRA */
 };
 
-/* What a layer keeps between forward and backward: everything, or all but what memory-bound operations make
- * again on the way back. */
-enum ds_keeps { DS_KEEPS_ALL, DS_KEEPS_PRODUCTS };
+/* What a layer keeps between forward and backward: all that backward reads; without silu(gate) * up, which the way back
+ * through it makes again beside its own work; or only what matrix products and attention make. */
+enum ds_keeps { DS_KEEPS_ALL, DS_KEEPS_NORMS, DS_KEEPS_PRODUCTS };
 
 struct ds_model {
     struct ds_model_config config;

@@ -225,7 +225,7 @@ const struct ds_field ds_config_fields[] = {
           "train_micro_batch_size_per_gpu per_device_train_batch_size batch_size local_batch_size micro_batch"),
     COUNT(train, seq_length, NULL, FIXED | TRAIN | EVAL, 1, 16777216, "tokens in a sequence",
           "sequence_len sequence_length seq_len cutoff_len max_seq_length max_context_length block_size max_length"),
-    CHOICE(train, activation_checkpointing, "none", 0, recomputes, "what backward makes again to save memory; none, selective: what memory-bound operations make, full: all but a layer's input", "gradient_checkpointing recompute_granularity recompute activation_checkpoint recompute_method"),
+    CHOICE(train, activation_checkpointing, "none", 0, recomputes, "what backward makes again to save memory: nothing, what memory-bound operations make, or all but a layer's input", "gradient_checkpointing recompute_granularity recompute activation_checkpoint recompute_method"),
     REAL(train, grad_clip, "1", FIXED, 0, 1e30, "largest gradient norm; 0: off", "max_grad_norm gradient_clipping clip_grad max_norm gradient_clip_val grad_norm"),
     COUNT(train, eval_interval, "0", 0, 0, COUNT_MAX, "steps between evaluations; 0: only at the end", "eval_steps eval_every validation_interval val_interval eval_freq eval_strategy"),
     COUNT(train, eval_samples, "0", 0, 0, COUNT_MAX, "sequences in an evaluation at most; 0: all", "eval_iters max_eval_samples val_set_size limit_val_batches"),

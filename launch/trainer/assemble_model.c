@@ -172,14 +172,25 @@ static ds_status open_model(struct ds_trainer *t, const struct ds_model_config *
     return ds_model_open_adapted(config, &share, is_there ? &t->adapter : NULL, &t->model);
 }
 
+/* What is cheaper made again than moved away and back is kept only where it stays. */
+static enum ds_keeps kept_of(const struct ds_config *config)
+{
+    switch (config->train.activation_checkpointing) {
+    case DS_RECOMPUTE_SELECTIVE:
+        return DS_KEEPS_PRODUCTS;
+    case DS_RECOMPUTE_NONE:
+        return ds_home_is_away(&config->offload.activations) ? DS_KEEPS_NORMS : DS_KEEPS_ALL;
+    default:
+        return DS_KEEPS_NORMS;
+    }
+}
+
 static ds_status take_model(struct ds_trainer *t, const struct ds_model_config *config)
 {
     DS_TRY(layout_fits(t, config));
     DS_TRY(open_model(t, config));
     t->model->seed = t->config->run.seed;
-    t->model->keeps = t->config->train.activation_checkpointing == DS_RECOMPUTE_SELECTIVE
-                          ? DS_KEEPS_PRODUCTS
-                          : DS_KEEPS_ALL;
+    t->model->keeps = kept_of(t->config);
     if (t->config->memory.logits != DS_AUTO)
         t->model->logits_bytes = t->config->memory.logits;
     count_copies(t);

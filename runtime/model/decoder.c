@@ -7,8 +7,8 @@
  * Tensor ranks have some heads and some columns of the MLP; they meet after Wo and Wd, and, where they share
  * the stream's tokens out, before Wqkv and Wgu.
  *
- * Forward keeps what backward reads in `saved`; only the product silu(g) * u is made again and, where
- * the model keeps products alone, n1 and n2. The sum h is made by norm2 on its way. Backward writes nothing
+ * Forward keeps what backward reads in `saved`, or, where the model keeps less, all but the product silu(g) * u, which
+ * is then made again, or but that and n1 and n2. The sum h is made by norm2 on its way. Backward writes nothing
  * into `saved`. */
 #include "decoder.h"
 
@@ -72,7 +72,7 @@ struct decoder decoder_of(const struct ds_block *block, uint64_t token_count)
         .q_norm = model_param(model, unit, ROLE_Q_NORM),
         .k_norm = model_param(model, unit, ROLE_K_NORM),
         .epsilon = epsilon,
-        .keeps_norms = model->keeps == DS_KEEPS_ALL,
+        .keeps_norms = model->keeps != DS_KEEPS_PRODUCTS,
     };
 
     d.needs_dx = block > &model->blocks[1] || !model->units[model->blocks[0].units[0]].is_frozen ||
@@ -80,6 +80,7 @@ struct decoder decoder_of(const struct ds_block *block, uint64_t token_count)
     d.N = (d.H + 2 * d.G) * d.D;
     d.has_room = d.R < d.T;
     describe_layers(&d, block, unit);
+    d.keeps_product = model->keeps == DS_KEEPS_ALL && linear_needs_x(&d.down);
     return d;
 }
 
@@ -191,6 +192,8 @@ struct decoder_saved decoder_take_saved(struct ds_arena *arena, struct decoder *
     s.h_RC = take_matrix(arena, d->dtype, d->R, d->C);
     s.rstd2_R = take_vector(arena, DS_F32, d->R);
     s.gate_up_TN = take_matrix(arena, d->dtype, d->T, 2 * d->I);
+    if (d->keeps_product)
+        s.product_TI = take_matrix(arena, d->dtype, d->T, d->I);
     if (d->q_norm) {
         s.qkv_TN = take_matrix(arena, d->dtype, d->T, d->N);
         s.q_rstd_TH = take_matrix(arena, DS_F32, d->T, d->H);
@@ -208,7 +211,8 @@ static struct forward_space take_forward(struct ds_arena *arena, struct decoder 
     take_lengths(arena, d);
     if (!d->q_norm)
         w.qkv_TN = take_matrix(arena, d->dtype, d->T, d->N);
-    w.product_TI = take_matrix(arena, d->dtype, d->T, d->I);
+    if (!d->keeps_product)
+        w.product_TI = take_matrix(arena, d->dtype, d->T, d->I);
     if (!d->keeps_norms)
         w.norm_RC = take_matrix(arena, d->dtype, d->R, d->C);
     if (d->has_room)
@@ -362,19 +366,20 @@ static ds_status mlp_half(const struct decoder *d, struct ds_pass *pass,
                                          .sum_TC = s->h_RC,
                                          .y_TC = d->keeps_norms ? s->n2_RC : w->norm_RC,
                                          .rstd_T = s->rstd2_R};
-    const int is_product_read = y_RC.data || d->down.lora.ranks > 0;
+    const int is_product_read = y_RC.data || d->down.lora.ranks > 0 || d->keeps_product;
+    const struct ds_tensor product_TI = d->keeps_product ? s->product_TI : w->product_TI;
     struct ds_tensor n2_TC;
 
     DS_TRY(norm_and_gather(pass, &d->norm2, &norm, &d->o, pieces, w->room_TC, &n2_TC));
     DS_TRY(column_forward_swiglu(pass, &d->gate_up, pieces, n2_TC, s->gate_up_TN,
-                                 is_product_read ? w->product_TI : (struct ds_tensor){0}));
+                                 is_product_read ? product_TI : (struct ds_tensor){0}));
     if (!is_product_read)
         return DS_OK;
     if (!y_RC.data && lora_has_lengths(&d->down.lora))
-        return dora_product(pass, &d->down, w->product_TI, y_RC, y_RC);
+        return dora_product(pass, &d->down, product_TI, y_RC, y_RC);
     if (!y_RC.data)
-        return lora_project(pass, &d->down.lora, w->product_TI);
-    return row_forward_onto(pass, &d->down, pieces, w->product_TI, w->room_TC, s->h_RC, y_RC);
+        return lora_project(pass, &d->down.lora, product_TI);
+    return row_forward_onto(pass, &d->down, pieces, product_TI, w->room_TC, s->h_RC, y_RC);
 }
 
 /* Squares of lengths of rows, whole on every tensor rank. */

@@ -16,14 +16,15 @@ struct decoder {
     uint64_t T, R, C, H, G, D, I, N;        /* N = (H + 2G) D */
     enum ds_dtype dtype;                    /* of weights, activations and their gradients */
     float epsilon;
-    int keeps_norms, has_room; /* a room: the whole of what this rank has R tokens of */
-    int needs_dx;              /* does anything below learn? */
+    int keeps_norms, keeps_product;
+    int has_room; /* a room: the whole of what this rank has R tokens of */
+    int needs_dx; /* does anything below learn? */
 };
 
 /* From forward to backward. */
 struct decoder_saved {
     struct ds_tensor n1_RC, rstd1_R, q_THD, k_TGD, v_TGD, o_THD, lse_TH, h_RC, n2_RC, rstd2_R;
-    struct ds_tensor gate_up_TN;
+    struct ds_tensor gate_up_TN, product_TI;
     struct ds_tensor qkv_TN, q_rstd_TH, k_rstd_TG; /* with head norms only */
 };
 

@@ -72,7 +72,8 @@ static struct held take_held(struct ds_arena *arena, struct decoder *d)
 static void take_mlp(struct ds_arena *arena, const struct decoder *d, struct backward_space *w)
 {
     w->dproduct_TI = take_matrix(arena, d->dtype, d->T, d->I);
-    w->product_TI = take_matrix(arena, d->dtype, d->T, d->I);
+    if (!d->keeps_product)
+        w->product_TI = take_matrix(arena, d->dtype, d->T, d->I);
     w->dgate_up_TN = take_matrix(arena, d->dtype, d->T, 2 * d->I);
 }
 
@@ -169,6 +170,12 @@ static int adds_to(const struct way *b, const struct ds_param *gain)
 
 /* ---- the MLP */
 
+/* Kept, or what is made again. */
+static struct ds_tensor product_of(const struct way *b)
+{
+    return b->d.keeps_product ? b->s.product_TI : b->w.product_TI;
+}
+
 static ds_status mlp_inner(const struct way *b, struct ds_tensor dy_TC, struct ds_tensor product_TI)
 {
     const struct ds_swiglu_backward_args swiglu = {
@@ -183,7 +190,7 @@ static ds_status mlp_inner(const struct way *b, struct ds_tensor dy_TC, struct d
 
 static ds_status down_weight(const struct way *b, struct ds_tensor dy_TC)
 {
-    DS_TRY(layer_matrix(b, &b->d.down, b->w.product_TI, dy_TC));
+    DS_TRY(layer_matrix(b, &b->d.down, product_of(b), dy_TC));
     return linear_backward_bias(b->pass, &b->d.down, b->dy_RC);
 }
 
@@ -315,13 +322,14 @@ static ds_status attention_outer(const struct way *b, struct ds_tensor dx_RC)
  * the last of these, and both go beside it. */
 static ds_status mlp_at_once(struct way *b, struct ds_tensor *dh_TC)
 {
+    const int makes_again = linear_needs_x(&b->d.down) && !b->d.keeps_product;
+    const struct ds_tensor product_again = makes_again ? b->w.product_TI : (struct ds_tensor){0};
     struct tp_call norm, sum, dh = {0};
     struct ds_tensor dy_TC, n2_TC;
 
     DS_TRY(tp_gather(b->d.model, b->pass, b->dy_RC, b->w.room_TC, &dy_TC));
     DS_TRY(norm2_again_begin(b, &n2_TC, &norm));
-    DS_TRY(
-        mlp_inner(b, dy_TC, linear_needs_x(&b->d.down) ? b->w.product_TI : (struct ds_tensor){0}));
+    DS_TRY(mlp_inner(b, dy_TC, product_again));
     DS_TRY(gate_up_input_begin(b, &sum));
     DS_TRY(down_weight(b, dy_TC));
     DS_TRY(tp_wait(b->pass, &norm));
@@ -429,7 +437,7 @@ static ds_status backward_weight(struct way *b)
     const struct decoder *d = &b->d;
     struct ds_swiglu_args swiglu = {.gate_up_TN = b->s.gate_up_TN, .y_TI = b->w.product_TI};
 
-    if (linear_needs_x(&d->down))
+    if (linear_needs_x(&d->down) && !d->keeps_product)
         DS_TRY(b->pass->kernels->swiglu_forward(b->pass->stream, &swiglu));
     DS_TRY(weight_products(b));
     DS_TRY(bring_gain(b, d->norm1.gain, b->held.dgain1_C));

@@ -7,9 +7,9 @@
 #   tests/bench/gpu_rows.sh words ROW            dstrain's part of a row: for `dstrain plan`, say
 #
 # PEERS: where peer_torch.py and peer_lora.py are; without it dstrain is measured alone. DRIVE: where states that live in
-# files go. 'row ...' may be patterns
-# ('offload-*', quoted). What follows -- is said to dstrain behind the row's own. A row that fails is said and the
-# next one measured; the folder (gpu_rows) gets ROW.jsonl and ROW.jsonl.log of each.
+# files go. 'row ...' may be patterns ('offload-*', quoted). A peer makes as many steps as dstrain, unless its row says
+# how many. What follows -- is said to dstrain behind the row's own. A row that fails is said and the next one measured;
+# the folder (gpu_rows) gets ROW.jsonl and ROW.jsonl.log of each.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 examples=$here/../../examples
@@ -84,8 +84,8 @@ rows() {
     row 7b-16k-homes 2 "the same, ZeRO stage 2 and moments partly on the host, updates late" "$fsdp_7b" \
         bench-7b-zero3.ini train.micro_batch_size=1 train.activation_checkpointing=none precision.master=remainder16 \
         $sums zero.stage=2 offload.exp_avg=auto offload.exp_avg_sq=auto offload.updates=late
-    row 7b-16k-2 2 "the same with ZeRO-3, micro-batch 2, gradients in bf16, nothing made again, 82 GB" "$fsdp_7b" \
-        bench-7b-zero3.ini train.micro_batch_size=2 train.activation_checkpointing=none precision.master=remainder16 \
+    row 7b-16k-2 2 "the same with ZeRO-3, micro-batch 2, gradients in bf16, selective recomputation, 82 GB" "$fsdp_7b" \
+        bench-7b-zero3.ini train.micro_batch_size=2 train.activation_checkpointing=selective precision.master=remainder16 \
         $short parallel.gather=copy_engine $most
     row 7b-16k-2-stage2 2 "the same with ZeRO stage 2, selective recomputation, 1 % of the moments on the host" "$fsdp_7b" \
         bench-7b-zero3.ini train.micro_batch_size=2 train.activation_checkpointing=selective precision.master=remainder16 \
@@ -113,7 +113,7 @@ measure() {
     [ -n "${PEERS-}" ] || peer=
     # shellcheck disable=SC2086
     PEER=${peer:+$PEERS/${peer%% *}} "$here/gpu_peers.sh" -n "$ranks" -r "$repetitions" -s "$steps" -o "$out/$name.jsonl" \
-        "$program" "$examples/$config" "$@" $more ${peer:+-- ${peer#* }} || {
+        "$program" "$examples/$config" "$@" $more ${peer:+-- --steps "$steps" ${peer#* }} || {
         echo "== $name: failed; see $out/$name.jsonl.log" >&2
         failed=$((failed + 1))
     }

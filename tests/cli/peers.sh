@@ -67,7 +67,7 @@ tiny="run.device=cpu model.num_hidden_layers=1 model.hidden_size=64 model.interm
 # shellcheck disable=SC2086
 PEERS=$work/peers PEER_RUN=sh MPIRUN='' sh "$rows" -s 1 -o r "$program" '1[b]' -- $tiny >out 2>err ||
     fail "rows: 1b"
-grep -q '"said": "--model 1b --mbs 4"' r/1b.jsonl && grep -q '"peer_tokens_per_s_rank":1000,' r/1b.jsonl ||
+grep -q '"said": "--steps 1 --model 1b --mbs 4"' r/1b.jsonl && grep -q '"peer_tokens_per_s_rank":1000,' r/1b.jsonl ||
     fail "rows: not what was asked for"
 [ $bad = 0 ] && echo "turns, medians and failures are as they should be"
 exit $bad

@@ -301,6 +301,8 @@ static uint64_t layer_bytes(const struct ds_config *config, uint32_t tensor_rank
     /* 72 columns are 9 runs of 8: of two ranks the first has 5 */
     const uint64_t I = config->parallel.tensor == 1 ? 72 : tensor_rank == 0 ? 40 : 32;
     const int keeps_norms = config->train.activation_checkpointing != DS_RECOMPUTE_SELECTIVE;
+    const int keeps_product = config->train.activation_checkpointing == DS_RECOMPUTE_NONE &&
+                              !ds_home_is_away(&config->offload.activations);
     struct pieces kept = {0};
 
     for (int i = 0; keeps_norms && i < 2; i++)
@@ -314,6 +316,8 @@ static uint64_t layer_bytes(const struct ds_config *config, uint32_t tensor_rank
     add_piece(&kept, R * C, bytes);
     add_piece(&kept, R, 4);
     add_piece(&kept, T * 2 * I, bytes);
+    if (keeps_product)
+        add_piece(&kept, T * I, bytes);
     if (config->model.family == DS_FAMILY_QWEN3) { /* norms of heads */
         add_piece(&kept, T * (H + 2 * G) * D, bytes);
         add_piece(&kept, T * H, 4);
