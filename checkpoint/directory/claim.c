@@ -135,6 +135,7 @@ static ds_status end_claim(struct ds_checkpoint_dir *dir, uint64_t epoch, int co
         return directory_refuse(dir->root, "this launch cannot claim it", code);
     dir->epoch = epoch;
     dir->trusted_count = 0;
+    dir->has_committed = 0;
     DS_TRY(highest_claim(dir, &highest));
     return highest > epoch ? fenced(dir, highest) : DS_OK;
 }

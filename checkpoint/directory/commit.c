@@ -151,9 +151,11 @@ ds_status ds_checkpoint_commit_manifest(struct ds_checkpoint_dir *dir,
         return ds_fail(DS_ERR_NO_MEMORY, "no memory for a manifest of %zu bytes", capacity);
     ds_status st = write_manifest(dir, manifest, text, capacity);
     free(text);
-    if (st == DS_OK)
-        ds_checkpoint_trust(dir, &manifest->id);
-    return st;
+    if (st != DS_OK)
+        return st;
+    dir->has_committed = 1;
+    ds_checkpoint_trust(dir, &manifest->id);
+    return DS_OK;
 }
 
 ds_status ds_checkpoint_write_latest(struct ds_checkpoint_dir *dir, const struct ds_manifest_id *id)

@@ -19,7 +19,8 @@ struct ds_checkpoint_dir {
     struct ds_fs *fs;
     uint8_t run[16], nonce[16];
     uint64_t epoch;
-    int is_new; /* this launch has made it */
+    int is_new;        /* this launch has made it */
+    int has_committed; /* since it was claimed */
 };
 
 /* `root`/`folder`/`name` to DS_CHECKPOINT_PATH_BYTES */

@@ -16,11 +16,14 @@ struct retain {
     struct ds_checkpoint_list list;
     uint64_t newest_step;            /* of the list */
     uint8_t *is_kept;                /* of list.entries */
+    uint32_t trusted_count;          /* of what stays; no more than two are counted */
     struct ds_manifest_pack *needed; /* of what is kept, sorted */
     size_t needed_count, needed_capacity;
 };
 
 /* ---- which stay */
+
+#define OLD_MAX 2 /* old enough for the margin, but not known to be good */
 
 static int is_trusted(const struct ds_checkpoint_dir *dir, const struct ds_manifest_id *id)
 {
@@ -61,12 +64,12 @@ static uint64_t newest_step(const struct retain *r)
 }
 
 /* Of those that are not old enough yet the one that will be first; list.count: there is none. */
-static size_t next_old(const struct retain *r)
+static size_t next_old(const struct retain *r, int must_be_trusted)
 {
     for (size_t i = r->list.count; i-- > 0 && r->keep->margin > 0;) {
         const struct ds_manifest_id *id = &r->list.entries[i].id;
 
-        if (is_good(r, i) && is_trusted(r->dir, id) && !is_old_enough(r, id))
+        if (is_good(r, i) && !is_old_enough(r, id) && (!must_be_trusted || is_trusted(r->dir, id)))
             return i;
     }
     return r->list.count;
@@ -109,24 +112,45 @@ static ds_status keep_one(struct retain *r, size_t index, int *is_there)
     return st;
 }
 
-/* `*trusted_count`: of those that stay, how many are known to be good; no more than two are counted. */
-static ds_status choose(struct retain *r, uint32_t *trusted_count)
+/* Every launch begins with trust in no more than what it has loaded, and may end before what it saves is old. So one
+ * that will be old stays though nobody trusts it, or none would ever be; and of such old ones no more than OLD_MAX do,
+ * or every launch would leave some. */
+static ds_status choose(struct retain *r)
 {
-    uint32_t good_count = 0, old_count = 0; /* old enough, and known to be good */
-    const size_t next = next_old(r);
+    const size_t next = next_old(r, 0), next_trusted = next_old(r, 1);
+    uint32_t good_count = 0, old_count = 0;
+    int has_trusted_old = 0;
 
     for (size_t i = 0; i < r->list.count; i++) {
         const struct ds_manifest_id *id = &r->list.entries[i].id;
         const int is_known = is_trusted(r->dir, id), is_old = is_old_enough(r, id);
+        const int may_be_old =
+            is_old ? !has_trusted_old && (is_known || old_count < OLD_MAX) : i == next;
         int is_there = 0;
 
-        if (!is_good(r, i) || !((is_known && *trusted_count < 2) || i == next ||
-                                (is_old && old_count == 0) || is_wanted(r->keep, id, good_count)))
+        if (!is_good(r, i) || !((is_known && r->trusted_count < 2) || i == next_trusted ||
+                                may_be_old || is_wanted(r->keep, id, good_count)))
             continue;
         DS_TRY(keep_one(r, i, &is_there));
         good_count += (uint32_t)is_there;
-        *trusted_count += (uint32_t)(is_there && is_known && *trusted_count < 2);
-        old_count += (uint32_t)(is_there && is_known && is_old);
+        r->trusted_count += (uint32_t)(is_there && is_known && r->trusted_count < 2);
+        old_count += (uint32_t)(is_there && is_old);
+        has_trusted_old |= is_there && is_known && is_old;
+    }
+    return DS_OK;
+}
+
+/* In the stead of a second one that is trusted. */
+static ds_status keep_two_others(struct retain *r)
+{
+    for (size_t i = 0, count = 0; i < r->list.count && count < 2; i++) {
+        int is_there = r->is_kept[i];
+
+        if (!is_good(r, i) || is_trusted(r->dir, &r->list.entries[i].id))
+            continue;
+        if (!is_there)
+            DS_TRY(keep_one(r, i, &is_there));
+        count += (size_t)is_there;
     }
     return DS_OK;
 }
@@ -265,18 +289,25 @@ static ds_status sweep(const struct retain *r)
     return st;
 }
 
+/* A launch that has added none does not make them more, and all may be needed. */
+static int may_remove(const struct retain *r)
+{
+    return r->trusted_count >= 2 || (r->trusted_count == 1 && r->dir->has_committed);
+}
+
 static ds_status retain(struct retain *r)
 {
-    uint32_t trusted_count = 0;
     int is_complete = 1;
 
     r->is_kept = calloc(r->list.count + 1, 1);
     if (!r->is_kept)
         return ds_fail(DS_ERR_NO_MEMORY, "no memory to choose checkpoints to keep");
     r->newest_step = newest_step(r);
-    DS_TRY(choose(r, &trusted_count));
-    if (trusted_count < 2)
+    DS_TRY(choose(r));
+    if (!may_remove(r))
         DS_TRY(keep_the_rest(r, &is_complete));
+    else if (r->trusted_count < 2)
+        DS_TRY(keep_two_others(r));
     if (r->needed_count > 0)
         qsort(r->needed, r->needed_count, sizeof *r->needed, ds_manifest_pack_compare);
     DS_TRY(remove_manifests(r));

@@ -133,17 +133,18 @@ struct ds_checkpoint_retention {
     uint64_t keep_every; /* steps that it divides; 0: none */
     const struct ds_manifest_id *pinned;
     uint32_t pinned_count;
-    uint64_t
-        margin; /* steps; one that is known to be good and as much older than the newest stays, too; 0: none */
+    uint64_t margin; /* steps; some that are as much older than the newest stay, too; 0: none */
 };
 /* local: it was loaded or committed by this launch, so its bytes have been seen to be there */
 void ds_checkpoint_trust(struct ds_checkpoint_dir *dir, const struct ds_manifest_id *id);
 /* local: the same of the mirror, where there is one */
 void ds_checkpoint_trust_mirror(struct ds_checkpoint_dir *dir, const struct ds_manifest_id *id);
 /* local: removes checkpoints that need not be kept, and packs that none of the others needs. The two newest that
- * are trusted stay; as long as there are not two, all do. With a margin the newest that is as old stays, back to one that
- * is trusted, and of the trusted ones that are newer the oldest, which will be the next to be as old. Files of a newer epoch, and of saves of ours that are
- * newer than `committed_step`, are not touched. */
+ * are trusted stay. Where one alone is, the two newest of the others do, too, and before this launch has committed one
+ * all do. With a margin the newest that are as old stay, back to one that is trusted, but no more than two that are not;
+ * and of those that are newer the oldest, which will be the next to be as old, and the oldest that is trusted. So no more
+ * than 7 stay beside those that `keep` asks for, once a launch has committed, however many there were before it. Files
+ * of a newer epoch, and of saves of ours that are newer than `committed_step`, are not touched. */
 DS_CHECKED ds_status ds_checkpoint_retain(struct ds_checkpoint_dir *dir,
                                           const struct ds_checkpoint_retention *keep,
                                           uint64_t committed_step);

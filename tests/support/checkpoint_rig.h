@@ -23,8 +23,9 @@ struct launch {
     struct ds_checkpoint_dir *dir;
     struct ds_manifest_id base; /* what was loaded */
     int has_base;
-    int is_delta;     /* tensors 2 and 3 never change, and are not written again */
-    uint32_t attempt; /* of the next save */
+    int is_base_elsewhere; /* this is a mirror: what was loaded was not from here, so it is not trusted */
+    int is_delta;          /* tensors 2 and 3 never change, and are not written again */
+    uint32_t attempt;                   /* of the next save */
     struct ds_delta *deltas[RIG_RANKS]; /* known from the first save of a launch on */
 };
 
@@ -138,7 +139,7 @@ static inline ds_status launch_start(struct launch *l, uint64_t step_max)
         ds_manifest_fini(&manifest);
     }
     ds_recovery_close(recovery);
-    if (st == DS_OK && l->has_base)
+    if (st == DS_OK && l->has_base && !l->is_base_elsewhere)
         ds_checkpoint_trust(l->dir, &l->base);
     if (st == DS_OK)
         st = ds_checkpoint_write_base(l->dir, l->has_base ? &l->base : NULL, NULL, 0, "");

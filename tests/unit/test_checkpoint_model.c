@@ -75,24 +75,31 @@ static void go_back(struct good *good, uint64_t step)
         good->count--;
 }
 
-/* The last ones, those that a number divides, one that is pinned and the two newest whose bytes this epoch has seen;
- * where it has not seen two, all. */
+/* The last ones, those that a number divides, one that is pinned and the two newest whose bytes this epoch has seen.
+ * Where it has seen one alone, which it has made, two others in the stead of the second, and where it has made none,
+ * all. */
 static void keep(struct world *w, const struct ds_checkpoint_retention *how)
 {
     struct good kept = {.count = 0};
-    size_t seen = 0;
+    size_t seen = 0, others = 0;
 
+    for (size_t i = 0; i < w->good.count; i++)
+        seen += (size_t)has(&w->trusted, &w->good.ids[i]);
+    if (seen == 0 || (seen == 1 && w->committed == 0))
+        return;
+    others = seen == 1 ? 2 : 0;
+    seen = 0;
     for (size_t i = w->good.count; i-- > 0;) {
         const struct ds_manifest_id *id = &w->good.ids[i];
-        const int is_seen = seen < 2 && has(&w->trusted, id);
+        const int is_trusted = has(&w->trusted, id), is_seen = seen < 2 && is_trusted;
+        const int is_other = !is_trusted && others > 0;
 
         seen += (size_t)is_seen;
-        if (is_seen || w->good.count - i <= how->keep_last || id->step % how->keep_every == 0 ||
-            ds_manifest_id_compare(id, how->pinned) == 0)
+        others -= (size_t)is_other;
+        if (is_seen || is_other || w->good.count - i <= how->keep_last ||
+            id->step % how->keep_every == 0 || ds_manifest_id_compare(id, how->pinned) == 0)
             kept.ids[kept.count++] = *id;
     }
-    if (seen < 2)
-        return;
     for (size_t i = 0; i < kept.count; i++)
         w->good.ids[i] = kept.ids[kept.count - 1 - i];
     w->good.count = kept.count;
