@@ -296,13 +296,9 @@ static ds_status accuse_late(struct train *train, ds_status st)
     return st;
 }
 
-static ds_status finish(struct train *train)
+/* rank 0 */
+static void tell_done(const struct train *train)
 {
-    ds_recorder_section(train->recorder, "export", 0);
-    if (train->config->run.export == DS_EXPORT_LAST)
-        DS_TRY(ds_trainer_export(train->trainer, train->export_path));
-    if (!is_leader(train))
-        return DS_OK;
     ds_info("done: %llu step%s%s", (unsigned long long)train->config->train.steps,
             train->config->train.steps == 1 ? "" : "s",
             train->config->run.export == DS_EXPORT_LAST ? ""
@@ -313,7 +309,32 @@ static ds_status finish(struct train *train)
     if (train->config->run.export == DS_EXPORT_LAST)
         ds_info("model: %s", train->export_path);
     ds_info("metrics: %s", train->metrics_path);
-    return DS_OK;
+}
+
+/* Whoever waits for this run is to know that a longer one cannot go on from its end. */
+static ds_status check_saved(const struct train *train)
+{
+    const struct ds_config *config = train->config;
+    const ds_status st = ds_trainer_saved(train->trainer);
+
+    if (st == DS_OK || !is_leader(train))
+        return st;
+    return ds_fail(st,
+                   "the last checkpoint, of step %llu, was not written to %s%s; why is "
+                   "said above: where that is mended, the same command goes on from the newest "
+                   "one that is there, and writes it",
+                   (unsigned long long)config->train.steps, config->checkpoint.dir,
+                   config->run.export == DS_EXPORT_LAST ? ", though the model is exported" : "");
+}
+
+static ds_status finish(struct train *train)
+{
+    ds_recorder_section(train->recorder, "export", 0);
+    if (train->config->run.export == DS_EXPORT_LAST)
+        DS_TRY(ds_trainer_export(train->trainer, train->export_path));
+    if (is_leader(train))
+        tell_done(train);
+    return check_saved(train);
 }
 
 /* Before anything is touched: what is left to the plan, and does it fit? */

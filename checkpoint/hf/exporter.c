@@ -82,8 +82,8 @@ static void export_one(struct ds_exporter *e, const struct ds_manifest_id *id)
     if (st == DS_OK)
         ds_info("checkpoint of step %llu is exported: %s", step, path);
     else if (!must_end(e))
-        ds_warn("checkpoint of step %llu was not exported (%s); training goes on", step,
-                ds_status_text(st));
+        ds_warn("checkpoint of step %llu was not exported (%s); the checkpoint itself is there",
+                step, ds_status_text(st));
 }
 
 /* 0: there is none any more */

@@ -250,8 +250,8 @@ static void end_copy(struct mirror *m, ds_status st)
     if (st == DS_OK)
         ds_info("checkpoint of step %llu is copied: %s", step, start->mirror);
     else
-        ds_warn("checkpoint of step %llu was not copied to %s (%s); training goes on", step,
-                start->mirror, ds_status_text(st));
+        ds_warn("checkpoint of step %llu was not copied to %s (%s); the first directory has it",
+                step, start->mirror, ds_status_text(st));
 }
 
 /* collective: all ranks are done with a phase */
@@ -300,7 +300,7 @@ ds_status mirror_poll(struct mirror *m, int may_begin)
         return next_phase(m, (ds_status)-told[1]);
     if (told[2] && !m->is_stuck && control->rank == 0)
         ds_warn("the copy of the checkpoint of step %llu stands still: %s does not answer; "
-                "training goes on",
+                "nobody waits for it",
                 (unsigned long long)m->now.id.step, m->start.mirror);
     m->is_stuck = told[2] != 0;
     return DS_OK;

@@ -91,9 +91,9 @@ static void tell_left_out(struct ds_saver *s, uint64_t step, const char *why)
         return;
     s->told_why = why;
     if (s->start.control->rank == 0)
-        ds_warn("checkpoint of step %llu left out: that of step %llu %s; the next one that is "
-                "written says how many were",
-                (unsigned long long)step, (unsigned long long)s->step, why);
+        ds_warn("checkpoint of step %llu left out: that of step %llu %s%s",
+                (unsigned long long)step, (unsigned long long)s->step, why,
+                s->is_last ? "" : "; the next one that is written says how many were");
 }
 
 /* Each rank by itself: its packs are its own, however they came to be. */
@@ -114,6 +114,7 @@ static void choose_still(struct ds_saver *s)
 
 ds_status ds_saver_begin(struct ds_saver *s, uint64_t step, int is_last)
 {
+    s->is_last = is_last;
     if (s->phase != IDLE && is_last)
         DS_TRY(ds_saver_wait(s));
     const char *why = why_not(s, is_last);
@@ -204,17 +205,27 @@ static void end_save(struct ds_saver *s)
     s->untold = 0;
 }
 
+/* Rank 0. Where training waits for it, whoever waits says what comes next. */
+static void tell_failed(const struct ds_saver *s, ds_status st, uint32_t wait)
+{
+    char next[96] = "";
+
+    if (!s->is_last)
+        snprintf(next, sizeof next, "; training goes on, the next try is %u interval%s later", wait,
+                 wait > 1 ? "s" : "");
+    ds_warn("checkpoint of step %llu was not written (%s)%s", (unsigned long long)s->step,
+            ds_status_text(st), next);
+}
+
 /* What is left of it goes, and some saves are not tried: a disk that is full takes nothing the next minute, either. */
 static ds_status fail_save(struct ds_saver *s, ds_status st)
 {
     const uint32_t wait = s->failures < 5 ? 1u << s->failures : BACK_OFF_MAX;
 
     if (s->start.control->rank == 0)
-        ds_warn(
-            "checkpoint of step %llu was not written (%s); training goes on, the next try is %u "
-            "interval%s later",
-            (unsigned long long)s->step, ds_status_text(st), wait, wait > 1 ? "s" : "");
+        tell_failed(s, st, wait);
     s->failures++;
+    s->failure = st;
     s->left_out = wait - 1;
     writer_tidy(s->writer, s->phase == WRITING);
     s->phase = TIDYING;
@@ -228,10 +239,10 @@ static void give_up(struct ds_saver *s, int is_done)
     s->is_given_up = 1;
     writer_stop(s->writer);
     if (s->phase != TIDYING && (s->start.control->rank == 0 || !is_done))
-        ds_warn(
-            "checkpoint of step %llu is given up: storage has not taken it in %.0f s%s; training "
-            "goes on, and saves nothing until storage answers",
-            (unsigned long long)s->step, (double)saver_limit_ns(s) * 1e-9, is_done ? "" : " here");
+        ds_warn("checkpoint of step %llu is given up: storage has not taken it in %.0f s%s%s",
+                (unsigned long long)s->step, (double)saver_limit_ns(s) * 1e-9,
+                is_done ? "" : " here",
+                s->is_last ? "" : "; training goes on, and saves nothing until storage answers");
 }
 
 /* collective: all ranks have written. */
@@ -333,8 +344,14 @@ int ds_saver_has(const struct ds_saver *s, uint64_t step)
            (s->manifest.has_parent && last->epoch == s->start.epoch && last->step == step);
 }
 
+ds_status ds_saver_failure(const struct ds_saver *s)
+{
+    return s->failure;
+}
+
 ds_status ds_saver_wait(struct ds_saver *s)
 {
+    s->is_last = 1;
     if (s->phase == WRITING && !s->is_given_up)
         DS_TRY(release_copied(s, 1));
     while (s->phase != IDLE && !s->is_given_up) {

@@ -25,11 +25,13 @@ struct ds_saver {
     uint64_t step;     /* that is being saved */
     uint64_t begun_ns; /* it, and what those took that came to be, on the average */
     uint64_t mean_ns;
+    int is_last;       /* training waits for what becomes of it: no later save makes up for it */
     int is_still;      /* states in files are shared with packs, not copied */
     int has_progress;  /* rank 0: the manifest says where training stood */
     int must_give_up;  /* training has waited for this rank's disk for too long */
     int is_given_up;   /* on all ranks: nobody waits for the phase to end, nothing begins before */
     uint32_t failures; /* in a row */
+    ds_status failure; /* the last one's */
     uint32_t left_out; /* saves that are still not tried because of them */
     uint32_t untold;   /* saves that were left out since the last one that came to be */
     const char *told_why; /* the last reason that was told; NULL: none yet */

@@ -103,10 +103,12 @@ DS_CHECKED ds_status ds_saver_note(struct ds_saver *saver, const struct ds_progr
 /* collective, at the end of every step: nothing happens where no save is on its way. DS_ERR_FENCED: another launch
  * owns the run; else a failure is one to copy or to talk. */
 DS_CHECKED ds_status ds_saver_poll(struct ds_saver *saver);
-/* pure, both, and the same on all ranks at the end of a step. Is no save on its way, not even one that was given up? Is
- * `step` being saved, or is it the last that was, by this launch? */
+/* pure, all three, and the same on all ranks at the end of a step. Is no save on its way, not even one that was given
+ * up? Is `step` being saved, or is it the last that was, by this launch? Why has the last one failed that has: DS_ERR_DATA,
+ * its states are not finite; DS_OK: none has, or nothing but time was against it. */
 int ds_saver_is_idle(const struct ds_saver *saver);
 int ds_saver_has(const struct ds_saver *saver, uint64_t step);
+ds_status ds_saver_failure(const struct ds_saver *saver);
 /* collective: until none is, or the one that is was given up */
 DS_CHECKED ds_status ds_saver_wait(struct ds_saver *saver);
 /* collective: until the last one is copied to the mirror, too, as long as that goes on */

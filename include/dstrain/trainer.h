@@ -98,8 +98,11 @@ void ds_trainer_close(struct ds_trainer *trainer);
 uint64_t ds_trainer_first_step(const struct ds_trainer *trainer);
 /* collective: run to config->train.steps; reports every step. DS_LEAVE, on all ranks: one was asked to leave, and
  * the checkpoint of the last step that was made is committed. Steps may come again, after a rollback; DS_ERR_DIVERGED,
- * on all ranks: there was one too many. */
+ * on all ranks: there was one too many. DS_OK: all steps were made. */
 DS_CHECKED ds_status ds_trainer_run(struct ds_trainer *trainer);
+/* pure, behind that, and the same on all ranks. The last step was to have a checkpoint, but there is none: DS_ERR_IO,
+ * storage has not taken it; DS_ERR_DIVERGED, states are not finite. Of that nothing was logged as the run's end. */
+DS_CHECKED ds_status ds_trainer_saved(const struct ds_trainer *trainer);
 /* collective: mean loss over the evaluation data, its tokens; the same on every rank */
 DS_CHECKED ds_status ds_trainer_evaluate(struct ds_trainer *trainer, double *loss,
                                          uint64_t *tokens);

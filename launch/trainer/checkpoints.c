@@ -293,12 +293,52 @@ static ds_status wait_exporter(struct ds_trainer *t)
     return DS_OK;
 }
 
+/* The numbers of `step` may have been read before anybody knew that they belong to a checkpoint. */
+static ds_status save_now(struct ds_trainer *t, uint64_t step)
+{
+    if (!ds_saver_has(t->saver, step))
+        DS_TRY(trainer_begin_save(t, step, 1));
+    DS_TRY(trainer_settle(t));
+    DS_TRY(trainer_tell_progress(t));
+    return ds_saver_wait(t->saver);
+}
+
+/* Storage that does not answer is not asked again, nor are states written that are no better than before. */
+static int may_try_again(const struct ds_trainer *t)
+{
+    return ds_saver_is_idle(t->saver) && ds_saver_failure(t->saver) != DS_ERR_DATA;
+}
+
+ds_status trainer_save_last(struct ds_trainer *t, uint64_t step)
+{
+    DS_TRY(save_now(t, step));
+    if (ds_saver_has(t->saver, step) || !may_try_again(t))
+        return DS_OK;
+    if (t->options.world->rank == 0)
+        ds_info("checkpoint of step %llu: tried once more", (unsigned long long)step);
+    return save_now(t, step);
+}
+
+/* Did the run go on from behind its last step? */
+static int is_last_loaded(const struct ds_trainer *t)
+{
+    return t->launch.has_base && t->launch.base.step >= t->config->train.steps;
+}
+
+ds_status ds_trainer_saved(const struct ds_trainer *t)
+{
+    if (!t->saver || is_last_loaded(t) || ds_saver_has(t->saver, t->config->train.steps))
+        return DS_OK;
+    return ds_saver_failure(t->saver) == DS_ERR_DATA ? DS_ERR_DIVERGED : DS_ERR_IO;
+}
+
 ds_status trainer_wait_saver(struct ds_trainer *t)
 {
     if (!t->saver)
         return DS_OK;
     trainer_enter(t, "last checkpoint", t->config->train.steps, trainer_deadline_ns(t));
-    DS_TRY(timed(t, ds_saver_wait));
+    if (!is_last_loaded(t))
+        DS_TRY(trainer_save_last(t, t->config->train.steps));
     trainer_enter(t, "last copy of a checkpoint", t->config->train.steps, trainer_deadline_ns(t));
     DS_TRY(ds_saver_wait_mirror(t->saver));
     return wait_exporter(t);

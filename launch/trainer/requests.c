@@ -29,23 +29,10 @@ static ds_status tell_not_saved(const struct ds_trainer *t, uint64_t step)
                : DS_ERR_IO;
 }
 
-/* The numbers of `step` may have been read before anybody knew that they belong to a checkpoint. */
-static ds_status save_now(struct ds_trainer *t, uint64_t step)
-{
-    if (!ds_saver_has(t->saver, step))
-        DS_TRY(trainer_begin_save(t, step, 1));
-    DS_TRY(trainer_settle(t));
-    DS_TRY(trainer_tell_progress(t));
-    return ds_saver_wait(t->saver);
-}
-
-/* No later save will make up for one that fails here, so it is tried once more. */
 static ds_status leave(struct ds_trainer *t, uint64_t step)
 {
     trainer_enter(t, "checkpoint before leaving", step, trainer_deadline_ns(t));
-    DS_TRY(save_now(t, step));
-    if (!ds_saver_has(t->saver, step))
-        DS_TRY(save_now(t, step));
+    DS_TRY(trainer_save_last(t, step));
     if (!ds_saver_has(t->saver, step))
         return tell_not_saved(t, step);
     trainer_enter(t, "copy of a checkpoint before leaving", step, trainer_deadline_ns(t));

@@ -234,7 +234,10 @@ DS_CHECKED ds_status trainer_start_saver(struct ds_trainer *t, int is_launch);
 DS_CHECKED ds_status trainer_begin_save(struct ds_trainer *t, uint64_t step, int is_last);
 DS_CHECKED ds_status trainer_save_after(struct ds_trainer *t, uint64_t step);
 DS_CHECKED ds_status trainer_poll_saver(struct ds_trainer *t);
-/* collective: the last save is there, or has failed */
+/* collective, when there is no later save that would make up for it: that of `step`, which is made or waited for, is there
+ * (ds_saver_has), or has failed and was tried once more */
+DS_CHECKED ds_status trainer_save_last(struct ds_trainer *t, uint64_t step);
+/* collective, behind the last step: its save is there, or has failed for good; and all that is made of it */
 DS_CHECKED ds_status trainer_wait_saver(struct ds_trainer *t);
 /* local: the record of a step has come */
 DS_CHECKED ds_status trainer_note_progress(struct ds_trainer *t,

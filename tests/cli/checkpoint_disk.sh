@@ -1,6 +1,7 @@
 #!/bin/sh
 # What a run does with the disk of its checkpoints: the level of storage is told once, and the next one is taken where
-# memory may not be locked; a disk that is really full costs checkpoints and lines, and not a bit of the training.
+# memory may not be locked; a disk that is really full costs checkpoints and lines, and not a bit of the training;
+# where it costs the last checkpoint the run ends with 70.
 . "$(dirname "$0")/../support/cli.sh"
 chmod 755 "$work"
 shown=out
@@ -35,14 +36,20 @@ unshare -m true 2>/dev/null || exit 77
 mkdir disk
 unshare -m sh -c '
     mount -t tmpfs -o size=2000k,mode=755 none disk || exit 77
-    "$0" c.ini run.dir=full checkpoint.dir=disk || exit 1
+    "$0" c.ini run.dir=full checkpoint.dir=disk; code=$?
+    [ $code = 70 ] || exit $((code ? code : 1))
     echo "== verify"
     "$0" verify disk || exit 3' "$program" >out 2>&1
 code=$?
 [ $code = 77 ] && exit 77
 [ $code = 0 ] || die "on a full disk: code $code"
 grep -q 'No space left on device' out || die "the disk was not full"
-grep -q 'checkpoint of step 30 was not written .*; training goes on' out || die "nothing said of the last checkpoint"
+grep -q 'checkpoint of step 20 was not written .*; training goes on' out || die "nothing said of the second checkpoint"
+! grep 'checkpoint of step 30 .*training goes on' out || die "training goes on behind the last step"
+grep -q '^checkpoint of step 30: tried once more' out || die "the last checkpoint was not tried again"
+[ "$(grep -c 'error: the last checkpoint, of step 30, was not written to disk, though the model is exported' out)" = 1 ] ||
+    die "nothing said of the last checkpoint at the end"
+[ -f full/export/model.safetensors ] || die "nothing is exported"
 grep -q '^checkpoint of step 10 is written' out || die "the first checkpoint had room"
 grep -q '^done: 30 steps' out || die "training ended"
 figures loss full >got

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Rollback on the command line: a run with bad labels in its data goes back, leaves them out and says so once, in its
 # incidents, too; killed at any moment behind that and started again, it ends with the same weights. One that goes wrong
-# whatever is left out ends with 67, on any number of ranks, and one line says why. Called with the program;
-# DSTRAIN_TEST_LONG: 40 kills.
+# whatever is left out ends with 67, on any number of ranks, and one line says why; so does one that may not go back and has no finite states
+# to save at its end. Called with the program; DSTRAIN_TEST_LONG: 40 kills.
 . "$(dirname "$0")/../support/cli.sh"
 need_mpirun
 seed_draws
@@ -53,5 +53,14 @@ for ranks in 1 3; do
     [ "$(grep -c 'error:.*diverged: .* has not helped' err)" = 1 ] || die "no line says why, or several do"
     [ "$(ls r/incidents | wc -l)" = 2 ] || die "incidents: $(ls r/incidents)"
     [ ! -d r/export ] || die "it exports what has diverged"
+
+    rm -rf r
+    mpirun -n $ranks "$program" c.ini train.steps=80 debug.inject=rate:all:70-70 optimizer.weight_decay=100 \
+        checkpoint.rollback=off run.export=none >out 2>err
+    code=$?
+    [ $code -eq 67 ] || die "without finite states at the end it ends with $code"
+    [ "$(grep -c 'error:.*the last checkpoint, of step 80, was not written' err)" = 1 ] ||
+        die "no line says that nothing is saved, or several do"
+    ! grep -q 'tried once more' err || die "what is not finite is tried once more"
 done
 echo "$killed kills"

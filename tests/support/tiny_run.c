@@ -117,6 +117,7 @@ struct tiny_rank {
     struct tiny_result *out; /* of rank 0, else NULL */
     uint64_t (*bytes)[DS_MEMORY_LABEL_COUNT];
     uint64_t *filed;
+    ds_status *saved;
 };
 
 static void keep(struct tiny_result *out, const struct ds_step_report *report)
@@ -246,6 +247,8 @@ static ds_status run_rank(struct ds_comm *world, struct tiny_rank *rank)
     st = ds_trainer_open(&options, &trainer);
     if (st == DS_OK)
         st = rank->c->evaluates ? evaluate(trainer, rank->out) : ds_trainer_run(trainer);
+    if (st == DS_OK && !rank->c->evaluates)
+        *rank->saved = ds_trainer_saved(trainer);
     if (st == DS_OK) {
         const struct ds_memory *memory = ds_trainer_memory(trainer);
         memcpy(rank->bytes, memory->bytes, sizeof memory->bytes);
@@ -260,8 +263,12 @@ static ds_status run_rank(struct ds_comm *world, struct tiny_rank *rank)
 
 void tiny_run_on(struct ds_comm *world, const struct tiny_case *c, struct tiny_result *out)
 {
-    struct tiny_rank rank = {c, world->rank, world->rank == 0 ? out : NULL, out->bytes[world->rank],
-                             out->filed[world->rank]};
+    struct tiny_rank rank = {c,
+                             world->rank,
+                             world->rank == 0 ? out : NULL,
+                             out->bytes[world->rank],
+                             out->filed[world->rank],
+                             &out->saved[world->rank]};
 
     DS_ASSERT(world->size <= TINY_RANKS_MAX);
     memset(out, 0, sizeof *out);
@@ -278,8 +285,12 @@ struct tiny_job {
 static void run_thread(struct ds_comm *world, void *user)
 {
     struct tiny_job *job = user;
-    struct tiny_rank rank = {job->c, world->rank, world->rank == 0 ? job->out : NULL,
-                             job->out->bytes[world->rank], job->out->filed[world->rank]};
+    struct tiny_rank rank = {job->c,
+                             world->rank,
+                             world->rank == 0 ? job->out : NULL,
+                             job->out->bytes[world->rank],
+                             job->out->filed[world->rank],
+                             &job->out->saved[world->rank]};
     ds_status st = run_rank(world, &rank);
 
     pthread_mutex_lock(&job->lock);

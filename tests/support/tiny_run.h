@@ -44,8 +44,9 @@ struct tiny_param {
 };
 
 struct tiny_result {
-    struct tiny_case of; /* what was run */
-    ds_status status;    /* the worst of all ranks */
+    struct tiny_case of;             /* what was run */
+    ds_status status;                /* the worst of all ranks */
+    ds_status saved[TINY_RANKS_MAX]; /* of each rank: ds_trainer_saved */
     uint64_t steps, skipped;
     double loss[TINY_STEPS_MAX], norm[TINY_STEPS_MAX], eval_loss;
     float *params; /* all of them, in model order; freed by tiny_result_fini */
