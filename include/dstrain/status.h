@@ -76,15 +76,16 @@ const char *ds_status_text(ds_status st); /* "storage failed" */
 
 enum ds_log_level { DS_LOG_DEBUG, DS_LOG_INFO, DS_LOG_WARN, DS_LOG_ERROR };
 
-/* The one mutable global of the project. Set in main before threads start, then read only.
+/* The one mutable global of the project. Set in main before threads start, then read only but for `is_losing`.
  * INFO reaches the terminal from rank 0 only (`is_leader`); WARN and ERROR from every rank, with its
  * number; everything at or above `level` goes to `file`. A line is one write(). */
 struct ds_log {
     enum ds_log_level level;
     int rank, rank_count; /* rank_count 0: not started by mpirun, lines carry no rank */
     int is_leader;
-    int terminal; /* descriptor; 2 unless a test captures it */
-    int file;     /* descriptor of log/rank-NNNN.log, or -1 */
+    int terminal;  /* descriptor; 2 unless a test captures it */
+    int file;      /* descriptor of log/rank-NNNN.log, or -1 */
+    int is_losing; /* the file has not taken the last line: the terminal was told, once */
 };
 extern struct ds_log ds_log;
 

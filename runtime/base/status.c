@@ -1,6 +1,7 @@
 /* status.c - names and exit codes of statuses, and the log: one line is one write(). */
 #include "dstrain/status.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -43,27 +44,68 @@ static int speaks_of_input(ds_status st)
            st == DS_ERR_CORRUPT || st == DS_ERR_FENCED;
 }
 
-static void write_whole(int file, const char *text, size_t bytes)
+/* 0 or an errno */
+static int write_whole(int file, const char *text, size_t bytes)
 {
     while (bytes > 0) {
         ssize_t done = write(file, text, bytes);
+        if (done < 0 && errno == EINTR)
+            continue;
         if (done <= 0)
-            return; /* a log that cannot be written has nobody to tell */
+            return done < 0 ? errno : ENOSPC;
         text += done;
         bytes -= (size_t)done;
     }
+    return 0;
 }
 
 static const char *const level_names[] = {"debug", "info", "warning", "error"};
 
+static void print_rank(char to[32])
+{
+    to[0] = '\0';
+    if (ds_log.rank_count > 1)
+        snprintf(to, 32, " [rank %d]", ds_log.rank);
+}
+
+/* The terminal alone is told, and not by way of log_line. */
+static void lose_line(int code)
+{
+    char line[512], rank[32];
+
+    if (__atomic_exchange_n(&ds_log.is_losing, 1, __ATOMIC_RELAXED) || ds_log.level > DS_LOG_WARN)
+        return;
+    print_rank(rank);
+    const int length =
+        snprintf(line, sizeof line,
+                 "dstrain%s: warning: log/rank-%04d.log in run.dir: a line could not be "
+                 "written: %s; lines are lost until it can be\n",
+                 rank, ds_log.rank, strerror(code));
+    (void)write_whole(ds_log.terminal, line, (size_t)length); /* there is nobody else to tell */
+}
+
+/* What is left of a lost line ends before the next one. */
+static void write_to_file(const char *line, size_t bytes)
+{
+    int code = 0;
+
+    if (__atomic_load_n(&ds_log.is_losing, __ATOMIC_RELAXED))
+        code = write_whole(ds_log.file, "\n", 1);
+    if (code == 0)
+        code = write_whole(ds_log.file, line, bytes);
+    if (code != 0)
+        lose_line(code);
+    else
+        __atomic_store_n(&ds_log.is_losing, 0, __ATOMIC_RELAXED);
+}
+
 static void log_line(enum ds_log_level level, const char *message)
 {
     char line[8192];
-    char rank[32] = "";
+    char rank[32];
     int length;
 
-    if (ds_log.rank_count > 1)
-        snprintf(rank, sizeof rank, " [rank %d]", ds_log.rank);
+    print_rank(rank);
     if (level == DS_LOG_INFO)
         length = snprintf(line, sizeof line, "%s\n", message);
     else
@@ -77,9 +119,9 @@ static void log_line(enum ds_log_level level, const char *message)
     }
     if (level >= ds_log.level && (level != DS_LOG_INFO || ds_log.is_leader) &&
         (level != DS_LOG_DEBUG || ds_log.level == DS_LOG_DEBUG))
-        write_whole(ds_log.terminal, line, (size_t)length);
+        (void)write_whole(ds_log.terminal, line, (size_t)length);
     if (ds_log.file >= 0)
-        write_whole(ds_log.file, line, (size_t)length);
+        write_to_file(line, (size_t)length);
 }
 
 void ds_log_write(enum ds_log_level level, const char *format, ...)

@@ -1,6 +1,7 @@
 /* disk_shim.c - preloaded before the program: a disk as slow as a test wants it, and a signal that comes at a call. What
  * it looks at are the calls of the C library, so there is no io_uring with it.
  *   DISK_BYTES_PER_S=N    a rank's writes to files below checkpoints/ take as long as they would at that rate
+ *   DISK_FULL=PART        no room for what is appended to files whose path has PART in it
  *   DISK_SIGNAL=NUMBER    sent to this process before call number DISK_NTH (1) of the kind DISK_CALL (open, pread,
  *                         pwrite, mkdir, rename) whose path has DISK_PATH in it, and DISK_TIMES (1) times from then on. */
 #ifndef _GNU_SOURCE
@@ -116,6 +117,20 @@ SEEN ssize_t pwrite(int file, const void *from, size_t bytes, off_t offset)
     if (strstr(path, "/checkpoints/"))
         take_time(bytes);
     return next(file, from, bytes, offset);
+}
+
+SEEN ssize_t write(int file, const void *from, size_t bytes)
+{
+    NEXT(ssize_t, write, int, const void *, size_t);
+    const char *part = getenv("DISK_FULL");
+    char path[4096] = "";
+
+    if (part)
+        path_of(file, path, sizeof path);
+    if (!part || !strstr(path, part))
+        return next(file, from, bytes);
+    errno = ENOSPC;
+    return -1;
 }
 
 SEEN int mkdir(const char *path, mode_t mode)

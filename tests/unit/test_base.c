@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <math.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -186,6 +187,55 @@ static void only_the_leader_informs_the_terminal_and_all_warn(void **state)
         assert_non_null(strstr(caught->file_text, "hello\n"));
         free(caught);
     }
+}
+
+static void let_files_have(rlim_t bytes)
+{
+    struct rlimit limit;
+
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
+    limit.rlim_cur = bytes;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+}
+
+/* The terminal is told once each time, whatever is lost; of the line that was torn a part stays, and the next one is
+ * whole. */
+static void a_log_that_cannot_be_written_is_told_of_once(void **state)
+{
+    static const char wanted[] = "one\ntw\nfive\nsix\nsev";
+    struct caught *caught = catch_log(0, 1, DS_LOG_INFO);
+    const int file = memfd_create("log", MFD_CLOEXEC), pipe_end = ds_log.file;
+    struct rlimit before;
+    char text[64] = "";
+
+    (void)state;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    (void)signal(SIGXFSZ, SIG_IGN);
+    ds_log.file = file;
+    let_files_have(6);
+    ds_info("one");
+    ds_info("two");
+    ds_info("three");
+    ds_warn("four");
+    let_files_have(19);
+    ds_info("five");
+    ds_info("six");
+    ds_info("seven");
+    ds_info("eight");
+    let_files_have(before.rlim_cur);
+    (void)signal(SIGXFSZ, SIG_DFL);
+    assert_true(pread(file, text, sizeof text - 1, 0) >= 0);
+    close(file);
+    ds_log.file = pipe_end;
+    release_log(caught);
+    assert_string_equal(text, wanted);
+    const char *said = strstr(caught->terminal_text, "a line could not be written: File too large");
+    assert_non_null(said);
+    assert_true(said > strstr(caught->terminal_text, "two\n") && said < strstr(said, "three\n"));
+    said = strstr(said + 1, "a line could not be written");
+    assert_non_null(said);
+    assert_null(strstr(said + 1, "a line could not be written"));
+    free(caught);
 }
 
 static void a_line_that_is_too_long_is_cut_and_still_ends(void **state)
@@ -417,6 +467,7 @@ int main(void)
         cmocka_unit_test(a_failure_is_one_line_and_comes_back),
         cmocka_unit_test(a_line_about_memory_begins_with_what_it_is),
         cmocka_unit_test(only_the_leader_informs_the_terminal_and_all_warn),
+        cmocka_unit_test(a_log_that_cannot_be_written_is_told_of_once),
         cmocka_unit_test(a_line_that_is_too_long_is_cut_and_still_ends),
         cmocka_unit_test(a_broken_assertion_ends_the_process_and_says_which),
         cmocka_unit_test(the_system_clock_goes_forward_and_sleeps),
