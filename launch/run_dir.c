@@ -63,6 +63,12 @@ ds_status ds_run_check_directory(const struct ds_config *config, const char *sec
     return DS_OK;
 }
 
+/* a launch before this one, and this one */
+struct comparison {
+    const struct ds_config *there, *here;
+    const struct ds_inputs *was, *now;
+};
+
 static void show_value(const struct ds_field *field, const struct ds_config *config, char *to,
                        size_t bytes)
 {
@@ -75,35 +81,73 @@ static void show_value(const struct ds_field *field, const struct ds_config *con
              value);
 }
 
+/* What a key names counts, where both launches know what that held, and not how it is written. */
+static int is_other(const struct ds_field *field, const struct comparison *c)
+{
+    const int i = ds_inputs_find(field);
+
+    if (!(field->flags & DS_FIELD_FIXED))
+        return 0;
+    if (i < 0 || !c->was->at[i].is_known)
+        return !ds_field_equal(field, c->there, c->here);
+    return strcmp(c->was->at[i].name, c->now->at[i].name) != 0 &&
+           (!c->now->at[i].is_known || ds_input_is_other(&c->was->at[i], &c->now->at[i]));
+}
+
+static size_t put_difference(const struct ds_field *field, const struct comparison *c, char *to,
+                             size_t bytes)
+{
+    char old[160], new[160], place[DS_PLACE_BYTES + 2] = "", begins[DS_PLACE_BYTES];
+    const int i = ds_inputs_find(field);
+    const int is_input = i >= 0 && c->was->at[i].is_known;
+    const int is_there = i >= 0 && c->now->at[i].is_known;
+
+    show_value(field, c->there, old, sizeof old);
+    show_value(field, c->here, new, sizeof new);
+    if (c->here->places.line[ds_field_index(field)] != 0)
+        snprintf(place, sizeof place, "%.500s, ",
+                 ds_config_place(c->here, field->section, field->key, begins));
+    return (size_t)snprintf(to, bytes, " [%s] %s = %s%s (%sthere %s%s)", field->section, field->key,
+                            new, is_input && !is_there ? ", which is not there" : "", place, old,
+                            is_input && is_there ? ", which held something else" : "");
+}
+
 /* One line with every fixed key that differs, with both values and where it was written. */
-static ds_status compare(const struct ds_config *there, const struct ds_config *here)
+static ds_status compare(const struct comparison *c)
 {
     char list[4096] = "", begins[WHERE_BYTES];
-    size_t used = 0, count = 0;
+    size_t used = 0;
 
-    for (size_t i = 0; i < ds_config_field_count; i++) {
-        const struct ds_field *field = &ds_config_fields[i];
-        char old[160], new[160], place[DS_PLACE_BYTES + 2] = "";
-
-        if (!(field->flags & DS_FIELD_FIXED) || ds_field_equal(field, there, here))
+    for (size_t i = 0; i < ds_config_field_count && used < sizeof list; i++) {
+        if (!is_other(&ds_config_fields[i], c))
             continue;
-        show_value(field, there, old, sizeof old);
-        show_value(field, here, new, sizeof new);
-        if (here->places.line[i] != 0)
-            snprintf(place, sizeof place, "%.500s, ",
-                     ds_config_place(here, field->section, field->key, begins));
+        if (used > 0)
+            used += (size_t)snprintf(list + used, sizeof list - used, ",");
         if (used < sizeof list)
-            used +=
-                (size_t)snprintf(list + used, sizeof list - used, "%s [%s] %s = %s (%sthere %s)",
-                                 count ? "," : "", field->section, field->key, new, place, old);
-        count++;
+            used += put_difference(&ds_config_fields[i], c, list + used, sizeof list - used);
     }
-    if (count == 0)
+    if (used == 0)
         return DS_OK;
     return ds_fail(DS_ERR_CONFIG,
                    "%s: %s: holds another run; it differs in%s; take that back, or "
                    "name another folder",
-                   where(here, begins), here->run.dir, list);
+                   where(c->here, begins), c->here->run.dir, list);
+}
+
+/* The same name, and other files: a person may have meant it, and the samples that follow are other ones. */
+static void warn_of_changes(const struct ds_config *config, const struct ds_inputs *was,
+                            const struct ds_inputs *now)
+{
+    for (size_t i = 0; i < ds_config_field_count; i++) {
+        const struct ds_field *field = &ds_config_fields[i];
+        const int input = ds_inputs_find(field);
+        char place[DS_KEY_BYTES];
+
+        if (input >= 0 && ds_input_is_other(&was->at[input], &now->at[input]))
+            ds_warn("%s = %s: does not hold what it held at the last launch of this run, which "
+                    "goes on with what is there now",
+                    ds_config_key(config, field->section, field->key, place), now->at[input].name);
+    }
 }
 
 static ds_status read_stored(struct ds_fs *fs, const char *path, char **text, size_t *bytes)
@@ -129,14 +173,28 @@ static int has_steps(struct ds_fs *fs, const char *dir)
     return 0;
 }
 
+/* A person's own config.ini is what it is now: what the last launch has read, it has kept itself. */
+static void name_inputs(const struct ds_inputs *was, struct ds_config *there)
+{
+    for (size_t i = 0; i < ds_config_field_count; i++) {
+        const struct ds_field *field = &ds_config_fields[i];
+        const int input = ds_inputs_find(field);
+
+        if (input >= 0 && was->at[input].is_known)
+            strcpy((char *)there + field->offset, was->at[input].name);
+    }
+}
+
 static ds_status check_stored(const char *path, const char *stored, size_t bytes,
-                              const struct ds_config *config)
+                              const struct ds_config *config, const struct ds_inputs *was,
+                              const struct ds_inputs *now)
 {
     struct ds_config there;
 
     DS_TRY(ds_config_parse(path, stored, bytes, NULL, 0, &there));
     ds_config_resolve(&there, 0);
-    return compare(&there, config);
+    name_inputs(was, &there);
+    return compare(&(struct comparison){&there, config, was, now});
 }
 
 static int is_by_us(const char *stored)
@@ -144,17 +202,32 @@ static int is_by_us(const char *stored)
     return strncmp(stored, MARK, sizeof MARK - 1) == 0;
 }
 
-static ds_status check_run(struct ds_fs *fs, const char *dir, const char *path,
-                           const struct ds_config *config)
+static void keep_first_names(const struct ds_inputs *was, struct ds_inputs *now)
 {
+    for (int i = 0; i < DS_INPUT_COUNT; i++)
+        if (was->at[i].is_known)
+            strcpy(now->at[i].first_name, was->at[i].first_name);
+}
+
+static ds_status check_run(struct ds_fs *fs, const char *dir, const char *path,
+                           const struct ds_config *config, struct ds_inputs *inputs)
+{
+    struct ds_inputs was = {0};
     char *stored = NULL;
     size_t bytes = 0;
     ds_status st = DS_OK;
 
+    const int is_begun = has_steps(fs, dir);
+    if (is_begun)
+        DS_TRY(ds_inputs_read(fs, dir, &was));
     DS_TRY(read_stored(fs, path, &stored, &bytes));
-    if (!is_by_us(stored) || has_steps(fs, dir))
-        st = check_stored(path, stored, bytes, config);
+    if (!is_by_us(stored) || is_begun)
+        st = check_stored(path, stored, bytes, config, &was, inputs);
     free(stored);
+    if (st == DS_OK) {
+        keep_first_names(&was, inputs);
+        warn_of_changes(config, &was, inputs);
+    }
     return st;
 }
 
@@ -347,13 +420,14 @@ static ds_status make_or_continue(struct ds_fs *fs, const struct ds_config *conf
     struct ds_fs_stat stat;
     int code;
 
+    DS_TRY(ds_inputs_look(fs, config, &files->inputs));
     join(path, dir, "config.ini");
     code = ds_fs_stat(fs, path, &stat);
     if (code == -ENOENT)
         return make_run(fs, config, text, files);
     if (code < 0)
         return refuse(config, path, code);
-    return check_run(fs, dir, path, config);
+    return check_run(fs, dir, path, config, &files->inputs);
 }
 
 static ds_status make_directory(struct ds_fs *fs, const struct ds_config *config,
@@ -433,7 +507,7 @@ ds_status ds_run_dir_prepare(struct ds_fs *fs, const struct ds_clock *clock,
 }
 
 ds_status ds_run_dir_store(struct ds_fs *fs, const struct ds_config *config,
-                           const struct ds_config *settled)
+                           const struct ds_config *settled, const struct ds_inputs *inputs)
 {
     char path[DS_RUN_PATH_BYTES], *text = NULL;
 
@@ -441,7 +515,7 @@ ds_status ds_run_dir_store(struct ds_fs *fs, const struct ds_config *config,
     DS_TRY(text_of(config, settled, &text));
     const ds_status st = store(fs, path, text);
     free(text);
-    return st;
+    return st == DS_OK ? ds_inputs_write(fs, config->run.dir, inputs) : st;
 }
 
 /* ---- a launch that was refused takes away what it has made */
@@ -466,6 +540,7 @@ static void take_back(struct ds_fs *fs, const char *dir, struct ds_run_files *fi
         return;
     join(path, dir, "metrics.jsonl");
     (void)ds_fs_unlink(fs, path); /* no steps: empty */
+    ds_inputs_remove(fs, dir);
     unmake(fs, dir, files);
     join(path, dir, "data");
     (void)ds_fs_rmdir(fs, path); /* stays with what is in it */

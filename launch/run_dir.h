@@ -3,12 +3,15 @@
  *   config.ini        as resolved, but for what the number of ranks decides; written last, so a directory that has
  *                     one is whole
  *   log/              rank-NNNN.log
+ *   inputs.json       what the files held that the last launch has read (inputs.h)
  *   incidents/        what a watchdog leaves
  *   lock              whose launch it is, while it runs
  *
  * and what other parts add: metrics.jsonl (metrics-N.jsonl: of earlier launches), checkpoints/, export/, data/. It goes through ds_fs alone. */
 #ifndef DSTRAIN_LAUNCH_RUN_DIR_H
 #define DSTRAIN_LAUNCH_RUN_DIR_H
+
+#include "inputs.h"
 
 #include "config/config.h"
 
@@ -23,6 +26,7 @@ struct ds_run_files {
     /* rank 0: what was not there before this launch */
     int made_config, made_lock, made_parts[DS_RUN_PARTS];
     char missing[DS_RUN_PATH_BYTES]; /* the outermost directory that was missing; "": none was */
+    struct ds_inputs inputs; /* rank 0: of this launch, with the names of the run's first one */
 };
 #define DS_RUN_FILES_NONE     \
     (struct ds_run_files)     \
@@ -38,16 +42,17 @@ DS_CHECKED ds_status ds_run_check_directory(const struct ds_config *config, cons
 
 /* local, rank 0: make the directory, or see that it holds a run that `config` may go on with: owned by
  * us, not writable by everybody, no other launch at work (DS_ERR_FENCED, after a moment in which one that
- * was killed may still be ending), equal in every key that is fixed - or without a step so far, then it may become this run. The lock is held then. If it fails, nothing
- * has changed; a config.ini that was there has not in any case. */
+ * was killed may still be ending), equal in every key that is fixed, where those that name files are equal if the files hold
+ * the same - or without a step so far, then it may become this run. The lock is held then. If it fails, nothing has changed; a config.ini that was there has not in any case. */
 DS_CHECKED ds_status ds_run_dir_prepare(struct ds_fs *fs, const struct ds_clock *clock,
                                         const struct ds_config *config, struct ds_run_files *files);
 
 /* local, rank 0, under that lock, once nothing refuses the launch any more: what is stored is `config` from here on, but
  * for a config.ini that a person has written. What `settled` has of homes that `config` leaves to the plan stands there as a
- * remark. */
+ * remark. What the files hold that it reads is kept beside it. */
 DS_CHECKED ds_status ds_run_dir_store(struct ds_fs *fs, const struct ds_config *config,
-                                      const struct ds_config *settled);
+                                      const struct ds_config *settled,
+                                      const struct ds_inputs *inputs);
 
 /* local: open log/rank-NNNN.log for appending; a descriptor of fs */
 DS_CHECKED ds_status ds_run_dir_open_log(struct ds_fs *fs, const struct ds_config *config,

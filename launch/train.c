@@ -29,6 +29,7 @@ static const uint64_t metrics_line_bytes = 512; /* one is a little shorter */
 struct train {
     struct ds_command *command;
     const struct ds_config *config;
+    struct ds_config *named; /* rank 0: as the run's first launch named its files */
     /* owns */
     struct ds_trainer *trainer;
     struct ds_recorder *recorder;
@@ -231,6 +232,8 @@ static ds_status open_files(struct train *train)
     snprintf(train->incidents_path, sizeof train->incidents_path, "%s/incidents", dir);
     DS_TRY(ds_run_dir_open(train->command->world, train->command->fs, train->command->config,
                            &train->files));
+    if (is_leader(train))
+        ds_inputs_name(&train->files.inputs, train->config, train->named);
     return ds_comm_agreed(train->command->world, is_leader(train) ? check_export(train) : DS_OK);
 }
 
@@ -253,6 +256,7 @@ static ds_status open_trace(struct train *train)
 static ds_status open_trainer(struct train *train)
 {
     const struct ds_trainer_options options = {.config = train->config,
+                                               .named = train->named,
                                                .mode = DS_TRAINER_TRAIN,
                                                .uses_checkpoints = 1,
                                                .world = train->command->world,
@@ -371,7 +375,8 @@ static ds_status clear_directory(struct train *train)
     const struct ds_model *model = ds_trainer_model(train->trainer);
 
     /* as it was before the plan settled it, which for other ranks or other room it settles otherwise */
-    DS_TRY(ds_run_dir_store(train->command->fs, train->command->config, config));
+    DS_TRY(
+        ds_run_dir_store(train->command->fs, train->command->config, config, &train->files.inputs));
     DS_TRY(open_metrics(train));
     if (!exports)
         DS_TRY(set_export_aside(train));
@@ -413,12 +418,13 @@ ds_status ds_train_main(struct ds_command *command)
                           .config = command->config,
                           .files = DS_RUN_FILES_NONE,
                           .metrics = {.file = -1}};
-    struct ds_config *settled = malloc(sizeof *settled);
+    struct ds_config *settled = malloc(2 * sizeof *settled); /* and `named` */
     ds_status st;
 
     ds_console_init(&train.console, command->config->train.steps, command->config->log.interval,
                     command->clock);
     st = ds_comm_agreed(command->world, settled ? DS_OK : ds_fail(DS_ERR_NO_MEMORY, "a run"));
+    train.named = settled ? settled + 1 : NULL;
     if (st == DS_OK)
         st = settle_plan(&train, settled);
     if (st == DS_OK)

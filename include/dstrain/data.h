@@ -4,6 +4,7 @@
 #define DSTRAIN_DATA_H
 
 #include "dstrain/clock.h"
+#include "dstrain/digest.h"
 #include "dstrain/fs.h"
 #include "dstrain/status.h"
 #include "dstrain/tokenizer.h"
@@ -33,6 +34,10 @@ DS_CHECKED ds_status ds_data_parts_parse(const char *where, const char *text,
                                          struct ds_data_parts *out);
 /* local */
 void ds_data_parts_fini(struct ds_data_parts *parts);
+/* local: of what a file holds, or the regular files of a folder that are not hidden, in the order of their names, which do
+ * not count, nor does where they lie: equal content, equal digests. Up to 64 MiB all of it is read; of more, sizes and
+ * pieces all over it. 0, or -errno, and nothing is said. */
+int ds_data_content(struct ds_fs *fs, const char *source, struct ds_digest *out);
 
 /* ---- preparing text: token shards, safetensors files with `tokens` and `documents` [n+1] (offsets in
  * tokens), a checksum and the fingerprint of what they were made of in the metadata. */

@@ -58,6 +58,9 @@ struct ds_step_work {
 
 struct ds_trainer_options {
     const struct ds_config *config; /* validated and resolved for world->size ranks */
+    /* rank 0: the same with the names by which its checkpoints know what the run reads, which may lie elsewhere now; or
+     * NULL */
+    const struct ds_config *named;
     enum ds_trainer_mode mode;
     int uses_checkpoints; /* training goes on from those of config->checkpoint.dir, and adds to them */
     struct ds_comm *world; /* control */

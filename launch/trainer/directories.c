@@ -234,7 +234,7 @@ ds_status directories_open(struct ds_trainer *t)
     DS_TRY(look_at_directory(t, &launch->is_used));
     if (!launch->is_used)
         return DS_OK;
-    DS_TRY(digest_keys(t->config, &keys));
+    DS_TRY(digest_keys(t->options.named ? t->options.named : t->config, &keys));
     DS_TRY(draw(launch->nonce));
     DS_TRY(open_directories(t, &keys));
     launch->has_mirror = ds_checkpoint_has_mirror(t->checkpoint_dir);

@@ -1,6 +1,7 @@
 #!/bin/sh
 # What a directory of checkpoints may be made of, and what a launch that is refused leaves of it: nothing waits for a pipe that
-# lies where a file should, a damaged checkpoint gives way to an older one, and a failed load changes nothing.
+# lies where a file should, a damaged checkpoint gives way to an older one, a failed load changes nothing, and what a run reads
+# may lie elsewhere when it goes on.
 . "$(dirname "$0")/../support/cli.sh"
 export CUDA_VISIBLE_DEVICES= ASAN_OPTIONS="${ASAN_OPTIONS:-}:detect_leaks=0"
 
@@ -214,10 +215,35 @@ directories_are_ours() {
     rm -rf x
 }
 
+# ---- what a run reads
+
+# what is in files counts, not how they are named or where they lie
+what_is_read_may_lie_elsewhere() {
+    mkdir data
+    cp t.txt data/t.txt
+    ln -s data link
+    cp t.txt other.txt
+    echo 'more' >>other.txt
+    try 0 c.ini data.train=data/t.txt run.dir=x train.steps=4
+    for name in ./data//t.txt "$work/data/t.txt" link/t.txt; do
+        try 0 c.ini data.train="$name" run.dir=x train.steps=4
+        told "checkpoint of step 4"
+    done
+    mv data moved
+    try 64 c.ini data.train=data/t.txt run.dir=x train.seq_length=8 # which is said before the file is looked for
+    try 64 c.ini data.train=other.txt run.dir=x
+    said "[data] train = 'other.txt' (command line, there 'link/t.txt', which held something else)"
+    try 0 c.ini data.train=moved/t.txt run.dir=x
+    told "checkpoint of step 4"
+    try 0 verify x
+    rm -rf x moved link other.txt
+}
+
 dir_and_mirror_are_apart
 links_do_not_hide_it
 what_was_made_for_nothing_goes_again
 directories_are_ours
+what_is_read_may_lie_elsewhere
 try 0 c.ini
 only_files_are_read
 what_cannot_be_looked_at_is_said

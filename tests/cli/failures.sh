@@ -415,7 +415,7 @@ test_launches() {
     cp r/metrics.jsonl kept
     again 2 optimizer.learning_rate=0.5 data.train=missing.txt
     [ "$code" = 64 ] || fail "$what: exit code $code"
-    said "run.dir: r: holds another run; it differs in [data] train = 'missing.txt' (command line, there 't.txt'), [optimizer] learning_rate = 0.5 (command line, there 0.0003); take that back, or name another folder"
+    said "run.dir: r: holds another run; it differs in [data] train = 'missing.txt', which is not there (command line, there 't.txt'), [optimizer] learning_rate = 0.5 (command line, there 0.0003); take that back, or name another folder"
     cmp -s r/metrics.jsonl kept || fail "$what: the other run's metrics have changed"
 
     again 2

@@ -147,6 +147,11 @@ refused 65 "kept/../base/export: its weights are not those beside which" \
 ls -d merged_wrong* >/dev/null 2>&1 && fail "something is left of a merge that was refused"
 rm -rf base/export && mv kept base/export
 trains "checkpoint of step 4" lora.ini train.steps=6
+refused 64 "[model] path = 'other/export' (command line, there 'base/export', which held something else)" \
+    lora.ini train.steps=6 model.path=other/export
+cp -r base/export elsewhere # the same model
+trains "checkpoint of step 6" lora.ini train.steps=6 model.path=elsewhere
+trains "checkpoint of step 6" lora.ini train.steps=6
 
 # quantised: a model's folder, the same model merged or from a checkpoint, and trained on
 quantised() { # OUT "words" arguments...: with nf4's tensors

@@ -51,7 +51,7 @@ static ds_status launch(struct ds_fs *fs, const struct ds_config *config, int lo
 
     assert_true((files.lock >= 0) == (st == DS_OK));
     if (st == DS_OK && loads)
-        st = ds_run_dir_store(fs, config, config);
+        st = ds_run_dir_store(fs, config, config, &files.inputs);
     ds_run_dir_close(fs, config, &files, 0);
     return st;
 }
@@ -92,7 +92,7 @@ static void a_run_is_made_once_and_gone_on_with(void **state)
     make_config(&config, NULL, 0);
     assert_ok(prepare(fs, &config));
     assert_holds(fs, &config);
-    assert_int_equal(entries(fs, "a/b/r"), 4);
+    assert_int_equal(entries(fs, "a/b/r"), 5);
     assert_ok(prepare(fs, &config));
     assert_holds(fs, &config);
     first = config;
@@ -161,7 +161,7 @@ static void what_the_plan_has_chosen_is_a_remark(void **state)
     settled = config;
     settled.offload.exp_avg = (struct ds_home_key){DS_HOME_HOST, 0.25};
     assert_ok(ds_run_dir_prepare(fs, ds_clock_system(), &config, &files));
-    assert_ok(ds_run_dir_store(fs, &config, &settled));
+    assert_ok(ds_run_dir_store(fs, &config, &settled, &files.inputs));
     ds_run_dir_close(fs, &config, &files, 0);
     assert_ok(ds_fs_read_file(fs, "a/b/r/config.ini", 1 << 20, &text, &bytes));
     assert_non_null(strstr(text, "\n# offload.exp_avg = host:0.25\n\n"));
@@ -205,6 +205,148 @@ static void another_run_is_refused_with_the_keys_that_differ(void **state)
         "folder");
     assert_holds(fs, &mine);
     ds_fs_sim_close(fs);
+}
+
+/* ---- what a run reads */
+
+static void write_text(struct ds_fs *fs, const char *path, const char *text)
+{
+    assert_ok(ds_fs_write_file(fs, path, text, strlen(text)));
+}
+
+/* A run with a step that has read a.txt and a folder, the latter as half of its samples. */
+static void make_fed_run(struct ds_fs **fs)
+{
+    static const char *const fed[] = {"data.train=a.txt, d:0.5", "data.tokenizer=bytes"};
+    struct ds_config config;
+
+    assert_ok(ds_fs_sim_open(fs));
+    assert_int_equal(ds_fs_mkdir(*fs, "d", 0750), 0);
+    assert_int_equal(ds_fs_mkdir(*fs, "moved", 0750), 0);
+    write_text(*fs, "a.txt", "some text");
+    write_text(*fs, "d/1", "one");
+    write_text(*fs, "d/2", "two");
+    make_config(&config, fed, 2);
+    assert_ok(prepare(*fs, &config));
+    make_step(*fs, &config);
+}
+
+/* with this value of data.train; the names by which its checkpoints know it, or "" where it is refused */
+static const char *go_on_with(struct ds_fs *fs, const char *train, char first[DS_TEXT_MAX],
+                              struct capture *capture)
+{
+    char override[DS_TEXT_MAX];
+    const char *const overrides[] = {override, "data.tokenizer=bytes"};
+    struct ds_run_files files;
+    struct ds_config config, named;
+
+    snprintf(override, sizeof override, "data.train=%s", train);
+    make_config(&config, overrides, 2);
+    first[0] = '\0';
+    capture_begin(capture);
+    ds_status st = ds_run_dir_prepare(fs, ds_clock_system(), &config, &files);
+    if (st == DS_OK) {
+        ds_inputs_name(&files.inputs, &config, &named);
+        strcpy(first, named.data.train);
+        st = ds_run_dir_store(fs, &config, &config, &files.inputs);
+    }
+    assert_int_equal(st, first[0] ? DS_OK : DS_ERR_CONFIG);
+    ds_run_dir_close(fs, &config, &files, 0);
+    return capture_end(capture);
+}
+
+static void files_that_are_named_otherwise_or_moved_are_the_same(void **state)
+{
+    static const char *const same[] = {"./a.txt,d/:0.5", "moved/b.txt, moved/d:0.5",
+                                       "moved/b.txt , ./moved/d:0.50", "a.txt, d:0.5"};
+    char first[DS_TEXT_MAX];
+    struct capture capture;
+    struct ds_fs *fs;
+
+    (void)state;
+    make_fed_run(&fs);
+    for (size_t i = 0; i < sizeof same / sizeof *same; i++) {
+        if (i == 1 || i == 3) {
+            assert_int_equal(ds_fs_rename(fs, i == 1 ? "a.txt" : "moved/b.txt",
+                                          i == 1 ? "moved/b.txt" : "a.txt"),
+                             0);
+            assert_int_equal(ds_fs_rename(fs, i == 1 ? "d" : "moved/d", i == 1 ? "moved/d" : "d"),
+                             0);
+        }
+        assert_string_equal(go_on_with(fs, same[i], first, &capture), "");
+        assert_string_equal(first, "a.txt, d:0.5"); /* that of RUN.json */
+    }
+    ds_fs_sim_close(fs);
+}
+
+static void other_content_is_another_run(void **state)
+{
+    static const struct {
+        const char *train, *said;
+    } others[] = {
+        {"b.txt, d:0.5", "there 'a.txt, d:0.5', which held something else)"},
+        {"a.txt, d:0.25", "held something else"}, /* another share of the samples */
+        {"d:0.5, a.txt", "held something else"},  /* samples in another order */
+        {"a.txt, e:0.5", "held something else"},  /* a border between files lies elsewhere */
+        {"a.txt", "held something else"},
+        {"none.txt, d:0.5",
+         "'none.txt, d:0.5', which is not there (command line, there 'a.txt, d:0.5')"},
+    };
+    char first[DS_TEXT_MAX];
+    struct capture capture;
+    struct ds_fs *fs;
+
+    (void)state;
+    make_fed_run(&fs);
+    write_text(fs, "b.txt", "some tent");
+    assert_int_equal(ds_fs_mkdir(fs, "e", 0750), 0);
+    write_text(fs, "e/1", "onet");
+    write_text(fs, "e/2", "wo");
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        assert_non_null(strstr(go_on_with(fs, others[i].train, first, &capture), others[i].said));
+    assert_string_equal(go_on_with(fs, "./a.txt, d:0.5", first, &capture), "");
+    ds_fs_sim_close(fs);
+}
+
+/* Nobody asked for another run, and the samples are others from here on: both are said. */
+static void other_content_under_the_same_name_is_said(void **state)
+{
+    char first[DS_TEXT_MAX];
+    struct capture capture;
+    struct ds_fs *fs;
+
+    (void)state;
+    make_fed_run(&fs);
+    write_text(fs, "d/2", "three");
+    assert_non_null(
+        strstr(go_on_with(fs, "a.txt, d:0.5", first, &capture),
+               "command line: [data] train = a.txt, d:0.5: does not hold what it held"));
+    assert_string_equal(go_on_with(fs, "a.txt, d:0.5", first, &capture), ""); /* once */
+    ds_fs_sim_close(fs);
+}
+
+/* As where an older program wrote them. */
+static void without_a_record_names_count(void **state)
+{
+    static const char *const left[] = {"", "{", "{\"data.train\": {\"content\": \"0\"}}"};
+    char first[DS_TEXT_MAX];
+    struct capture capture;
+    struct ds_fs *fs;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof left / sizeof *left; i++) {
+        make_fed_run(&fs);
+        if (left[i][0])
+            write_text(fs, "a/b/r/inputs.json", left[i]);
+        else
+            assert_int_equal(ds_fs_unlink(fs, "a/b/r/inputs.json"), 0);
+        assert_non_null(strstr(go_on_with(fs, "./a.txt, d:0.5", first, &capture),
+                               "(command line, there 'a.txt, d:0.5');"));
+        go_on_with(fs, "a.txt, d:0.5", first, &capture);
+        assert_string_equal(first, "a.txt, d:0.5");
+        assert_string_equal(go_on_with(fs, "./a.txt, d:0.5", first, &capture), "");
+        ds_fs_sim_close(fs);
+    }
 }
 
 /* How states are stored may change; what rounds every step, on one rank, too, is part of the run. */
@@ -485,7 +627,7 @@ static void a_failure_leaves_the_run_that_was_there(void **state)
         ds_status st = prepare(faulty, &after);
         capture_end(&capture);
         hit = ds_fs_fault_hit(faulty);
-        assert_int_equal(entries(disk, "a/b/r"), 5); /* no .tmp */
+        assert_int_equal(entries(disk, "a/b/r"), 6); /* no .tmp */
         struct ds_config there;
         char *text;
         size_t bytes;
@@ -596,6 +738,10 @@ int main(void)
         cmocka_unit_test(what_ranks_decide_is_stored_as_it_was_written),
         cmocka_unit_test(what_the_plan_has_chosen_is_a_remark),
         cmocka_unit_test(another_run_is_refused_with_the_keys_that_differ),
+        cmocka_unit_test(files_that_are_named_otherwise_or_moved_are_the_same),
+        cmocka_unit_test(other_content_is_another_run),
+        cmocka_unit_test(other_content_under_the_same_name_is_said),
+        cmocka_unit_test(without_a_record_names_count),
         cmocka_unit_test(precision_of_states_may_change_that_of_arithmetic_may_not),
         cmocka_unit_test(a_refused_launch_takes_away_what_it_has_made),
         cmocka_unit_test(what_is_worth_something_stays_after_a_refused_launch),
