@@ -88,6 +88,7 @@ static ds_status export_as(const struct export *e, const struct ds_manifest *man
                                            .companions = folder,
                                            .has_byte_tokens = model->has_byte_tokens,
                                            .base = model->base,
+                                           .beside = model->beside,
                                            .dtype = e->dtype};
 
     return ds_export_checkpoint(&from, &to);

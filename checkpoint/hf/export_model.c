@@ -49,9 +49,10 @@ static ds_status describe_adapter(const struct ds_export_model *model, struct ds
 
     if (!model->is_adapted)
         return DS_OK;
-    snprintf(sum, sizeof sum, "%016" PRIx64, model->base_sum);
+    snprintf(sum, sizeof sum, "%016" PRIx64, model->beside.sum);
     DS_TRY(ds_values_set(values, "adapter.base", model->base));
     DS_TRY(ds_values_set(values, "adapter.base_sum", sum));
+    DS_TRY(ds_values_set(values, "adapter.base_dtype", ds_dtype_name(model->beside.dtype)));
     DS_TRY(ds_values_set_u64(values, "adapter.r", model->adapter.r));
     DS_TRY(ds_values_set_real(values, "adapter.alpha", model->adapter.alpha));
     DS_TRY(ds_values_set_real(values, "adapter.dropout", model->adapter.dropout));
@@ -125,6 +126,16 @@ static ds_status read_trained(const char *what, const struct ds_values *values,
     return DS_OK;
 }
 
+/* Where an older program wrote it nobody knows how it is stored. */
+static void read_beside(const struct ds_values *values, struct ds_hf_base *out)
+{
+    const char *sum = ds_values_get(values, "adapter.base_sum");
+    const char *dtype = ds_values_get(values, "adapter.base_dtype");
+
+    if (sum && dtype && ds_dtype_parse(dtype, &out->dtype))
+        out->sum = strtoull(sum, NULL, 16);
+}
+
 static ds_status read_adapter(const char *what, const struct ds_values *values,
                               struct ds_export_model *out)
 {
@@ -137,6 +148,7 @@ static ds_status read_adapter(const char *what, const struct ds_values *values,
     out->is_adapted = 1;
     snprintf(out->scales, sizeof out->scales, "%s", scales);
     snprintf(out->base, sizeof out->base, "%s", base ? base : "");
+    read_beside(values, &out->beside);
     DS_TRY(ds_values_u64(values, what, "adapter.r", 1, DS_LORA_RANK_MAX, &out->adapter.r));
     DS_TRY(ds_values_real(values, what, "adapter.alpha", &out->adapter.alpha));
     DS_TRY(ds_values_real(values, what, "adapter.dropout", &out->adapter.dropout));

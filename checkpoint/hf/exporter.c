@@ -54,6 +54,7 @@ static ds_status export_manifest(struct ds_exporter *e, const struct ds_manifest
     const struct ds_hf_write_options to = {.fs = e->options.fs,
                                            .folder = path,
                                            .base = e->options.base,
+                                           .beside = e->options.beside,
                                            .companions = e->options.companions,
                                            .has_byte_tokens = e->options.has_byte_tokens};
 

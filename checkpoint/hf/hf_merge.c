@@ -23,6 +23,7 @@ struct merge {
     uint32_t *factors_of; /* [plain->param_count]: number of the matrix + 1; 0: no factors */
     float *piece, *a, *b, *m;
     /* of what is frozen beside the adapter, as far as it has been read */
+    int counts_base; /* somebody knows what it should be */
     uint64_t base_sum;
     uint32_t read_count; /* parameters */
     /* borrows */
@@ -111,7 +112,7 @@ static int is_trained(const struct merge *m, const struct ds_param *param)
 static void count_base(struct merge *m, const struct ds_param *param, uint64_t start,
                        uint64_t count)
 {
-    if (m->values && !is_trained(m, param))
+    if (m->counts_base && !is_trained(m, param))
         m->base_sum +=
             hf_sum((uint32_t)(ds_model_find(m->adapted, param->name) - m->adapted->params), param,
                    start, count, m->piece);
@@ -153,9 +154,11 @@ static ds_status merge_read(void *self, uint32_t first, uint32_t end, const stru
     for (uint32_t i = first; i < end; i++)
         DS_TRY(merge_param(m, i, sink));
     m->read_count += end - first;
-    return m->values && m->read_count == m->plain->param_count
-               ? ds_export_check_base(m->values, m->base, m->base_sum)
-               : DS_OK;
+    if (!m->counts_base || m->read_count < m->plain->param_count)
+        return DS_OK;
+    return m->values ? ds_export_check_base(m->values, m->base, m->base_sum)
+                     : ds_hf_check_base(m->factors, m->base,
+                                        &(struct ds_hf_base){m->base_sum, ds_hf_dtype(m->weights)});
 }
 
 static const struct hf_source_ops merge_ops = {.agree = merge_agree, .read = merge_read};
@@ -187,6 +190,7 @@ static ds_status open_files(struct merge *m, struct ds_fs *fs, const char *base,
     if (!adapter)
         return DS_OK;
     DS_TRY(ds_hf_open_adapter(fs, adapter, &m->factors));
+    m->counts_base = m->values || ds_hf_knows_base(m->factors);
     return ds_hf_check_adapter(m->factors, m->adapted);
 }
 

@@ -174,6 +174,16 @@ void ds_hf_close(struct ds_hf *hf)
     free(hf);
 }
 
+const char *hf_metadata(const struct ds_hf *hf, const char *key)
+{
+    return ds_safetensors_metadata(hf->files[0], key);
+}
+
+const char *hf_first_path(const struct ds_hf *hf)
+{
+    return ds_safetensors_path(hf->files[0]);
+}
+
 /* ---- checking */
 
 static const char *index_says(const struct ds_hf *hf, const char *name)

@@ -18,6 +18,10 @@ void hf_wrapped_name(const char *name, char to[HF_NAME_BYTES]);
 const struct ds_safetensors_entry *hf_find(const struct ds_hf *hf, const char *name,
                                            const struct ds_safetensors **file);
 
+/* local: of its first file; NULL: it says nothing of that */
+const char *hf_metadata(const struct ds_hf *hf, const char *key);
+const char *hf_first_path(const struct ds_hf *hf);
+
 /* hf_quant.c. local: as ds_quant_open: NULL where the tensor is not quantised */
 DS_CHECKED ds_status hf_quant_open(const struct ds_hf *hf, const char *name,
                                    struct ds_quant_matrix **out);

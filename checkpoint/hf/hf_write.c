@@ -1,6 +1,7 @@
 /* hf_write.c - the model as a Hugging Face folder that appears whole or not at all. One safetensors file after the
  * other is filled from a source, in the order in which its runs come. */
 #include "hf_write.h"
+#include "hf_base.h"
 #include "hf_items.h"
 
 #include <inttypes.h>
@@ -137,13 +138,17 @@ static ds_status list_items(const struct hf_writer *w, uint32_t file, struct hf_
 
 static ds_status open_file(struct hf_writer *w)
 {
+    const struct ds_hf_base *beside = &w->options->beside;
+    const int says_base = w->is_adapter && beside->dtype != DS_BOOL;
     char name[64], path[HF_PATH_BYTES + 64];
+    struct hf_base_text text;
 
+    hf_base_print(beside, &text);
     file_name(w, w->file_index, name, sizeof name);
     snprintf(path, sizeof path, "%s/%s", w->folder.temporary, name);
     DS_TRY(list_items(w, w->file_index, &w->items));
-    return ds_safetensors_create(w->options->fs, path, w->items.items, w->items.count, NULL,
-                                 &w->file);
+    return ds_safetensors_create(w->options->fs, path, w->items.items, w->items.count,
+                                 says_base ? text.metadata : NULL, &w->file);
 }
 
 static ds_status close_file(struct hf_writer *w)

@@ -17,7 +17,7 @@ struct ds_export_model {
     char base[DS_VALUE_BYTES_MAX + 1]; /* folder of the weights that an adapter is for; "": none */
     int is_adapted;
     struct ds_lora_settings adapter;
-    uint64_t base_sum; /* of the weights that an adapter is for: struct ds_hf_target */
+    struct ds_hf_base beside;            /* what an adapter is for */
     char scales[DS_VALUE_BYTES_MAX + 1]; /* of an adapter's matrices */
 };
 

@@ -15,7 +15,8 @@ struct ds_exporter_options {
     uint64_t every;     /* checkpoints whose step this divides */
     struct ds_model_config config;
     const struct ds_lora *lora; /* as in ds_export_from; borrowed */
-    const char *base;           /* these two as in ds_hf_write_options; borrowed */
+    struct ds_hf_base beside;   /* these three as in ds_hf_write_options; borrowed */
+    const char *base;
     const char *companions;
     int has_byte_tokens;
 };

@@ -75,6 +75,20 @@ DS_CHECKED ds_status ds_hf_open_adapter(struct ds_fs *fs, const char *folder, st
 /* local: every factor of the model's adapter is there, and all that it trains of the model, floats of the right shape, and
  * no other tensor. DS_ERR_DATA */
 DS_CHECKED ds_status ds_hf_check_adapter(const struct ds_hf *hf, const struct ds_model *model);
+/* What an adapter is trained beside. */
+struct ds_hf_base {
+    uint64_t sum; /* of all that is frozen: struct ds_hf_target */
+    enum ds_dtype
+        dtype; /* in which it is stored; another one has another sum. BOOL: nobody knows */
+};
+/* local: how the matrices of an open model are stored; F32 where there is none (NULL) */
+enum ds_dtype ds_hf_dtype(const struct ds_hf *hf);
+/* local: does an open adapter say what it was trained beside? What others have written does not. */
+int ds_hf_knows_base(const struct ds_hf *adapter);
+/* local: is `found` that, as far as it says? DS_ERR_DATA, in words about the folder `model` ("": none): no. A warning where
+ * it is stored otherwise, as whoever makes smaller ones of it does. */
+DS_CHECKED ds_status ds_hf_check_base(const struct ds_hf *adapter, const char *model,
+                                      const struct ds_hf_base *found);
 /* local: fill what is trained from one that was checked */
 DS_CHECKED ds_status ds_hf_load_adapter(const struct ds_hf *hf, const struct ds_hf_target *target);
 
@@ -107,7 +121,8 @@ struct ds_hf_write_options {
     const char *companions; /* folder to copy tokenizer files from; NULL: none */
     int has_byte_tokens; /* where that has no tokenizer, the byte tokenizer's files are written */
     const char *base;    /* of an adapter: the folder of its model; NULL or "": none */
-    enum ds_dtype dtype; /* F32, BF16 or F16, to nearest; BOOL (0): F32 */
+    struct ds_hf_base beside; /* of an adapter, too: what it was trained beside */
+    enum ds_dtype dtype;      /* F32, BF16 or F16, to nearest; BOOL (0): F32 */
     int is_quantised; /* of ds_hf_merge alone: matrices of layers are written as bitsandbytes' form of */
     enum ds_quant_kind quant; /* this kind, all else as `dtype` says */
     uint64_t file_bytes_max;  /* of one safetensors file; 0: 5 GB */
@@ -121,7 +136,8 @@ struct ds_values;
 /* local: the model of `base` with the adapter of a PEFT folder added to its matrices, or without one (NULL), streamed:
  * memory for some rows of one matrix, and quantised for 4 bytes of each of its blocks or rows. What to->parts says is not
  * looked at; to->dtype BOOL (0): as the model is stored. *written: which that is. `values`: of
- * the checkpoint that the adapter is of, which say what it was trained beside, or NULL: DS_ERR_DATA: `base` is not that. */
+ * the checkpoint that the adapter is of, which say what it was trained beside, or NULL: the adapter may say it itself.
+ * DS_ERR_DATA: `base` is not that. */
 DS_CHECKED ds_status ds_hf_merge(const char *base, const char *adapter,
                                  const struct ds_values *values,
                                  const struct ds_hf_write_options *to, enum ds_dtype *written);

@@ -216,8 +216,8 @@ static ds_status fill_weights(struct ds_trainer *t)
     if (!counts)
         return ds_fail(DS_ERR_NO_MEMORY, "to fill %u units", t->model->unit_count);
     count_units(t, counts);
-    t->base_sum = 0;
-    target.sum = &t->base_sum;
+    t->beside = (struct ds_hf_base){.dtype = ds_hf_dtype(t->weights)};
+    target.sum = &t->beside.sum;
     target.counts_unit = counts;
     st = fill_base(t, &target);
     target.sum = NULL;
@@ -284,11 +284,20 @@ void trainer_tell_start(struct ds_trainer *t, const char *part)
         ds_clock_tell_start(t->options.clock, part, &t->started_ns);
 }
 
+/* A folder's adapter says itself what it was trained beside, if we have written it. */
+static ds_status check_base(struct ds_trainer *t)
+{
+    return t->factors && t->options.world->rank == 0
+               ? ds_hf_check_base(t->factors, t->config->model.path, &t->beside)
+               : DS_OK;
+}
+
 static ds_status begin_with_weights(struct ds_trainer *t)
 {
     DS_TRY(trainer_together(t, check_tied));
     DS_TRY(trainer_together(t, fill_weights));
-    DS_TRY(ds_comm_all_reduce(t->options.world, &t->base_sum, 1, DS_U64, DS_REDUCE_SUM, NULL));
+    DS_TRY(ds_comm_all_reduce(t->options.world, &t->beside.sum, 1, DS_U64, DS_REDUCE_SUM, NULL));
+    DS_TRY(trainer_together(t, check_base));
     return ds_zero_publish(t->zero);
 }
 

@@ -41,9 +41,10 @@ ds_status trainer_open_adapter(struct ds_trainer *t)
 
     if (config->lora.adapter[0] == '\0' || is_plan(t))
         return DS_OK;
-    if (t->options.world->rank == 0 && config->model.path[0] != '\0')
+    DS_TRY(ds_hf_open_adapter(t->options.fs, config->lora.adapter, &t->factors));
+    if (t->options.world->rank == 0 && config->model.path[0] != '\0' &&
+        !ds_hf_knows_base(t->factors)) /* else its weights tell */
         DS_TRY(ds_hf_doubt_base(t->options.fs, config->lora.adapter, config->model.path));
-    DS_TRY(ds_hf_open_adapter(t->options.fs, t->config->lora.adapter, &t->factors));
     return ds_hf_check_adapter(t->factors, t->model);
 }
 

@@ -130,7 +130,7 @@ static ds_status describe_model(const struct ds_trainer *t, struct ds_values *va
         return DS_OK;
     trainer_put_absolute(companions ? companions : "", model.companions, sizeof model.companions);
     trainer_put_absolute(t->config->model.path, model.base, sizeof model.base);
-    model.base_sum = t->base_sum;
+    model.beside = t->beside;
     DS_TRY(ds_export_describe_adapter(t->model, &model));
     return ds_export_describe(t->options.fs, &model, values);
 }
@@ -174,6 +174,7 @@ static ds_status open_exporter(struct ds_trainer *t)
         .config = t->model->config,
         .lora = &t->adapter,
         .base = t->base,
+        .beside = t->beside,
         .companions = trainer_companions(t),
         .has_byte_tokens = t->text.is_bytes,
     };

@@ -58,7 +58,7 @@ static ds_status go_on(struct ds_trainer *t, const struct ds_manifest *manifest)
                                 (unsigned long long)t->config->train.steps,
                                 (unsigned long long)progress.step,
                                 (unsigned long long)progress.step);
-    DS_TRY(ds_export_check_base(&manifest->state, t->base, t->base_sum));
+    DS_TRY(ds_export_check_base(&manifest->state, t->base, t->beside.sum));
     t->next_step = progress.step + 1;
     t->tokens = progress.tokens;
     t->launch.base = manifest->id;

@@ -54,11 +54,11 @@ struct ds_trainer {
     struct ds_memory memory;
     struct ds_mesh *mesh;
     struct ds_model *model;
-    struct ds_hf *weights;  /* of model.path, until they are loaded */
-    struct ds_hf *factors;  /* of lora.adapter, until they are loaded */
-    struct ds_lora adapter; /* without modules: there is none */
-    char base[DS_TEXT_MAX]; /* model.path, from wherever it is read */
-    uint64_t base_sum;      /* with an adapter: of all that is frozen (struct ds_hf_target) */
+    struct ds_hf *weights;    /* of model.path, until they are loaded */
+    struct ds_hf *factors;    /* of lora.adapter, until they are loaded */
+    struct ds_lora adapter;   /* without modules: there is none */
+    char base[DS_TEXT_MAX];   /* model.path, from wherever it is read */
+    struct ds_hf_base beside; /* with an adapter: all that is frozen */
     struct ds_schedule train_list, eval_list;
     struct ds_zero_unit_spec *unit_specs;
     struct ds_zero_pack *packs; /* [unit_count]; without parts: stored as it is used */

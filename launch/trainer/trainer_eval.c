@@ -116,6 +116,7 @@ ds_status ds_trainer_export(struct ds_trainer *t, const char *folder)
         .companions = trainer_companions(t),
         .has_byte_tokens = t->text.is_bytes,
         .base = t->base,
+        .beside = t->beside,
         .parts = parts_of(t),
     };
 

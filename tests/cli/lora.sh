@@ -221,10 +221,26 @@ refused 65 "no adapter_config.json: it is no adapter's folder" r_on.ini run.dir=
 "$program" base.ini run.dir=deeper model.num_hidden_layers=3 >out 2>err || fail "training a deeper model"
 refused 65 "model.layers.2.self_attn.q_proj.lora_A.weight', which no weight file has: it is not whole, or of another model" \
     r_on.ini run.dir=n model.path=deeper/export
+# beside another model of the same shapes an exported adapter is refused, wherever it goes; a copy is the same model; of one
+# that is stored otherwise, and of adapters that do not say what they are for, nobody can tell
 cp -r base/export another
-"$program" r_on.ini run.dir=doubted model.path=another >out 2>err || fail "an adapter beside a copy of its model"
-grep -q 'r/export/adapter_config.json: the adapter was made for .*base/export, and goes on with .*another' err ||
-    fail "an adapter of a model of another name is taken without a word"
+trains "of them trained" r_on.ini run.dir=beside_copy model.path=another
+words="other/export: its weights are not those beside which its adapter was trained (r/export/adapter_model.safetensors)"
+refused 65 "$words" r_on.ini run.dir=prepared model.path=other/export # its data stays
+refused 65 "$words" eval r_on.ini run.dir=r model.path=other/export
+refused 65 "$words" export --merge r/export merged_wrong --base other/export
+[ -e merged_wrong ] && fail "something is left of a merge that was refused"
+trains "q_folder: stored as U8, and its adapter was trained beside F32: nobody can tell" \
+    r_on.ini run.dir=beside_codes model.path=q_folder
+cp -r r/export unsaid && sed -i 's/dstrain.base_sum/another.base_sum/' unsaid/adapter_model.safetensors
+sed -i "s|r/export|unsaid|" r_on.ini
+trains "unsaid/adapter_config.json: the adapter was made for $work/base/export, and goes on with another" \
+    r_on.ini run.dir=doubted model.path=another
+sed -i "s|unsaid|r/export|" r_on.ini
+sed "s|$work/base/export|$work/other/export|" r/export/adapter_config.json >unsaid/adapter_config.json
+cp r/export/adapter_model.safetensors unsaid/
+refused 65 "other/export: its weights are not those" generate unsaid --prompt "line " --tokens 1
+trains "line " generate p/export --prompt "line " --tokens 1 # which was trained beside codes of the same weights
 mkdir empty && cp r/export/adapter_config.json empty/
 refused 65 "empty: no adapter_model.safetensors" r_on.ini run.dir=n lora.adapter=empty
 cp -r r/export more && sed -i 's/"q_proj"/"v_proj"/' more/adapter_config.json
