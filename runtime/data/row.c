@@ -107,11 +107,27 @@ static ds_status read_messages(struct reading *r, const char *key, const json_t 
 
 /* ---- kinds of rows */
 
+static const char *first_name(const json_t *root)
+{
+    return json_object_iter_key(json_object_iter((json_t *)root));
+}
+
+/* data.rows says that there is one. */
+static void say_what_is_missing(struct reading *r, const json_t *root, const char *field)
+{
+    const char *name = first_name(root);
+
+    WRONG(r, "it has no %s, which data.rows says rows have; it %s%.40s%s", field,
+          name ? "has '" : "is empty", name ? name : "", name ? "'" : "");
+}
+
 static ds_status read_text(struct reading *r, const json_t *root)
 {
     const json_t *text = json_object_get(root, "text");
 
-    if (!json_is_string(text))
+    if (!text)
+        say_what_is_missing(r, root, "'text'");
+    else if (!json_is_string(text))
         WRONG(r, "'text' must be a text");
     else if (json_string_length(text) == 0)
         WRONG(r, "'text' is empty");
@@ -131,7 +147,9 @@ static ds_status read_completion(struct reading *r, const json_t *root)
         r->row->prompt_count = r->row->message_count;
         return is_wrong(r) ? DS_OK : read_messages(r, "completion", completion);
     }
-    if (!json_is_string(prompt) || !json_is_string(completion))
+    if (!prompt || !completion)
+        say_what_is_missing(r, root, prompt ? "'completion'" : "'prompt'");
+    else if (!json_is_string(prompt) || !json_is_string(completion))
         WRONG(r, "'prompt' and 'completion' must be texts, or both lists of messages");
     else if (json_string_length(completion) == 0)
         WRONG(r, "'completion' is empty");
@@ -148,6 +166,8 @@ static ds_status read_conversation(struct reading *r, const json_t *root)
 
     if (find_unread(root))
         WRONG(r, "it has '%s', which is not known here", find_unread(root));
+    else if (!messages)
+        say_what_is_missing(r, root, "'messages'");
     else if (json_is_array(messages))
         return read_messages(r, "messages", messages);
     else
@@ -157,7 +177,7 @@ static ds_status read_conversation(struct reading *r, const json_t *root)
 
 static void say_what_is_there(struct reading *r, const json_t *root)
 {
-    const char *name = json_object_iter_key(json_object_iter((json_t *)root));
+    const char *name = first_name(root);
 
     WRONG(r, "a row has 'text', 'prompt' and 'completion', or 'messages'; this one %s%.40s%s",
           name ? "has '" : "is empty", name ? name : "", name ? "'" : "");

@@ -264,7 +264,9 @@ ds_status rows_work_run(struct rows_work *work)
     if (crew.status != DS_OK || !crew.why[0])
         return crew.status;
     return ds_fail(
-        DS_ERR_DATA, "%s:%llu: %s", work->chunks[crew.stop - 1].file->path,
+        DS_ERR_DATA,
+        "%s:%llu: %s; mend the line, or have data.malformed = skip leave out such lines",
+        work->chunks[crew.stop - 1].file->path,
         (unsigned long long)(lines_before(work, crew.stop - 1) + work->counts[crew.stop - 1].lines),
         crew.why);
 }

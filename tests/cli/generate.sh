@@ -137,7 +137,7 @@ grep -q '^own/tokenizer.json: is there with '"$made"' tokens, and used as it is;
 [ $? = 64 ] && grep -q 'tokenizer must name the folder that --train-tokenizer writes to' err || fail "a tokenizer without a folder: $(cat err)"
 printf 'abc\377' >>t.txt
 "$program" prepare c.ini data.tokenizer="$golden/llama3" data.cache=invalid >out 2>err
-[ $? = 65 ] && [ "$(cat err)" = "dstrain: error: t.txt: byte $(($(wc -c <t.txt) - 1)) (0xff) is not UTF-8" ] ||
+[ $? = 65 ] && [ "$(cat err)" = "dstrain: error: t.txt: byte $(($(wc -c <t.txt) - 1)) (0xff) is not UTF-8; write the text as UTF-8, or have data.invalid_utf8 = replace put U+FFFD in its place" ] ||
     fail "text that is not UTF-8: $(cat err)"
 "$program" prepare c.ini data.tokenizer="$golden/llama3" data.cache=invalid data.invalid_utf8=replace >out 2>err ||
     fail "text that is not UTF-8, replaced: $(cat err)"

@@ -154,7 +154,9 @@ static void text_that_is_not_utf8_is_refused_with_its_place_or_replaced(void **s
     put_text(fs, "in/2", "ab\xff");
     capture_begin(&log);
     assert_int_equal(prepare(fs, tokenizer, 0, &shard, &report), DS_ERR_DATA);
-    assert_non_null(strstr(capture_end(&log), "in/2: byte 2 (0xff) is not UTF-8"));
+    assert_non_null(strstr(capture_end(&log),
+                           "in/2: byte 2 (0xff) is not UTF-8; write the text as UTF-8, or have "
+                           "data.invalid_utf8 = replace"));
     assert_null(shard);
     assert_ok(prepare(fs, tokenizer, 1, &shard, &report));
     assert_int_equal(report.tokens, 5 + 4); /* <s> ab ? </s> */

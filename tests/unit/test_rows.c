@@ -69,11 +69,13 @@ static const struct {
     const char *line, *said;
 } malformed[] = {
     {"{\"text\":\"a\"", "in.jsonl:3: not valid JSON: "},
-    {"[1]", "in.jsonl:3: it must be a JSON object, {...}"},
+    {"[1]",
+     "in.jsonl:3: it must be a JSON object, {...}; mend the line, or have data.malformed = skip"},
     {"{\"text\":\"a\"} {}", "in.jsonl:3: not valid JSON: end of file expected"},
     {"{\"text\":\"\xff\"}", "in.jsonl:3: not valid JSON: unable to decode byte 0xff"},
     {"{\"text\":1}", "in.jsonl:3: 'text' must be a text"},
     {"{\"text\":\"\"}", "in.jsonl:3: 'text' is empty"},
+    {"{\"text\":null}", "in.jsonl:3: 'text' must be a text"},
     {"{}",
      "in.jsonl:3: a row has 'text', 'prompt' and 'completion', or 'messages'; this one is empty"},
     {"{\"instruction\":\"a\"}", "'messages'; this one has 'instruction'"},
@@ -109,6 +111,30 @@ static void a_malformed_line_is_named(void **state)
         snprintf(text, sizeof text, GOOD "\n%s\n" GOOD, malformed[i].line);
         put_text(*state, "in.jsonl", text);
         assert_rows_refused(*state, &plain_rows, 1, malformed[i].said);
+    }
+}
+
+/* Where data.rows says what rows are, a field that is not there is not one of another type. */
+static void a_missing_field_is_named(void **state)
+{
+    static const struct {
+        enum ds_row_kind kind;
+        const char *line, *said;
+    } rows_of[] = {
+        {DS_ROW_TEXT, "{\"txt\":\"a\"}",
+         "in.jsonl:1: it has no 'text', which data.rows says rows have; it has 'txt'"},
+        {DS_ROW_TEXT, "{}", "it has no 'text', which data.rows says rows have; it is empty"},
+        {DS_ROW_COMPLETION, "{\"prompt\":\"a\"}", "it has no 'completion', which data.rows says"},
+        {DS_ROW_COMPLETION, "{\"completion\":\"a\"}", "it has no 'prompt', which data.rows says"},
+        {DS_ROW_MESSAGES, "{\"text\":\"a\"}", "it has no 'messages', which data.rows says"},
+    };
+
+    for (size_t i = 0; i < sizeof rows_of / sizeof *rows_of; i++) {
+        struct ds_rows_options rows = plain_rows;
+
+        rows.kind = rows_of[i].kind;
+        put_text(*state, "in.jsonl", rows_of[i].line);
+        assert_rows_refused(*state, &rows, 1, rows_of[i].said);
     }
 }
 
@@ -627,6 +653,7 @@ int main(void)
         ON_DISK(rows_become_documents_of_which_answers_are_learned),
         ON_DISK(all_is_learned_on_request),
         ON_DISK(a_malformed_line_is_named),
+        ON_DISK(a_missing_field_is_named),
         ON_DISK(malformed_lines_are_left_out_and_counted_on_request),
         ON_DISK(what_teaches_nothing_is_refused),
         ON_DISK(a_line_is_as_long_as_the_limit_at_most),

@@ -277,8 +277,7 @@ static ds_status check_text(struct ds_encoder *e, struct tok_text *text)
     if (valid == text->bytes)
         return DS_OK;
     if (!(e->flags & DS_ENCODE_REPLACE))
-        return ds_fail(DS_ERR_DATA, "%s: byte %zu (0x%02x) is not UTF-8", e->name, valid,
-                       text->at[valid]);
+        return tok_utf8_refuse(e->name, valid, text->at[valid]);
     e->repaired.count = 0;
     DS_TRY(tok_utf8_repair(*text, &e->repaired));
     *text = (struct tok_text){e->repaired.at, e->repaired.count};

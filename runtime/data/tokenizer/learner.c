@@ -90,8 +90,7 @@ ds_status ds_learner_add(struct ds_learner *l, const char *name, const void *tex
     const size_t valid = tok_utf8_check(piece);
 
     if (valid < bytes && !replaces_invalid)
-        return ds_fail(DS_ERR_DATA, "%s: byte %zu (0x%02x) is not UTF-8", name, valid,
-                       piece.at[valid]);
+        return tok_utf8_refuse(name, valid, piece.at[valid]);
     if (valid < bytes) {
         l->repaired.count = 0;
         DS_TRY(tok_utf8_repair(piece, &l->repaired));

@@ -96,6 +96,14 @@ size_t tok_utf8_check(struct tok_text text)
     return at;
 }
 
+ds_status tok_utf8_refuse(const char *name, size_t at, uint8_t byte)
+{
+    return ds_fail(DS_ERR_DATA,
+                   "%s: byte %zu (0x%02x) is not UTF-8; write the text as UTF-8, or have "
+                   "data.invalid_utf8 = replace put U+FFFD in its place",
+                   name, at, byte);
+}
+
 uint32_t tok_utf8_next(struct tok_text text, size_t *at)
 {
     const uint8_t *byte = text.at + *at;

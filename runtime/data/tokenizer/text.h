@@ -24,6 +24,8 @@ void tok_buffer_fini(struct tok_buffer *buffer);
 
 /* pure: where the first byte is that is not UTF-8 (surrogates and overlong forms are not); text.bytes: all is */
 size_t tok_utf8_check(struct tok_text text);
+/* always DS_ERR_DATA: of the text `name` this byte is not */
+DS_CHECKED ds_status tok_utf8_refuse(const char *name, size_t at, uint8_t byte);
 /* the code point at `at` of valid text; moves `*at` behind it */
 uint32_t tok_utf8_next(struct tok_text text, size_t *at);
 /* returns how many bytes it took */
