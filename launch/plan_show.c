@@ -140,16 +140,19 @@ static int is_over(uint64_t limit, uint64_t wanted)
     return limit != DS_AUTO && wanted > limit;
 }
 
-/* "c.ini:9: [memory] device_limit = 1000 is too little by 24 (24 bytes); nearest: 1024" */
+/* "c.ini:9: [memory] device_limit = 1000 (1000 B) is too little by 24 B (24 bytes); nearest: 1024 (1.0 KiB)" */
 static size_t limit_text(const struct ds_config *config, const char *key, uint64_t limit,
                          uint64_t wanted, char *to, size_t bytes)
 {
-    char over[32], place[DS_KEY_BYTES];
+    char over[32], has[32], needs[32], place[DS_KEY_BYTES];
 
+    ds_console_bytes(limit, has, sizeof has);
+    ds_console_bytes(wanted, needs, sizeof needs);
     ds_console_bytes(wanted - limit, over, sizeof over);
-    return (size_t)snprintf(to, bytes, "%s = %llu is too little by %s (%llu bytes); nearest: %llu",
-                            ds_config_key(config, "memory", key, place), (unsigned long long)limit,
-                            over, (unsigned long long)(wanted - limit), (unsigned long long)wanted);
+    return (size_t)snprintf(
+        to, bytes, "%s = %llu (%s) is too little by %s (%llu bytes); nearest: %llu (%s)",
+        ds_config_key(config, "memory", key, place), (unsigned long long)limit, has, over,
+        (unsigned long long)(wanted - limit), (unsigned long long)wanted, needs);
 }
 
 static ds_status refuse(const struct ds_plan_question *question, const struct ds_plan *worst,

@@ -70,12 +70,12 @@ cmp -s out wanted || fail "eval of text with the same ids under other names"
 # an evaluation is held to the limits, too: to its own bytes, which are fewer than those of training
 "$program" eval c.ini memory.device_limit=1000 >out 2>err
 [ $? = 64 ] && [ ! -s out ] && [ "$(wc -l <err)" = 1 ] || fail "eval beyond device_limit: not refused, $(cat err)"
-least=$(sed -n 's/.*command line: \[memory\] device_limit = 1000 is too little .*; nearest: \([0-9]*\): .*/\1/p' err)
+least=$(sed -n 's/.*command line: \[memory\] device_limit = 1000 (1000 B) is too little .*; nearest: \([0-9]*\) ([0-9.]* [KM]iB): .*/\1/p' err)
 "$program" eval c.ini memory.device_limit="${least:-0}" >out 2>err || fail "eval within device_limit: $(cat err)"
 "$program" eval c.ini memory.device_limit=$((${least:-1} - 1)) >out 2>err &&
     fail "eval a byte beyond device_limit is not refused"
 "$program" eval c.ini memory.host_limit=1 >out 2>err
-[ $? = 64 ] && grep -q 'command line: \[memory\] host_limit = 1 is too little' err || fail "eval beyond host_limit: $(cat err)"
+[ $? = 64 ] && grep -q 'command line: \[memory\] host_limit = 1 (1 B) is too little' err || fail "eval beyond host_limit: $(cat err)"
 "$program" eval c.ini run.dir=none >out 2>err
 [ $? = 64 ] && grep -q "error: command line: \[run\] dir = none: nothing to evaluate" err && [ ! -s out ] ||
     fail "eval of nothing: not refused, $(cat err)"

@@ -98,9 +98,10 @@ static void a_limit_that_is_too_little_is_named_with_its_line_and_one_that_is_en
     assert_int_equal(check_limits(setup, "[memory]\ndevice_limit = 4096\nhost_limit = 100\n",
                                   &config, &capture, &said),
                      DS_ERR_CONFIG);
-    snprintf(places[0], sizeof places[0], "error: c.ini:%u: [memory] device_limit = 4096 is",
-             first + 1);
-    snprintf(places[1], sizeof places[1], "c.ini:%u: [memory] host_limit = 100 is", first + 2);
+    snprintf(places[0], sizeof places[0],
+             "error: c.ini:%u: [memory] device_limit = 4096 (4.0 KiB) is", first + 1);
+    snprintf(places[1], sizeof places[1], "c.ini:%u: [memory] host_limit = 100 (100 B) is",
+             first + 2);
     for (int i = 0; i < 2; i++)
         if (!strstr(said, places[i]))
             fail_msg("'%s' is not in %s", places[i], said);
