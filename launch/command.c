@@ -19,7 +19,7 @@ const struct ds_command_row ds_commands[] = {
      {{"--show", 1, 1000000}, {"--train-tokenizer", DS_LEARNER_VOCAB_MIN, DS_LEARNER_VOCAB_MAX}}},
     {"eval", "config.ini [section.key=value ...]", "loss and perplexity on the evaluation data",
      ds_eval_main, DS_COMMAND_RANKS | DS_COMMAND_FILE | DS_COMMAND_CONFIG | DS_COMMAND_QUIET, DS_CONFIG_EVAL, {{0}}},
-    {"generate", "MODEL --prompt TEXT [--tokens N] [--temperature T] [--top-k K] [--seed S]",
+    {"generate", "MODEL --prompt TEXT [--tokens N] [--temperature T] [--top-k K] [--seed S] [--base FOLDER]",
      "a few tokens, to see what was learned", ds_generate_main, DS_COMMAND_QUIET, 0, {{0}}},
     {"export", "CHECKPOINT OUT [--step N] [--dtype fp32|bf16|fp16] [--quant nf4|int8] [--tokenizer FOLDER] [--merge [--base FOLDER]]",
      "a checkpoint as a Hugging Face folder: the newest of a run that verifies, of a step, or one (its manifest); with --merge the adapter of one, or of a PEFT folder, in its model; with --quant in the form of bitsandbytes, of a model's folder, too",

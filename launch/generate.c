@@ -18,7 +18,7 @@ struct generate {
     char folder[DS_RUN_PATH_BYTES]; /* of the model: `model`, or its export if that is a run */
     char adapter
         [DS_RUN_PATH_BYTES]; /* or that is an adapter, and `folder` what it is for; "": it is none */
-    const char *model, *prompt;
+    const char *model, *prompt, *base; /* base NULL: as the adapter says */
     uint64_t token_count, seed, top_k;
     double temperature;
 };
@@ -37,6 +37,7 @@ struct generate_option {
     }
 static const struct generate_option generate_options[] = {
     OPTION("--prompt", prompt, 0, 0, 0, "text to go on from"),
+    OPTION("--base", base, 0, 0, 0, "folder of the model that an adapter is for"),
     OPTION("--tokens", token_count, 1, 1, 1e6, "how many tokens to make"),
     OPTION("--temperature", temperature, 2, 0, 100, "0 takes the likeliest token"),
     OPTION("--top-k", top_k, 1, 0, 1e6, "draw from the k likeliest; 0: from all"),
@@ -287,9 +288,14 @@ static ds_status find_folder(struct ds_fs *fs, struct generate *g)
         snprintf(g->folder, sizeof g->folder, "%s", g->model);
     g->adapter[0] = '\0';
     if (has_config(fs, g->folder) || !ds_hf_is_adapter(fs, g->folder))
-        return DS_OK;
+        return g->base ? ds_fail(DS_ERR_CONFIG,
+                                 "--base is the model that an adapter is for, and %s is none",
+                                 g->folder)
+                       : DS_OK;
     memcpy(g->adapter, g->folder, sizeof g->adapter);
-    return ds_hf_adapter_base(fs, g->adapter, g->folder, sizeof g->folder);
+    if (g->base && (size_t)snprintf(g->folder, sizeof g->folder, "%s", g->base) >= sizeof g->folder)
+        return ds_fail(DS_ERR_CONFIG, "--base: the path is too long");
+    return g->base ? DS_OK : ds_hf_adapter_base(fs, g->adapter, g->folder, sizeof g->folder);
 }
 
 /* The files decide: a vocabulary may be of any size for its own reasons. An export of the byte tokenizer takes any

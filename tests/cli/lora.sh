@@ -240,6 +240,11 @@ sed -i "s|unsaid|r/export|" r_on.ini
 sed "s|$work/base/export|$work/other/export|" r/export/adapter_config.json >unsaid/adapter_config.json
 cp r/export/adapter_model.safetensors unsaid/
 refused 65 "other/export: its weights are not those" generate unsaid --prompt "line " --tokens 1
+"$program" generate unsaid --base another --prompt "line " --tokens 5 --temperature 0 >c.txt 2>err || fail "generate with --base"
+"$program" generate r/export --prompt "line " --tokens 5 --temperature 0 >d.txt 2>err || fail "generate without --base"
+same c.txt d.txt
+refused 64 "--base is the model that an adapter is for, and another is none" \
+    generate another --base another --prompt "line " --tokens 1
 trains "line " generate p/export --prompt "line " --tokens 1 # which was trained beside codes of the same weights
 mkdir empty && cp r/export/adapter_config.json empty/
 refused 65 "empty: no adapter_model.safetensors" r_on.ini run.dir=n lora.adapter=empty
