@@ -28,6 +28,27 @@ static void join(char path[PATH_BYTES], const char *folder, const char *name)
     snprintf(path, PATH_BYTES, "%s/%s", folder, name);
 }
 
+static int is_there(struct ds_fs *fs, const char *folder, const char *name)
+{
+    char path[PATH_BYTES];
+    struct ds_fs_stat stat;
+
+    join(path, folder, name);
+    return ds_fs_stat(fs, path, &stat) == 0;
+}
+
+/* A run's folder holds what its export/ has in it. */
+static ds_status check_no_run(struct ds_fs *fs, const char *folder, const char *name,
+                              const char *what)
+{
+    char export[PATH_BYTES];
+
+    join(export, folder, "export");
+    if (is_there(fs, folder, name) || !is_there(fs, export, name))
+        return DS_OK;
+    return ds_fail(DS_ERR_DATA, "%s: a run's folder; its %s is %s", folder, what, export);
+}
+
 ds_status ds_hf_read_config(struct ds_fs *fs, const char *folder, struct ds_model_config *out)
 {
     char path[PATH_BYTES];
@@ -35,6 +56,7 @@ ds_status ds_hf_read_config(struct ds_fs *fs, const char *folder, struct ds_mode
     size_t bytes = 0;
     ds_status st;
 
+    DS_TRY(check_no_run(fs, folder, "config.json", "model"));
     join(path, folder, "config.json");
     DS_TRY(ds_fs_read_file(fs, path, 16u << 20, &text, &bytes));
     st = ds_model_config_parse(path, text, bytes, out);
@@ -367,16 +389,13 @@ ds_status ds_hf_check(const struct ds_hf *hf, const struct ds_model *model)
 
 int ds_hf_is_adapter(struct ds_fs *fs, const char *folder)
 {
-    char path[PATH_BYTES];
-    struct ds_fs_stat stat;
-
-    join(path, folder, "adapter_config.json");
-    return ds_fs_stat(fs, path, &stat) == 0;
+    return is_there(fs, folder, "adapter_config.json");
 }
 
 static ds_status read_adapter_text(struct ds_fs *fs, const char *folder, char path[PATH_BYTES],
                                    char **text, size_t *bytes)
 {
+    DS_TRY(check_no_run(fs, folder, "adapter_config.json", "adapter"));
     join(path, folder, "adapter_config.json");
     if (!ds_hf_is_adapter(fs, folder))
         return ds_fail(DS_ERR_DATA, "%s: no adapter_config.json: it is no adapter's folder",

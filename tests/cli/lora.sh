@@ -218,6 +218,9 @@ refused 64 "[lora] alpha has no meaning without [lora] r or adapter" base.ini ru
 refused 64 "[lora] r cannot stand beside [lora] adapter" r_on.ini run.dir=n lora.r=4
 refused 64 "it differs in [lora] r = 8" lora.ini lora.r=8
 refused 65 "no adapter_config.json: it is no adapter's folder" r_on.ini run.dir=n lora.adapter=base/export
+refused 65 "base: a run's folder; its model is base/export" lora.ini run.dir=n model.path=base
+refused 65 "base: a run's folder; its model is base/export" export --merge r x --base base
+refused 65 "r: a run's folder; its adapter is r/export" r_on.ini run.dir=n lora.adapter=r
 "$program" base.ini run.dir=deeper model.num_hidden_layers=3 >out 2>err || fail "training a deeper model"
 refused 65 "model.layers.2.self_attn.q_proj.lora_A.weight', which no weight file has: it is not whole, or of another model" \
     r_on.ini run.dir=n model.path=deeper/export
