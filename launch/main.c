@@ -61,7 +61,7 @@ static ds_status run(struct ds_bootstrap *boot, const struct ds_command_row *row
     struct ds_config config;
 
     if (!row->name[0])
-        ds_signals_hold();
+        ds_signals_hold(!boot->is_mpirun);
     DS_TRY(ds_bootstrap_open(boot, (row->flags & DS_COMMAND_RANKS) != 0));
     command->world = boot->world;
     if (!row->name[0])

@@ -14,17 +14,26 @@ static void put(int file, const char *text)
         return;
 }
 
-/* On the terminal mpirun or the shell says it, and a rank that is ended because another has failed should not. */
+#define ENDS                                                                                    \
+    ": the run ends here, at once; what is committed stays, and the same command goes on from " \
+    "there (SIGUSR1 writes a checkpoint first)\n"
+
 static void on_end(int number)
 {
-    put(ds_log.file, number == SIGINT ? "dstrain: SIGINT: the run ends here\n"
-                                      : "dstrain: SIGTERM: the run ends here\n");
+    put(ds_log.file, number == SIGINT ? "dstrain: SIGINT" ENDS : "dstrain: SIGTERM" ENDS);
     _exit(128 + number);
 }
 
-static void leave_at(int number)
+/* On the terminal mpirun says it, and a rank that is ended because another has failed should not. */
+static void on_end_alone(int number)
 {
-    struct sigaction before, action = {.sa_handler = on_end};
+    put(STDERR_FILENO, number == SIGINT ? "\ndstrain: SIGINT" ENDS : "\ndstrain: SIGTERM" ENDS);
+    on_end(number);
+}
+
+static void leave_at(int number, int is_alone)
+{
+    struct sigaction before, action = {.sa_handler = is_alone ? on_end_alone : on_end};
 
     if (sigaction(number, NULL, &before) == 0 && before.sa_handler == SIG_IGN)
         return; /* started with nohup, or in the background of a script */
@@ -40,13 +49,13 @@ static sigset_t leave_set(void)
     return set;
 }
 
-void ds_signals_hold(void)
+void ds_signals_hold(int is_alone)
 {
     const sigset_t set = leave_set();
 
     (void)sigprocmask(SIG_BLOCK, &set, NULL);
-    leave_at(SIGTERM);
-    leave_at(SIGINT);
+    leave_at(SIGTERM, is_alone);
+    leave_at(SIGINT, is_alone);
     (void)signal(SIGXFSZ, SIG_IGN); /* the call that writes too much says so */
 }
 

@@ -4,8 +4,9 @@
 #ifndef DSTRAIN_LAUNCH_SIGNALS_H
 #define DSTRAIN_LAUNCH_SIGNALS_H
 
-/* local: for the process, before libraries start threads, which take the mask over */
-void ds_signals_hold(void);
+/* local: for the process, before libraries start threads, which take the mask over. `is_alone`: no mpirun has started it,
+ * which says how a rank has ended; then a line does */
+void ds_signals_hold(int is_alone);
 /* local: has SIGUSR1 come since it was last asked? However often it has, it is told once. */
 int ds_signals_leave(void);
 

@@ -113,6 +113,7 @@ for pair in TERM:143 INT:130; do
     signal ${pair%:*}
     finish
     [ $code -eq ${pair#*:} ] && [ $took -lt 100 ] || die "SIG${pair%:*} ends one process with $code, $took"
+    [ "$(grep -c "dstrain: SIG${pair%:*}: the run ends here, at once" err)" = 1 ] || die "SIG${pair%:*} is not spoken of: $(cat err)"
     rm -rf r
 done
 
