@@ -38,6 +38,10 @@ EOT
 }
 
 file ''
+"$program" check config.ini >out 2>err || fail "data that lies elsewhere is refused: $(cat err)"
+grep -qx "dstrain: warning: config.ini:9: \[data\] train: a.txt: No such file or directory; a run here is refused" err ||
+    fail "data that is not there is not spoken of: $(cat err)"
+echo text >a.txt
 "$program" check config.ini >out 2>err || fail "a good configuration is refused: $(cat err)"
 [ -s err ] && fail "a good configuration is complained about: $(cat err)"
 "$program" check out >again 2>err || fail "what check prints is refused: $(cat err)"
@@ -84,7 +88,6 @@ mkdir m
 echo '{"model_type": "llama", "vocab_size": 300, "hidden_size": 960, "intermediate_size": 8, "num_hidden_layers": 1,
     "num_attention_heads": 3}' >m/config.json
 printf '[run]\ndir = r\ndevice = cpu\n[model]\npath = m\n[data]\ntrain = a.txt\n[train]\nsteps = 1\nglobal_batch_size = 1\nseq_length = 8\n' >folder.ini
-echo text >a.txt
 for command in check plan ""; do
     refused 65 "m/config.json: 'head_dim' must be in 2..256, is 320" $command folder.ini
     [ -e r ] && fail "$command: leaves a run directory"

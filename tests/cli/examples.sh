@@ -22,7 +22,7 @@ for file in "$examples"/*.ini; do
     *) ranks=2 ;;
     esac
     "$program" check "$file" "$@" >out 2>err || fail "check ${file##*/} $*"
-    [ -s err ] && fail "check ${file##*/}: complains"
+    grep -v 'No such file or directory; a run here is refused$' err && fail "check ${file##*/}: complains"
     "$program" plan "$file" --ranks $ranks "$@" >out 2>err || fail "plan ${file##*/} $*"
     count=$((count + 1))
 done

@@ -208,6 +208,10 @@ refused 65 "'k_prj' matches no matrix that can have factors; each layer, model.l
 refused 65 "the regular expression '(q': missing closing parenthesis" lora.ini run.dir=n lora.target_modules="/(q/"
 refused 65 "'embed_tokens' matches no matrix" lora.ini run.dir=n lora.target_modules=embed_tokens
 refused 65 "'v_prj' matches no matrix" lora.ini run.dir=n lora.rank_pattern="q_proj: 3, v_prj: 4"
+refused 65 "'v_prj' matches no matrix" check lora.ini lora.rank_pattern="q_proj: 3, v_prj: 4"
+refused 65 "nowhere: no adapter_config.json" check r_on.ini lora.adapter=nowhere
+trains "command line: [data] train: gone.txt: No such file or directory; a run here is refused" \
+    check lora.ini data.train="t.txt, gone.txt:2"
 refused 65 "'q_proj' must read KEY: NUMBER" lora.ini run.dir=n lora.alpha_pattern=q_proj
 refused 65 "'o_proj' is a matrix of the layers, which gets factors" lora.ini run.dir=n lora.modules_to_save=o_proj
 refused 65 "'heads' matches nothing" lora.ini run.dir=n lora.modules_to_save="lm_head, heads"
