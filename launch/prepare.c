@@ -1,5 +1,5 @@
 /* prepare.c - `dstrain prepare config.ini`: text and rows into token shards, ahead of a run. A run does the same for
- * what is missing; what is there and unchanged is used again. `--show N` prints the first rows with what is learned of
+ * what is missing; what is there and unchanged is used again. Rows that are too long for a run are spoken of. `--show N` prints the first rows with what is learned of
  * them. With `--train-tokenizer N` the tokenizer that
  * data.tokenizer names is learned from what data.train says first, unless it is there. */
 #include "command.h"
@@ -138,6 +138,33 @@ static void say_prepared(const struct ds_config *config, const char *key,
         ds_console_plural(r->files_made), r->files_reused, cache);
 }
 
+/* Of rows, whose shards do not depend on it: what a run of this train.seq_length will make of those that are longer. It
+ * says what is left out, cut or refused. */
+static ds_status check_lengths(const struct preparing *p, const struct ds_tokenizer *tokenizer,
+                               const struct ds_sources *sources)
+{
+    const struct ds_config *config = p->config;
+    char place[DS_PLACE_BYTES];
+    struct ds_dataset *rows = NULL;
+    const struct ds_dataset_options options = {
+        .fs = p->command->fs,
+        .format = DS_DATA_JSONL,
+        .paths = (const char *const *)sources->paths,
+        .path_count = sources->path_count,
+        .seq_length = config->train.seq_length,
+        .seq_place = ds_config_place(config, "train", "seq_length", place),
+        .vocab_size = tokenizer ? ds_tokenizer_id_end(tokenizer) : DS_BYTE_VOCAB,
+        .packs = config->data.packing,
+        .overlong = (enum ds_overlong)config->data.overlong,
+    };
+
+    if (config->data.format != DS_DATA_JSONL || config->train.seq_length == 0)
+        return DS_OK;
+    DS_TRY(ds_dataset_open(&options, &rows));
+    ds_dataset_close(rows);
+    return DS_OK;
+}
+
 static ds_status prepare_set(struct preparing *p, const struct ds_tokenizer *tokenizer,
                              const char *key)
 {
@@ -163,6 +190,8 @@ static ds_status prepare_set(struct preparing *p, const struct ds_tokenizer *tok
     for (size_t i = 0; i < sources.path_count && p->show_count && st == DS_OK; i++)
         st = ds_prepare_show(p->command->fs, tokenizer, sources.paths[i],
                              sources.parts.parts[i].path, p->show_count);
+    if (st == DS_OK)
+        st = check_lengths(p, tokenizer, &sources);
     ds_sources_close(&sources);
     return st;
 }

@@ -94,6 +94,13 @@ refused "bad.jsonl:1: no message is the assistant's"
 echo '{"prompt": "a", "completion": "'"$long"'"}' >bad.jsonl
 refused 'bad.jsonl: row 1 has 203 tokens, more than a sample of train.seq_length + 1 = 97 (c.ini:'
 refused 'bad.jsonl: all 1 rows are longer' data.overlong=cut
+"$program" prepare c.ini data.train=bad.jsonl data.cache=long >out 2>err
+[ $? = 65 ] && grep -q 'bad.jsonl: row 1 has 203 tokens, more than a sample of train.seq_length + 1 = 97 (c.ini:' err ||
+    fail "prepare says nothing of rows that a run refuses"
+{ head -n 3 t.jsonl; cat bad.jsonl; } >mixed.jsonl
+"$program" prepare c.ini data.train=mixed.jsonl data.overlong=drop data.cache=long >out 2>err || fail "prepare of long rows"
+grep -q 'mixed.jsonl: 1 of 4 rows are longer than train.seq_length + 1 = 97 tokens, the longest has 203: they are left out' err ||
+    fail "prepare says nothing of rows that are left out"
 refused 'bad.jsonl:1: it is longer than data.line_limit = 99 bytes' data.line_limit=99
 refused 'data.chat_template = llama3 writes the token <|begin_of_text|>, which the tokenizer does not have' data.chat_template=llama3
 echo '{"messages": [{"role": "assistant", "content": "a"}]}' >bad.jsonl
