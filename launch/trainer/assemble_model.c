@@ -172,14 +172,14 @@ static ds_status open_model(struct ds_trainer *t, const struct ds_model_config *
     return ds_model_open_adapted(config, &share, is_there ? &t->adapter : NULL, &t->model);
 }
 
-/* What is cheaper made again than moved away and back is kept only where it stays. */
+/* Where a layer is made again whole, so is what its backward can make beside its own work. */
 static enum ds_keeps kept_of(const struct ds_config *config)
 {
     switch (config->train.activation_checkpointing) {
+    case DS_RECOMPUTE_NONE:
+        return DS_KEEPS_ALL;
     case DS_RECOMPUTE_SELECTIVE:
         return DS_KEEPS_PRODUCTS;
-    case DS_RECOMPUTE_NONE:
-        return ds_home_is_away(&config->offload.activations) ? DS_KEEPS_NORMS : DS_KEEPS_ALL;
     default:
         return DS_KEEPS_NORMS;
     }

@@ -301,8 +301,7 @@ static uint64_t layer_bytes(const struct ds_config *config, uint32_t tensor_rank
     /* 72 columns are 9 runs of 8: of two ranks the first has 5 */
     const uint64_t I = config->parallel.tensor == 1 ? 72 : tensor_rank == 0 ? 40 : 32;
     const int keeps_norms = config->train.activation_checkpointing != DS_RECOMPUTE_SELECTIVE;
-    const int keeps_product = config->train.activation_checkpointing == DS_RECOMPUTE_NONE &&
-                              !ds_home_is_away(&config->offload.activations);
+    const int keeps_product = config->train.activation_checkpointing == DS_RECOMPUTE_NONE;
     struct pieces kept = {0};
 
     for (int i = 0; keeps_norms && i < 2; i++)
